@@ -1,0 +1,145 @@
+//! `docker_containers` and `docker_refresh`: what a policy sees of the engine and what it may order.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Failure, Reference};
+
+/// Which containers; every field that is set must match, and none set means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selector {
+    /// The whole name, without the leading slash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// A part of the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_contains: Option<String>,
+    /// `key=value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// What `docker_containers` answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Containers {
+    /// Stopped ones too, sorted by name.
+    pub containers: Vec<Container>,
+}
+
+/// One container as the engine shows it. Only what a decision needs: no environment, no mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The engine's full id.
+    pub id: String,
+    /// Without the leading slash.
+    pub name: String,
+    /// The reference it was created from, unparsed: it may also be an image id.
+    pub image: String,
+    /// The id of the image it runs.
+    pub image_id: String,
+    /// `repository@digest` of that image, as the engine has them; empty for images built locally.
+    #[serde(default)]
+    pub repo_digests: Vec<String>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The engine's word: `running`, `exited`, `created`, `paused`, …
+    pub state: String,
+}
+
+/// What `docker_refresh` takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Taken or refused one by one.
+    pub orders: Vec<Order>,
+}
+
+/// One refresh asked for. Idempotent: containers already on the image are left alone, see `only_outdated`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Unique among a policy's orders; its report carries it back.
+    pub order: String,
+    /// The target's name, for reports and people.
+    pub target: String,
+    /// What to pull, with its tag.
+    pub reference: Reference,
+    /// The digest that the tag must have after the pull; absent: whatever it has.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+    /// `os/arch[/variant]` to pull; absent: the engine's default.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// Whether containers are handled at all; false: pull only.
+    pub recreate: bool,
+    /// How containers are handled.
+    pub strategy: Strategy,
+    /// Which containers, among those created from `reference`.
+    #[serde(default)]
+    pub containers: Selector,
+    /// Leave containers alone that already run the pulled image. False only for a manual refresh
+    /// with [`Strategy::Remove`], which handles every container of the image.
+    #[serde(default = "yes")]
+    pub only_outdated: bool,
+}
+
+/// The default of what is on unless it is said to be off.
+pub(crate) fn yes() -> bool {
+    true
+}
+
+/// What happens to a container whose image moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Swapped for one on the new image; restored when a step fails.
+    #[default]
+    Replace,
+    /// Force-removed; a control plane provisions it again on next use.
+    Remove,
+}
+
+/// What `docker_refresh` answers: every order is in one of the two.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Orders that the host now runs; their reports come with `settle`.
+    #[serde(default)]
+    pub accepted: Vec<String>,
+    /// Orders that are done already.
+    #[serde(default)]
+    pub reports: Vec<Report>,
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The order's id.
+    pub order: String,
+    /// The order's target.
+    #[serde(default)]
+    pub target: String,
+    /// Whether the image is there now.
+    #[serde(default)]
+    pub pulled: bool,
+    /// Names of the containers replaced or, with [`Strategy::Remove`], removed.
+    #[serde(default)]
+    pub recreated: Vec<String>,
+    /// Containers that could not be handled.
+    #[serde(default)]
+    pub failed: Vec<ContainerFailure>,
+    /// Names of those failed ones that run again as before.
+    #[serde(default)]
+    pub restored: Vec<String>,
+    /// Why the order as a whole did not come off. Set: the move is rolled back and tried again.
+    #[serde(default)]
+    pub err: Option<Failure>,
+}
+
+/// A container that an order could not handle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerFailure {
+    /// Its name.
+    pub container: String,
+    /// A lowercase fragment.
+    pub reason: String,
+}

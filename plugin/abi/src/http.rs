@@ -1,0 +1,126 @@
+//! `http_send`: a whole batch of requests to registries, answered in the same order.
+//! A request never holds a secret: it names a credential, and the host attaches it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Answer;
+
+/// What `http_send` takes: at most [`MAX_BATCH`](crate::MAX_BATCH) requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpBatch {
+    /// Sent side by side.
+    pub requests: Vec<HttpRequest>,
+}
+
+/// One request. `Debug` leaves out header values and the query: both may carry tokens.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRequest {
+    /// The method; hosts allow no other.
+    pub method: Method,
+    /// An absolute URL.
+    pub url: String,
+    /// Name and value. `authorization` may carry a bearer token only.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// The response headers wanted back, lower case; no other is returned.
+    #[serde(default)]
+    pub want: Vec<String>,
+    /// The registry host (`ghcr.io`, `registry.example.com:5000`) whose credential is to be
+    /// attached as Basic auth. The host does so only towards that registry and realms bound to it.
+    #[serde(default)]
+    pub credential: Option<String>,
+    /// Send the request without a credential when none is stored; else that is a failure,
+    /// `no_credential`, which says where one may be configured.
+    #[serde(default)]
+    pub or_anonymous: bool,
+}
+
+/// Methods of [`HttpRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// Read a document.
+    Get,
+    /// Read its headers.
+    Head,
+}
+
+/// What `http_send` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpResponses {
+    /// One for each request, in its order.
+    pub responses: Vec<Answer<HttpResponse>>,
+}
+
+/// One response, whatever its status. `Debug` leaves out the body: a token server's holds a token.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpResponse {
+    /// The status code.
+    pub status: u16,
+    /// The wanted headers, names lower case; one that came twice is there twice.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// The body as text; bytes that are no UTF-8 come as U+FFFD.
+    #[serde(default)]
+    pub body: String,
+    /// Whether the host attached the credential that the request named.
+    #[serde(default)]
+    pub authenticated: bool,
+}
+
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("HttpRequest")
+            .field("method", &self.method)
+            .field("url", &self.url.split('?').next().unwrap_or_default())
+            .field("headers", &names)
+            .field("credential", &self.credential)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for HttpResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpResponse")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("authenticated", &self.authenticated)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HttpResponse {
+    /// The first value of header `name` (lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of header `name` (lower case), in their order.
+    pub fn header_values(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_do_not_show_in_debug() {
+        let request = HttpRequest {
+            method: Method::Get,
+            url: "https://r.io/token?x=canary".to_owned(),
+            headers: vec![("authorization".to_owned(), "Bearer canary".to_owned())],
+            want: vec![],
+            credential: Some("r.io".to_owned()),
+            or_anonymous: false,
+        };
+        let response = HttpResponse { body: "canary".to_owned(), ..HttpResponse::default() };
+        let shown = format!("{request:?} {response:?}");
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("https://r.io/token") && shown.contains("authorization"), "{shown}");
+    }
+}

@@ -1,0 +1,280 @@
+//! Image references: grammar and Docker Hub normalisation, after
+//! <https://github.com/distribution/reference> (`reference.go`, `normalize.go`).
+//! It stands in the boundary crate because a reference crosses the boundary parsed, never as a bare string.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+const DOCKER_HUB: &str = "docker.io";
+const MAX_REPOSITORY: usize = 255;
+const MAX_TAG: usize = 128;
+
+/// A parsed, normalised reference. `nginx` reads as `docker.io/library/nginx`; a missing tag stays missing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+/// Why a text is no [`Reference`]; a lowercase fragment that quotes the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceError(String);
+
+impl fmt::Display for ReferenceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ReferenceError {}
+
+impl Reference {
+    /// The registry as references name it: `docker.io`, `ghcr.io`, `127.0.0.1:5000`.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// Where the registry's API answers: as [`registry`](Self::registry), but `registry-1.docker.io` for Docker Hub.
+    pub fn api_host(&self) -> &str {
+        if self.registry == DOCKER_HUB { "registry-1.docker.io" } else { &self.registry }
+    }
+
+    /// The repository's path within the registry: `library/nginx`.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// `registry/repository`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// The tag; `latest` when none is given.
+    pub fn tag_or_latest(&self) -> &str {
+        self.tag.as_deref().unwrap_or("latest")
+    }
+
+    /// The digest that it is pinned to.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// The same with its tag written out.
+    #[must_use]
+    pub fn with_explicit_tag(mut self) -> Self {
+        if self.digest.is_none() {
+            self.tag.get_or_insert_with(|| "latest".to_owned());
+        }
+        self
+    }
+}
+
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        parse_reference(text).map_err(|why| ReferenceError(format!("invalid image reference {text:?}: {why}")))
+    }
+}
+
+fn parse_reference(text: &str) -> Result<Reference, &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.parse::<Digest>().is_ok() {
+        return Err("it is an image id, which no tag points to");
+    }
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Err("64 hex digits are an image id, not a name");
+    }
+    let (rest, digest) = match text.split_once('@') {
+        None => (text, None),
+        Some((rest, digest)) => {
+            (rest, Some(digest.parse::<Digest>().map_err(|_| "the part after @ is no sha256 or sha512 digest")?))
+        }
+    };
+    let (registry, path_and_tag) = split_registry(rest);
+    let (path, tag) = match path_and_tag.split_once(':') {
+        None => (path_and_tag, None),
+        Some((path, tag)) => (path, Some(tag)),
+    };
+    if !is_registry(registry) {
+        return Err("the registry host is malformed");
+    }
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Err(
+            "the tag may have letters, digits, `_`, `.` and `-`, at most 128, and starts with none of the last two",
+        );
+    }
+    let repository = match (registry, path.contains('/')) {
+        (DOCKER_HUB, false) => format!("library/{path}"),
+        _ => path.to_owned(),
+    };
+    if repository.len() > MAX_REPOSITORY {
+        return Err("the repository has more than 255 characters");
+    }
+    if !path.split('/').all(is_path_component) {
+        return Err(
+            "the repository may have lower-case letters, digits and single `.`, `_`, `__` or dashes between them",
+        );
+    }
+    Ok(Reference { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
+}
+
+/// The first component is a registry if it looks like a host: it has a dot or a colon, is `localhost`, or has upper case.
+fn split_registry(text: &str) -> (&str, &str) {
+    match text.split_once('/') {
+        Some((first, rest))
+            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase()) =>
+        {
+            (if first == "index.docker.io" { DOCKER_HUB } else { first }, rest)
+        }
+        _ => (DOCKER_HUB, text),
+    }
+}
+
+fn is_registry(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            ("", port)
+        }
+        None => match host.split_once(':') {
+            Some((name, _)) => (name, &host[name.len()..]),
+            None => (host, ""),
+        },
+    };
+    let is_port = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    is_port && (host.starts_with('[') || name.split('.').all(is_domain_component))
+}
+
+fn is_domain_component(part: &str) -> bool {
+    !part.is_empty()
+        && !part.starts_with('-')
+        && !part.ends_with('-')
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn is_tag(tag: &str) -> bool {
+    tag.len() <= MAX_TAG
+        && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// `[a-z0-9]+` joined by `.`, `_`, `__` or any number of `-`.
+fn is_path_component(part: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = part.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    is_word(*first)
+        && is_word(*last)
+        && bytes
+            .split(|b| is_word(*b))
+            .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
+}
+
+impl TryFrom<String> for Reference {
+    type Error = ReferenceError;
+
+    fn try_from(text: String) -> Result<Self, ReferenceError> {
+        text.parse()
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.to_string()
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        match &self.digest {
+            Some(digest) => write!(f, "@{digest}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether `host` (`host` or `host:port`) is this machine by its name or address: plain HTTP is
+/// then no risk. After go-containerregistry's list, less its private networks.
+pub fn is_loopback_host(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host.split(':').next().unwrap_or(host),
+    };
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_normalise_as_docker_does() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (text, canonical, api_host) in [
+            ("nginx", "docker.io/library/nginx", "registry-1.docker.io"),
+            ("nginx:1.27", "docker.io/library/nginx:1.27", "registry-1.docker.io"),
+            ("index.docker.io/me/app", "docker.io/me/app", "registry-1.docker.io"),
+            ("ghcr.io/o/workspace-template-codex:latest", "ghcr.io/o/workspace-template-codex:latest", "ghcr.io"),
+            ("127.0.0.1:5000/app:v1", "127.0.0.1:5000/app:v1", "127.0.0.1:5000"),
+            ("localhost/app", "localhost/app", "localhost"),
+            ("[::1]:5000/app", "[::1]:5000/app", "[::1]:5000"),
+            (&format!("app:v1@{digest}"), &format!("docker.io/library/app:v1@{digest}"), "registry-1.docker.io"),
+        ] {
+            let reference: Reference = text.parse().expect(text);
+            assert_eq!(reference.to_string(), canonical);
+            assert_eq!(reference.api_host(), api_host, "{text}");
+            assert_eq!(canonical.parse::<Reference>().expect(canonical), reference, "display parses back");
+        }
+    }
+
+    #[test]
+    fn malformed_references_are_refused_with_the_reason() {
+        for (text, part) in [
+            ("", "it is empty"),
+            ("UPPER", "repository"),
+            ("a//b", "repository"),
+            ("a:-tag", "tag"),
+            ("https://ghcr.io/o/a", "host"),
+            ("ghcr.io/o/a b", "repository"),
+            ("a@sha256:short", "digest"),
+            (&"a".repeat(64), "image id"),
+            (&format!("sha256:{}", "a".repeat(64)), "image id"),
+            (&format!("x/{}", "b".repeat(254)), "255"),
+            ("-host.io/a", "host"),
+            ("host.io:port/a", "host"),
+            ("[::1/a", "host"),
+        ] {
+            let error = text.parse::<Reference>().expect_err(text).to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_this_machine_and_nothing_that_looks_like_it() {
+        for host in ["localhost", "localhost:5000", "a.localhost", "127.0.0.1:80", "127.9.9.9", "[::1]:5000"] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in ["ghcr.io", "10.0.0.1", "127.0.0.1.evil.com", "localhost.evil.com", "0.0.0.0", "x.local", "[::2]"] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+}
