@@ -1,0 +1,225 @@
+//! One tick: targets, their digests, the decision for each, and the orders that follow from it.
+//! Waits for nothing: what it orders is reported later, see `settle`.
+
+mod check;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imagewatch_abi::{
+    Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Verdict,
+};
+
+use crate::config::Config;
+use crate::registry::resolve::{Lookup, resolve};
+use crate::settle::settle_report;
+use crate::state::{Cache, Pending, Seen, State};
+use crate::target::{Target, Targets};
+use crate::{Host, log};
+
+/// Asked again after this time when not even the config's interval is known.
+const FALLBACK_INTERVAL_MS: u64 = 300_000;
+
+/// One tick. A failure of the whole leaves state and cache as they came.
+pub(crate) fn poll(host: &mut dyn Host, input: PollInput) -> PollOutput {
+    let kept = (input.state.clone(), input.cache.clone());
+    let config = Config::parse(host);
+    let next_poll_ms = config.as_ref().map_or(FALLBACK_INTERVAL_MS, |config| config.interval_ms);
+    match config.and_then(|config| tick(host, &config, input)) {
+        Ok((state, cache, outcomes)) => PollOutput { state, cache, next_poll_ms, outcomes, err: None },
+        Err(failure) => {
+            PollOutput { state: kept.0, cache: kept.1, next_poll_ms, outcomes: Vec::new(), err: Some(failure) }
+        }
+    }
+}
+
+type Ticked = (serde_json::Value, serde_json::Value, Vec<Outcome>);
+
+fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<Ticked, Failure> {
+    if !config.enabled && input.mode == PollMode::Watch {
+        return Err(Failure {
+            key: Some("enabled".to_owned()),
+            ..Failure::lasting(FailureCode::Disabled, "polling is off: config key `enabled` is not `true`")
+        });
+    }
+    let mut state = State::parse(&input.state)?;
+    let mut cache = Cache::parse(input.cache);
+    let mut found = Targets::find(host, config)?;
+    if let Some(only) = &input.only {
+        found
+            .retain(only)
+            .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
+    }
+    if input.mode == PollMode::Check {
+        let outcomes = check::check(host, config, &mut cache, input.now_ms, found)?;
+        return Ok((input.state, cache.into_value(input.now_ms), outcomes));
+    }
+    let lost = drop_lost_orders(&mut state, &input.in_flight);
+    if input.only.is_none() {
+        forget_departed(&mut state, &found);
+    }
+    let open = found.targets.iter().filter(|target| !is_settled(&state, target)).map(|target| target.reference.clone());
+    let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, open.collect());
+    let mut orders = Vec::new();
+    let mut outcomes = found.unwatchable;
+    for outcome in &outcomes {
+        log_outcome(host, outcome);
+    }
+    for target in &found.targets {
+        let mut outcome = decide(config, &mut state, target, lookups.get(&target.reference), &mut orders);
+        if let (Some(order), None) = (lost.get(&target.name), &outcome.reason) {
+            outcome.reason = Some(format!("order {order} was lost before it was reported"));
+        }
+        log_outcome(host, &outcome);
+        outcomes.push(outcome);
+    }
+    outcomes.extend(place(host, &mut state, &orders));
+    Ok((state.into_value(), cache.into_value(input.now_ms), outcomes))
+}
+
+/// An order that the host no longer knows was lost in a crash: its move is rolled back, by
+/// target, so that this tick finds it again.
+fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String, String> {
+    let mut lost = BTreeMap::new();
+    for (name, seen) in &mut state.targets {
+        if let Some(pending) = seen.pending.take_if(|pending| !in_flight.contains(&pending.order)) {
+            lost.insert(name.clone(), pending.order);
+        }
+    }
+    lost
+}
+
+/// Forgets targets that are gone, or that follow another reference now and so are new ones. A
+/// container that only rests, stopped for a backup say, is not gone.
+fn forget_departed(state: &mut State, found: &Targets) {
+    let current: BTreeMap<&str, &Reference> =
+        found.targets.iter().map(|target| (target.name.as_str(), &target.reference)).collect();
+    state.targets.retain(|name, seen| {
+        seen.pending.is_some() || found.resting.contains(name) || current.get(name.as_str()) == Some(&&seen.reference)
+    });
+}
+
+/// Whether nothing needs to be asked for `target`.
+fn is_settled(state: &State, target: &Target) -> bool {
+    target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
+}
+
+/// Seed, unchanged, or move: the whole bookkeeping of one target. A move becomes an order.
+fn decide(
+    config: &Config,
+    state: &mut State,
+    target: &Target,
+    lookup: Option<&Lookup>,
+    orders: &mut Vec<Order>,
+) -> Outcome {
+    let outcome =
+        |verdict| Outcome { reference: Some(target.reference.clone()), ..Outcome::new(&target.name, verdict) };
+    if target.reference.digest().is_some() {
+        return Outcome { digest: target.reference.digest().cloned(), ..outcome(Verdict::Pinned) };
+    }
+    let known = state.targets.get(&target.name).cloned();
+    if let Some(Seen { digest, pending: Some(pending), .. }) = known {
+        return Outcome {
+            previous: Some(digest),
+            digest: Some(pending.digest),
+            order: Some(pending.order),
+            ..outcome(Verdict::Pending)
+        };
+    }
+    let previous = known.filter(|seen| seen.reference == target.reference).map(|seen| seen.digest);
+    let remote = match lookup {
+        Some(Ok(digest)) => digest.clone(),
+        Some(Err(failure)) => return Outcome { reason: Some(failure.message.clone()), ..outcome(Verdict::Unknown) },
+        None => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
+    };
+    match previous {
+        None => {
+            let seen = Seen { reference: target.reference.clone(), digest: remote.clone(), pending: None };
+            state.targets.insert(target.name.clone(), seen);
+            Outcome { digest: Some(remote), ..outcome(Verdict::Seeded) }
+        }
+        Some(digest) if digest == remote => {
+            Outcome { previous: Some(digest), digest: Some(remote), ..outcome(Verdict::Unchanged) }
+        }
+        Some(digest) => {
+            let order = build_order(config, state.next_order(&target.name), target, Some(remote.clone()), true);
+            let pending = Some(Pending { order: order.order.clone(), digest: remote.clone() });
+            let seen = Seen { reference: target.reference.clone(), digest: digest.clone(), pending };
+            state.targets.insert(target.name.clone(), seen);
+            let outcome = Outcome {
+                previous: Some(digest),
+                digest: Some(remote),
+                order: Some(order.order.clone()),
+                ..outcome(Verdict::Moved)
+            };
+            orders.push(order);
+            outcome
+        }
+    }
+}
+
+/// An order for `target`, by the tick (with the digest that it saw) or by hand (with none).
+pub(crate) fn build_order(
+    config: &Config,
+    order: String,
+    target: &Target,
+    digest: Option<Digest>,
+    recreate: bool,
+) -> Order {
+    Order {
+        order,
+        target: target.name.clone(),
+        reference: target.reference.clone(),
+        // By hand, `remove` takes away every container of the image, as the seed system does.
+        only_outdated: digest.is_some() || config.strategy != imagewatch_abi::Strategy::Remove,
+        digest,
+        platform: config.platform.clone(),
+        recreate,
+        strategy: config.strategy,
+        containers: target.containers.clone(),
+    }
+}
+
+/// Hands the orders to the host. Those it did at once are settled here; those it did not take are rolled back.
+fn place(host: &mut dyn Host, state: &mut State, orders: &[Order]) -> Vec<Outcome> {
+    if orders.is_empty() {
+        return Vec::new();
+    }
+    let placed = host.docker_refresh(orders.to_vec()).into_result();
+    let (placed, refusal) = match placed {
+        Ok(placed) => (placed, Failure::passing(FailureCode::Other, "the host did not take the order")),
+        Err(failure) => (Placed::default(), failure),
+    };
+    let reported: BTreeSet<&str> = placed.reports.iter().map(|report| report.order.as_str()).collect();
+    let is_taken = |order: &&Order| placed.accepted.contains(&order.order) || reported.contains(order.order.as_str());
+    let refused = orders.iter().filter(|order| !is_taken(order)).map(|order| imagewatch_abi::Report {
+        order: order.order.clone(),
+        target: order.target.clone(),
+        err: Some(refusal.clone()),
+        ..imagewatch_abi::Report::default()
+    });
+    let reports: Vec<_> = placed.reports.iter().cloned().chain(refused).collect();
+    reports.iter().map(|report| settle_report(host, state, report)).collect()
+}
+
+fn log_outcome(host: &mut dyn Host, outcome: &Outcome) {
+    let target = &outcome.target;
+    let short = |digest: &Option<Digest>| digest.as_ref().map_or("nothing", Digest::short).to_owned();
+    let reason = outcome.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let (level, message) = match outcome.verdict {
+        Verdict::Seeded => (LogLevel::Info, format!("{target}: first seen at {}{reason}", short(&outcome.digest))),
+        Verdict::Moved => (
+            LogLevel::Info,
+            format!(
+                "{target}: moved from {} to {}, refreshing{reason}",
+                short(&outcome.previous),
+                short(&outcome.digest)
+            ),
+        ),
+        Verdict::Unknown => {
+            (LogLevel::Warn, format!("{target}: {}", outcome.reason.as_deref().unwrap_or("nothing is known")))
+        }
+        // A line for each image that did not move is a cost of every tick and tells nobody anything.
+        _ => return,
+    };
+    log(host, level, message);
+}

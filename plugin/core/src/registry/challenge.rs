@@ -1,0 +1,95 @@
+//! `WWW-Authenticate`, read leniently: what real registries send is worse than RFC 9110.
+//! Several headers, several challenges in one, quoted and unquoted values, blanks around `=`,
+//! missing commas, unclosed quotes; see the table of cases in the tests. Decides only which
+//! challenge to take.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::state::KnownRegistry;
+
+/// Words that start a challenge wherever they stand. A word that is none of them starts one only
+/// at the beginning, so that `Bearer realm="…",service` loses no more than `service`.
+const SCHEMES: [&str; 5] = ["basic", "bearer", "digest", "negotiate", "ntlm"];
+
+/// One challenge: its scheme and parameter names in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Challenge {
+    pub(crate) scheme: String,
+    pub(crate) params: BTreeMap<String, String>,
+}
+
+/// All challenges of one header value, in their order. Never fails: what makes no sense is left out.
+pub(crate) fn parse_challenges(header: &str) -> Vec<Challenge> {
+    let mut challenges: Vec<Challenge> = Vec::new();
+    let mut rest = skip(header, ", \t");
+    while !rest.is_empty() {
+        let (word, after) = read_value(rest, ", \t=");
+        let Some(word) = word else { break };
+        let after = skip(after, " \t");
+        let name = word.to_ascii_lowercase();
+        match (after.strip_prefix('='), challenges.last_mut()) {
+            (Some(after), current) => {
+                let (value, after) = read_value(skip(after, " \t"), ", \t");
+                if let (Some(value), Some(challenge)) = (value.filter(|_| !name.is_empty()), current) {
+                    challenge.params.entry(name).or_insert(value);
+                }
+                rest = skip(after, ", \t");
+            }
+            (None, current) => {
+                if current.is_none() || SCHEMES.contains(&name.as_str()) {
+                    challenges.push(Challenge { scheme: name, params: BTreeMap::new() });
+                }
+                rest = skip(after, ", \t");
+            }
+        }
+    }
+    challenges
+}
+
+fn skip<'a>(text: &'a str, what: &str) -> &'a str {
+    text.trim_start_matches(|c| what.contains(c))
+}
+
+/// A quoted string, or what stands before the first of `ends`; `None` for an unclosed quote, and
+/// for a value that is missing altogether.
+fn read_value<'a>(text: &'a str, ends: &str) -> (Option<String>, &'a str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(|c| ends.contains(c)).unwrap_or(text.len());
+        // A stray `=` must not stand still.
+        let word = &text[..end];
+        let is_given = !word.is_empty() || text.starts_with('=');
+        return (is_given.then(|| word.to_owned()), &text[end..]);
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (Some(value), &quoted[at + 1..]),
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            _ => value.push(c),
+        }
+    }
+    (None, "")
+}
+
+/// The challenge to answer among those of all headers: Bearer before Basic, others ignored.
+pub(crate) fn choose(headers: &[&str]) -> Option<KnownRegistry> {
+    let challenges: Vec<Challenge> = headers.iter().flat_map(|header| parse_challenges(header)).collect();
+    let bearer = challenges.iter().filter(|c| c.scheme == "bearer").find_map(|c| {
+        Some(KnownRegistry::Bearer {
+            realm: c.params.get("realm")?.clone(),
+            service: c.params.get("service").cloned(),
+            scope: c
+                .params
+                .get("scope")
+                .filter(|scope| !scope.starts_with("repository:") && !scope.is_empty())
+                .cloned(),
+            tokens: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        })
+    });
+    bearer.or_else(|| challenges.iter().any(|c| c.scheme == "basic").then_some(KnownRegistry::Basic))
+}
+
+#[cfg(test)]
+mod tests;

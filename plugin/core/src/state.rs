@@ -1,0 +1,139 @@
+//! What the policy remembers between calls: the digests seen, the orders pending, and in `cache`
+//! the registries' challenges and tokens. Opaque to the host, versioned here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imagewatch_abi::{Digest, Failure, FailureCode, Reference};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Grows when a state written by this policy can no longer be read by the one before.
+const STATE_VERSION: u32 = 1;
+
+/// The policy's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    version: u32,
+    /// Orders placed so far; makes their ids unique.
+    orders: u64,
+    /// By target name.
+    pub(crate) targets: BTreeMap<String, Seen>,
+}
+
+/// What is known of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// A target whose reference changes is a new one.
+    pub(crate) reference: Reference,
+    /// The digest that its containers are believed to follow.
+    pub(crate) digest: Digest,
+    /// The move that is under way; [`Seen::digest`] stays until it is committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pending: Option<Pending>,
+}
+
+/// An order that has not been reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pending {
+    pub(crate) order: String,
+    pub(crate) digest: Digest,
+}
+
+impl State {
+    /// Reads what the host kept; null is an empty state.
+    ///
+    /// # Errors
+    /// When another version of the policy wrote it: the host then keeps the policy that can read it.
+    pub(crate) fn parse(value: &Value) -> Result<Self, Failure> {
+        if value.is_null() {
+            return Ok(Self { version: STATE_VERSION, orders: 0, targets: BTreeMap::new() });
+        }
+        let version = value.get("version").and_then(Value::as_u64);
+        if version != Some(u64::from(STATE_VERSION)) {
+            let found = version.map_or("none".to_owned(), |v| v.to_string());
+            return Err(Failure::lasting(
+                FailureCode::BadState,
+                format!(
+                    "state has version {found}, this policy reads version {STATE_VERSION}: use the policy that wrote it, or clear the state"
+                ),
+            ));
+        }
+        Self::deserialize(value)
+            .map_err(|error| Failure::lasting(FailureCode::BadState, format!("state cannot be read: {error}")))
+    }
+
+    /// For the host to keep.
+    pub(crate) fn into_value(self) -> Value {
+        serde_json::to_value(self).expect("a state has string keys only")
+    }
+
+    /// A new order id for `target`.
+    pub(crate) fn next_order(&mut self, target: &str) -> String {
+        self.orders += 1;
+        format!("{target}-{}", self.orders)
+    }
+
+    /// The target whose pending order is `order`.
+    pub(crate) fn pending_target(&self, order: &str) -> Option<String> {
+        let is_it = |seen: &Seen| seen.pending.as_ref().is_some_and(|pending| pending.order == order);
+        self.targets.iter().find(|(_, seen)| is_it(seen)).map(|(name, _)| name.clone())
+    }
+}
+
+/// What was learnt of registries. Lost at a restart; costs a few requests then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cache {
+    /// By API host.
+    #[serde(default)]
+    pub(crate) registries: BTreeMap<String, KnownRegistry>,
+}
+
+/// How a registry wants to be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KnownRegistry {
+    /// With the credential itself.
+    Basic,
+    /// With tokens from its realm.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        /// A scope of its own kind (`aws`, `*`), asked for in place of `repository:…:pull`.
+        scope: Option<String>,
+        /// By scope.
+        tokens: BTreeMap<String, Token>,
+        /// Scopes that got no token the last time: the registry is asked anew for its realm first.
+        #[serde(default)]
+        refused: BTreeSet<String>,
+    },
+}
+
+/// A bearer token. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Token {
+    pub(crate) value: String,
+    pub(crate) expires_at_ms: u64,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("expires_at_ms", &self.expires_at_ms).finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// Reads what the host kept. A cache that cannot be read is an empty one: it costs requests, nothing else.
+    pub(crate) fn parse(value: Value) -> Self {
+        serde_json::from_value(value).unwrap_or_default()
+    }
+
+    /// For the host to keep, without tokens that are over.
+    pub(crate) fn into_value(mut self, now_ms: u64) -> Value {
+        for registry in self.registries.values_mut() {
+            if let KnownRegistry::Bearer { tokens, .. } = registry {
+                tokens.retain(|_, token| token.expires_at_ms > now_ms);
+            }
+        }
+        serde_json::to_value(self).expect("a cache has string keys only")
+    }
+}
