@@ -1,0 +1,188 @@
+//! The admin API: a small HTTP server for operators and the platform. It translates requests into
+//! calls of [`Control`] and the answers into JSON; it decides nothing and knows nobody behind that trait.
+//!
+//! | route | answers |
+//! | --- | --- |
+//! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. Without `runtime` all are meant, without `recreate` true. |
+//! | `GET /healthz` | 200 while the process lives |
+//! | `GET /readyz` | 200, or 503 naming each manifest and why it is not ready |
+//!
+//! Everything under `/admin/` wants `Authorization: Bearer <token>` and answers 401 without. Every
+//! answer is JSON, errors as `{"error": …}`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::Response;
+use axum::routing::{get, post};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+mod auth;
+mod health;
+mod refresh;
+
+/// How long requests under way may take once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the admin API can make happen, and ask.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Refreshes `runtime` of the workspaces manifest, or all of them, and waits for the result.
+    /// When the client goes away the future is dropped; the refresh itself must go on.
+    async fn refresh_workspaces(&self, runtime: Option<String>, recreate: bool) -> RefreshAnswer;
+
+    /// The state of every loaded manifest.
+    fn readiness(&self) -> Vec<ManifestReadiness>;
+}
+
+/// How a manual refresh ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefreshAnswer {
+    /// All the way through; single failures are in the result.
+    Done(RefreshResult),
+    /// The runtime is not one of `known`; nothing was touched.
+    UnknownTarget {
+        /// What could have been asked for.
+        known: Vec<String>,
+    },
+    /// The refresh as a whole came to nothing.
+    Failed {
+        /// Why; no secrets.
+        error: String,
+        /// What was done before it failed.
+        partial: RefreshResult,
+    },
+    /// No manifest for workspaces is loaded.
+    NoSuchManifest,
+}
+
+/// What a refresh did. Always three arrays, never null.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RefreshResult {
+    /// Runtimes whose image was pulled.
+    pub pulled: Vec<String>,
+    /// Runtimes whose image was not.
+    pub failed: Vec<String>,
+    /// Names of the containers that were handled.
+    pub recreated: Vec<String>,
+}
+
+/// Whether one manifest's policy is at work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestReadiness {
+    /// The manifest's name.
+    pub manifest: String,
+    /// Why it is not ready; `None` when it is.
+    pub not_ready: Option<String>,
+}
+
+/// The admin API could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// An address that other machines reach, and no token.
+    #[error(
+        "open the admin API on {address}: other machines reach this address, so it needs a token: set \
+         IMAGEWATCH_ADMIN_TOKEN, or choose a loopback address with --admin-listen"
+    )]
+    NeedsToken {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Another program has the address.
+    #[error("open the admin API on {address}: the address is in use; choose another with --admin-listen")]
+    InUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The system refused.
+    #[error("open the admin API on {address}: {source}; choose another address with --admin-listen")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's word.
+        source: io::Error,
+    },
+}
+
+/// Takes `address` for the admin API. Only a loopback address may go without `token`; a blank token is none.
+pub async fn bind(address: SocketAddr, token: Option<&SecretString>) -> Result<TcpListener, AdminError> {
+    if !address.ip().to_canonical().is_loopback() && !token.is_some_and(is_usable) {
+        return Err(AdminError::NeedsToken { address });
+    }
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => AdminError::InUse { address },
+        _ => AdminError::Bind { address, source },
+    })
+}
+
+/// Serves `listener` until `cancel`, then lets requests under way end, for at most 5 s.
+pub async fn serve(
+    listener: TcpListener,
+    token: Option<SecretString>,
+    control: Arc<dyn Control>,
+    cancel: CancellationToken,
+) -> io::Result<()> {
+    let server = axum::serve(listener, router(token, control)).with_graceful_shutdown(cancel.clone().cancelled_owned());
+    let overdue = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = server => ended,
+        () = overdue => Ok(()),
+    }
+}
+
+/// All routes; `token` guards those under `/admin/`, which nobody can use without one.
+pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router {
+    let token = token.filter(is_usable).map(Arc::new);
+    let admin = Router::new()
+        .route("/workspace-images/refresh", post(refresh::workspaces))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(token, auth::require_token));
+    Router::new()
+        .nest("/admin", admin)
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(control)
+}
+
+fn is_usable(token: &SecretString) -> bool {
+    !token.expose_secret().trim().is_empty()
+}
+
+/// `{"error": …}`.
+#[derive(Serialize)]
+struct ErrorBody {
+    error: String,
+}
+
+fn error(status: StatusCode, error: impl Into<String>) -> Response {
+    json(status, &ErrorBody { error: error.into() })
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    axum::response::IntoResponse::into_response((status, axum::Json(body)))
+}
+
+async fn not_found(uri: Uri) -> Response {
+    error(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {}", uri.path()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! The router in process, route by route, and the server on a real socket where that matters.
+
+use std::sync::Mutex;
+
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use rstest::rstest;
+use serde_json::{Value, json as value};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+
+use super::*;
+
+const REFRESH: &str = "/admin/workspace-images/refresh";
+
+struct FakeControl {
+    answer: RefreshAnswer,
+    readiness: Vec<ManifestReadiness>,
+    asked: Mutex<Vec<(Option<String>, bool)>>,
+}
+
+impl FakeControl {
+    fn answering(answer: RefreshAnswer) -> Arc<Self> {
+        Arc::new(Self { answer, readiness: Vec::new(), asked: Mutex::default() })
+    }
+
+    fn with_readiness(readiness: &[(&str, Option<&str>)]) -> Arc<Self> {
+        let readiness = readiness.iter().map(|(manifest, why)| ManifestReadiness {
+            manifest: (*manifest).to_owned(),
+            not_ready: why.map(str::to_owned),
+        });
+        let answer = RefreshAnswer::NoSuchManifest;
+        Arc::new(Self { answer, readiness: readiness.collect(), asked: Mutex::default() })
+    }
+
+    fn asked(&self) -> Vec<(Option<String>, bool)> {
+        self.asked.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+#[async_trait]
+impl Control for FakeControl {
+    async fn refresh_workspaces(&self, runtime: Option<String>, recreate: bool) -> RefreshAnswer {
+        self.asked.lock().expect("no test panics while it holds this").push((runtime, recreate));
+        self.answer.clone()
+    }
+
+    fn readiness(&self) -> Vec<ManifestReadiness> {
+        self.readiness.clone()
+    }
+}
+
+fn token(text: &str) -> SecretString {
+    SecretString::from(text)
+}
+
+async fn ask(control: &Arc<FakeControl>, method: &str, path: &str, authorization: Option<&str>) -> (StatusCode, Value) {
+    let (parts, body) = ask_with(Some(token("t0ken")), control, method, path, authorization).await;
+    (parts.status, body)
+}
+
+async fn ask_with(
+    token: Option<SecretString>,
+    control: &Arc<FakeControl>,
+    method: &str,
+    path: &str,
+    authorization: Option<&str>,
+) -> (axum::http::response::Parts, Value) {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    let request = request.body(Body::empty()).expect("a well-formed request");
+    let control: Arc<dyn Control> = control.clone();
+    let (parts, body) = router(token, control).oneshot(request).await.expect("infallible").into_parts();
+    let bytes = to_bytes(body, 1 << 20).await.expect("a short body");
+    (parts, serde_json::from_slice(&bytes).expect("every answer is JSON"))
+}
+
+fn result(pulled: &[&str], failed: &[&str], recreated: &[&str]) -> RefreshResult {
+    let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    RefreshResult { pulled: own(pulled), failed: own(failed), recreated: own(recreated) }
+}
+
+#[rstest]
+#[case::everything_left_out("", None, true)]
+#[case::one_runtime("?runtime=codex", Some("codex"), true)]
+#[case::pull_only("?recreate=false", None, false)]
+#[case::both("?runtime=gemini-cli&recreate=true", Some("gemini-cli"), true)]
+#[case::empty_runtime("?runtime=", None, true)]
+#[case::more_than_asked("?runtime=codex&x=y", Some("codex"), true)]
+#[tokio::test]
+async fn a_refresh_asks_for_what_the_query_says(
+    #[case] query: &str,
+    #[case] runtime: Option<&str>,
+    #[case] recreate: bool,
+) {
+    let control = FakeControl::answering(RefreshAnswer::Done(result(&["codex"], &[], &["ws-1"])));
+    let (status, body) = ask(&control, "POST", &format!("{REFRESH}{query}"), Some("Bearer t0ken")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body, value!({"pulled": ["codex"], "failed": [], "recreated": ["ws-1"]}));
+    assert_eq!(control.asked(), [(runtime.map(str::to_owned), recreate)]);
+}
+
+#[rstest]
+#[case::nothing_done(
+    RefreshAnswer::Done(RefreshResult::default()),
+    StatusCode::OK,
+    value!({"pulled": [], "failed": [], "recreated": []})
+)]
+#[case::unknown(
+    RefreshAnswer::UnknownTarget { known: vec!["autogen".to_owned(), "codex".to_owned()] },
+    StatusCode::BAD_REQUEST,
+    value!({"error": "unknown runtime: codexx", "known_runtimes": ["autogen", "codex"]})
+)]
+#[case::failed(
+    RefreshAnswer::Failed { error: "list the containers: no engine".to_owned(), partial: result(&["codex"], &[], &[]) },
+    StatusCode::INTERNAL_SERVER_ERROR,
+    value!({
+        "error": "list the containers: no engine",
+        "partial_result": {"pulled": ["codex"], "failed": [], "recreated": []}
+    })
+)]
+#[case::no_manifest(
+    RefreshAnswer::NoSuchManifest,
+    StatusCode::NOT_FOUND,
+    value!({"error": "no workspaces manifest is loaded"})
+)]
+#[tokio::test]
+async fn every_end_of_a_refresh_has_its_status_and_shape(
+    #[case] answer: RefreshAnswer,
+    #[case] status: StatusCode,
+    #[case] body: Value,
+) {
+    let control = FakeControl::answering(answer);
+    let path = format!("{REFRESH}?runtime=codexx");
+    assert_eq!(ask(&control, "POST", &path, Some("Bearer t0ken")).await, (status, body));
+}
+
+#[rstest]
+#[case::no_bool("?recreate=yes", "\"yes\"")]
+#[case::empty_bool("?recreate=", "true or false")]
+#[case::upper_case("?recreate=False", "\"False\"")]
+#[case::twice("?recreate=true&recreate=false", "recreate")]
+#[tokio::test]
+async fn a_bad_query_is_refused_before_anything_happens(#[case] query: &str, #[case] says: &str) {
+    let control = FakeControl::answering(RefreshAnswer::Done(RefreshResult::default()));
+    let (status, body) = ask(&control, "POST", &format!("{REFRESH}{query}"), Some("Bearer t0ken")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body["error"].as_str().is_some_and(|error| error.contains(says)), "{body}");
+    assert_eq!(control.asked(), []);
+}
+
+#[rstest]
+#[case::nothing_sent(Some("t0ken"), None, "Authorization: Bearer")]
+#[case::wrong_token(Some("t0ken"), Some("Bearer t0kem"), "IMAGEWATCH_ADMIN_TOKEN")]
+#[case::a_beginning_of_it(Some("t0ken"), Some("Bearer t0k"), "IMAGEWATCH_ADMIN_TOKEN")]
+#[case::empty_token(Some("t0ken"), Some("Bearer "), "IMAGEWATCH_ADMIN_TOKEN")]
+#[case::another_scheme(Some("t0ken"), Some("Basic t0ken"), "Authorization: Bearer")]
+#[case::none_configured(None, Some("Bearer t0ken"), "set IMAGEWATCH_ADMIN_TOKEN")]
+#[case::blank_configured(Some(" "), Some("Bearer "), "set IMAGEWATCH_ADMIN_TOKEN")]
+#[tokio::test]
+async fn without_the_token_nothing_happens(
+    #[case] configured: Option<&str>,
+    #[case] sent: Option<&str>,
+    #[case] says: &str,
+) {
+    let control = FakeControl::answering(RefreshAnswer::Done(RefreshResult::default()));
+    for path in [REFRESH, "/admin/nothing-here"] {
+        let (parts, body) = ask_with(configured.map(token), &control, "POST", path, sent).await;
+        assert_eq!(parts.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(parts.headers["www-authenticate"], "Bearer", "{path}");
+        let error = body["error"].as_str().expect("an error text");
+        assert!(error.contains(says) && !error.contains("t0k"), "{error}");
+    }
+    assert_eq!(control.asked(), []);
+}
+
+#[tokio::test]
+async fn the_scheme_may_be_written_in_any_case() {
+    let control = FakeControl::answering(RefreshAnswer::Done(RefreshResult::default()));
+    assert_eq!(ask(&control, "POST", REFRESH, Some("bearer  t0ken")).await.0, StatusCode::OK);
+}
+
+#[rstest]
+#[case::unknown_path("GET", "/nothing-here", StatusCode::NOT_FOUND, "no such path: /nothing-here")]
+#[case::unknown_admin_path("GET", "/admin/nothing-here", StatusCode::NOT_FOUND, "no such path")]
+#[case::get_refresh("GET", REFRESH, StatusCode::METHOD_NOT_ALLOWED, "GET is not for")]
+#[case::post_health("POST", "/healthz", StatusCode::METHOD_NOT_ALLOWED, "POST is not for /healthz")]
+#[tokio::test]
+async fn what_is_not_there_is_refused_in_json(
+    #[case] method: &str,
+    #[case] path: &str,
+    #[case] status: StatusCode,
+    #[case] says: &str,
+) {
+    let control = FakeControl::answering(RefreshAnswer::NoSuchManifest);
+    let (parts, body) = ask_with(Some(token("t0ken")), &control, method, path, Some("Bearer t0ken")).await;
+    assert_eq!(parts.status, status);
+    assert_eq!(parts.headers.contains_key("allow"), status == StatusCode::METHOD_NOT_ALLOWED);
+    assert!(body["error"].as_str().is_some_and(|error| error.contains(says)), "{body}");
+}
+
+#[rstest]
+#[case::all_ready(
+    &[("apps", None), ("workspaces", None)],
+    StatusCode::OK,
+    value!({"status": "ready", "manifests": [
+        {"name": "apps", "ready": true}, {"name": "workspaces", "ready": true}]})
+)]
+#[case::one_is_not(
+    &[("apps", None), ("workspaces", Some("the wasm file is missing"))],
+    StatusCode::SERVICE_UNAVAILABLE,
+    value!({"status": "not ready", "manifests": [
+        {"name": "apps", "ready": true},
+        {"name": "workspaces", "ready": false, "reason": "the wasm file is missing"}]})
+)]
+#[case::none_loaded(&[], StatusCode::SERVICE_UNAVAILABLE, value!({"status": "not ready", "manifests": []}))]
+#[tokio::test]
+async fn readiness_names_every_manifest_and_needs_no_token(
+    #[case] readiness: &[(&str, Option<&str>)],
+    #[case] status: StatusCode,
+    #[case] body: Value,
+) {
+    let control = FakeControl::with_readiness(readiness);
+    assert_eq!(ask(&control, "GET", "/readyz", None).await, (status, body));
+    assert_eq!(ask(&control, "GET", "/healthz", None).await, (StatusCode::OK, value!({"status": "ok"})));
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_needs_a_token() {
+    let everywhere: SocketAddr = "0.0.0.0:0".parse().expect("an address");
+    for none in [None, Some(token("  "))] {
+        let error = bind(everywhere, none.as_ref()).await.expect_err("open to everybody").to_string();
+        assert!(error.contains("IMAGEWATCH_ADMIN_TOKEN") && error.contains("--admin-listen"), "{error}");
+    }
+    for own in ["127.0.0.1:0", "[::ffff:127.0.0.1]:0"] {
+        let bound = bind(own.parse().expect("an address"), None).await;
+        assert!(!matches!(bound, Err(AdminError::NeedsToken { .. })), "{own}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let first = bind("127.0.0.1:0".parse().expect("an address"), None).await.expect("a free port");
+    let address = first.local_addr().expect("bound");
+    let error = bind(address, None).await.expect_err("taken");
+    assert!(matches!(error, AdminError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn the_server_answers_on_its_socket_and_stops_when_told() {
+    let listener = bind("127.0.0.1:0".parse().expect("an address"), None).await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let cancel = CancellationToken::new();
+    let control = FakeControl::with_readiness(&[]);
+    let server = tokio::spawn(serve(listener, None, control, cancel.clone()));
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+    cancel.cancel();
+    let stopped = tokio::time::timeout(Duration::from_secs(20), server).await.expect("it stops within its grace");
+    stopped.expect("no panic").expect("no error");
+}

@@ -1,0 +1,268 @@
+//! Wiring: the only module that imports all the others. Loads manifests over shared adapters and
+//! starts what a command needs. Prints nothing and never exits.
+
+mod control;
+mod oneshot;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use secrecy::SecretString;
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, AdminError};
+use crate::cli::Listen;
+use crate::credentials::env::{CredentialEnvError, parse_credentials};
+use crate::effects::{Adapters, ManifestEffects};
+use crate::engine::EngineError;
+use crate::engine::docker::DockerEngine;
+use crate::exit_code::Exit;
+use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientError};
+use crate::http::egress::EgressRules;
+use crate::orders::{ContainerLocks, DEFAULT_STABLE_FOR, OrderContext, ProgressObserver};
+use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
+use crate::session::Session;
+use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
+
+pub use oneshot::{Checked, Refreshed};
+
+use control::{Handles, ManifestHandle};
+
+/// The manifest that is used when none is named; its module is the one built in.
+const DEFAULT_MANIFEST: &str = include_str!("../../manifests/generic.json");
+
+/// Requests that wait for a busy actor.
+const REQUEST_QUEUE: usize = 64;
+
+/// Why a command came to nothing.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// A manifest or its policy.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// Two manifests with one name.
+    #[error("load manifest {0}: another one has the same file name; rename one of them")]
+    SameName(String),
+    /// A credential variable.
+    #[error(transparent)]
+    Credential(#[from] CredentialEnvError),
+    /// The HTTP client.
+    #[error(transparent)]
+    Http(#[from] HttpClientError),
+    /// The engine's address, or the engine.
+    #[error("use the container engine: {0}")]
+    Engine(#[from] EngineError),
+    /// The admin API.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+impl AppError {
+    /// The exit code that goes with it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
+                Exit::Config
+            }
+            Self::Plugin(_) => Exit::Policy,
+            Self::Engine(EngineError::UnsupportedHost { .. }) => Exit::Config,
+            Self::Engine(_) => Exit::Engine,
+            Self::Admin(_) => Exit::Admin,
+        }
+    }
+}
+
+/// Loaded manifests over shared adapters.
+#[derive(Debug)]
+pub struct App {
+    adapters: Adapters,
+    locks: ContainerLocks,
+    ready: Vec<Ready>,
+    /// Manifests that cannot be used; the others go on.
+    faults: Vec<(String, AppError)>,
+}
+
+/// A manifest that can be used.
+#[derive(Debug)]
+struct Ready {
+    manifest: Arc<PluginManifest>,
+    plugin: Arc<LoadedPlugin>,
+    rules: EgressRules,
+}
+
+impl App {
+    /// Loads `manifests`, or the built-in one, side by side. The environment gives credentials and
+    /// the variables of manifests.
+    ///
+    /// # Errors
+    /// When nothing can be loaded at all: the first reason.
+    pub async fn load(
+        manifests: &[PathBuf],
+        docker_host: Option<&str>,
+        cancel: CancellationToken,
+    ) -> Result<Self, AppError> {
+        let credentials = parse_credentials(environment())?;
+        let engine = DockerEngine::connect(docker_host)?;
+        info!(version = env!("CARGO_PKG_VERSION"), engine = engine.host(), "imagewatch starts");
+        let adapters = Adapters {
+            engine: Arc::new(engine),
+            http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST)?),
+            credentials: Arc::new(credentials),
+            cancel,
+        };
+        let sources: Vec<Option<PathBuf>> =
+            if manifests.is_empty() { vec![None] } else { manifests.iter().cloned().map(Some).collect() };
+        let loads = sources.into_iter().map(|source| async {
+            let name = source.as_ref().map_or("generic".to_owned(), |path| path.display().to_string());
+            let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
+            (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
+        });
+        let mut app = Self { adapters, locks: ContainerLocks::default(), ready: Vec::new(), faults: Vec::new() };
+        for (name, loaded) in join_all(loads).await {
+            app.take(name, loaded);
+        }
+        crate::memory::release_unused();
+        if app.ready.is_empty() && !app.faults.is_empty() {
+            let first = app.faults.remove(0).1;
+            app.log_faults();
+            return Err(first);
+        }
+        app.log_faults();
+        Ok(app)
+    }
+
+    fn log_faults(&self) {
+        for (manifest, fault) in &self.faults {
+            error!(%manifest, "failed to {fault}");
+        }
+    }
+
+    fn take(&mut self, name: String, loaded: Result<Ready, AppError>) {
+        let names: BTreeSet<&str> = self.ready.iter().map(|ready| ready.manifest.name.as_str()).collect();
+        let loaded = match loaded {
+            Ok(ready) if names.contains(ready.manifest.name.as_str()) => {
+                Err(AppError::SameName(ready.manifest.path.clone()))
+            }
+            loaded => loaded,
+        };
+        match loaded {
+            Ok(ready) => {
+                let (description, sha256) = (&ready.plugin.description, &ready.plugin.info.sha256);
+                let policy = format!("{} {}", description.name, description.version);
+                let sha256 = sha256.get(..12).unwrap_or(sha256);
+                info!(manifest = %ready.manifest.name, %policy, %sha256, "loaded");
+                self.ready.push(ready);
+            }
+            Err(fault) => {
+                self.faults.push((name, fault));
+            }
+        }
+    }
+
+    /// Watches until cancelled. The admin API listens before the first tick.
+    ///
+    /// # Errors
+    /// When the admin API cannot listen.
+    pub async fn run(self, listen: Listen, token: Option<SecretString>, parallel: u16) -> Result<(), AppError> {
+        let listener = match listen {
+            Listen::Off => None,
+            Listen::On(address) => Some(admin::bind(address, token.as_ref()).await?),
+        };
+        let cancel = self.adapters.cancel.clone();
+        let parallel = Arc::new(Semaphore::new(usize::from(parallel)));
+        let mut actors = JoinSet::new();
+        let mut handles = Handles::default();
+        for ready in &self.ready {
+            let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
+            let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
+            let orders = self.order_context(ready, crate::progress::none());
+            let watch = Watch::new(self.session(ready), orders, parallel.clone(), inbox, status);
+            actors.spawn(watch.run());
+            handles.loaded.push(ManifestHandle { name: ready.manifest.name.clone(), requests, status: seen });
+        }
+        handles.faults = self.faults.iter().map(|(name, fault)| (name.clone(), format!("failed to {fault}"))).collect();
+        if let Some(listener) = listener {
+            if let Ok(address) = listener.local_addr() {
+                info!(%address, "admin API listens");
+            }
+            let serving = admin::serve(listener, token, Arc::new(handles), cancel.clone());
+            actors.spawn(async move {
+                if let Err(error) = serving.await {
+                    error!("failed to serve the admin API: {error}");
+                }
+            });
+        }
+        let all_ended = async {
+            while let Some(ended) = actors.join_next().await {
+                if let Err(panic) = ended {
+                    error!("failed to go on with a manifest: {panic}; please report it");
+                }
+            }
+        };
+        // Actors end by themselves; a policy in the middle of a call may take longer than is promised.
+        let overdue = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(SHUTDOWN_GRACE + Duration::from_secs(5)).await;
+        };
+        tokio::select! {
+            () = all_ended => {}
+            () = overdue => warn!("stopped without waiting for a policy that does not answer"),
+        }
+        info!("imagewatch stopped");
+        Ok(())
+    }
+
+    fn session(&self, ready: &Ready) -> Session {
+        let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
+        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects))
+    }
+
+    fn order_context(&self, ready: &Ready, progress: ProgressObserver) -> OrderContext {
+        let (credentials, manifest) = (self.adapters.credentials.clone(), ready.manifest.clone());
+        OrderContext {
+            engine: self.adapters.engine.clone(),
+            credentials: Arc::new(move |registry| credentials.for_registry(registry)),
+            pull_timeout: ready.manifest.host.pull_timeout,
+            stable_for: DEFAULT_STABLE_FOR,
+            progress,
+            shutdown: self.adapters.cancel.clone(),
+            is_granted: Arc::new(move |container| manifest.grants.has_container(container)),
+            locks: self.locks.clone(),
+        }
+    }
+}
+
+fn load_manifest(source: Option<PathBuf>) -> Result<Ready, AppError> {
+    let manifest = match source {
+        Some(path) => PluginManifest::read(&path, &variable),
+        None => PluginManifest::parse("generic", "(built in)", DEFAULT_MANIFEST, &variable)
+            .map(PluginManifest::with_embedded),
+    };
+    let manifest = manifest.map_err(PluginError::from)?;
+    let host = &manifest.host;
+    let rules = EgressRules::parse(&manifest.allowed_hosts, &host.insecure_registries, &host.auth_realms)
+        .map_err(|error| PluginError::from(manifest.bad_key(error.key, &error.to_string())))?;
+    let plugin = load(&manifest)?;
+    Ok(Ready { manifest: Arc::new(manifest), plugin: Arc::new(plugin), rules })
+}
+
+/// A manifest's variable. One is our own, since a manifest cannot ask: the platform that the seed
+/// system pulls on Apple Silicon, whose images have no other.
+fn variable(name: &str) -> Option<String> {
+    let is_apple_silicon = cfg!(all(target_os = "macos", target_arch = "aarch64"));
+    match name {
+        "IMAGEWATCH_APPLE_SILICON_PLATFORM" => is_apple_silicon.then(|| "linux/amd64".to_owned()),
+        _ => std::env::var(name).ok(),
+    }
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}

@@ -1,0 +1,161 @@
+//! What the admin API can reach of the running actors.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use imagewatch_abi::{FailureCode, Outcome, Report, Verdict};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admin::{Control, ManifestReadiness, RefreshAnswer, RefreshResult};
+use crate::watch::{RefreshReply, RefreshRequest, Status};
+
+/// The manifest that the workspaces endpoint serves.
+const WORKSPACES: &str = "workspaces";
+
+/// Every manifest, loaded or not.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    pub(super) loaded: Vec<ManifestHandle>,
+    /// Name and reason.
+    pub(super) faults: Vec<(String, String)>,
+}
+
+/// An actor from outside.
+#[derive(Debug)]
+pub(super) struct ManifestHandle {
+    pub(super) name: String,
+    pub(super) requests: mpsc::Sender<RefreshRequest>,
+    pub(super) status: watch::Receiver<Status>,
+}
+
+impl Handles {
+    /// The manifest named `workspaces`, or the only one there is.
+    fn workspaces(&self) -> Option<&ManifestHandle> {
+        let named = self.loaded.iter().find(|handle| handle.name == WORKSPACES);
+        named.or(match self.loaded.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        })
+    }
+}
+
+#[async_trait]
+impl Control for Handles {
+    async fn refresh_workspaces(&self, runtime: Option<String>, recreate: bool) -> RefreshAnswer {
+        let Some(handle) = self.workspaces() else { return RefreshAnswer::NoSuchManifest };
+        let (reply, answer) = oneshot::channel();
+        let request = RefreshRequest { targets: runtime.map(|name| vec![name]), recreate, reply };
+        let is_sent = handle.requests.send(request).await.is_ok();
+        match answer.await {
+            Ok(reply) if is_sent => build_answer(reply, recreate),
+            _ => {
+                RefreshAnswer::Failed { error: "imagewatch is stopping".to_owned(), partial: RefreshResult::default() }
+            }
+        }
+    }
+
+    fn readiness(&self) -> Vec<ManifestReadiness> {
+        let loaded = self.loaded.iter().map(|handle| ManifestReadiness {
+            manifest: handle.name.clone(),
+            not_ready: if handle.status.has_changed().is_err() {
+                Some("its actor has ended".to_owned())
+            } else {
+                handle.status.borrow().not_ready.clone()
+            },
+        });
+        let faults = self
+            .faults
+            .iter()
+            .map(|(name, reason)| ManifestReadiness { manifest: name.clone(), not_ready: Some(reason.clone()) });
+        loaded.chain(faults).collect()
+    }
+}
+
+fn build_answer(reply: RefreshReply, recreate: bool) -> RefreshAnswer {
+    match reply.err {
+        Some(failure) if failure.code == FailureCode::UnknownTarget => {
+            RefreshAnswer::UnknownTarget { known: reply.known_targets }
+        }
+        Some(failure) => RefreshAnswer::Failed { error: failure.message, partial: RefreshResult::default() },
+        None => {
+            let result = build_result(&reply.reports, &reply.outcomes);
+            // Who only pulls lists no containers.
+            match reply.reports.iter().filter(|_| recreate).find_map(listing_failure) {
+                Some(error) => RefreshAnswer::Failed { error, partial: result },
+                None => RefreshAnswer::Done(result),
+            }
+        }
+    }
+}
+
+/// The seed system's rule: a failed pull is that runtime's own; containers that cannot be listed are an error of the whole.
+fn listing_failure(report: &Report) -> Option<String> {
+    let is_whole =
+        |code| matches!(code, FailureCode::ListFailed | FailureCode::EngineUnavailable | FailureCode::ShuttingDown);
+    report.err.as_ref().filter(|failure| is_whole(failure.code)).map(|failure| failure.message.clone())
+}
+
+/// Targets pulled and failed (refused ones too), containers recreated; each sorted.
+pub(super) fn build_result(reports: &[Report], outcomes: &[Outcome]) -> RefreshResult {
+    let sorted = |names: &mut dyn Iterator<Item = &String>| {
+        names.cloned().collect::<BTreeSet<String>>().into_iter().collect::<Vec<String>>()
+    };
+    let pulled = |is: bool| reports.iter().filter(move |report| report.pulled == is).map(|report| &report.target);
+    let refused = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed).map(|outcome| &outcome.target);
+    RefreshResult {
+        pulled: sorted(&mut pulled(true)),
+        failed: sorted(&mut pulled(false).chain(refused)),
+        recreated: sorted(&mut reports.iter().flat_map(|report| &report.recreated)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use imagewatch_abi::Failure;
+
+    use super::*;
+
+    fn report(target: &str, pulled: bool, code: Option<FailureCode>) -> Report {
+        Report {
+            target: target.to_owned(),
+            pulled,
+            recreated: if pulled { vec![format!("ws-{target}")] } else { vec![] },
+            err: code.map(|code| Failure::passing(code, "why")),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_failed_pull_is_its_runtimes_own() {
+        let reports = vec![report("b", true, None), report("a", false, Some(FailureCode::PullFailed))];
+        let RefreshAnswer::Done(result) = build_answer(RefreshReply { reports, ..RefreshReply::default() }, true)
+        else {
+            panic!("the refresh as a whole is done")
+        };
+        assert_eq!(
+            (result.pulled, result.failed, result.recreated),
+            (vec!["b".to_owned()], vec!["a".to_owned()], vec!["ws-b".to_owned()])
+        );
+    }
+
+    #[test]
+    fn without_recreate_an_engine_that_is_away_is_a_failed_pull() {
+        let reports = vec![report("a", false, Some(FailureCode::EngineUnavailable))];
+        let answer = build_answer(RefreshReply { reports, ..RefreshReply::default() }, false);
+        assert!(matches!(answer, RefreshAnswer::Done(result) if result.failed == ["a"]));
+    }
+
+    #[test]
+    fn a_target_whose_order_was_refused_is_a_failed_one() {
+        let outcomes = vec![Outcome::new("a", Verdict::Failed), Outcome::new("b", Verdict::Pinned)];
+        let answer = build_answer(RefreshReply { outcomes, ..RefreshReply::default() }, true);
+        assert!(matches!(answer, RefreshAnswer::Done(result) if result.failed == ["a"]));
+    }
+
+    #[test]
+    fn containers_that_cannot_be_listed_fail_the_whole_with_the_partial_result() {
+        let reports = vec![report("a", true, Some(FailureCode::ListFailed))];
+        let answer = build_answer(RefreshReply { reports, ..RefreshReply::default() }, true);
+        assert!(matches!(answer, RefreshAnswer::Failed { partial, .. } if partial.pulled == ["a"]));
+    }
+}

@@ -1,0 +1,222 @@
+//! The commands that end: `check` and `refresh`, over every loaded manifest.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use imagewatch_abi::{FailureCode, Order, Outcome, PollMode, Report, Verdict};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::control::build_result;
+use super::{App, Ready};
+use crate::exit_code::Exit;
+use crate::orders::{ProgressObserver, run_order};
+use crate::session::Session;
+
+/// What a check found.
+#[derive(Debug, Default, Serialize)]
+pub struct Checked {
+    /// One for each container of each target.
+    pub images: Vec<Outcome>,
+    /// What went wrong with whole manifests.
+    pub errors: Vec<ManifestFailure>,
+    #[serde(skip)]
+    exit: Option<Exit>,
+}
+
+/// What a refresh did.
+#[derive(Debug, Default, Serialize)]
+pub struct Refreshed {
+    /// Targets whose image is there now.
+    pub pulled: Vec<String>,
+    /// Targets whose image is not.
+    pub failed: Vec<String>,
+    /// Containers replaced or removed.
+    pub recreated: Vec<String>,
+    /// Of every order.
+    pub reports: Vec<Report>,
+    /// Targets that were not ordered, with the reason.
+    pub outcomes: Vec<Outcome>,
+    /// What went wrong with whole manifests.
+    pub errors: Vec<ManifestFailure>,
+    #[serde(skip)]
+    exit: Option<Exit>,
+}
+
+/// A manifest that came to nothing.
+#[derive(Debug, Serialize)]
+pub struct ManifestFailure {
+    /// Its name.
+    pub manifest: String,
+    /// A fragment that reads after "failed to".
+    pub message: String,
+}
+
+impl Checked {
+    /// The exit code that goes with it.
+    pub fn exit(&self) -> Exit {
+        let is_unknown = self.images.iter().any(|outcome| outcome.verdict == Verdict::Unknown);
+        self.exit.unwrap_or(if is_unknown { Exit::Incomplete } else { Exit::Success })
+    }
+}
+
+impl Refreshed {
+    /// The exit code that goes with it.
+    pub fn exit(&self) -> Exit {
+        let is_away = |report: &Report| report.err.as_ref().is_some_and(|f| f.code == FailureCode::EngineUnavailable);
+        let is_left_out = |outcome: &Outcome| matches!(outcome.verdict, Verdict::Failed | Verdict::Unknown);
+        let is_incomplete = |report: &Report| report.err.is_some() || !report.failed.is_empty();
+        match self.exit {
+            Some(exit) => exit,
+            None if self.reports.iter().any(is_away) => Exit::Engine,
+            None if self.reports.iter().any(is_incomplete) || self.outcomes.iter().any(is_left_out) => Exit::Incomplete,
+            None => Exit::Success,
+        }
+    }
+}
+
+/// One manifest's answer to a manual refresh, not yet begun.
+struct Asked<'a> {
+    ready: &'a Ready,
+    session: Session,
+    orders: Vec<Order>,
+}
+
+impl App {
+    /// Compares what runs with what registries have, for every manifest side by side.
+    pub async fn check(&self) -> Checked {
+        let mut checked = Checked::default();
+        self.note_faults(&mut checked.errors, &mut checked.exit);
+        let polls = self.ready.iter().map(|ready| async {
+            let polled = self.session(ready).poll(None, Vec::new(), PollMode::Check).await;
+            (ready.manifest.name.clone(), polled)
+        });
+        for (manifest, polled) in join_all(polls).await {
+            match polled {
+                Err(fault) => {
+                    checked.errors.push(ManifestFailure { manifest, message: fault.to_string() });
+                    checked.exit = Some(Exit::Policy);
+                }
+                Ok((output, _)) => {
+                    checked.images.extend(output.outcomes);
+                    if let Some(failure) = output.err {
+                        checked.exit = Some(exit_of(failure.code));
+                        checked.errors.push(ManifestFailure { manifest, message: format!("check: {failure}") });
+                    }
+                }
+            }
+        }
+        checked
+    }
+
+    /// Refreshes the targets in `names`, or all, wherever a manifest knows them. A name that none
+    /// knows is refused before anything is touched.
+    pub async fn refresh(
+        &self,
+        names: &[String],
+        recreate: bool,
+        parallel: u16,
+        progress: &ProgressObserver,
+    ) -> Refreshed {
+        let mut refreshed = Refreshed::default();
+        self.note_faults(&mut refreshed.errors, &mut refreshed.exit);
+        let mut asked = Vec::new();
+        let mut unknown: BTreeSet<&String> = names.iter().collect();
+        let mut known = BTreeSet::new();
+        for ready in &self.ready {
+            let mut session = self.session(ready);
+            if let Some(orders) = ask(&mut session, names, recreate, &mut unknown, &mut known, &mut refreshed).await {
+                asked.push(Asked { ready, session, orders });
+            }
+        }
+        if let Some(name) = unknown.first()
+            && refreshed.exit.is_none()
+        {
+            let known: Vec<String> = known.into_iter().collect();
+            let message = format!("refresh {name}: unknown target; known are {}", known.join(", "));
+            refreshed.errors.push(ManifestFailure { manifest: "all".to_owned(), message });
+            refreshed.exit = Some(Exit::Usage);
+            return refreshed;
+        }
+        let turns = Arc::new(Semaphore::new(usize::from(parallel)));
+        let runs = asked.into_iter().map(|asked| self.carry_out(asked, &turns, progress));
+        refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
+        let result = build_result(&refreshed.reports, &refreshed.outcomes);
+        (refreshed.pulled, refreshed.failed, refreshed.recreated) = (result.pulled, result.failed, result.recreated);
+        refreshed
+    }
+
+    async fn carry_out(&self, mut asked: Asked<'_>, turns: &Semaphore, progress: &ProgressObserver) -> Vec<Report> {
+        let context = self.order_context(asked.ready, progress.clone());
+        let runs = asked.orders.iter().map(|order| async {
+            let _turn = turns.acquire().await;
+            run_order(&context, order).await
+        });
+        let reports = join_all(runs).await;
+        // The policy logs what became of them; its state ends with this process.
+        if let Err(fault) = asked.session.settle(reports.clone()).await {
+            tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}");
+        }
+        reports
+    }
+
+    fn note_faults(&self, errors: &mut Vec<ManifestFailure>, exit: &mut Option<Exit>) {
+        for (manifest, fault) in &self.faults {
+            errors.push(ManifestFailure { manifest: manifest.clone(), message: fault.to_string() });
+            *exit = Some(fault.exit());
+        }
+    }
+}
+
+/// Asks one policy for those of `names` that it knows. `None` when it knows none, or failed.
+async fn ask(
+    session: &mut Session,
+    names: &[String],
+    recreate: bool,
+    unknown: &mut BTreeSet<&String>,
+    known: &mut BTreeSet<String>,
+    refreshed: &mut Refreshed,
+) -> Option<Vec<Order>> {
+    let mut targets = (!names.is_empty()).then(|| names.to_vec());
+    loop {
+        let manifest = session.manifest.name.clone();
+        let (output, orders) = match session.refresh(targets.clone(), recreate).await {
+            Ok(answered) => answered,
+            Err(fault) => {
+                refreshed.errors.push(ManifestFailure { manifest, message: fault.to_string() });
+                refreshed.exit = Some(Exit::Policy);
+                return None;
+            }
+        };
+        match output.err {
+            None => {
+                unknown.retain(|name| targets.as_ref().is_none_or(|targets| !targets.contains(name)));
+                refreshed.outcomes.extend(output.outcomes);
+                return Some(orders);
+            }
+            Some(failure) if failure.code == FailureCode::UnknownTarget => {
+                let here: Vec<String> =
+                    names.iter().filter(|name| output.known_targets.contains(name)).cloned().collect();
+                known.extend(output.known_targets);
+                if here.is_empty() || targets.as_ref() == Some(&here) {
+                    return None;
+                }
+                targets = Some(here);
+            }
+            Some(failure) => {
+                refreshed.errors.push(ManifestFailure { manifest, message: format!("refresh: {failure}") });
+                refreshed.exit = Some(exit_of(failure.code));
+                return None;
+            }
+        }
+    }
+}
+
+fn exit_of(code: FailureCode) -> Exit {
+    match code {
+        FailureCode::EngineUnavailable | FailureCode::ListFailed => Exit::Engine,
+        FailureCode::ShuttingDown => Exit::Interrupted,
+        _ => Exit::Incomplete,
+    }
+}

@@ -1,0 +1,174 @@
+//! The command line: what can be typed, and the help that teaches it. Does nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Keeps running containers on the image that their tag points to.
+///
+/// With no manifest named, every running container with the label imagewatch.enable=true is
+/// watched on the local engine. What is decided is decided by a sandboxed WebAssembly policy;
+/// a manifest names the policy and what it may touch.
+#[derive(Debug, Parser)]
+#[command(name = "imagewatch", version, after_help = crate::exit_code::TABLE, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How log lines are written, to standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "IMAGEWATCH_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// Which log lines: error, warn, info, debug, trace, or a tracing filter [default: info; warn for check and refresh].
+    #[arg(long, global = true, value_name = "FILTER", env = "IMAGEWATCH_LOG")]
+    pub log: Option<String>,
+    /// When to colour; `auto` heeds the terminal and `NO_COLOR`.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// The engine: `unix://` or `tcp://` [default: `unix:///var/run/docker.sock`].
+    #[arg(long, global = true, value_name = "URL", env = "DOCKER_HOST")]
+    pub docker_host: Option<String>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch until told to stop: poll, and refresh what moved.
+    ///
+    /// SIGTERM and Ctrl-C let a container that is being replaced come to a safe end, for at most
+    /// 25 seconds; a second one ends at once.
+    Run(RunArgs),
+    /// Show for every image what runs and what the registry has. Changes nothing.
+    Check(CheckArgs),
+    /// Pull images now and replace the containers on them, whether they moved or not.
+    Refresh(RefreshArgs),
+    /// Look at policies.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Write a completion script for a shell to standard output.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Manifest files; none means the built-in one.
+    pub manifests: Vec<PathBuf>,
+    /// Where the admin API listens; `off` for nowhere. Elsewhere than on loopback it needs the
+    /// token in `IMAGEWATCH_ADMIN_TOKEN`.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7676", env = "IMAGEWATCH_ADMIN_LISTEN", value_parser = parse_listen)]
+    pub admin_listen: Listen,
+    /// How many refreshes run side by side.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub parallel: u16,
+}
+
+/// Of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Manifest files; none means the built-in one.
+    pub manifests: Vec<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `refresh`.
+#[derive(Debug, Args)]
+pub struct RefreshArgs {
+    /// Targets: names, images or containers, as `check` shows them; none means all.
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Manifest files; none means the built-in one.
+    #[arg(long = "manifest", value_name = "MANIFEST")]
+    pub manifests: Vec<PathBuf>,
+    /// Only pull; leave containers as they are.
+    #[arg(long)]
+    pub no_recreate: bool,
+    /// How many refreshes run side by side.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub parallel: u16,
+    /// Print JSON instead of a summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `plugin`.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Show a module's exports, imports, ABI version, size, hash and config keys, and whether it would be loaded.
+    Inspect {
+        /// The wasm file.
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Where the admin API listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    Off,
+    /// There.
+    On(SocketAddr),
+}
+
+fn parse_listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen::Off),
+        _ => text
+            .parse()
+            .map(Listen::On)
+            .map_err(|_| "expected an address with a port, such as 127.0.0.1:7676, or `off`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_is_explained() {
+        fn explained(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} of {}", argument.get_id(), command.get_name());
+            }
+            command.get_subcommands().for_each(explained);
+        }
+        explained(&Cli::command());
+    }
+}

@@ -1,0 +1,124 @@
+//! What one manifest's policy can make happen: its host functions over the adapters, as far as
+//! the manifest's grants go. Takes orders but does not run them: that is for who called the policy,
+//! once the call has come back well.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use imagewatch_abi::{
+    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders, Placed,
+    Report, Selector,
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::credentials::store::CredentialStore;
+use crate::engine::Engine;
+use crate::http::client::{HttpClient, HttpLimits};
+use crate::http::egress::EgressRules;
+use crate::plugin::{Effects, PluginManifest};
+
+/// Longest log line taken from a policy, in characters.
+const MAX_LOG_CHARS: usize = 2_000;
+
+/// What all manifests share.
+#[derive(Debug, Clone)]
+pub struct Adapters {
+    /// The container engine.
+    pub engine: Arc<dyn Engine>,
+    /// Towards registries.
+    pub http: Arc<HttpClient>,
+    /// For registries and pulls.
+    pub credentials: Arc<CredentialStore>,
+    /// Ends requests that are under way.
+    pub cancel: CancellationToken,
+}
+
+/// The effects of one manifest.
+#[derive(Debug)]
+pub struct ManifestEffects {
+    manifest: Arc<PluginManifest>,
+    rules: EgressRules,
+    limits: HttpLimits,
+    adapters: Adapters,
+    runtime: Handle,
+    placed: Mutex<Vec<Order>>,
+}
+
+impl ManifestEffects {
+    /// The effects that `manifest` grants. Must be made on the runtime that is to run them.
+    pub fn new(manifest: Arc<PluginManifest>, rules: EgressRules, adapters: Adapters) -> Self {
+        let limits = HttpLimits { deadline: manifest.host.http_timeout, ..HttpLimits::default() };
+        Self { manifest, rules, limits, adapters, runtime: Handle::current(), placed: Mutex::default() }
+    }
+
+    /// The orders taken since the last time. Those of a call that failed are to be thrown away:
+    /// the policy's state does not know them.
+    pub fn take_placed(&self) -> Vec<Order> {
+        std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn refuse(&self, order: &Order) -> Option<Failure> {
+        let is_granted = self.manifest.grants.has_image(&order.reference);
+        (!is_granted).then(|| {
+            let message = format!(
+                "manifest {} does not grant image {}; add it to config key `grant.images`",
+                self.manifest.name, order.reference
+            );
+            Failure::lasting(FailureCode::Denied, message)
+        })
+    }
+}
+
+fn stopping<T>() -> Answer<T> {
+    Answer::Err(Failure::passing(FailureCode::ShuttingDown, "imagewatch is stopping"))
+}
+
+impl Effects for ManifestEffects {
+    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+        let Adapters { http, credentials, cancel, .. } = &self.adapters;
+        Answer::Ok(self.runtime.block_on(http.send_all(&self.rules, credentials, batch, &self.limits, cancel)))
+    }
+
+    fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
+        let Adapters { engine, cancel, .. } = &self.adapters;
+        let listed = self.runtime.block_on(cancel.run_until_cancelled(engine.containers(&selector)));
+        match listed {
+            None => stopping(),
+            Some(Err(error)) => Answer::Err(error.failure()),
+            Some(Ok(mut containers)) => {
+                containers.retain(|container| self.manifest.grants.shows(container));
+                Answer::Ok(Containers { containers })
+            }
+        }
+    }
+
+    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+        if self.adapters.cancel.is_cancelled() {
+            return stopping();
+        }
+        let mut placed = Placed::default();
+        let mut taken = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        for order in orders.orders {
+            if let Some(failure) = self.refuse(&order) {
+                let Order { order, target, .. } = order;
+                placed.reports.push(Report { order, target, err: Some(failure), ..Report::default() });
+            } else {
+                placed.accepted.push(order.order.clone());
+                taken.push(order);
+            }
+        }
+        Answer::Ok(placed)
+    }
+
+    fn log(&self, line: LogLine) {
+        let manifest = self.manifest.name.as_str();
+        let message: String = line.message.chars().filter(|c| !c.is_control()).take(MAX_LOG_CHARS).collect();
+        match line.level {
+            // What a policy could not do because the program is stopping is no news.
+            LogLevel::Warn if self.adapters.cancel.is_cancelled() => tracing::debug!(%manifest, "{message}"),
+            LogLevel::Debug => tracing::debug!(%manifest, "{message}"),
+            LogLevel::Info => tracing::info!(%manifest, "{message}"),
+            LogLevel::Warn => tracing::warn!(%manifest, "{message}"),
+        }
+    }
+}

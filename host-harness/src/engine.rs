@@ -1,0 +1,263 @@
+//! The container engine as the rest of the host sees it: what it can be asked, and how it fails.
+//! Inspections and creations are raw JSON, so that a field this program does not know survives a
+//! replacement. Knows no adapter, takes no decision, and keeps nothing between calls.
+
+pub mod docker;
+#[cfg(test)]
+pub(crate) mod memory;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use imagewatch_abi::{Container, Failure, FailureCode, Reference, Selector};
+use serde_json::Value;
+
+use crate::secret::Credential;
+
+/// A container engine. Every method may be called at any time, also while the engine is away:
+/// it then answers [`EngineError::Unavailable`], and works again as soon as the engine is back.
+#[async_trait]
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// The API version that calls are made with.
+    async fn api_version(&self) -> Result<ApiVersion, EngineError>;
+
+    /// All containers that `selector` matches, stopped ones too, sorted by name. Their `image` is the
+    /// reference as created. Fails only with [`EngineError::Unavailable`] and [`EngineError::ListFailed`].
+    async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError>;
+
+    /// Pulls `reference` by its tag (by its digest, if it is pinned) and waits for the end.
+    /// `platform` is `os/arch[/variant]`, absent: the engine's default. No deadline of its own;
+    /// dropping the future abandons the pull.
+    async fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&str>,
+        credential: Option<&Credential>,
+        progress: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<(), EngineError>;
+
+    /// The engine's inspection of a container, by id or name.
+    async fn inspect_container(&self, container: &str) -> Result<Value, EngineError>;
+
+    /// The engine's inspection of an image, by id or reference; `None` if there is no such image.
+    async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError>;
+
+    /// Creates a container from the engine's own create body and returns its id.
+    async fn create_container(&self, name: &str, body: &Value, platform: Option<&str>) -> Result<String, EngineError>;
+
+    /// Connects a container to a network, with the engine's own endpoint settings.
+    async fn connect_network(&self, network: &str, container: &str, endpoint: &Value) -> Result<(), EngineError>;
+
+    /// Starts a container; one that runs already is fine.
+    async fn start(&self, container: &str) -> Result<(), EngineError>;
+
+    /// Stops a container within the grace period it was created with; one that is stopped is fine.
+    async fn stop(&self, container: &str) -> Result<(), EngineError>;
+
+    /// Gives a container another name.
+    async fn rename(&self, container: &str, name: &str) -> Result<(), EngineError>;
+
+    /// Removes a container, never its volumes. `force` removes a running one too.
+    async fn remove(&self, container: &str, force: bool) -> Result<(), EngineError>;
+}
+
+/// A version of the engine's API, `major.minor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ApiVersion {
+    /// 1 since ever.
+    pub major: u16,
+    /// What actually moves.
+    pub minor: u16,
+}
+
+impl ApiVersion {
+    /// From here on a container is created with all its networks, and an endpoint carries its MAC address.
+    pub const MANY_ENDPOINTS: Self = Self { major: 1, minor: 44 };
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl std::str::FromStr for ApiVersion {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { major: major.parse()?, minor: minor.parse()? })
+    }
+}
+
+/// How far a pull is; the sums grow while layers are discovered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Downloaded so far, over all layers known yet.
+    pub done_bytes: u64,
+    /// The size of all layers known yet; 0 while nothing is known.
+    pub total_bytes: u64,
+    /// The engine's last word, for people.
+    pub status: String,
+}
+
+/// Why the engine did not do it. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No connection, or it broke off before the answer.
+    #[error(
+        "the container engine at {host} does not answer ({reason}); check that it runs and that this user may use it, or point DOCKER_HOST elsewhere"
+    )]
+    Unavailable {
+        /// Its address.
+        host: String,
+        /// What the connection said.
+        reason: String,
+    },
+    /// The address is none that this program can use. Lasting.
+    #[error("the engine address {host:?} cannot be used; write unix:///path/to/docker.sock or tcp://host:port")]
+    UnsupportedHost {
+        /// The address as given.
+        host: String,
+    },
+    /// The engine knows no such container, image or network.
+    #[error("{message}")]
+    NotFound {
+        /// The engine's words.
+        message: String,
+    },
+    /// A name is taken, or something is in use or in progress.
+    #[error("{message}")]
+    Conflict {
+        /// The engine's words.
+        message: String,
+    },
+    /// Any other refusal.
+    #[error("the engine refused with status {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The engine's words.
+        message: String,
+    },
+    /// The image was not pulled.
+    #[error("{reference} was not pulled: {reason}")]
+    PullFailed {
+        /// What was to be pulled.
+        reference: String,
+        /// The engine's words.
+        reason: String,
+    },
+    /// The containers were not listed.
+    #[error("the containers could not be listed: {reason}")]
+    ListFailed {
+        /// The engine's words.
+        reason: String,
+    },
+    /// No answer in time; whether the engine did it is unknown.
+    #[error("the engine did not {action} within {} s", limit.as_secs())]
+    Timeout {
+        /// What was asked.
+        action: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The answer is none that the API describes.
+    #[error("the engine's answer to {action} makes no sense: {reason}")]
+    BadAnswer {
+        /// What was asked.
+        action: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// Whether the engine itself is away, so that asking for something else is of no use.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// The same as data, for a report or a host function's answer.
+    pub fn failure(&self) -> Failure {
+        let message = self.to_string();
+        match self {
+            Self::Unavailable { .. } => Failure::passing(FailureCode::EngineUnavailable, message),
+            Self::PullFailed { .. } => Failure::passing(FailureCode::PullFailed, message),
+            Self::ListFailed { .. } => Failure::passing(FailureCode::ListFailed, message),
+            Self::Timeout { .. } => Failure::passing(FailureCode::Timeout, message),
+            Self::UnsupportedHost { .. } => Failure::lasting(FailureCode::EngineUnavailable, message),
+            Self::NotFound { .. } | Self::Conflict { .. } | Self::Refused { .. } | Self::BadAnswer { .. } => {
+                Failure::lasting(FailureCode::Other, message)
+            }
+        }
+    }
+
+    /// What a listing fails with: [`EngineError::ListFailed`], unless the engine is away.
+    pub(crate) fn while_listing(self) -> Self {
+        if self.is_unavailable() { self } else { Self::ListFailed { reason: self.to_string() } }
+    }
+}
+
+/// Whether `selector` matches a container of this name and these labels.
+pub(crate) fn is_selected(selector: &Selector, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let has_label = |wanted: &String| {
+        let (key, value) = wanted.split_once('=').unwrap_or((wanted, ""));
+        labels.get(key).is_some_and(|has| has == value)
+    };
+    selector.name.as_ref().is_none_or(|whole| whole == name)
+        && selector.name_contains.as_ref().is_none_or(|part| name.contains(part.as_str()))
+        && selector.label.as_ref().is_none_or(has_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_matches_when_every_set_field_does() {
+        let labels = BTreeMap::from([("app".to_owned(), "a=b".to_owned())]);
+        let some = |text: &str| Some(text.to_owned());
+        for (case, name, name_contains, label, expected) in [
+            ("nothing set", None, None, None, true),
+            ("whole name", some("ws-1"), None, None, true),
+            ("whole name is no part", some("ws"), None, None, false),
+            ("part of the name", None, some("s-"), None, true),
+            ("other part", None, some("S-"), None, false),
+            ("label, split at the first equals sign", None, None, some("app=a=b"), true),
+            ("label with another value", None, None, some("app=a"), false),
+            ("label without a value is not any value", None, None, some("app"), false),
+            ("one of two", some("ws-1"), Some("x".to_owned()), None, false),
+        ] {
+            let selector = Selector { name, name_contains, label };
+            assert_eq!(is_selected(&selector, "ws-1", &labels), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn failures_say_whether_trying_again_helps() {
+        let unavailable = EngineError::Unavailable { host: "unix:///x.sock".into(), reason: "refused".into() };
+        let refused = EngineError::Refused { status: 500, message: "no".into() };
+        let pull = EngineError::PullFailed { reference: "a/b:c".into(), reason: "denied".into() };
+        for (error, code, retryable) in [
+            (unavailable.clone().while_listing(), FailureCode::EngineUnavailable, true),
+            (refused.clone().while_listing(), FailureCode::ListFailed, true),
+            (refused, FailureCode::Other, false),
+            (pull, FailureCode::PullFailed, true),
+        ] {
+            let failure = error.failure();
+            assert_eq!((failure.code, failure.retryable), (code, retryable), "{error}");
+        }
+        assert!(unavailable.to_string().contains("unix:///x.sock"), "names the socket");
+    }
+
+    #[test]
+    fn api_versions_compare_by_number() {
+        let parse = |text: &str| text.parse::<ApiVersion>().expect(text);
+        assert!(parse("1.9") < parse("1.44"));
+        assert_eq!(parse("1.44"), ApiVersion::MANY_ENDPOINTS);
+        assert!("1.x".parse::<ApiVersion>().is_err());
+    }
+}

@@ -1,0 +1,274 @@
+//! [`Engine`] over the Docker Engine API, with bollard as its transport.
+//!
+//! Only the pull uses bollard's own calls; all others go out as raw JSON, see `raw`.
+//! Decides nothing and retries nothing.
+
+mod pull;
+mod raw;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::errors::Error;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use imagewatch_abi::{Container, Reference, Selector};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::raw::{Call, Connection};
+use super::{ApiVersion, Engine, EngineError, PullProgress, is_selected};
+use crate::secret::Credential;
+
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// The engine's grace period for containers that set none.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// A negative grace period means for ever; waiting still ends some time.
+const ENDLESS_GRACE: Duration = Duration::from_hours(1);
+/// Beyond the grace period: the kill, and what the engine does after it.
+const STOP_MARGIN: Duration = Duration::from_mins(1);
+const PARALLEL_INSPECTIONS: usize = 8;
+
+/// A Docker engine behind a unix socket or plain TCP.
+#[derive(Debug)]
+pub struct DockerEngine {
+    connection: Connection,
+}
+
+impl DockerEngine {
+    /// An engine at `docker_host`, else at `/var/run/docker.sock`.
+    /// Connects with the first call only, so the engine need not run yet; fails with
+    /// [`EngineError::UnsupportedHost`] for another scheme than `unix://`, `tcp://` and `http://`.
+    pub fn connect(docker_host: Option<&str>) -> Result<Self, EngineError> {
+        Ok(Self { connection: Connection::new(docker_host.unwrap_or(DEFAULT_HOST).to_owned())? })
+    }
+
+    /// The engine's address.
+    pub fn host(&self) -> &str {
+        self.connection.host()
+    }
+
+    async fn call(&self, call: Call<'_>) -> Result<Value, EngineError> {
+        self.connection.call(call).await
+    }
+
+    /// What the list shows of one container, completed from an inspection where the tag has moved on
+    /// and the list shows an id; `None` if it is gone by now.
+    async fn reference_as_created(&self, listed: &Listed) -> Result<Option<String>, EngineError> {
+        if !listed.image.starts_with("sha256:") {
+            return Ok(Some(listed.image.clone()));
+        }
+        match self.inspect_container(&listed.id).await {
+            Ok(inspection) => Ok(Some(inspection["Config"]["Image"].as_str().unwrap_or(&listed.image).to_owned())),
+            Err(EngineError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn image_digests(&self, image_id: &str) -> Result<ImageDigests, EngineError> {
+        let inspection = self.inspect_image(image_id).await?.unwrap_or_default();
+        let repo_digests = inspection["RepoDigests"].as_array().into_iter().flatten();
+        Ok(ImageDigests {
+            repo_digests: repo_digests.filter_map(Value::as_str).map(str::to_owned).collect(),
+            target: inspection["Descriptor"]["digest"].as_str().map(str::to_owned),
+        })
+    }
+
+    async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
+        let call = Call { query: &[("all", "1")], ..Call::new("GET", &["containers", "json"]) };
+        let listed: Vec<Listed> = serde_json::from_value(self.call(call).await?)
+            .map_err(|error| EngineError::BadAnswer { action: call.action(), reason: error.to_string() })?;
+        let mut listed: Vec<Listed> =
+            listed.into_iter().filter(|c| is_selected(selector, c.name(), c.labels())).collect();
+        listed.sort_by(|a, b| a.name().cmp(b.name()));
+
+        let image_ids: BTreeSet<String> = listed.iter().map(|c| c.image_id.clone()).collect();
+        let digests: BTreeMap<String, ImageDigests> = stream::iter(image_ids)
+            .map(|id| async move { Ok::<_, EngineError>((id.clone(), self.image_digests(&id).await?)) })
+            .buffer_unordered(PARALLEL_INSPECTIONS)
+            .try_collect()
+            .await?;
+        let containers: Vec<Option<Container>> = stream::iter(listed)
+            .map(|listed| {
+                let digests = digests.get(&listed.image_id).cloned().unwrap_or_default();
+                async move {
+                    let image = self.reference_as_created(&listed).await?;
+                    Ok::<_, EngineError>(image.map(|image| listed.into_container(image, digests)))
+                }
+            })
+            .buffered(PARALLEL_INSPECTIONS)
+            .try_collect()
+            .await?;
+        Ok(containers.into_iter().flatten().collect())
+    }
+}
+
+/// Under which digests the engine knows an image.
+#[derive(Debug, Clone, Default)]
+struct ImageDigests {
+    repo_digests: Vec<String>,
+    /// The containerd store's own; the graph drivers have none.
+    target: Option<String>,
+}
+
+impl ImageDigests {
+    /// Those of a container created from `image`. The containerd store takes an image's repository
+    /// away when a pull moves its tag on, so the container's reference says which one it was.
+    fn of_container(self, image: &str) -> Vec<String> {
+        match (image.parse::<Reference>(), self.target) {
+            (Ok(reference), Some(target)) if self.repo_digests.is_empty() => {
+                vec![format!("{}@{target}", reference.name())]
+            }
+            _ => self.repo_digests,
+        }
+    }
+}
+
+/// A line of the engine's container list.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: String,
+    names: Option<Vec<String>>,
+    image: String,
+    #[serde(rename = "ImageID")]
+    image_id: String,
+    labels: Option<BTreeMap<String, String>>,
+    state: String,
+}
+
+impl Listed {
+    /// Its own name; legacy links add `/other/alias` to the list.
+    fn name(&self) -> &str {
+        let names = self.names.iter().flatten().map(|name| name.strip_prefix('/').unwrap_or(name));
+        names.clone().find(|name| !name.contains('/')).unwrap_or_default()
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.labels.as_ref().unwrap_or(&NONE)
+    }
+
+    fn into_container(self, image: String, digests: ImageDigests) -> Container {
+        Container {
+            name: self.name().to_owned(),
+            id: self.id,
+            image_id: self.image_id,
+            repo_digests: digests.of_container(&image),
+            image,
+            labels: self.labels.unwrap_or_default(),
+            state: self.state,
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn api_version(&self) -> Result<ApiVersion, EngineError> {
+        self.connection.version().await
+    }
+
+    async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
+        self.list(selector).await.map_err(EngineError::while_listing)
+    }
+
+    async fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&str>,
+        credential: Option<&Credential>,
+        progress: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<(), EngineError> {
+        let version = self.api_version().await?;
+        let client =
+            self.connection.client()?.with_request_modifier(move |request| pull::correct_request(request, version));
+        let failed = |reason| EngineError::PullFailed { reference: reference.to_string(), reason };
+        pull::pull(&client, reference, platform, credential, progress).await.map_err(|error| match error {
+            Error::DockerStreamError { error } => failed(error),
+            other => match self.connection.translate(other, "POST /images/create") {
+                away @ EngineError::Unavailable { .. } => away,
+                refusal => failed(refusal.to_string()),
+            },
+        })
+    }
+
+    async fn inspect_container(&self, container: &str) -> Result<Value, EngineError> {
+        self.call(Call::new("GET", &["containers", container, "json"])).await
+    }
+
+    async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError> {
+        let path: Vec<&str> = ["images"].into_iter().chain(image.split('/')).chain(["json"]).collect();
+        match self.call(Call::new("GET", &path)).await {
+            Err(EngineError::NotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    async fn create_container(&self, name: &str, body: &Value, platform: Option<&str>) -> Result<String, EngineError> {
+        let query: Vec<(&str, &str)> =
+            [("name", name)].into_iter().chain(platform.map(|platform| ("platform", platform))).collect();
+        let call = Call { query: &query, body: Some(body), ..Call::new("POST", &["containers", "create"]) };
+        let answer = self.call(call).await?;
+        answer["Id"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| EngineError::BadAnswer { action: call.action(), reason: "it has no Id".to_owned() })
+    }
+
+    async fn connect_network(&self, network: &str, container: &str, endpoint: &Value) -> Result<(), EngineError> {
+        let body = json!({ "Container": container, "EndpointConfig": endpoint });
+        let path = ["networks", network, "connect"];
+        self.call(Call { body: Some(&body), ..Call::new("POST", &path) }).await.map(drop)
+    }
+
+    async fn start(&self, container: &str) -> Result<(), EngineError> {
+        self.call(Call::new("POST", &["containers", container, "start"])).await.map(drop)
+    }
+
+    async fn stop(&self, container: &str) -> Result<(), EngineError> {
+        let inspection = self.inspect_container(container).await?;
+        let limit = grace_period(&inspection) + STOP_MARGIN;
+        self.call(Call { limit, ..Call::new("POST", &["containers", container, "stop"]) }).await.map(drop)
+    }
+
+    async fn rename(&self, container: &str, name: &str) -> Result<(), EngineError> {
+        let path = ["containers", container, "rename"];
+        self.call(Call { query: &[("name", name)], ..Call::new("POST", &path) }).await.map(drop)
+    }
+
+    async fn remove(&self, container: &str, force: bool) -> Result<(), EngineError> {
+        let force = if force { "1" } else { "0" };
+        let query = [("v", "0"), ("force", force)];
+        self.call(Call { query: &query, ..Call::new("DELETE", &["containers", container]) }).await.map(drop)
+    }
+}
+
+fn grace_period(inspection: &Value) -> Duration {
+    match inspection["Config"]["StopTimeout"].as_i64() {
+        None => DEFAULT_GRACE,
+        Some(seconds) => u64::try_from(seconds).map_or(ENDLESS_GRACE, Duration::from_secs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_lost_its_repository_keeps_the_digest_of_the_containerd_store() {
+        let (own, target) = ("r.io/app@sha256:1".to_owned(), Some("sha256:2".to_owned()));
+        let digests = |repo_digests: &[String], target: &Option<String>| ImageDigests {
+            repo_digests: repo_digests.to_vec(),
+            target: target.clone(),
+        };
+        let id = format!("sha256:{}", "2".repeat(64));
+        for (case, digests, image, expected) in [
+            ("known by repository", digests(std::slice::from_ref(&own), &target), "r.io/app:v1", vec![own.clone()]),
+            ("renamed by a pull", digests(&[], &target), "r.io/app:v1", vec!["r.io/app@sha256:2".to_owned()]),
+            ("built here, graph driver", digests(&[], &None), "r.io/app:v1", vec![]),
+            ("created from an id", digests(&[], &target), &id, vec![]),
+        ] {
+            assert_eq!(digests.of_container(image), expected, "{case}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! One raw call to the engine: JSON in, JSON out, under a negotiated version and a deadline.
+//!
+//! Bollard carries it, but not its models: they drop fields they do not know, fail on unknown enum values
+//! (Podman's `stopped`), and its paths have no version. Knows no call by name.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bollard::{BollardRequest, Docker, body_full, errors::Error};
+use serde_json::Value;
+use url::Url;
+
+use crate::engine::{ApiVersion, EngineError};
+
+/// The newest API spoken. Up to it an inspection tells a configured MAC address from a generated one.
+const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 51 };
+/// Unless a call says otherwise; creating and removing large containers takes a slow disk a while.
+const CALL_LIMIT: Duration = Duration::from_mins(2);
+/// Bollard's own limit until the response's head: above every limit here, which bound the whole call.
+const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
+
+/// Where the engine is, and the version to speak with it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    host: String,
+    /// Negotiated at first use, and again after the engine was away: it may have been upgraded.
+    version: Mutex<Option<ApiVersion>>,
+}
+
+/// One raw request: method, path segments, query, body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) method: &'static str,
+    pub(super) path: &'a [&'a str],
+    pub(super) query: &'a [(&'a str, &'a str)],
+    pub(super) body: Option<&'a Value>,
+    pub(super) limit: Duration,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: &'static str, path: &'a [&'a str]) -> Self {
+        Self { method, path, query: &[], body: None, limit: CALL_LIMIT }
+    }
+
+    /// What is asked, for messages.
+    pub(super) fn action(&self) -> String {
+        format!("{} /{}", self.method, self.path.join("/"))
+    }
+}
+
+impl Connection {
+    pub(super) fn new(host: String) -> Result<Self, EngineError> {
+        match host.split_once("://") {
+            Some(("unix" | "tcp" | "http", rest)) if !rest.is_empty() => Ok(Self { host, version: Mutex::new(None) }),
+            _ => Err(EngineError::UnsupportedHost { host }),
+        }
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The version that calls are made with.
+    pub(super) async fn version(&self) -> Result<ApiVersion, EngineError> {
+        let remembered = *self.remembered_version();
+        match remembered {
+            Some(version) => Ok(version),
+            None => self.negotiate().await,
+        }
+    }
+
+    /// A client costs nothing: it keeps no idle connections, and making it anew lets a socket appear later.
+    pub(super) fn client(&self) -> Result<Docker, EngineError> {
+        let connect =
+            if self.host.starts_with("unix://") { Docker::connect_with_unix } else { Docker::connect_with_http };
+        connect(&self.host, TRANSPORT_LIMIT_S, bollard::API_DEFAULT_VERSION)
+            .map_err(|error| self.translate(error, "connect"))
+    }
+
+    fn remembered_version(&self) -> MutexGuard<'_, Option<ApiVersion>> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the engine anew.
+    pub(super) async fn negotiate(&self) -> Result<ApiVersion, EngineError> {
+        let call = Call::new("GET", &["version"]);
+        let answer = self.send(call, None).await?;
+        let text = answer["ApiVersion"].as_str().unwrap_or_default();
+        let newest: ApiVersion = text.parse().map_err(|_| EngineError::BadAnswer {
+            action: call.action(),
+            reason: format!("ApiVersion is {text:?}; is this a container engine?"),
+        })?;
+        let version = newest.min(NEWEST);
+        *self.remembered_version() = Some(version);
+        Ok(version)
+    }
+
+    /// Makes one call and returns its JSON; null for an empty answer.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, EngineError> {
+        let version = self.version().await?;
+        self.send(call, Some(version)).await
+    }
+
+    /// Bollard has no raw request. Its modifier may replace a whole request though, and `ping`
+    /// returns the body as it is, so the two together are one.
+    async fn send(&self, call: Call<'_>, version: Option<ApiVersion>) -> Result<Value, EngineError> {
+        let target = build_target(call.path, call.query, version);
+        let body = call.body.map(Value::to_string);
+        let client = self.client()?.with_request_modifier(move |request| {
+            let mut request = redirect(request, &target);
+            *request.method_mut() = call.method.parse().expect("methods are written in this file");
+            *request.body_mut() = body_full(body.clone().unwrap_or_default().into());
+            request
+        });
+        let answer = tokio::time::timeout(call.limit, client.ping()).await;
+        let text = match answer {
+            Err(_) => return Err(EngineError::Timeout { action: call.action(), limit: call.limit }),
+            Ok(result) => result.map_err(|error| self.translate(error, &call.action()))?,
+        };
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text)
+            .map_err(|error| EngineError::BadAnswer { action: call.action(), reason: error.to_string() })
+    }
+
+    pub(super) fn translate(&self, error: Error, action: &str) -> EngineError {
+        match error {
+            Error::DockerResponseServerError { status_code: 404, message } => EngineError::NotFound { message },
+            Error::DockerResponseServerError { status_code: 409, message } => EngineError::Conflict { message },
+            Error::DockerResponseServerError { status_code: status, message } => {
+                EngineError::Refused { status, message }
+            }
+            Error::JsonDataError { message, .. } => {
+                EngineError::BadAnswer { action: action.to_owned(), reason: message }
+            }
+            Error::JsonSerdeError { err } => {
+                EngineError::BadAnswer { action: action.to_owned(), reason: err.to_string() }
+            }
+            Error::InvalidURIError { .. } | Error::URLParseError { .. } => {
+                EngineError::UnsupportedHost { host: self.host.clone() }
+            }
+            Error::SocketNotFoundError(_) => self.unavailable("there is no such socket".to_owned()),
+            transport => self.unavailable(innermost(&transport)),
+        }
+    }
+
+    fn unavailable(&self, reason: String) -> EngineError {
+        *self.remembered_version() = None;
+        EngineError::Unavailable { host: self.host.clone(), reason }
+    }
+}
+
+/// The path and query of a request, percent-encoded; without a version only to ask for it.
+fn build_target(path: &[&str], query: &[(&str, &str)], version: Option<ApiVersion>) -> String {
+    let mut url = Url::parse("http://engine").expect("a constant URL");
+    let prefix = version.map(|version| format!("v{version}"));
+    url.path_segments_mut().expect("an http URL has a path").extend(prefix.as_deref()).extend(path);
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{}{query}", url.path())
+}
+
+/// The same request to another path; scheme and authority, which name the socket, stay.
+pub(super) fn redirect(mut request: BollardRequest, target: &str) -> BollardRequest {
+    let uri = request.uri();
+    let (scheme, authority) = (uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", |a| a.as_str()));
+    // A target that is no URI stays as it was, which the engine answers with an error of its own.
+    if let Ok(uri) = format!("{scheme}://{authority}{target}").parse() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// The last cause of an error: what the operating system said, without the client's layers around it.
+fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

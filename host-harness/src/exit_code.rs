@@ -1,0 +1,42 @@
+//! What the program's exit codes mean. The same table stands in `--help` and the README.
+
+use std::process::ExitCode;
+
+/// Exit codes, and nothing else: what is printed beside them is not decided here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All went well.
+    Success = 0,
+    /// Something was left undone: a target unknown in a check, failed in a refresh.
+    Incomplete = 1,
+    /// The command line makes no sense; clap's own.
+    Usage = 2,
+    /// A manifest, a config key or an environment variable cannot be used.
+    Config = 3,
+    /// A policy was refused, or faulted.
+    Policy = 4,
+    /// The container engine cannot be reached.
+    Engine = 5,
+    /// The admin API cannot listen.
+    Admin = 6,
+    /// Interrupted before it was done.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The table for people.
+pub const TABLE: &str = "Exit codes:
+  0    all went well
+  1    something was left undone: a target unknown in a check, failed in a refresh
+  2    the command line makes no sense
+  3    a manifest, a config key or an environment variable cannot be used
+  4    a policy was refused, or faulted
+  5    the container engine cannot be reached
+  6    the admin API cannot listen
+  130  interrupted before it was done";

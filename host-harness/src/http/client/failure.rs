@@ -1,0 +1,100 @@
+//! What went wrong with a request, in words for the operator: the host is named, the URL is not.
+//! Only maps errors to failures; retries nothing.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use imagewatch_abi::{Failure, FailureCode};
+use rustls::CertificateError;
+
+/// Enough to see what it is; the text may be the other side's.
+const MAX_CAUSE_CHARS: usize = 256;
+
+pub(super) fn shutting_down(host: &str) -> Failure {
+    Failure::passing(FailureCode::ShuttingDown, format!("imagewatch is stopping: {host} was not waited for"))
+}
+
+pub(super) fn no_answer(host: &str, deadline: Duration) -> Failure {
+    let within = match deadline.subsec_millis() {
+        0 => format!("{} s", deadline.as_secs()),
+        _ => format!("{} ms", deadline.as_millis()),
+    };
+    Failure::passing(FailureCode::Timeout, format!("no answer from {host} within {within}"))
+}
+
+pub(super) fn no_credential(registry: &str, sources: &str) -> Failure {
+    Failure::lasting(FailureCode::NoCredential, format!("no credential is stored for {registry}: set {sources}"))
+}
+
+pub(super) fn too_large(host: &str, what: &str, limit_bytes: usize) -> Failure {
+    let message = format!("{host} answered a {what} of more than {limit_bytes} bytes: is it a registry?");
+    Failure::lasting(FailureCode::TooLarge, message)
+}
+
+pub(super) fn broken_exchange(host: &str, error: &reqwest::Error) -> Failure {
+    let message = format!("the exchange with {host} broke off: {}", root_cause(error));
+    Failure::passing(FailureCode::Connect, message)
+}
+
+pub(super) fn failed_send(host: &str, error: &reqwest::Error, deadline: Duration) -> Failure {
+    match chain(error).find_map(tls_error) {
+        Some(tls) => failed_tls(host, tls),
+        None if error.is_timeout() => no_answer(host, deadline),
+        None if error.is_connect() => Failure::passing(
+            FailureCode::Connect,
+            format!("could not connect to {host}: {}; is it up and is the name right?", root_cause(error)),
+        ),
+        None => broken_exchange(host, error),
+    }
+}
+
+fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
+    use rustls::Error::{InvalidCertificate, InvalidMessage};
+    let (what, advice) = match error {
+        InvalidCertificate(CertificateError::UnknownIssuer) => (
+            "its certificate is from an issuer unknown here".to_owned(),
+            "install the issuer's certificate in the system's store, or name it in SSL_CERT_FILE",
+        ),
+        InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => (error.to_string(), "renew the certificate, or set this machine's clock"),
+        InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            (error.to_string(), "use a name that the certificate is for")
+        }
+        InvalidMessage(_) => (
+            "it does not answer in TLS".to_owned(),
+            "if it speaks plain http, add it to host.insecure_registries and use an http url",
+        ),
+        other => (other.to_string(), "look at its TLS configuration"),
+    };
+    Failure::lasting(FailureCode::Tls, format!("could not agree on TLS with {host}: {}; {advice}", tidy(&what)))
+}
+
+/// An `io::Error` answers with the source of what it holds, not with what it holds.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let held = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+    match held {
+        Some(held) => tls_error(held),
+        None => error.downcast_ref::<rustls::Error>(),
+    }
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// The innermost error alone: the outer ones of reqwest quote the URL with its query.
+fn root_cause(error: &reqwest::Error) -> String {
+    match chain(error).skip(1).last() {
+        Some(cause) => tidy(&cause.to_string()),
+        None => "no cause is known".to_owned(),
+    }
+}
+
+fn tidy(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_CAUSE_CHARS).collect()
+}

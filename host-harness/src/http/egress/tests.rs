@@ -1,0 +1,259 @@
+//! The rules row by row, and what must hold whatever the guest asks for.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// `allowed` are hosts with `|` between them.
+fn rules(allowed: &str, insecure: &str, realms: &str) -> EgressRules {
+    let allowed: Vec<String> = allowed.split_terminator('|').map(str::to_owned).collect();
+    EgressRules::parse(&allowed, insecure, realms).expect("the test's rules are well formed")
+}
+
+fn get(url: &str, credential: Option<&str>) -> HttpRequest {
+    HttpRequest {
+        method: Method::Get,
+        url: url.to_owned(),
+        headers: Vec::new(),
+        want: Vec::new(),
+        credential: credential.map(str::to_owned),
+        or_anonymous: false,
+    }
+}
+
+fn with_header(name: &str, value: &str) -> HttpRequest {
+    HttpRequest { headers: vec![(name.to_owned(), value.to_owned())], ..get("https://ghcr.io/v2/", None) }
+}
+
+#[test]
+fn requests_within_the_grant_are_permitted() {
+    for (name, allowed, url, host) in [
+        ("exact host", "ghcr.io", "https://ghcr.io/v2/", "ghcr.io"),
+        ("host in any case", "GHCR.io", "https://Ghcr.IO/v2/", "ghcr.io"),
+        ("an entry with a path", "ghcr.io/org", "https://ghcr.io/v2/", "ghcr.io"),
+        ("the default port in the url", "ghcr.io", "https://ghcr.io:443/", "ghcr.io"),
+        ("the default port in the entry", "ghcr.io:443", "https://ghcr.io/", "ghcr.io"),
+        ("another port", "r.io:5000", "https://r.io:5000/v2/", "r.io:5000"),
+        ("a glob", "*.amazonaws.com", "https://1.dkr.ecr.x.amazonaws.com/", "1.dkr.ecr.x.amazonaws.com"),
+        ("everything", "*", "https://a.example:8443/", "a.example:8443"),
+        ("loopback without tls", "127.0.0.1:*", "http://127.0.0.1:5000/v2/", "127.0.0.1:5000"),
+        ("an ipv6 address", "[::1]:5000", "http://[::1]:5000/v2/", "[::1]:5000"),
+        ("a listed insecure host", "r.lan", "http://r.lan/v2/", "r.lan"),
+        ("docker hub by its reference name", "docker.io", "https://registry-1.docker.io/v2/", "registry-1.docker.io"),
+    ] {
+        let permit = rules(allowed, "loopback, r.lan", "").check(&get(url, None)).expect(name);
+        assert_eq!(permit.host, host, "{name}");
+        assert_eq!(permit.credential, None, "{name}");
+    }
+}
+
+#[test]
+fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
+    const GHCR: &str = "ghcr.io";
+    let token_to_realm = HttpRequest {
+        headers: vec![("authorization".to_owned(), "Bearer t".to_owned())],
+        ..get("https://authn.nvidia.com/token", Some("nvcr.io"))
+    };
+    for (name, allowed, request, says) in [
+        ("no grant", "", get("https://ghcr.io/", None), "ghcr.io|allowed_hosts"),
+        ("another host", GHCR, get("https://evil.example/", None), "evil.example|allowed_hosts"),
+        ("a host that ends alike", GHCR, get("https://notghcr.io/", None), "notghcr.io"),
+        ("a host that begins alike", GHCR, get("https://ghcr.io.evil.example/", None), "ghcr.io.evil.example"),
+        ("the host as user name", GHCR, get("https://ghcr.io@evil.example/", None), "evil.example|credential"),
+        ("a user name", GHCR, get("https://u:p@ghcr.io/", None), "ghcr.io|user name"),
+        ("another port", GHCR, get("https://ghcr.io:8443/", None), "ghcr.io:8443|allowed_hosts"),
+        ("a backslash", GHCR, get("https://evil.example\\@ghcr.io/", None), "evil.example"),
+        ("a final dot", GHCR, get("https://ghcr.io./", None), "ghcr.io."),
+        ("a fragment", GHCR, get("https://ghcr.io/#x", None), "ghcr.io|fragment"),
+        ("another scheme", GHCR, get("ftp://ghcr.io/", None), "ghcr.io|https"),
+        ("a file", "*", get("file:///etc/passwd", None), "https"),
+        ("a relative url", GHCR, get("/v2/", None), "malformed"),
+        ("no tls", GHCR, get("http://ghcr.io/", None), "ghcr.io|host.insecure_registries"),
+        ("no tls, listed with another port", "r.lan:80*", get("http://r.lan:8081/", None), "host.insecure_registries"),
+        ("a basic password", GHCR, with_header("Authorization", "Basic eDp5"), "ghcr.io|credential"),
+        ("a host header", GHCR, with_header("Host", "evil.example"), "ghcr.io|host"),
+        ("a cookie", GHCR, with_header("cookie", "a=b"), "ghcr.io|cookie"),
+        ("a proxy password", GHCR, with_header("proxy-authorization", "Basic x"), "proxy-authorization"),
+        ("a hop-by-hop header", GHCR, with_header("transfer-encoding", "chunked"), "transfer-encoding"),
+        ("two headers in one", GHCR, with_header("x", "a\r\nhost: b"), "ghcr.io|malformed"),
+        ("a bearer token for a realm that is not allowed", "nvcr.io", token_to_realm, "authn.nvidia.com|allowed_hosts"),
+    ] {
+        let failure = rules(allowed, "loopback, r.lan:8080", "").check(&request).map(|_| ()).expect_err(name);
+        assert_eq!(failure.code, FailureCode::Denied, "{name}");
+        for part in says.split('|') {
+            assert!(failure.message.contains(part), "{name}: {}", failure.message);
+        }
+    }
+}
+
+#[test]
+fn a_credential_goes_to_its_registry_and_its_realms_only() {
+    for (name, allowed, credential, url, found) in [
+        ("its registry", "ghcr.io", "ghcr.io", "https://ghcr.io/token?service=x", Ok(("ghcr.io", false))),
+        ("in any case", "ghcr.io", "GHCR.io", "https://ghcr.io/token", Ok(("ghcr.io", false))),
+        ("with a port", "r.io:5000", "r.io:5000", "https://r.io:5000/v2/", Ok(("r.io:5000", false))),
+        ("another port of its registry", "*", "r.io:5000", "https://r.io:5001/v2/", Err("host.auth_realms")),
+        (
+            "docker hub",
+            "registry-1.docker.io",
+            "docker.io",
+            "https://registry-1.docker.io/v2/",
+            Ok(("docker.io", false)),
+        ),
+        (
+            "docker hub's realm",
+            "docker.io",
+            "registry-1.docker.io",
+            "https://auth.docker.io/token",
+            Ok(("docker.io", true)),
+        ),
+        (
+            "docker hub's other realm",
+            "docker.io",
+            "docker.io",
+            "https://auth.ipv6.docker.com/token",
+            Ok(("docker.io", true)),
+        ),
+        (
+            "gitlab's realm",
+            "registry.gitlab.com",
+            "registry.gitlab.com",
+            "https://gitlab.com/jwt/auth",
+            Ok(("registry.gitlab.com", true)),
+        ),
+        ("nvidia's realm", "nvcr.io", "nvcr.io", "https://authn.nvidia.com/token", Ok(("nvcr.io", true))),
+        (
+            "a configured realm",
+            "registry.corp",
+            "registry.corp",
+            "https://gitlab.corp/jwt/auth",
+            Ok(("registry.corp", true)),
+        ),
+        (
+            "a configured realm without tls",
+            "registry.corp",
+            "registry.corp",
+            "http://gitlab.corp/jwt/auth",
+            Err("host.insecure_registries"),
+        ),
+        (
+            "a realm of another registry",
+            "*",
+            "ghcr.io",
+            "https://gitlab.corp/jwt/auth",
+            Err("add ghcr.io=gitlab.corp to host.auth_realms"),
+        ),
+        ("another registry, both allowed", "ghcr.io|quay.io", "ghcr.io", "https://quay.io/v2/auth", Err("quay.io")),
+        ("any host, all allowed", "*", "ghcr.io", "https://evil.example/token", Err("host.auth_realms")),
+        (
+            "a realm of a registry that is not allowed",
+            "quay.io",
+            "nvcr.io",
+            "https://authn.nvidia.com/token",
+            Err("add nvcr.io to allowed_hosts"),
+        ),
+        ("no tls", "ghcr.io", "ghcr.io", "http://ghcr.io/token", Err("host.insecure_registries")),
+        (
+            "no tls on this machine",
+            "127.0.0.1:5000",
+            "127.0.0.1:5000",
+            "http://127.0.0.1:5000/token",
+            Ok(("127.0.0.1:5000", false)),
+        ),
+        ("no tls on port 80", "localhost:80", "localhost:80", "http://localhost:80/token", Ok(("localhost:80", false))),
+        ("no registry at all", "*", "https://ghcr.io/", "https://ghcr.io/token", Err("not named by a registry host")),
+    ] {
+        let request = get(url, Some(credential));
+        let checked = rules(allowed, "loopback", "registry.corp=gitlab.corp").check(&request);
+        let seen = checked.map(|permit| permit.credential).map_err(|failure| failure.message);
+        match found {
+            Ok((registry, is_realm)) => {
+                assert_eq!(seen, Ok(Some(CredentialPermit { registry: registry.to_owned(), is_realm })), "{name}");
+            }
+            Err(part) => assert!(seen.as_ref().is_err_and(|message| message.contains(part)), "{name}: {seen:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_request_with_its_own_token_gets_no_credential_and_shows_neither() {
+    let request =
+        HttpRequest { credential: Some("ghcr.io".to_owned()), ..with_header("Authorization", "bearer s3cret") };
+    let permit = rules("ghcr.io", "", "").check(&request).expect("a bearer token towards an allowed host");
+    assert_eq!(permit.credential, None);
+    assert!(!format!("{permit:?}").contains("s3cret"));
+}
+
+#[test]
+fn without_the_loopback_keyword_this_machine_needs_tls_too() {
+    let failure =
+        rules("*", "", "").check(&get("http://127.0.0.1:5000/", None)).expect_err("no keyword, no plain http");
+    assert!(failure.message.contains("host.insecure_registries"), "{}", failure.message);
+}
+
+#[test]
+fn malformed_rules_are_refused_with_the_key_and_the_entry() {
+    for (name, allowed, insecure, realms, key, entry) in [
+        ("a scheme", "https://ghcr.io", "", "", "allowed_hosts", "https://ghcr.io"),
+        ("a path alone", "/org", "", "", "allowed_hosts", "/org"),
+        ("nothing", "", "", "", "allowed_hosts", ""),
+        ("an open class", "a[b", "", "", "allowed_hosts", "a[b"),
+        ("a path", "*", "r.lan, r.lan/x", "", "host.insecure_registries", "r.lan/x"),
+        ("no pair", "*", "", "a.io=b.io gitlab.corp", "host.auth_realms", "gitlab.corp"),
+        ("half a pair", "*", "", "a.io=", "host.auth_realms", "a.io="),
+        ("a url as realm", "*", "", "a.io=https://b.io", "host.auth_realms", "a.io=https://b.io"),
+    ] {
+        let error = EgressRules::parse(&[allowed.to_owned()], insecure, realms).expect_err(name);
+        assert_eq!((error.key, error.entry.as_str()), (key, entry), "{name}");
+        assert!(error.to_string().contains(key), "{name}: {error}");
+    }
+}
+
+fn any_host() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "ghcr.io",
+            "docker.io",
+            "registry-1.docker.io",
+            "auth.docker.io",
+            "registry.gitlab.com",
+            "gitlab.com",
+            "nvcr.io",
+            "authn.nvidia.com",
+            "evil.example",
+            "127.0.0.1",
+            "[::1]",
+            "a.io",
+            "b.io",
+        ])
+        .prop_map(str::to_owned),
+        "[a-z]{1,3}\\.(io|docker\\.io)",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_credential_is_never_attached_elsewhere_than_to_its_registry_or_a_bound_realm(
+        registry in any_host(), host in any_host(), port in prop::option::of(1_u16..), is_https: bool, allow_all: bool,
+    ) {
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        let url = format!("{}://{host}{port}/token", if is_https { "https" } else { "http" });
+        let allowed = if allow_all { "*" } else { registry.as_str() };
+        let Ok(permit) = rules(allowed, "loopback", "a.io=b.io").check(&get(&url, Some(&registry))) else { return Ok(()) };
+        let Some(credential) = permit.credential else { return Ok(()) };
+        let hub = |name: &str| if DOCKER_HUB_NAMES.contains(&name) { DOCKER_HUB.to_owned() } else { name.to_owned() };
+        let (of, to) = (hub(&registry), hub(&permit.host));
+        let bound = KNOWN_REALMS.contains(&(of.as_str(), to.as_str())) || (of == "a.io" && to == "b.io");
+        prop_assert_eq!(&credential.registry, &of);
+        prop_assert!(of == to || bound, "the credential of {} went to {}", of, to);
+        prop_assert!(is_https || is_loopback_host(&permit.host), "{} in clear", url);
+    }
+
+    #[test]
+    fn no_url_panics_and_every_permitted_one_is_on_an_allowed_host(url in "(https?://)?[ -~]{0,40}") {
+        if let Ok(permit) = rules("ghcr.io", "loopback", "").check(&get(&url, None)) {
+            prop_assert_eq!(permit.url.host_str(), Some("ghcr.io"));
+            prop_assert_eq!(permit.url.scheme(), "https");
+        }
+    }
+}

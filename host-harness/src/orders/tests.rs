@@ -1,0 +1,283 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use imagewatch_abi::Selector;
+use serde_json::json;
+
+use super::*;
+use crate::engine::memory::MemoryEngine;
+
+const REFERENCE: &str = "example.com/ws/codex:latest";
+const GONE: &str = "the engine is gone";
+
+fn digest(fill: char) -> Digest {
+    format!("sha256:{}", fill.to_string().repeat(64)).parse().unwrap()
+}
+
+fn image(id: &str, digest: &Digest) -> Value {
+    json!({ "Id": id, "RepoDigests": [format!("example.com/ws/codex@{digest}")] })
+}
+
+/// Containers `ws-1` and `ws-2` run image `old`; the registry has image `new` with digest b…b.
+async fn engine() -> Arc<MemoryEngine> {
+    let engine = MemoryEngine::new();
+    engine.add_image(REFERENCE, &image("old", &digest('a')));
+    engine.add_container("ws-1", REFERENCE, json!({}), true).await;
+    engine.add_container("ws-2", "example.com/ws/codex", json!({}), true).await;
+    engine.publish(REFERENCE, image("new", &digest('b')));
+    Arc::new(engine)
+}
+
+fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
+    OrderContext {
+        engine: engine.clone(),
+        credentials: Arc::new(|_| None),
+        pull_timeout: DEFAULT_PULL_TIMEOUT,
+        stable_for: Duration::from_millis(1),
+        progress: Arc::new(|_, _| {}),
+        shutdown: CancellationToken::new(),
+        is_granted: Arc::new(|_| true),
+        locks: ContainerLocks::default(),
+    }
+}
+
+fn order() -> Order {
+    Order {
+        order: "codex-1".to_owned(),
+        target: "codex".to_owned(),
+        reference: REFERENCE.parse().unwrap(),
+        digest: Some(digest('b')),
+        platform: None,
+        recreate: true,
+        strategy: Strategy::Replace,
+        containers: Selector { name_contains: Some("ws-".to_owned()), ..Selector::default() },
+        only_outdated: true,
+    }
+}
+
+fn unavailable() -> EngineError {
+    EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: GONE.to_owned() }
+}
+
+fn code(report: &Report) -> Option<FailureCode> {
+    report.err.as_ref().map(|failure| failure.code)
+}
+
+fn pulls(engine: &MemoryEngine) -> usize {
+    engine.calls().iter().filter(|call| call.starts_with("pull")).count()
+}
+
+#[tokio::test]
+async fn a_moved_image_is_pulled_and_its_containers_are_replaced() {
+    let engine = engine().await;
+    let report = run_order(&context(&engine), &order()).await;
+    let recreated = vec!["ws-1".to_owned(), "ws-2".to_owned()];
+    let expected =
+        Report { order: "codex-1".into(), target: "codex".into(), pulled: true, recreated, ..Report::default() };
+    assert_eq!(report, expected);
+    assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 new running"]);
+}
+
+#[tokio::test]
+async fn the_same_order_again_pulls_and_recreates_nothing() {
+    let engine = engine().await;
+    run_order(&context(&engine), &order()).await;
+    let calls = engine.calls();
+    let report = run_order(&context(&engine), &order()).await;
+    assert!(report.pulled && report.recreated.is_empty() && report.err.is_none(), "{report:?}");
+    assert_eq!(engine.calls(), calls);
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_unless_the_very_one_is_here() {
+    let other_repository = json!({ "Id": "x", "RepoDigests": [format!("example.com/ws/other@{}", digest('b'))] });
+    for (case, local, wanted, platform, expected) in [
+        ("same digest", image("x", &digest('b')), Some(digest('b')), None, 0),
+        ("other digest", image("x", &digest('c')), Some(digest('b')), None, 1),
+        ("same digest in another repository", other_repository, Some(digest('b')), None, 1),
+        ("no digest wanted", image("x", &digest('b')), None, None, 1),
+        ("same platform", image("x", &digest('b')), Some(digest('b')), Some("linux/amd64"), 0),
+        ("other platform of one index", image("x", &digest('b')), Some(digest('b')), Some("linux/arm64/v8"), 1),
+    ] {
+        let engine = engine().await;
+        engine.add_image(REFERENCE, &local);
+        let order = Order { digest: wanted, platform: platform.map(str::to_owned), recreate: false, ..order() };
+        let report = run_order(&context(&engine), &order).await;
+        assert!(report.pulled && report.err.is_none(), "{case}: {report:?}");
+        assert_eq!(pulls(&engine), expected, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn pull_only_leaves_containers_alone() {
+    let engine = engine().await;
+    let report = run_order(&context(&engine), &Order { recreate: false, ..order() }).await;
+    assert!(report.pulled && report.recreated.is_empty(), "{report:?}");
+    assert_eq!(engine.calls(), [format!("pull {REFERENCE}")]);
+}
+
+#[tokio::test]
+async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
+    let refused = EngineError::PullFailed { reference: REFERENCE.to_owned(), reason: "denied".to_owned() };
+    for (case, fault, wanted, says, expected) in [
+        ("refused", Some(refused), digest('b'), "denied", FailureCode::PullFailed),
+        ("tag moved on", None, digest('c'), "another digest than sha256:cccccccccccc", FailureCode::PullFailed),
+        ("engine away", Some(unavailable()), digest('b'), GONE, FailureCode::EngineUnavailable),
+    ] {
+        let engine = engine().await;
+        if let Some(error) = fault {
+            engine.fail("pull", 1, error);
+        }
+        let report = run_order(&context(&engine), &Order { digest: Some(wanted), ..order() }).await;
+        let failure = report.err.clone().expect(case);
+        assert_eq!((failure.code, failure.retryable, report.pulled), (expected, true, false), "{case}");
+        assert!(failure.message.contains(says), "{case}: {failure}");
+        assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"], "{case}");
+        assert_eq!(engine.calls().len(), 1, "{case}: only the pull");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_without_end_is_given_up() {
+    let engine = engine().await;
+    engine.let_pulls_hang();
+    let context = OrderContext { pull_timeout: Duration::from_millis(10), ..context(&engine) };
+    let report = run_order(&context, &order()).await;
+    assert_eq!((code(&report), report.pulled), (Some(FailureCode::PullFailed), false));
+}
+
+#[tokio::test]
+async fn shutting_down_abandons_a_pull_at_once() {
+    let engine = engine().await;
+    engine.let_pulls_hang();
+    let context = context(&engine);
+    let order = order();
+    let (report, ()) = tokio::join!(run_order(&context, &order), async { context.shutdown.cancel() });
+    assert_eq!(code(&report), Some(FailureCode::ShuttingDown));
+    assert!(report.err.unwrap().retryable);
+}
+
+#[tokio::test]
+async fn shutting_down_ends_an_order_before_the_next_container_never_within_one() {
+    let engine = engine().await;
+    let shutdown = CancellationToken::new();
+    let (cancel, mut context) = (shutdown.clone(), context(&engine));
+    context.shutdown = shutdown;
+    // Asked for both when they are listed, and once more when the first one's turn has come.
+    let asked = AtomicUsize::new(0);
+    context.is_granted = Arc::new(move |_| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 2 {
+            cancel.cancel();
+        }
+        true
+    });
+    let report = run_order(&context, &order()).await;
+    assert_eq!(code(&report), Some(FailureCode::ShuttingDown));
+    assert_eq!(report.recreated, ["ws-1"], "what was begun is finished");
+    assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 old running"]);
+}
+
+#[tokio::test]
+async fn one_container_that_fails_does_not_stop_the_others() {
+    let engine = engine().await;
+    engine.fail("start ws-1", 1, EngineError::Refused { status: 500, message: "port is taken".to_owned() });
+    let report = run_order(&context(&engine), &order()).await;
+    assert_eq!((&report.recreated[..], &report.restored[..]), (&["ws-2".to_owned()][..], &["ws-1".to_owned()][..]));
+    assert_eq!((report.failed.len(), code(&report)), (1, None));
+    assert!(report.failed[0].reason.contains("port is taken"), "{report:?}");
+    assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 new running"]);
+}
+
+#[tokio::test]
+async fn an_engine_that_goes_away_ends_the_order_and_what_was_done_stays_in_the_report() {
+    let engine = engine().await;
+    engine.fail("create ws-2", 1, unavailable());
+    let report = run_order(&context(&engine), &order()).await;
+    assert_eq!(code(&report), Some(FailureCode::EngineUnavailable));
+    assert!(report.pulled && report.recreated == ["ws-1"] && report.failed[0].container == "ws-2", "{report:?}");
+}
+
+#[tokio::test]
+async fn containers_that_cannot_be_listed_fail_the_order_after_the_pull() {
+    let engine = engine().await;
+    engine.fail("list", 1, EngineError::Refused { status: 500, message: "boom".to_owned() });
+    let report = run_order(&context(&engine), &order()).await;
+    assert_eq!((code(&report), report.pulled), (Some(FailureCode::ListFailed), true));
+}
+
+#[tokio::test]
+async fn a_container_outside_the_grant_is_left_alone_and_its_name_is_told_to_no_policy() {
+    let engine = engine().await;
+    let context = OrderContext { is_granted: Arc::new(|container| container.name == "ws-2"), ..context(&engine) };
+    let report = run_order(&context, &order()).await;
+    assert_eq!(report.recreated, ["ws-2"]);
+    assert_eq!(report.failed, []);
+    assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 new running"]);
+}
+
+#[tokio::test]
+async fn only_selected_containers_of_that_very_reference_are_handled() {
+    let engine = engine().await;
+    for (name, reference) in
+        [("db-1", REFERENCE), ("ws-3", "example.com/ws/codex:v1"), ("ws-4.imagewatch-0a1b2c3d.old", REFERENCE)]
+    {
+        if reference != REFERENCE {
+            engine.add_image(reference, &image("other", &digest('f')));
+        }
+        engine.add_container(name, reference, json!({}), true).await;
+    }
+    let report = run_order(&context(&engine), &order()).await;
+    assert_eq!(report.recreated, ["ws-1", "ws-2"]);
+}
+
+#[tokio::test]
+async fn the_strategy_remove_removes_stopped_ones_too_and_by_hand_also_those_up_to_date() {
+    let engine = engine().await;
+    engine.add_container("ws-3", REFERENCE, json!({}), false).await;
+    engine.add_image(REFERENCE, &image("new", &digest('b')));
+    engine.add_container("ws-4", REFERENCE, json!({}), true).await;
+    let order = Order { strategy: Strategy::Remove, ..order() };
+    assert_eq!(run_order(&context(&engine), &order).await.recreated, ["ws-1", "ws-2", "ws-3"]);
+    assert_eq!(engine.overview(), ["ws-4 new running"]);
+    let by_hand = Order { only_outdated: false, ..order };
+    assert_eq!(run_order(&context(&engine), &by_hand).await.recreated, ["ws-4"]);
+    assert_eq!(engine.overview(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn two_orders_at_once_replace_a_container_only_once() {
+    let engine = engine().await;
+    let context = context(&engine);
+    let (one, two) = (order(), Order { order: "codex-2".to_owned(), ..order() });
+    let held = context.locks.lock("ws-1").await;
+    let both = async { tokio::join!(run_order(&context, &one), run_order(&context, &two)) };
+    let release = async {
+        while pulls(&engine) == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+    };
+    let ((first, second), ()) = tokio::join!(both, release);
+    assert_eq!(first.recreated.len() + second.recreated.len(), 2, "{first:?} {second:?}");
+    assert!(first.failed.is_empty() && second.failed.is_empty(), "{first:?} {second:?}");
+    assert_eq!(engine.calls().iter().filter(|call| call.starts_with("create")).count(), 2);
+    assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 new running"]);
+}
+
+#[tokio::test]
+async fn a_pull_carries_the_credential_of_its_registry_and_its_platform_and_is_watched() {
+    let engine = engine().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let watch = seen.clone();
+    let credentials: CredentialLookup = Arc::new(|registry| {
+        (registry == "example.com").then(|| Credential { username: "robot".to_owned(), password: "pw".into() })
+    });
+    let progress: ProgressObserver =
+        Arc::new(move |order, progress| watch.lock().unwrap().push((order.target.clone(), progress.status)));
+    let context = OrderContext { credentials, progress, ..context(&engine) };
+    run_order(&context, &Order { platform: Some("linux/arm64".to_owned()), recreate: false, ..order() }).await;
+    assert_eq!(engine.credentials(), ["robot"]);
+    assert_eq!(engine.calls(), [format!("pull {REFERENCE} linux/arm64")]);
+    assert_eq!(*seen.lock().unwrap(), [("codex".to_owned(), "Pull complete".to_owned())]);
+}

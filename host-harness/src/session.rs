@@ -1,0 +1,104 @@
+//! One manifest's policy with what it remembers: hands state and cache in and takes them back,
+//! one call at a time. A call that faults changes nothing. Knows no schedule and runs no orders.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use imagewatch_abi::{
+    Order, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput, SettleOutput, exports,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::effects::ManifestEffects;
+use crate::plugin::{CallError, LoadedPlugin, PluginManifest, call};
+
+/// A policy at work. `Debug` shows neither state nor cache.
+pub struct Session {
+    /// Its manifest.
+    pub manifest: Arc<PluginManifest>,
+    /// Its module.
+    pub plugin: Arc<LoadedPlugin>,
+    effects: Arc<ManifestEffects>,
+    /// Opaque; the policy's own.
+    pub state: Value,
+    /// Opaque; holds tokens, so it is shown nowhere.
+    cache: Value,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("manifest", &self.manifest.name).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A policy that remembers nothing yet.
+    pub fn new(manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<ManifestEffects>) -> Self {
+        Self { manifest, plugin, effects, state: Value::Null, cache: Value::Null }
+    }
+
+    /// One tick over the targets in `only`, or all. Returns what the policy says and the orders to run now.
+    ///
+    /// # Errors
+    /// A fault of the policy; nothing was ordered.
+    pub async fn poll(
+        &mut self,
+        only: Option<Vec<String>>,
+        in_flight: Vec<String>,
+        mode: PollMode,
+    ) -> Result<(PollOutput, Vec<Order>), CallError> {
+        let input =
+            PollInput { now_ms: now_ms(), state: self.state.clone(), cache: self.cache.clone(), only, in_flight, mode };
+        let (output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
+        self.state = output.state.clone();
+        self.cache = output.cache.clone();
+        Ok((output, orders))
+    }
+
+    /// Hands in the reports of orders that ended.
+    ///
+    /// # Errors
+    /// A fault of the policy; the reports were not taken.
+    pub async fn settle(&mut self, reports: Vec<Report>) -> Result<SettleOutput, CallError> {
+        let input = SettleInput { now_ms: now_ms(), state: self.state.clone(), reports };
+        let (output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
+        self.state = output.state.clone();
+        Ok(output)
+    }
+
+    /// Orders a manual refresh of `targets`, or all. Returns what the policy says and the orders to run now.
+    ///
+    /// # Errors
+    /// A fault of the policy; nothing was ordered.
+    pub async fn refresh(
+        &mut self,
+        targets: Option<Vec<String>>,
+        recreate: bool,
+    ) -> Result<(RefreshOutput, Vec<Order>), CallError> {
+        let input = RefreshInput { now_ms: now_ms(), state: self.state.clone(), targets, recreate };
+        let (output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
+        self.state = output.state.clone();
+        Ok((output, orders))
+    }
+
+    async fn call<I, O>(&self, export: &'static str, input: I) -> Result<(O, Vec<Order>), CallError>
+    where
+        I: Serialize + Send + 'static,
+        O: DeserializeOwned + Send + 'static,
+    {
+        let (plugin, effects) = (self.plugin.clone(), self.effects.clone());
+        self.effects.take_placed();
+        let called = tokio::task::spawn_blocking(move || call(&plugin.compiled, export, &input, effects)).await;
+        let fault = |error: tokio::task::JoinError| CallError { export, reason: format!("the host panicked: {error}") };
+        let (output, cost) = called.map_err(fault)??;
+        tracing::debug!(manifest = self.manifest.name, export, elapsed = ?cost.elapsed, fuel = cost.fuel, "policy called");
+        Ok((output, self.effects.take_placed()))
+    }
+}
+
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}

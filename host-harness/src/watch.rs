@@ -1,0 +1,272 @@
+//! One actor per manifest: tick, trigger, settle, shut down; one plugin call at a time. Orders run
+//! beside it, so that no tick waits for Docker and no manifest for another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use imagewatch_abi::{Failure, FailureCode, Order, Outcome, PollMode, Report};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{error, info, warn};
+
+use crate::orders::{OrderContext, run_order};
+use crate::plugin::CallError;
+use crate::session::Session;
+
+/// How long orders under way may take to come to a safe end when the program stops. Longer than
+/// Docker's own 10 s for a container that does not heed SIGTERM.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(25);
+
+/// What a manifest's actor can be asked.
+#[derive(Debug)]
+pub struct RefreshRequest {
+    /// Names of targets; none means all.
+    pub targets: Option<Vec<String>>,
+    /// Whether containers are handled.
+    pub recreate: bool,
+    /// Gets the answer once every order has ended.
+    pub reply: oneshot::Sender<RefreshReply>,
+}
+
+/// How a manual refresh ended.
+#[derive(Debug, Clone, Default)]
+pub struct RefreshReply {
+    /// Of every order.
+    pub reports: Vec<Report>,
+    /// Of targets that were not ordered.
+    pub outcomes: Vec<Outcome>,
+    /// What may be asked for, when a name was not known.
+    pub known_targets: Vec<String>,
+    /// Why nothing was ordered.
+    pub err: Option<Failure>,
+}
+
+/// What is known of a manifest from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Why it is not ready; none when its first tick is over or polling is off by config.
+    pub not_ready: Option<String>,
+}
+
+/// The actor.
+pub struct Watch {
+    session: Session,
+    orders: OrderContext,
+    /// Bounds the orders that run side by side, over all manifests.
+    parallel: Arc<Semaphore>,
+    requests: mpsc::Receiver<RefreshRequest>,
+    status: watch::Sender<Status>,
+    running: JoinSet<Report>,
+    /// Orders by the task that runs them.
+    ids: BTreeMap<Id, Order>,
+    /// Reports that the policy could not take yet.
+    unsettled: Vec<Report>,
+    waiting: Vec<Waiting>,
+}
+
+/// A manual refresh whose orders are not all done.
+struct Waiting {
+    orders: BTreeSet<String>,
+    so_far: RefreshReply,
+    reply: oneshot::Sender<RefreshReply>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("manifest", &self.session.manifest.name).finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// An actor for `session`; it takes `requests` and tells `status`.
+    pub fn new(
+        session: Session,
+        orders: OrderContext,
+        parallel: Arc<Semaphore>,
+        requests: mpsc::Receiver<RefreshRequest>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self {
+            session,
+            orders,
+            parallel,
+            requests,
+            status,
+            running: JoinSet::new(),
+            ids: BTreeMap::new(),
+            unsettled: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Runs until cancelled; then lets orders under way end, for at most [`SHUTDOWN_GRACE`].
+    pub async fn run(mut self) {
+        let mut next_poll = Instant::now();
+        let is_polling = self.session.plugin.description.enabled;
+        if !is_polling {
+            self.say_disabled();
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = self.orders.shutdown.cancelled() => break,
+                Some(ended) = self.running.join_next_with_id() => self.take_ended(ended).await,
+                Some(request) = self.requests.recv() => self.refresh(request).await,
+                () = sleep_until(next_poll), if is_polling => next_poll = Instant::now() + self.poll().await,
+            }
+        }
+        self.wind_up().await;
+    }
+
+    fn say_disabled(&self) {
+        let manifest = &self.session.manifest;
+        let key = manifest.shown_key("enabled");
+        warn!(manifest = %manifest.name, "polling is off: {key} not `true`; a manual refresh works");
+        self.status.send_replace(Status::default());
+    }
+
+    /// One tick; the time until the next.
+    async fn poll(&mut self) -> Duration {
+        self.settle(Vec::new()).await;
+        let interval = Duration::from_millis(self.session.plugin.description.interval_ms.max(1));
+        let manifest = self.session.manifest.name.clone();
+        let polled = self.session.poll(None, self.in_flight(), PollMode::Watch).await;
+        let (not_ready, next) = match polled {
+            Err(fault) => {
+                error!(manifest, "failed to {fault}; tried again in {interval:?}");
+                (Some(fault.to_string()), interval)
+            }
+            Ok((output, orders)) => {
+                let next = Duration::from_millis(output.next_poll_ms.max(1));
+                self.start(orders);
+                let failure = output.err.map(|failure| {
+                    warn!(manifest, "failed to poll: {failure}; tried again in {next:?}");
+                    failure.message
+                });
+                (failure, next)
+            }
+        };
+        self.status.send_replace(Status { not_ready });
+        next
+    }
+
+    async fn refresh(&mut self, request: RefreshRequest) {
+        let answered = self.session.refresh(request.targets, request.recreate).await;
+        let (output, orders) = match answered {
+            Err(fault) => {
+                let _ =
+                    request.reply.send(RefreshReply { err: Some(fault_failure(&fault)), ..RefreshReply::default() });
+                return;
+            }
+            Ok(answered) => answered,
+        };
+        let so_far = RefreshReply {
+            outcomes: output.outcomes,
+            known_targets: output.known_targets,
+            err: output.err,
+            reports: Vec::new(),
+        };
+        let ids = orders.iter().map(|order| order.order.clone()).collect();
+        self.waiting.push(Waiting { orders: ids, so_far, reply: request.reply });
+        self.start(orders);
+        self.answer_done();
+    }
+
+    fn start(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            let (context, parallel, cancel) =
+                (self.orders.clone(), self.parallel.clone(), self.orders.shutdown.clone());
+            let running = order.clone();
+            let task = self.running.spawn(async move {
+                // Closed never; cancelled before its turn, an order ends as one that was not begun.
+                let _turn = tokio::select! {
+                    turn = parallel.acquire_owned() => turn.ok(),
+                    () = cancel.cancelled() => None,
+                };
+                run_order(&context, &running).await
+            });
+            self.ids.insert(task.id(), order);
+        }
+    }
+
+    /// An order's task ended. One that panicked is reported as failed, so that it is rolled back.
+    async fn take_ended(&mut self, ended: Result<(Id, Report), tokio::task::JoinError>) {
+        let (id, report) = match ended {
+            Ok((id, report)) => (id, Some(report)),
+            Err(error) => (error.id(), None),
+        };
+        let Some(order) = self.ids.remove(&id) else { return };
+        let report = report.unwrap_or_else(|| {
+            error!(order = order.order, "the order's task panicked; please report it");
+            let failure = Failure::passing(FailureCode::Other, "the host panicked over this order; please report it");
+            Report { order: order.order.clone(), target: order.target, err: Some(failure), ..Report::default() }
+        });
+        for waiting in &mut self.waiting {
+            if waiting.orders.remove(&report.order) {
+                waiting.so_far.reports.push(report.clone());
+            }
+        }
+        self.answer_done();
+        self.settle(vec![report]).await;
+    }
+
+    fn answer_done(&mut self) {
+        for waiting in self.waiting.extract_if(.., |waiting| waiting.orders.is_empty()) {
+            // Nobody waits any more when the client went away; the refresh was done all the same.
+            let _ = waiting.reply.send(waiting.so_far);
+        }
+    }
+
+    /// Hands the policy `reports` and those that it could not take before.
+    async fn settle(&mut self, reports: Vec<Report>) {
+        self.unsettled.extend(reports);
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let manifest = self.session.manifest.name.clone();
+        match self.session.settle(self.unsettled.clone()).await {
+            Err(fault) => error!(manifest, "failed to {fault}; tried again at the next poll"),
+            Ok(output) => {
+                if let Some(failure) = output.err {
+                    error!(manifest, "failed to settle: {failure}");
+                }
+                self.unsettled.clear();
+            }
+        }
+    }
+
+    fn in_flight(&self) -> Vec<String> {
+        let running = self.ids.values().map(|order| order.order.clone());
+        running.chain(self.unsettled.iter().map(|report| report.order.clone())).collect()
+    }
+
+    async fn wind_up(&mut self) {
+        self.requests.close();
+        if !self.running.is_empty() {
+            info!(
+                manifest = self.session.manifest.name,
+                orders = self.running.len(),
+                "waiting for orders under way to end"
+            );
+        }
+        let all_ended = async {
+            while let Some(ended) = self.running.join_next_with_id().await {
+                self.take_ended(ended).await;
+            }
+        };
+        if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
+            let left: Vec<&str> = self.ids.values().map(|order| order.target.as_str()).collect();
+            warn!(
+                manifest = self.session.manifest.name,
+                "stopped without waiting for {}: look at their containers, an old one may have to be started by hand",
+                left.join(", ")
+            );
+        }
+    }
+}
+
+fn fault_failure(fault: &CallError) -> Failure {
+    Failure::passing(FailureCode::Other, format!("failed to {fault}"))
+}
