@@ -1,0 +1,142 @@
+//! Private registries, through tokens and through Basic, with the real registry in both modes.
+//! A credential is attached by the host, towards its registry only, and shows up nowhere.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use imagewatch_tests::program::start_imagewatch;
+use imagewatch_tests::registry::RegistryAuth;
+use imagewatch_tests::token_server::{TokenPolicy, TokenServer};
+
+use crate::stage::{Daemon, SOON, Stage, watch_with};
+
+const USER: &str = "alice";
+
+/// Symbols that the standard base64 alphabet would break in the engine's header.
+const PASSWORD: &str = "canary-~?>:Zz~~~9";
+
+async fn token_server() -> Arc<TokenServer> {
+    let users = BTreeMap::from([(USER.to_owned(), PASSWORD.to_owned())]);
+    Arc::new(TokenServer::start(TokenPolicy { users, is_anonymous_allowed: false, expires_in_s: 300 }).await)
+}
+
+fn basic() -> RegistryAuth {
+    RegistryAuth::Htpasswd { user: USER.to_owned(), password: PASSWORD.to_owned() }
+}
+
+/// Runs a container on v1 of a private image and watches it with `config` and `envs`.
+async fn watch_private(stage: &Stage, config: &[(&str, &str)], envs: &[(&str, &str)]) -> Daemon {
+    run_private(stage).await;
+    watch(stage, config, envs)
+}
+
+async fn run_private(stage: &Stage) {
+    stage.push("web", "v1").await;
+    let first = stage.write(&stage.manifest().config("images", &stage.image("web")), "first");
+    let (own, args) = (credential(stage), ["refresh", "--no-recreate", "--manifest"]);
+    let args = args.map(std::ffi::OsStr::new).into_iter().chain([first.as_os_str()]);
+    // The engine gets the credential from imagewatch, whatever is in the password.
+    let mut pull = start_imagewatch(stage.scope.engine().host(), args, &[("IMAGEWATCH_CREDENTIAL_TEST", &own)]);
+    assert_eq!(pull.wait_exit(SOON).await, Some(0), "{:?}", pull.lines());
+    stage.run("web").await;
+}
+
+fn watch(stage: &Stage, config: &[(&str, &str)], envs: &[(&str, &str)]) -> Daemon {
+    let mut manifest = stage.manifest().config("images", &stage.image("web"));
+    for (key, value) in config {
+        manifest = manifest.config(key, value);
+    }
+    // At the loudest level no line may show a secret.
+    let envs = [&[("IMAGEWATCH_LOG", "trace")], envs].concat();
+    watch_with(stage.scope.engine().host(), &[stage.write(&manifest, "private")], &envs)
+}
+
+fn credential(stage: &Stage) -> String {
+    format!("{}={USER}:{PASSWORD}", stage.registry.host())
+}
+
+/// Neither the password nor a token, which begins as every JSON Web Token does.
+fn assert_no_secret(lines: &[String]) {
+    assert!(!lines.iter().any(|line| line.contains("canary") || line.contains("eyJ")), "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_image_is_followed_through_token_auth() {
+    let server = token_server().await;
+    let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
+    let realm = format!("{}={}", stage.registry.host(), server.host());
+    let value = credential(&stage);
+    let daemon =
+        watch_private(&stage, &[("host.auth_realms", &realm)], &[("IMAGEWATCH_CREDENTIAL_TEST", &value)]).await;
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    let own = |request: &&imagewatch_tests::token_server::TokenRequest| {
+        request.user.as_deref() == Some(USER)
+            && request.scopes == [format!("repository:{}:pull", stage.scope.name("web"))]
+    };
+    assert!(server.requests().iter().any(|request| own(&request)), "{:?}", server.requests());
+    assert_no_secret(&daemon.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_kept_so_that_a_tick_asks_for_none() {
+    let server = token_server().await;
+    let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
+    let realm = format!("{}={}", stage.registry.host(), server.host());
+    let value = credential(&stage);
+    let envs = [("IMAGEWATCH_CREDENTIAL_TEST", value.as_str())];
+    let daemon = watch_private(&stage, &[("host.auth_realms", &realm)], &envs).await;
+    daemon.wait_for_line("first seen").await;
+    let before = server.requests().len();
+    daemon.wait_for_more("policy called", daemon.count("policy called") + 9).await;
+    assert_eq!(server.requests().len(), before, "ten ticks without a token request");
+    assert_no_secret(&daemon.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_image_is_followed_through_basic_auth() {
+    let stage = Stage::with(basic()).await;
+    let value = credential(&stage);
+    let daemon = watch_private(&stage, &[], &[("IMAGEWATCH_CREDENTIAL_TEST", &value)]).await;
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    assert_no_secret(&daemon.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_seed_systems_two_variables_follow_the_prefix() {
+    let stage = Stage::with(basic()).await;
+    let prefix = format!("{}/org", stage.registry.host());
+    let envs = [("GHCR_USER", " alice "), ("GHCR_TOKEN", PASSWORD), ("MOLECULE_IMAGE_REGISTRY", prefix.as_str())];
+    let daemon = watch_private(&stage, &[], &envs).await;
+    daemon.wait_for_line("first seen").await;
+    assert_no_secret(&daemon.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_or_with_a_wrong_credential_the_reason_says_what_to_do() {
+    let stage = Stage::with(basic()).await;
+    let daemon = watch_private(&stage, &[], &[]).await;
+    let line = daemon.wait_for_line("failed to look up").await;
+    assert!(line.contains("IMAGEWATCH_CREDENTIAL_") && line.contains(&stage.registry.host()), "{line}");
+    drop(daemon);
+    let wrong = format!("{}={USER}:canary-wrong", stage.registry.host());
+    let daemon = watch(&stage, &[], &[("IMAGEWATCH_CREDENTIAL_TEST", &wrong)]);
+    daemon.wait_for_line("the credential configured for").await;
+    assert_no_secret(&daemon.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_realm_that_is_not_bound_to_its_registry_gets_nothing() {
+    let server = token_server().await;
+    let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
+    let value = credential(&stage);
+    let daemon = watch_private(&stage, &[], &[("IMAGEWATCH_CREDENTIAL_TEST", &value)]).await;
+    let before = server.requests().len();
+    let line = daemon.wait_for_line("failed to look up").await;
+    assert!(line.contains("host.auth_realms") && line.contains(server.host()), "{line}");
+    assert_eq!(server.requests().len(), before, "it was not asked");
+    assert_no_secret(&daemon.stop().await);
+}

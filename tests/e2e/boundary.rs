@@ -1,0 +1,103 @@
+//! The boundary holds: who depends on whom, and that the built wasm decides exactly as the native
+//! core does, byte for byte, over the same scripts.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use imagewatch::plugin::{Effects, PluginManifest, call_bytes, load};
+use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector, exports};
+use imagewatch_core::Host;
+use imagewatch_core::script::{SCRIPTS, ScriptedHost, parse_script, play};
+use imagewatch_tests::components;
+use serde_json::json;
+
+/// Packages of ours that `package` depends on, itself included.
+fn own_dependencies(package: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut names: Vec<String> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| name.starts_with("imagewatch"))
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn the_host_does_not_depend_on_core() {
+    assert_eq!(own_dependencies("imagewatch"), ["imagewatch", "imagewatch-abi"]);
+    assert_eq!(own_dependencies("imagewatch-core"), ["imagewatch-abi", "imagewatch-core"]);
+    assert_eq!(own_dependencies("imagewatch-abi"), ["imagewatch-abi"]);
+}
+
+/// A script's host behind the real host functions.
+struct Scripted(Mutex<ScriptedHost>);
+
+impl Scripted {
+    fn host(&self) -> std::sync::MutexGuard<'_, ScriptedHost> {
+        self.0.lock().expect("no call of a script panics")
+    }
+}
+
+impl Effects for Scripted {
+    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+        self.host().http_send(batch)
+    }
+    fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
+        self.host().docker_containers(selector)
+    }
+    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+        self.host().docker_refresh(orders.orders)
+    }
+    fn log(&self, line: LogLine) {
+        self.host().log(line);
+    }
+}
+
+fn export_named(name: &str) -> &'static str {
+    exports::ALL.into_iter().find(|export| *export == name).expect("scripts call exports")
+}
+
+#[test]
+fn the_built_wasm_plays_every_script_and_gives_the_bytes_of_the_native_core() {
+    for (name, text) in SCRIPTS {
+        let script = parse_script(text).expect("a script");
+        let manifest = json!({"wasm": [{"path": components::plugin_wasm()}], "config": script.config}).to_string();
+        let manifest = PluginManifest::parse(name, name, &manifest, &|_| None).expect("a good manifest");
+        let plugin = load(&manifest).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut in_wasm = Vec::new();
+        let played = play(&script, |export, input, host| {
+            let effects = Arc::new(Scripted(Mutex::new(host)));
+            let called = call_bytes(&plugin.compiled, export_named(export), input, effects.clone());
+            let output = called.map(|(bytes, _)| bytes).map_err(|error| error.to_string());
+            in_wasm.push(output.clone());
+            (output, std::mem::take(&mut *effects.host()))
+        });
+        assert_eq!(played, Ok(()), "{name}: {}", script.shows);
+        let mut natively = Vec::new();
+        let played = play(&script, |export, input, mut host| {
+            let output = imagewatch_core::call(export, input, &mut host);
+            natively.push(output.clone());
+            (output, host)
+        });
+        assert_eq!(played, Ok(()), "{name}");
+        assert_eq!(in_wasm, natively, "{name}");
+    }
+}
+
+#[test]
+fn input_that_is_none_is_an_error_of_the_call_and_names_the_export() {
+    let manifest = json!({"wasm": [{"path": components::plugin_wasm()}], "config": {"images": "r.io/a"}}).to_string();
+    let manifest = PluginManifest::parse("m", "m", &manifest, &|_| None).expect("a good manifest");
+    let plugin = load(&manifest).expect("loads");
+    let effects = Arc::new(Scripted(Mutex::default()));
+    let error = call_bytes(&plugin.compiled, exports::POLL, b"no json", effects).expect_err("an error").to_string();
+    assert!(error.contains("input of poll is not what it takes"), "{error}");
+}

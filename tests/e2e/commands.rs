@@ -1,0 +1,229 @@
+//! The commands that end: `check`, `refresh`, `plugin inspect`, `completions`; tables, JSON, exit
+//! codes. And that what ships (manifests, README) is what the code says.
+
+use std::path::{Path, PathBuf};
+
+use imagewatch::plugin::{HOST_KEYS, PluginManifest, load};
+use imagewatch_core::KEYS;
+use imagewatch_tests::components;
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::process::Process;
+use imagewatch_tests::program::start_imagewatch;
+use serde_json::{Value, json};
+
+use crate::stage::{LATER, Stage};
+
+fn start(stage: &Stage, args: &[&str]) -> Process {
+    start_imagewatch(stage.scope.engine().host(), args, &[])
+}
+
+/// Exit code and all output.
+async fn run(stage: &Stage, args: &[&str]) -> (i32, String) {
+    let mut process = start(stage, args);
+    let code = process.wait_exit(LATER).await.expect("it ends by itself");
+    (code, process.lines().join("\n"))
+}
+
+async fn run_json(stage: &Stage, args: &[&str]) -> (i32, Value) {
+    let (code, output) = run(stage, &[&["--log", "off"], args].concat()).await;
+    (code, serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}")))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of ours")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_is_to_be_done_and_changes_nothing() {
+    let stage = Stage::new().await;
+    let v1 = stage.push("old", "v1").await;
+    let id = stage.run("old").await;
+    let v2 = stage.push("old", "v2").await;
+    let current = stage.push("new", "n1").await;
+    stage.run("new").await;
+    let pinned = format!("{}@{v1}", stage.image("old"));
+    stage.run_as("pinned", RunSpec { image: pinned, ..RunSpec::default() }).await;
+    let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
+
+    let (code, output) = run(&stage, &["check", text(&manifest)]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("1 to update, 1 up to date, 0 unknown"), "{output}");
+    assert!(!output.contains('\u{1b}'), "no colours where there is no terminal: {output}");
+    let (code, checked) = run_json(&stage, &["check", "--json", text(&manifest)]).await;
+    let images: Vec<Value> = checked["images"].as_array().expect("a list").clone();
+    let rows: Vec<Value> =
+        images.iter().map(|row| json!([row["container"], row["verdict"], row["running"], row["digest"]])).collect();
+    assert_eq!(code, 0);
+    let expected = json!([
+        [stage.scope.name("new"), "unchanged", current, current],
+        [stage.scope.name("old"), "moved", v1, v2],
+        [stage.scope.name("pinned"), "pinned", v1, null],
+    ]);
+    assert_eq!(json!(rows), expected);
+    assert_eq!(stage.container("old").await.expect("it runs").id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_image_is_unknown_and_shows_in_the_exit_code() {
+    let stage = Stage::new().await;
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("never-pushed")), "one");
+    let (code, checked) = run_json(&stage, &["check", "--json", text(&manifest)]).await;
+    assert_eq!((code, &checked["images"][0]["verdict"]), (1, &json!("unknown")));
+    let reason = checked["images"][0]["reason"].as_str().expect("a reason");
+    assert!(reason.contains(&stage.registry.host()) && reason.contains("has no"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_by_hand_pulls_and_replaces_or_only_pulls() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    let id = stage.run("web").await;
+    let v2 = stage.push("web", "v2").await;
+    let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
+    let name = stage.scope.name("web");
+
+    let (code, output) = run(&stage, &["refresh", "nobody", "--manifest", text(&manifest)]).await;
+    assert_eq!(code, 2, "{output}");
+    assert!(output.contains("nobody: unknown target") && output.contains(&name), "{output}");
+
+    let args = ["refresh", &name, "--no-recreate", "--json", "--manifest", text(&manifest)];
+    let (code, done) = run_json(&stage, &args).await;
+    assert_eq!((code, &done["pulled"], &done["recreated"]), (0, &json!([name]), &json!([])));
+    assert_eq!(stage.container("web").await.expect("it runs").id, id);
+
+    let (code, output) = run(&stage, &["refresh", "--manifest", text(&manifest)]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains(&format!("recreated {name}")), "{output}");
+    let now = stage.container("web").await.expect("it runs");
+    assert!(now.id != id && now.digests.contains(&v2) && now.is_running, "{now:?}");
+    let (code, done) = run_json(&stage, &["refresh", "--json", "--manifest", text(&manifest)]).await;
+    assert_eq!((code, &done["recreated"]), (0, &json!([])), "a container on the image is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_fails_says_so_in_words_and_exit_code() {
+    let stage = Stage::new().await;
+    let missing = stage.write(&stage.manifest().config("images", &stage.image("never-pushed")), "missing");
+    let (code, done) = run_json(&stage, &["refresh", "--json", "--manifest", text(&missing)]).await;
+    assert_eq!((code, &done["failed"]), (1, &json!([stage.image("never-pushed")])));
+    let foreign = stage.manifest().config("images", &stage.image("web")).config("grant.images", "ghcr.io/*");
+    let foreign = stage.write(&foreign, "foreign");
+    let (code, output) = run(&stage, &["refresh", "--manifest", text(&foreign)]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("grant.images"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_is_shown_with_all_that_an_auditor_asks() {
+    let stage = Stage::new().await;
+    let wasm = components::plugin_wasm();
+    let (code, shown) = run_json(&stage, &["plugin", "inspect", "--json", text(&wasm)]).await;
+    assert_eq!(code, 0);
+    assert_eq!(shown["module"]["abi"], 1);
+    assert_eq!(shown["module"]["exports"], json!(["describe", "poll", "refresh", "settle"]));
+    let hash = imagewatch_tests::image::sha256(&std::fs::read(&wasm).expect("it was built")).to_string();
+    assert_eq!(hash, format!("sha256:{}", shown["module"]["sha256"].as_str().expect("a hash")));
+    let (code, output) = run(&stage, &["plugin", "inspect", text(&wasm)]).await;
+    assert_eq!(code, 0);
+    for part in ["size", "sha256", "extism:host/user http_send", "policy   imagewatch"] {
+        assert!(output.contains(part), "{part} in {output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_and_help_need_nothing() {
+    let stage = Stage::new().await;
+    for (args, part) in [
+        (&["completions", "bash"][..], "_imagewatch"),
+        (&["--help"], "Exit codes:"),
+        (&["run", "--help"], "IMAGEWATCH_ADMIN_TOKEN"),
+        (&["--version"], "imagewatch 0."),
+    ] {
+        let (code, output) = run(&stage, args).await;
+        assert_eq!(code, 0, "{output}");
+        assert!(output.contains(part), "{part} in {output}");
+    }
+    assert_eq!(run(&stage, &["chekc"]).await.0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_are_json_objects_when_asked() {
+    let stage = Stage::new().await;
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("never-pushed")), "one");
+    let args = ["--log-format", "json", "run", "--admin-listen", "off", text(&manifest)];
+    let mut process = start(&stage, &args);
+    process.wait_for_line("failed to look up", LATER).await;
+    process.signal(imagewatch_tests::process::Signal::TERM);
+    assert_eq!(process.wait_exit(LATER).await, Some(0));
+    for line in process.lines() {
+        let parsed: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(parsed["message"].is_string() && parsed["level"].is_string(), "{line}");
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn every_manifest_that_ships_is_an_extism_manifest_and_loads() {
+    let folder = std::fs::read_dir(root().join("manifests")).expect("they ship");
+    let mut names = Vec::new();
+    for entry in folder {
+        let path = entry.expect("an entry").path();
+        let manifest = PluginManifest::read(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+        names.push(manifest.name.clone());
+        let loaded = load(&manifest.with_embedded()).unwrap_or_else(|error| panic!("{error}"));
+        assert!(loaded.description.err.is_none(), "{}", path.display());
+    }
+    names.sort();
+    assert_eq!(names, ["docker-hub", "generic", "ghcr", "local-registry", "workspaces"]);
+}
+
+/// Another control plane, in as few lines as it takes: host functions that do nothing.
+fn describe_in_a_plain_extism_host(manifest: &str) -> Value {
+    use extism::{Function, Manifest, PTR, Plugin, UserData};
+    let manifest: Manifest = serde_json::from_str(manifest).expect("an Extism manifest");
+    let answering = ["http_send", "docker_containers", "docker_refresh"]
+        .map(|name| Function::new(name, [PTR], [PTR], UserData::<()>::default(), |_, _, _, _| Ok(())));
+    let log = Function::new("host_log", [PTR], [], UserData::<()>::default(), |_, _, _, _| Ok(()));
+    let mut plugin = Plugin::new(manifest, answering.into_iter().chain([log]), true).expect("it loads");
+    let described: Vec<u8> = plugin.call("describe", "{}").expect("it describes itself");
+    serde_json::from_slice(&described).expect("JSON")
+}
+
+#[test]
+fn every_manifest_that_ships_loads_in_a_plain_extism_host() {
+    let wasm = components::plugin_wasm();
+    for entry in std::fs::read_dir(root().join("manifests")).expect("they ship") {
+        let path = entry.expect("an entry").path();
+        let shipped = std::fs::read_to_string(&path).expect("a file");
+        assert!(shipped.contains("\"target/plugin/imagewatch.wasm\""), "{}", path.display());
+        let manifest = shipped.replace("target/plugin/imagewatch.wasm", text(&wasm));
+        let description = describe_in_a_plain_extism_host(&manifest);
+        assert_eq!(description["name"], "imagewatch", "{}", path.display());
+        // A plain host expands no variables; where the policy's own values have none, all is well.
+        let has_variables = path.file_stem().is_some_and(|stem| stem == "workspaces");
+        assert_eq!(description["err"].is_null(), !has_variables, "{description}");
+    }
+}
+
+#[test]
+fn the_readmes_table_has_every_config_key_with_its_type_and_default() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("there is one");
+    let policy = KEYS.iter().map(|key| (key.name, key.kind, key.default, key.doc));
+    for (key, kind, default, doc) in policy.chain(HOST_KEYS) {
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let row = format!("| `{key}` | {kind} | {default} | {doc} |");
+        assert!(readme.contains(&row), "README lacks this row:\n{row}");
+    }
+}
+
+#[test]
+fn the_readmes_exit_codes_are_the_programs() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("there is one");
+    for line in imagewatch::exit_code::TABLE.lines().skip(1) {
+        let (code, meaning) = line.trim().split_once(' ').expect("a code and its meaning");
+        assert!(readme.contains(&format!("| {code} | {} |", meaning.trim())), "README lacks {line}");
+    }
+}

@@ -1,0 +1,223 @@
+//! What happens when something else dies: the engine, the network, imagewatch itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imagewatch::credentials::store::CredentialStore;
+use imagewatch::effects::{Adapters, ManifestEffects};
+use imagewatch::engine::docker::DockerEngine;
+use imagewatch::http::client::HttpClient;
+use imagewatch::http::egress::EgressRules;
+use imagewatch::orders::{ContainerLocks, OrderContext, run_order};
+use imagewatch::plugin::{PluginManifest, load};
+use imagewatch::session::Session;
+use imagewatch_abi::{PollMode, Verdict};
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::process::Signal;
+use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::wait::wait_for;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::stage::{LATER, SOON, Stage, watch_with};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_away_during_a_refresh_rolls_back_and_the_next_tick_succeeds() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::to_engine(stage.scope.engine().host()).await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let daemon = watch_with(&proxy.host(), &[manifest], &[]);
+    daemon.wait_for_line("first seen").await;
+
+    proxy.cut().await;
+    let v2 = stage.push("web", "v2").await;
+    daemon.wait_for_line("rolled back, the next poll tries again").await;
+    let tries = daemon.count("moved from");
+    daemon.wait_for_more("moved from", tries).await;
+    proxy.heal().await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
+    let moved = daemon.count("moved from");
+    let lines = daemon.stop().await;
+    assert_eq!(lines.iter().filter(|line| line.contains("moved from")).count(), moved, "committed, not ordered again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_in_the_middle_of_a_pull_ends_cleanly_and_soon_and_touches_nothing() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::to_registry(&stage.registry.host()).await;
+    let v1 = stage.push("web", "v1").await;
+    let image = format!("{}/{}:latest", proxy.host(), stage.scope.name("web"));
+    let id = stage.run_as("web", RunSpec { image: image.clone(), ..RunSpec::default() }).await;
+    let manifest = stage.write(&stage.manifest_for(&proxy.host()).config("images", &image), "one");
+    let mut daemon = stage.watch(&[manifest]);
+    daemon.wait_for_line("first seen").await;
+
+    let hold = proxy.hold("/blobs/");
+    let pulled = proxy.count("/blobs/");
+    stage.push("web", "v2").await;
+    wait_for("the pull to be stuck at a blob", SOON, || async {
+        let now = proxy.count("/blobs/");
+        if now > pulled { Ok(()) } else { Err(now) }
+    })
+    .await;
+    let asked = Instant::now();
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.wait_exit(LATER).await, Some(0), "{:#?}", daemon.process.lines());
+    assert!(asked.elapsed() < imagewatch::watch::SHUTDOWN_GRACE, "took {:?}", asked.elapsed());
+    drop(hold);
+    let now = stage.container("web").await.expect("it is untouched");
+    assert_eq!((now.id, now.is_running, now.digests.contains(&v1)), (id, true, true));
+    assert_eq!(stage.containers().await, [stage.scope.name("web")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_the_engine_does_not_answer_ends_cleanly_and_soon() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::to_engine(stage.scope.engine().host()).await;
+    let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
+    let _hold = proxy.hold("/containers/json");
+    let mut daemon = watch_with(&proxy.host(), &[manifest], &[]);
+    wait_for("the containers to be asked for", SOON, || async {
+        let asked = proxy.count("/containers/json");
+        if asked > 0 { Ok(()) } else { Err(daemon.process.lines()) }
+    })
+    .await;
+    let asked = Instant::now();
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.wait_exit(LATER).await, Some(0), "{:#?}", daemon.process.lines());
+    assert!(asked.elapsed() < imagewatch::watch::SHUTDOWN_GRACE, "took {:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_goes_away_in_the_middle_of_a_replacement_is_waited_for_and_nothing_is_lost() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::to_engine(stage.scope.engine().host()).await;
+    let v1 = stage.push("web", "v1").await;
+    let id = stage.run("web").await;
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let daemon = watch_with(&proxy.host(), &[manifest], &[]);
+    daemon.wait_for_line("first seen").await;
+    let hold = proxy.hold("/rename");
+    let v2 = stage.push("web", "v2").await;
+    wait_for("the old container to be renamed", SOON, || async {
+        let asked = proxy.count("/rename");
+        if asked > 0 { Ok(()) } else { Err(asked) }
+    })
+    .await;
+    assert!(!stage.scope.inspect(&id).await.expect("it is there").is_running, "it is stopped by now");
+    proxy.cut().await;
+    drop(hold);
+    daemon.wait_for_line("could not be removed").await;
+    assert!(stage.scope.inspect(&id).await.expect("it is there").digests.contains(&v1));
+    proxy.heal().await;
+    stage.wait_until_on("web", &v2, LATER).await;
+    daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+    assert_eq!(daemon.count("could not be brought back"), 0, "{:#?}", daemon.process.lines());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_in_the_middle_of_a_replacement_lets_it_come_to_its_end() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    let cmd = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"].map(str::to_owned).to_vec();
+    let spec = RunSpec { image: stage.image("web"), cmd: Some(cmd), stop_timeout_s: Some(4), ..RunSpec::default() };
+    let id = stage.run_as("web", spec).await;
+    let mut daemon = stage.watch(&[stage.write(&stage.manifest().config("images", &stage.image("web")), "one")]);
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    wait_for("the new container to be made", SOON, || async {
+        let names = stage.containers().await;
+        if names.len() == 2 { Ok(()) } else { Err(names) }
+    })
+    .await;
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.wait_exit(LATER).await, Some(0), "{:#?}", daemon.process.lines());
+    let now = stage.wait_until_on("web", &v2, Duration::from_secs(1)).await;
+    assert_ne!(now.id, id);
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+}
+
+/// A control plane of its own, which keeps the policy's state across its crashes.
+struct ControlPlane {
+    session: Session,
+    orders: OrderContext,
+}
+
+impl ControlPlane {
+    fn start(stage: &Stage, docker_host: &str, state: Value) -> Self {
+        let manifest = stage.manifest().config("images", &stage.image("web"));
+        let path = stage.write(&manifest, "control-plane");
+        let manifest = Arc::new(PluginManifest::read(&path, &|_| None).expect("a good manifest"));
+        let plugin = Arc::new(load(&manifest).expect("the plugin loads"));
+        let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
+        let cancel = CancellationToken::new();
+        let adapters = Adapters {
+            engine: Arc::new(DockerEngine::connect(Some(docker_host)).expect("an engine's address")),
+            http: Arc::new(HttpClient::new(4).expect("a client")),
+            credentials: Arc::new(CredentialStore::default()),
+            cancel: cancel.clone(),
+        };
+        let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters.clone()));
+        let orders = OrderContext {
+            engine: adapters.engine,
+            credentials: Arc::new(|_| None),
+            pull_timeout: LATER,
+            stable_for: Duration::from_millis(500),
+            progress: Arc::new(|_, _| {}),
+            shutdown: cancel,
+            is_granted: Arc::new(|_| true),
+            locks: ContainerLocks::default(),
+        };
+        let mut session = Session::new(manifest, plugin, effects);
+        session.state = state;
+        Self { session, orders }
+    }
+
+    /// One tick with nothing in flight; the verdict, the reason, and the orders.
+    async fn poll(&mut self) -> (Verdict, Option<String>, Vec<imagewatch_abi::Order>) {
+        let (output, orders) = self.session.poll(None, Vec::new(), PollMode::Watch).await.expect("the policy answers");
+        assert_eq!(output.err, None);
+        let outcome = output.outcomes.into_iter().next().expect("one target, one outcome");
+        (outcome.verdict, outcome.reason, orders)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_lost_in_a_crash_is_ordered_again_and_done_once() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::to_engine(stage.scope.engine().host()).await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+
+    let mut first = ControlPlane::start(&stage, &proxy.host(), Value::Null);
+    assert_eq!(first.poll().await.0, Verdict::Seeded);
+    let v2 = stage.push("web", "v2").await;
+    let (verdict, _, orders) = first.poll().await;
+    assert_eq!((verdict, orders.len()), (Verdict::Moved, 1));
+    let state = first.session.state.clone();
+    drop(first); // dies between order and work
+
+    let mut second = ControlPlane::start(&stage, &proxy.host(), state);
+    let (verdict, reason, orders) = second.poll().await;
+    assert_eq!((verdict, orders.len()), (Verdict::Moved, 1));
+    assert!(reason.is_some_and(|reason| reason.contains("was lost")));
+    let report = run_order(&second.orders, &orders[0]).await;
+    assert_eq!(report.recreated, [stage.scope.name("web")], "{report:?}");
+    let now = stage.wait_until_on("web", &v2, SOON).await;
+    let state = second.session.state.clone();
+    drop(second); // dies between work and report
+
+    let mut third = ControlPlane::start(&stage, &proxy.host(), state);
+    let (verdict, _, orders) = third.poll().await;
+    assert_eq!((verdict, orders.len()), (Verdict::Moved, 1), "ordered again");
+    let report = run_order(&third.orders, &orders[0]).await;
+    assert_eq!((report.recreated.len(), report.err.clone()), (0, None), "and nothing is left to do");
+    third.session.settle(vec![report]).await.expect("the policy answers");
+    assert_eq!(third.poll().await.0, Verdict::Unchanged);
+    assert_eq!(stage.container("web").await.expect("it runs").id, now.id);
+    assert_eq!(proxy.count("/containers/create"), 1, "one container was made for three orders");
+}

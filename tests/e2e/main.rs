@@ -1,0 +1,13 @@
+//! End-to-end scenarios, one module each, in one binary: they share one link and run side by side.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+mod admin;
+mod auth;
+mod bad_input;
+mod boundary;
+mod commands;
+mod failing;
+mod moving;
+mod stage;
+mod support;

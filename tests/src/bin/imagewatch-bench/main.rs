@@ -1,0 +1,81 @@
+//! The measurements behind `cargo xtask bench`: what a tick costs beside a bare loop of requests, what the guest
+//! takes of it, and what the real program takes of the machine. Prints one table. It is a report: a missed aim is
+//! said in the table and fails nothing; only what could not be measured does.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "as in the support library: a panic is the report")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its report")]
+
+mod guest;
+mod machine;
+mod policy;
+mod program;
+mod report;
+mod tick;
+mod world;
+
+use std::env;
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use report::{Row, render};
+use world::{IMAGES, World};
+
+const USAGE: &str = "usage: cargo xtask bench [--quick]";
+
+/// How often each thing is measured.
+#[derive(Debug, Clone, Copy)]
+struct Rounds {
+    /// Pairs of a tick and a bare loop.
+    ticks: usize,
+    /// Calls of the guest.
+    calls: usize,
+    /// Programs that run for ten ticks.
+    programs: usize,
+    /// Programs that are started only.
+    starts: usize,
+}
+
+const FULL: Rounds = Rounds { ticks: 40, calls: 200, programs: 3, starts: 10 };
+const QUICK: Rounds = Rounds { ticks: 10, calls: 50, programs: 1, starts: 3 };
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let rounds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => FULL,
+        ["--quick"] => QUICK,
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    // The same runtime as the program's.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
+    if runtime.block_on(measure(rounds)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the table; whether everything in it could be measured.
+async fn measure(rounds: Rounds) -> bool {
+    say("pushing the images");
+    let Ok(world) = tokio::spawn(World::start()).await.map(Arc::new) else { return false };
+    let parts = [
+        ("ticks", tokio::spawn(tick::measure(Arc::clone(&world), rounds.ticks)).await),
+        ("the guest", tokio::spawn(guest::measure(Arc::clone(&world), rounds.calls)).await),
+        ("ten ticks of the program", tokio::spawn(program::measure_ticks(Arc::clone(&world), rounds.programs)).await),
+        ("starts of the program", tokio::spawn(program::measure_starts(Arc::clone(&world), rounds.starts)).await),
+    ];
+    let missing: Vec<&str> = parts.iter().filter(|(_, part)| part.is_err()).map(|(what, _)| *what).collect();
+    let rows: Vec<Row> = parts.into_iter().filter_map(|(_, part)| part.ok()).flatten().collect();
+    println!("{IMAGES} images; {}\n\n{}", machine::describe(), render(&rows));
+    for what in &missing {
+        eprintln!("imagewatch-bench: could not measure {what}; the reason stands above");
+    }
+    missing.is_empty()
+}
+
+/// What is being done, for somebody who waits at a terminal.
+fn say(doing: &str) {
+    if stdout().is_terminal() {
+        eprintln!("… {doing}");
+    }
+}

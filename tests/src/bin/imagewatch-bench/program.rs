@@ -1,0 +1,115 @@
+//! The real program: its requests and connections tick by tick, its memory after ten, and how soon it begins.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imagewatch_tests::process::Process;
+use imagewatch_tests::program::start_imagewatch;
+use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::wait::wait_for;
+use tokio::time::sleep;
+
+use crate::machine::field;
+use crate::report::{Aim, Row, Samples};
+use crate::world::{IMAGES_F, World};
+
+/// Steady ticks after the first.
+const TICKS: usize = 10;
+/// Much longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// The line that ends a tick.
+const TICK_LINE: &str = "export=\"poll\"";
+
+/// Lets `repeats` programs tick behind a proxy that counts.
+pub(crate) async fn measure_ticks(world: Arc<World>, repeats: usize) -> Vec<Row> {
+    crate::say("counting what the program asks");
+    let (mut requests, mut connections) = (Vec::new(), Vec::new());
+    let (mut resident, mut peak) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let proxy = Proxy::to_registry(&world.host()).await;
+        let manifest = world.write_manifest("program", &proxy.host(), "1s");
+        let program = start(&world, &manifest);
+        let mut before = after_tick(&program, &proxy, 1).await;
+        for tick in 2..=TICKS + 1 {
+            let after = after_tick(&program, &proxy, tick).await;
+            requests.push(after - before);
+            before = after;
+        }
+        connections.push(count(proxy.connections()));
+        resident.push(memory_mib(&program, "VmRSS"));
+        peak.push(memory_mib(&program, "VmHWM"));
+    }
+    let [requests, connections, resident, peak] = [requests, connections, resident, peak].map(Samples::new);
+    vec![
+        Row::new("requests of a steady tick", "", requests).aim(Aim::Exactly(IMAGES_F)),
+        Row::new("connections of eleven ticks", "", connections).aim(Aim::AtMost(64.0)),
+        Row::new("resident memory after ten ticks", "MiB", resident).aim(Aim::AtMost(48.0)),
+        Row::new("  at its peak", "MiB", peak),
+    ]
+}
+
+/// Starts `repeats` programs behind a proxy that sees the first request, and as many at the registry itself.
+pub(crate) async fn measure_starts(world: Arc<World>, repeats: usize) -> Vec<Row> {
+    crate::say("starting the program");
+    let proxy_manifest = |proxy: &Proxy| world.write_manifest("start", &proxy.host(), "5m");
+    let direct = world.write_manifest("direct", &world.host(), "5m");
+    let (mut first, mut ticked) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let proxy = Proxy::to_registry(&world.host()).await;
+        let manifest = proxy_manifest(&proxy);
+        let begin = Instant::now();
+        let program = start(&world, &manifest);
+        wait_closely(|| proxy.connections() > 0, &program).await;
+        first.push(begin.elapsed().as_secs_f64());
+        drop(program);
+
+        let begin = Instant::now();
+        let program = start(&world, &direct);
+        wait_closely(|| ticks(&program) > 0, &program).await;
+        ticked.push(begin.elapsed().as_secs_f64());
+    }
+    vec![
+        Row::new("start to the first tick's first request", "s", Samples::new(first)).aim(Aim::Median(0.5)),
+        Row::new("  start to the first tick's end", "s", Samples::new(ticked)),
+    ]
+}
+
+fn start(world: &World, manifest: &Path) -> Process {
+    let manifest = manifest.to_str().expect("the temp folder's name is text");
+    let args = ["run", "--admin-listen", "127.0.0.1:0", manifest];
+    start_imagewatch(&world.docker_host, args, &[("IMAGEWATCH_LOG", "info,imagewatch::session=debug")])
+}
+
+/// The requests that came until the `tick`th tick was over. The next one is most of a second away.
+async fn after_tick(program: &Process, proxy: &Proxy, tick: usize) -> f64 {
+    wait_for(&format!("tick {tick}"), DEADLINE, || async {
+        if ticks(program) >= tick { Ok(()) } else { Err(program.lines().last().cloned()) }
+    })
+    .await;
+    count(proxy.requests().len())
+}
+
+fn ticks(program: &Process) -> usize {
+    program.lines().iter().filter(|line| line.contains(TICK_LINE)).count()
+}
+
+fn memory_mib(program: &Process, name: &str) -> f64 {
+    let path = format!("/proc/{}/status", program.pid());
+    let kib = field(&path, name).and_then(|value| value.strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    kib.unwrap_or_else(|| panic!("no {name} in {path}; the program said {:?}", program.lines())) / 1024.0
+}
+
+/// Looks every millisecond, since what is waited for is being timed.
+async fn wait_closely(is_so: impl Fn() -> bool, program: &Process) {
+    let end = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "the program did nothing for {DEADLINE:?}; it said {:?}", program.lines());
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+fn count(value: usize) -> f64 {
+    value as f64
+}

@@ -1,0 +1,60 @@
+//! What everything is measured on: a real registry with its images, and manifests that watch them all.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use futures_util::{StreamExt, stream};
+use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::registry::{Registry, RegistryAuth};
+use tempfile::TempDir;
+
+/// How many images are watched: each in a repository of its own and with a digest of its own.
+pub(crate) const IMAGES: usize = 500;
+
+/// As in [`IMAGES`], for dividing.
+#[expect(clippy::cast_precision_loss, reason = "500 is exact")]
+pub(crate) const IMAGES_F: f64 = IMAGES as f64;
+
+/// The registry, and a folder for manifests.
+#[derive(Debug)]
+pub(crate) struct World {
+    registry: Registry,
+    folder: TempDir,
+    /// Where the engine is. Nothing that is measured asks it anything.
+    pub(crate) docker_host: String,
+}
+
+impl World {
+    /// A registry with all images in it.
+    pub(crate) async fn start() -> Self {
+        let docker_host = std::env::var("DOCKER_HOST").expect("DOCKER_HOST is set; `cargo xtask bench` does it");
+        let registry = Registry::start(RegistryAuth::None).await;
+        let target = registry.target();
+        let pushes = (0..IMAGES).map(|index| {
+            let target = &target;
+            async move { target.push(&repository(index), "latest", &ImageSpec::label_only(&index.to_string())).await }
+        });
+        stream::iter(pushes).buffer_unordered(16).for_each(async |_| {}).await;
+        Self { registry, folder: TempDir::new().expect("the temp folder takes folders"), docker_host }
+    }
+
+    /// `127.0.0.1:PORT` of the registry itself.
+    pub(crate) fn host(&self) -> String {
+        self.registry.host()
+    }
+
+    /// Writes a manifest that watches every image at `host`, the registry or what stands before it.
+    pub(crate) fn write_manifest(&self, name: &str, host: &str, interval: &str) -> PathBuf {
+        let mut images = String::new();
+        for index in 0..IMAGES {
+            write!(images, "{host}/{}:latest ", repository(index)).expect("a string takes all text");
+        }
+        let manifest = PluginManifest::new().config("images", &images).config("interval", interval);
+        manifest.config("grant.images", "*").allow_host(host).write(self.folder.path(), name)
+    }
+}
+
+fn repository(index: usize) -> String {
+    format!("bench/app-{index:03}")
+}

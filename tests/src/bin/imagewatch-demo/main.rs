@@ -1,0 +1,54 @@
+//! The demonstration: a real registry, a real engine, the real program, and a service that moves from v1 to v2.
+//! Runs the story, says how it failed if it did, and turns that into an exit code. Tells nothing itself.
+
+// Every claim of the story is an assertion: one that does not hold ends the demo, and unwinding cleans up.
+#![allow(clippy::panic)]
+
+mod engine_events;
+mod facts;
+mod prober;
+mod screen;
+mod story;
+mod summary;
+mod watcher;
+
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::process::ExitCode;
+
+use futures_util::FutureExt;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(say_failure));
+    let runtime = Runtime::new().expect("a process can have a runtime");
+    runtime.block_on(async {
+        tokio::select! {
+            // Dropping the story, at its end or in its middle, stops and removes all that it started.
+            told = AssertUnwindSafe(story::tell()).catch_unwind() => match told {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            },
+            number = interrupted() => {
+                anstream::eprintln!("\nimagewatch-demo: signal {number}: removing all that it started");
+                ExitCode::from(128 + number)
+            }
+        }
+    })
+}
+
+fn say_failure(failure: &PanicHookInfo<'_>) {
+    let message = failure.payload_as_str().unwrap_or("a panic without a message");
+    let place = failure.location().map(ToString::to_string).unwrap_or_default();
+    anstream::eprintln!("\nimagewatch-demo: failed: {message}\n  (at {place})");
+}
+
+/// The number of the signal that asks the demo to end.
+async fn interrupted() -> u8 {
+    let listen = |kind| signal(kind).expect("a process can listen for signals");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    tokio::select! {
+        _ = interrupt.recv() => 2,
+        _ = terminate.recv() => 15,
+    }
+}

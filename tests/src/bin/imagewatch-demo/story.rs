@@ -1,0 +1,181 @@
+//! The story, step by step: what is done, waited for and shown, in that order. Each step holds or panics.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use imagewatch_abi::Digest;
+use imagewatch_tests::engine::{Scope, TestEngine};
+use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::registry::{Registry, RegistryAuth};
+use tempfile::TempDir;
+
+use crate::engine_events::EngineEvents;
+use crate::facts::{Service, build_spec, observe, write_note};
+use crate::prober::{Prober, measure_absence};
+use crate::screen;
+use crate::summary::{Requests, Summary, Times};
+use crate::watcher::{Watcher, check};
+
+/// Where it plays. Dropped in the order of the fields: the scope removes what the others have used.
+#[derive(Debug)]
+struct Place {
+    /// Before the registry, counting what imagewatch and the engine ask it.
+    proxy: Proxy,
+    registry: Registry,
+    folder: TempDir,
+    scope: Scope,
+}
+
+/// What the move from v1 to v2 left to tell.
+struct Move {
+    digest: Digest,
+    times: Times,
+}
+
+/// Tells it all; panics where it does not go as told. Dropping it removes what it made.
+pub(crate) async fn tell() {
+    let place = Place::open().await;
+    let docker = place.scope.engine().docker().clone();
+    let events = EngineEvents::start(docker);
+    let (v1, before) = place.start_on_v1().await;
+    let manifest = place.write_manifest();
+    place.show_check(&manifest, "1 up to date").await;
+
+    let (checked, pulled) = (place.asked_by_imagewatch().len(), place.asked_by_engine());
+    screen::step("$ imagewatch run shop.json");
+    let (host, name) = (place.proxy.host(), place.service());
+    screen::fact("shop.json", format!("every second; may ask {host}, may touch {name}*, and nothing else"));
+    let mut watcher = Watcher::start(place.scope.engine().host(), &manifest);
+    watcher.wait_for_line("first seen").await;
+    let prober = Prober::start(format!("http://{}/", before.own.address));
+    watcher.wait_until("the service to answer v1", || prober.is_on("v1").then_some(())).await;
+    watcher.wait_for_two_more_ticks().await;
+    let moved = place.move_to_v2(&watcher, &prober, &before, &events).await;
+    watcher.wait_for_two_more_ticks().await;
+
+    screen::step("imagewatch is told to end, with SIGTERM");
+    let code = watcher.stop().await;
+    assert_eq!(code, Some(0), "the exit code of imagewatch");
+    screen::log("(exit code 0)");
+    let (asked, ticks) = (place.asked_by_imagewatch(), watcher.ticks());
+    place.show_check(&manifest, "1 up to date").await;
+
+    let after = observe(&place.scope, &place.service()).await;
+    place.check_leftovers(&before).await;
+    let requests = Requests::count(&asked[checked..], ticks, place.asked_by_engine() - pulled);
+    Summary { name: &place.service(), v1: &v1, v2: &moved.digest, before, after, requests, times: moved.times }.show();
+    drop((prober, watcher, place));
+    screen::title(format!(
+        "\nAll that was started is stopped and removed. {:.1} s in all.",
+        screen::elapsed().as_secs_f64()
+    ));
+}
+
+impl Place {
+    async fn open() -> Self {
+        screen::title("imagewatch: a tag moves, and the container on it follows\n");
+        let scope = TestEngine::connect().await.scope();
+        let registry = Registry::start(RegistryAuth::None).await;
+        let proxy = Proxy::to_registry(&registry.host()).await;
+        let engine = scope.engine().docker().version().await.expect("an engine says its version");
+        let (version, api) = (engine.version.unwrap_or_default(), engine.api_version.unwrap_or_default());
+        screen::fact("engine", format!("Docker {version} (API {api}) at {}", scope.engine().host()));
+        let version = Registry::version().await;
+        screen::fact("registry", format!("docker-registry {version} at {}, behind a proxy that counts", proxy.host()));
+        Self { proxy, registry, folder: TempDir::new().expect("the temp folder takes folders"), scope }
+    }
+
+    /// The name of the container, and of the repository of its image.
+    fn service(&self) -> String {
+        self.scope.name("shop")
+    }
+
+    fn reference(&self) -> String {
+        format!("{}/{}:latest", self.proxy.host(), self.service())
+    }
+
+    async fn push(&self, version: &str) -> Digest {
+        self.registry.target().push(&self.service(), "latest", &ImageSpec::web(version)).await
+    }
+
+    async fn start_on_v1(&self) -> (Digest, Service) {
+        screen::step("v1 is pushed, and a container is started on it, as with `docker run`");
+        let digest = self.push("v1").await;
+        let (name, reference) = (self.service(), self.reference());
+        self.scope.run(&build_spec(&self.scope, &name, &reference)).await;
+        write_note(&self.scope, &name, "written under v1").await;
+        let service = observe(&self.scope, &name).await;
+        assert!(service.digests.contains(&digest), "{name} runs {:?}, not v1", service.digests);
+        screen::fact("tag", format!("{reference} -> {}", digest.short()));
+        let own = &service.own;
+        screen::fact("container", format!("{name} ({:.12}), serving v1 at http://{}", service.id, own.address));
+        let (volume, team) = (self.scope.name("data"), &own.team);
+        let options =
+            format!("-e GREETING={} -l team={team} -l imagewatch.enable=true -v {volume}:/data", own.greeting);
+        screen::fact("with", options);
+        (digest, service)
+    }
+
+    /// One that grants what the demo is about, and nothing else.
+    fn write_manifest(&self) -> PathBuf {
+        let manifest = PluginManifest::new()
+            .allow_host(&self.proxy.host())
+            .config("containers", "labelled")
+            .config("interval", "1s")
+            .config("grant.images", &format!("{}/*", self.proxy.host()))
+            .config("grant.containers", &format!("name:{}*", self.service()));
+        manifest.write(self.folder.path(), "shop")
+    }
+
+    async fn show_check(&self, manifest: &std::path::Path, expected: &str) {
+        screen::step("$ imagewatch check shop.json");
+        let lines = check(self.scope.engine().host(), manifest).await;
+        assert!(lines.iter().any(|line| line.contains(expected)), "no {expected:?} in {lines:#?}");
+        lines.iter().filter(|line| !line.is_empty()).for_each(|line| screen::output(line));
+    }
+
+    async fn move_to_v2(&self, watcher: &Watcher, prober: &Prober, before: &Service, events: &EngineEvents) -> Move {
+        screen::step("v2 is pushed to the same tag, and nobody but imagewatch does anything about it");
+        let digest = self.push("v2").await;
+        let pushed = SystemTime::now();
+        screen::fact("tag", format!("{} -> {}", self.reference(), digest.short()));
+        watcher.wait_for_line("moved from").await;
+        let noticed = SystemTime::now();
+        watcher.wait_for_line("INFO pulled").await;
+        let pulled = SystemTime::now();
+        watcher.wait_until("the service to answer v2", || prober.is_on("v2").then_some(())).await;
+        screen::log("(the service answers: v2)");
+        watcher.wait_for_line("recreated").await;
+        let after = self.scope.inspect(&self.service()).await.expect("it has just been recreated");
+        let heard = async |action, id: &str| {
+            let what = format!("the engine's event {action} of {id:.12}");
+            watcher.wait_until(&what, || events.find(action, id)).await
+        };
+        let times = Times {
+            pushed,
+            noticed,
+            pulled,
+            created: heard("create", &after.id).await,
+            ended: heard("die", &before.id).await,
+            renamed: heard("rename", &after.id).await,
+            started: heard("start", &after.id).await,
+            absence: measure_absence(&prober.probes(), "v1", "v2"),
+        };
+        Move { digest, times }
+    }
+
+    async fn check_leftovers(&self, before: &Service) {
+        assert_eq!(self.scope.inspect(&before.id).await, None, "the old container is gone");
+        assert_eq!(self.scope.containers().await, [self.service()], "nothing is left over");
+    }
+
+    fn asked_by_imagewatch(&self) -> Vec<String> {
+        self.proxy.requests_of("imagewatch/")
+    }
+
+    fn asked_by_engine(&self) -> usize {
+        self.proxy.requests().len() - self.asked_by_imagewatch().len()
+    }
+}

@@ -1,0 +1,360 @@
+//! The real engine of the tests, and the scope that keeps tests apart on it.
+//! Always talks to the engine itself, never through a proxy, and touches nothing outside its scope.
+
+use std::collections::{BTreeMap, HashMap};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::auth::DockerCredentials;
+use bollard::errors::Error;
+use bollard::exec::StartExecResults;
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ExecConfig, HostConfig, ImageInspect, NetworkCreateRequest,
+    PortBinding,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions,
+    ListNetworksOptions, ListVolumesOptions, RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions,
+};
+use futures_util::TryStreamExt;
+use imagewatch_abi::Digest;
+use tokio::time::sleep;
+
+use crate::components;
+use crate::unique::random_hex;
+
+const SCOPE_LABEL: &str = "imagewatch-tests.scope";
+
+/// For the engine to end what it has begun.
+const CLEANING: Duration = Duration::from_secs(10);
+
+/// The engine that `DOCKER_HOST` names.
+#[derive(Debug, Clone)]
+pub struct TestEngine {
+    docker: Docker,
+    host: String,
+}
+
+impl TestEngine {
+    /// Connects, and makes sure that somebody answers.
+    pub async fn connect() -> Self {
+        let host = components::docker_host();
+        let docker = connect_to(&host);
+        let answer = docker.ping().await;
+        answer.unwrap_or_else(|error| panic!("no engine answers at {host}: {error}; run `cargo xtask test`"));
+        Self { docker, host }
+    }
+
+    /// For everything that this library has no word for.
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// As `DOCKER_HOST` has it, for the program under test.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// A new scope.
+    pub fn scope(&self) -> Scope {
+        Scope { engine: self.clone(), prefix: format!("iw-{}", random_hex()) }
+    }
+}
+
+/// One test's part of the engine: everything named by [`name`](Self::name), and every container started by
+/// [`run`](Self::run) or made from one of those. Dropping it removes all of that, whether the test passed or not.
+/// Make it before the program under test is started, so that the program is stopped first.
+#[derive(Debug)]
+pub struct Scope {
+    engine: TestEngine,
+    prefix: String,
+}
+
+/// A container to run.
+#[derive(Debug, Clone, Default)]
+pub struct RunSpec {
+    /// Its full name, from [`Scope::name`].
+    pub name: String,
+    /// The image reference, pulled if the engine lacks it.
+    pub image: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Replaces the image's `Cmd`.
+    pub cmd: Option<Vec<String>>,
+    /// `Env`, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Ports within the container; each is published on a loopback port that the engine chooses.
+    pub ports: Vec<u16>,
+    /// Ports within the container, and the loopback port on which each is published: one that a replacement keeps.
+    pub fixed_ports: BTreeMap<u16, u16>,
+    /// Volumes, as `name:/path`; the name comes from [`Scope::name`].
+    pub volumes: Vec<String>,
+    /// The network to join, from [`Scope::create_network`]; `None` is the default bridge.
+    pub network: Option<String>,
+    /// How long a stop waits before it kills; `None` is the engine's ten seconds.
+    pub stop_timeout_s: Option<i64>,
+}
+
+/// A container as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerNow {
+    /// The container's id.
+    pub id: String,
+    /// The reference that it was created from.
+    pub image: String,
+    /// The id of the image that it runs.
+    pub image_id: String,
+    /// The manifest digests under which the engine knows that image.
+    pub digests: Vec<Digest>,
+    /// Whether its process runs.
+    pub is_running: bool,
+    /// `host:port` by port within the container.
+    pub published: BTreeMap<u16, String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Scope {
+    /// `iw-<8 hex>-<role>`: good as the name of a container, a network, a repository or an image's version.
+    pub fn name(&self, role: &str) -> String {
+        format!("{}-{role}", self.prefix)
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &TestEngine {
+        &self.engine
+    }
+
+    /// Runs `spec` and returns the container's id. A registry that wants credentials needs a [`pull`](Self::pull) first.
+    pub async fn run(&self, spec: &RunSpec) -> String {
+        if self.engine.docker.inspect_image(&spec.image).await.is_err() {
+            self.pull(&spec.image, None).await;
+        }
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let created = self.engine.docker.create_container(Some(options), self.build_body(spec)).await;
+        let id = created.unwrap_or_else(|error| panic!("failed to create {}: {error}", spec.name)).id;
+        let started = self.engine.docker.start_container(&id, None).await;
+        started.unwrap_or_else(|error| panic!("failed to start {}: {error}", spec.name));
+        id
+    }
+
+    fn build_body(&self, spec: &RunSpec) -> ContainerCreateBody {
+        let anywhere = spec.ports.iter().map(|port| (port, String::new()));
+        let fixed = spec.fixed_ports.iter().map(|(port, host_port)| (port, host_port.to_string()));
+        let bind = |host_port| vec![PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host_port) }];
+        let ports: HashMap<_, _> =
+            anywhere.chain(fixed).map(|(port, host_port)| (format!("{port}/tcp"), Some(bind(host_port)))).collect();
+        let scope_label = (SCOPE_LABEL.to_owned(), self.prefix.clone());
+        ContainerCreateBody {
+            image: Some(spec.image.clone()),
+            labels: Some(spec.labels.clone().into_iter().chain([scope_label]).collect()),
+            cmd: spec.cmd.clone(),
+            env: Some(spec.env.clone()),
+            exposed_ports: Some(ports.keys().cloned().collect()),
+            stop_timeout: spec.stop_timeout_s,
+            host_config: Some(HostConfig {
+                port_bindings: Some(ports),
+                binds: Some(spec.volumes.clone()),
+                network_mode: spec.network.clone(),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    /// Pulls `reference`, with a user and a password where the registry wants them.
+    pub async fn pull(&self, reference: &str, login: Option<(&str, &str)>) {
+        let pulled = self.try_pull(reference, login).await;
+        pulled.unwrap_or_else(|error| panic!("failed to pull {reference}: {error}"));
+    }
+
+    /// As [`pull`](Self::pull), for a registry that may refuse.
+    pub async fn try_pull(&self, reference: &str, login: Option<(&str, &str)>) -> Result<(), Error> {
+        let options = CreateImageOptionsBuilder::new().from_image(reference).build();
+        let credentials = login.map(|(user, password)| DockerCredentials {
+            username: Some(user.to_owned()),
+            password: Some(password.to_owned()),
+            serveraddress: reference.split('/').next().map(str::to_owned),
+            ..DockerCredentials::default()
+        });
+        // The stream holds the errors, and the engine stops pulling when it is dropped.
+        self.engine.docker.create_image(Some(options), None, credentials).try_for_each(async |_| Ok(())).await
+    }
+
+    /// The container of that name or id, or `None` if there is none.
+    pub async fn inspect(&self, container: &str) -> Option<ContainerNow> {
+        let found = absent_as_none(self.engine.docker.inspect_container(container, None).await)?;
+        // An image can be gone while its container is not: then it has no digests.
+        let image_id = found.image.clone().unwrap_or_default();
+        let image = absent_as_none(self.engine.docker.inspect_image(&image_id).await);
+        Some(read_container(found, image))
+    }
+
+    /// Runs `command` in a running container and returns what it wrote.
+    pub async fn exec(&self, container: &str, command: &[&str]) -> String {
+        let config = ExecConfig {
+            cmd: Some(command.iter().map(|part| (*part).to_owned()).collect()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..ExecConfig::default()
+        };
+        let output = exec(&self.engine.docker, container, config).await;
+        output.unwrap_or_else(|error| panic!("failed to run {command:?} in {container}: {error}"))
+    }
+
+    /// Makes a bridge network; `name` comes from [`name`](Self::name).
+    pub async fn create_network(&self, name: &str) {
+        let request = NetworkCreateRequest { name: name.to_owned(), ..NetworkCreateRequest::default() };
+        let created = self.engine.docker.create_network(request).await;
+        created.unwrap_or_else(|error| panic!("failed to create network {name}: {error}"));
+    }
+
+    /// Removes a container with its anonymous volumes, running or not; none of that name is fine.
+    pub async fn remove_container(&self, container: &str) {
+        remove_container(&self.engine.docker, container).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The names of the scope's containers, running or not, sorted, without the `/`.
+    pub async fn containers(&self) -> Vec<String> {
+        let names = scope_containers(&self.engine.docker, &self.prefix).await.unwrap_or_else(|error| panic!("{error}"));
+        names.into_values().collect()
+    }
+
+    /// The references, tags and digests, by which the engine knows the scope's images, sorted.
+    pub async fn image_references(&self) -> Vec<String> {
+        scope_references(&self.engine.docker, &self.prefix).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        let (host, prefix) = (self.engine.host.clone(), self.prefix.clone());
+        // Its own thread, runtime and connection: those of the test may be going down.
+        let cleaning = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a thread can have a runtime").block_on(clean_all(&connect_to(&host), &prefix))
+        });
+        let result = cleaning.join().expect("cleaning returns its errors");
+        // Panicking twice would abort the test binary and hide the first reason.
+        if !thread::panicking() {
+            result.unwrap_or_else(|error| panic!("failed to clean up after scope {}: {error}", self.prefix));
+        }
+    }
+}
+
+async fn exec(docker: &Docker, container: &str, config: ExecConfig) -> Result<String, Error> {
+    let exec = docker.create_exec(container, config).await?;
+    match docker.start_exec(&exec.id, None).await? {
+        StartExecResults::Attached { output, .. } => {
+            output.try_fold(String::new(), async |text, line| Ok(text + &line.to_string())).await
+        }
+        StartExecResults::Detached => unreachable!("only asked for attached"),
+    }
+}
+
+/// A program that was killed may have had a request under way, and its container comes after we looked.
+/// Then what it uses cannot be removed, which shows.
+async fn clean_all(docker: &Docker, prefix: &str) -> Result<(), Error> {
+    let end = Instant::now() + CLEANING;
+    loop {
+        match clean(docker, prefix).await {
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) if Instant::now() < end => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
+    for id in scope_containers(docker, prefix).await?.keys() {
+        remove_container(docker, id).await?;
+    }
+    for network in docker.list_networks(None::<ListNetworksOptions>).await? {
+        if let Some(name) = network.name.filter(|name| name.starts_with(prefix)) {
+            ignore_absent(docker.remove_network(&name).await)?;
+        }
+    }
+    let volumes = docker.list_volumes(None::<ListVolumesOptions>).await?.volumes.unwrap_or_default();
+    for volume in volumes.iter().filter(|volume| volume.name.starts_with(prefix)) {
+        ignore_absent(docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await)?;
+    }
+    // By reference, not by id: another scope may use the same image under its own names.
+    for reference in scope_references(docker, prefix).await? {
+        ignore_absent(docker.remove_image(&reference, None::<RemoveImageOptions>, None).await)?;
+    }
+    Ok(())
+}
+
+/// Ids and names. By name, and by label too: a copy keeps the label, whatever it is called.
+async fn scope_containers(docker: &Docker, prefix: &str) -> Result<BTreeMap<String, String>, Error> {
+    let all = docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await?;
+    let containers = all.into_iter().filter_map(|container| {
+        let name = container.names?.first()?.trim_start_matches('/').to_owned();
+        let label = container.labels.unwrap_or_default().remove(SCOPE_LABEL);
+        let is_ours = name.starts_with(prefix) || label.as_deref() == Some(prefix);
+        Some((container.id.filter(|_| is_ours)?, name))
+    });
+    Ok(containers.collect())
+}
+
+async fn scope_references(docker: &Docker, prefix: &str) -> Result<Vec<String>, Error> {
+    let images = docker.list_images(None::<ListImagesOptions>).await?;
+    let references = images.into_iter().flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests));
+    let mut references: Vec<_> = references.filter(|reference| reference.contains(prefix)).collect();
+    references.sort();
+    Ok(references)
+}
+
+async fn remove_container(docker: &Docker, container: &str) -> Result<(), Error> {
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+    ignore_absent(docker.remove_container(container, Some(options)).await)
+}
+
+fn read_container(found: ContainerInspectResponse, image: Option<ImageInspect>) -> ContainerNow {
+    let config = found.config.unwrap_or_default();
+    let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
+    let ports = found.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
+    ContainerNow {
+        id: found.id.unwrap_or_default(),
+        image: config.image.unwrap_or_default(),
+        image_id: found.image.unwrap_or_default(),
+        digests: digests.iter().filter_map(|name| name.split_once('@')?.1.parse().ok()).collect(),
+        is_running: found.state.and_then(|state| state.running).unwrap_or_default(),
+        published: read_ports(ports),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+    }
+}
+
+fn read_ports(ports: HashMap<String, Option<Vec<PortBinding>>>) -> BTreeMap<u16, String> {
+    let published = ports.into_iter().filter_map(|(port, bindings)| {
+        let binding = bindings?.into_iter().next()?;
+        let inner = port.split('/').next()?.parse().ok()?;
+        Some((inner, format!("{}:{}", binding.host_ip?, binding.host_port?)))
+    });
+    published.collect()
+}
+
+fn connect_to(host: &str) -> Docker {
+    Docker::connect_with_host(host).unwrap_or_else(|error| panic!("DOCKER_HOST={host} is no engine's address: {error}"))
+}
+
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { status_code: 404, .. })
+}
+
+fn absent_as_none<T>(result: Result<T, Error>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) if is_absent(&error) => None,
+        Err(error) => panic!("the engine failed: {error}"),
+    }
+}
+
+fn ignore_absent<T>(result: Result<T, Error>) -> Result<(), Error> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
+}

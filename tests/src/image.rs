@@ -1,0 +1,199 @@
+//! Images from scratch, in memory: a static busybox with its applets, some files, and a config.
+//! Builds documents and blobs; sends nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::sync::LazyLock;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use imagewatch_abi::Digest;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::components;
+
+/// The type of the manifest that a push sends.
+pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const APPLETS: [&str; 12] =
+    ["sh", "httpd", "sleep", "cat", "echo", "env", "ls", "wget", "test", "true", "false", "kill"];
+/// The port of [`ImageSpec::web`], within the container.
+pub const WEB_PORT: u16 = 8080;
+
+/// What is in an image. Two that differ anywhere have different digests; equal ones are the same image.
+#[derive(Debug, Clone, Default)]
+pub struct ImageSpec {
+    /// Whether the busybox layer is in it; without it nothing in the image can run.
+    pub has_busybox: bool,
+    /// Path without leading `/`, and content.
+    pub files: BTreeMap<String, String>,
+    /// `Cmd`.
+    pub cmd: Vec<String>,
+    /// `Env`, as `NAME=value`.
+    pub env: Vec<String>,
+    /// `Labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `StopSignal`; the engine's default is SIGTERM.
+    pub stop_signal: Option<String>,
+    /// `ExposedPorts`, TCP.
+    pub exposed_ports: Vec<u16>,
+    /// `Healthcheck`: a shell command that is run each second, unhealthy after two failures.
+    pub health_command: Option<String>,
+}
+
+impl ImageSpec {
+    /// Holds no more than its name: for checks that nothing ever runs.
+    pub fn label_only(version: &str) -> Self {
+        Self { labels: BTreeMap::from([("version".to_owned(), version.to_owned())]), ..Self::default() }
+    }
+
+    /// Runs until it is stopped, at once on SIGTERM. `version` is in `/version`, `$VERSION` and label `version`.
+    pub fn sleeper(version: &str) -> Self {
+        Self::service(version, "")
+    }
+
+    /// As [`sleeper`](Self::sleeper), and serves `version` at `http://…:8080/`.
+    pub fn web(version: &str) -> Self {
+        let mut spec = Self::service(version, &format!("httpd -p {WEB_PORT} -h /www; "));
+        spec.files.insert("www/index.html".to_owned(), version.to_owned());
+        spec.exposed_ports = vec![WEB_PORT];
+        spec
+    }
+
+    /// Ends right after its start, with exit code 1: a bad release.
+    pub fn broken(version: &str) -> Self {
+        let cmd = ["sh", "-c", "echo broken release; exit 1"].map(str::to_owned).to_vec();
+        Self { cmd, ..Self::service(version, "") }
+    }
+
+    fn service(version: &str, start: &str) -> Self {
+        // As process 1 a shell without a trap ignores SIGTERM, and each stop would take ten seconds.
+        let script = format!("trap 'exit 0' TERM; {start}while :; do sleep 3600 & wait $!; done");
+        Self {
+            has_busybox: true,
+            files: BTreeMap::from([("version".to_owned(), version.to_owned())]),
+            cmd: vec!["sh".to_owned(), "-c".to_owned(), script],
+            env: vec!["PATH=/bin".to_owned(), format!("VERSION={version}")],
+            ..Self::label_only(version)
+        }
+    }
+}
+
+/// A content-addressed blob.
+#[derive(Debug, Clone)]
+pub(crate) struct Blob {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// All that a push sends.
+#[derive(Debug)]
+pub(crate) struct BuiltImage {
+    /// Config and layers.
+    pub(crate) blobs: Vec<Blob>,
+    pub(crate) manifest: Blob,
+}
+
+struct Layer {
+    blob: Blob,
+    /// The digest of the tar before gzip, as a config lists it.
+    diff_id: Digest,
+}
+
+static BUSYBOX: LazyLock<Layer> = LazyLock::new(|| {
+    let path = components::busybox();
+    let busybox = fs::read(&path).unwrap_or_else(|error| panic!("failed to read {}: {error}", path.display()));
+    let mut tar = tar::Builder::new(Vec::new());
+    append_file(&mut tar, "bin/busybox", &busybox, 0o755);
+    for applet in APPLETS {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a vector takes all bytes");
+    }
+    finish_layer(tar)
+});
+
+/// Builds `spec` for this machine's architecture. The same spec gives the same bytes.
+pub(crate) fn build_image(spec: &ImageSpec) -> BuiltImage {
+    let files = (!spec.files.is_empty()).then(|| build_files_layer(&spec.files));
+    let layers: Vec<&Layer> = spec.has_busybox.then(|| &*BUSYBOX).into_iter().chain(&files).collect();
+    let config = blob(build_config(spec, &layers).to_string().into_bytes());
+    let manifest = blob(build_manifest(&config, &layers).to_string().into_bytes());
+    let blobs = layers.iter().map(|layer| layer.blob.clone()).chain([config]).collect();
+    BuiltImage { blobs, manifest }
+}
+
+fn build_config(spec: &ImageSpec, layers: &[&Layer]) -> Value {
+    let ports: BTreeMap<String, Value> =
+        spec.exposed_ports.iter().map(|port| (format!("{port}/tcp"), json!({}))).collect();
+    let mut config = json!({"Cmd": spec.cmd, "Env": spec.env, "Labels": spec.labels, "ExposedPorts": ports});
+    if let Some(signal) = &spec.stop_signal {
+        config["StopSignal"] = json!(signal);
+    }
+    if let Some(command) = &spec.health_command {
+        config["Healthcheck"] = json!({"Test": ["CMD-SHELL", command], "Interval": 1_000_000_000_u64, "Retries": 2});
+    }
+    json!({
+        "architecture": go_architecture(),
+        "os": "linux",
+        "created": "2026-01-01T00:00:00Z",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>()},
+    })
+}
+
+fn build_manifest(config: &Blob, layers: &[&Layer]) -> Value {
+    let describe = |media_type: &str, blob: &Blob| json!({"mediaType": media_type, "digest": blob.digest, "size": blob.bytes.len()});
+    json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": describe(CONFIG_TYPE, config),
+        "layers": layers.iter().map(|layer| describe(LAYER_TYPE, &layer.blob)).collect::<Vec<_>>(),
+    })
+}
+
+fn build_files_layer(files: &BTreeMap<String, String>) -> Layer {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        append_file(&mut tar, path, content.as_bytes(), 0o644);
+    }
+    finish_layer(tar)
+}
+
+fn append_file(tar: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8], mode: u32) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    tar.append_data(&mut header, path, content).expect("a vector takes all bytes");
+}
+
+fn finish_layer(tar: tar::Builder<Vec<u8>>) -> Layer {
+    let tar = tar.into_inner().expect("a vector takes all bytes");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&tar).expect("a vector takes all bytes");
+    Layer { blob: blob(gzip.finish().expect("a vector takes all bytes")), diff_id: sha256(&tar) }
+}
+
+fn blob(bytes: Vec<u8>) -> Blob {
+    Blob { digest: sha256(&bytes), bytes }
+}
+
+/// The digest of `bytes`, as a registry computes it.
+pub fn sha256(bytes: &[u8]) -> Digest {
+    let hash = Sha256::digest(bytes);
+    let text = hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+    text.parse().expect("64 lower-case hex digits")
+}
+
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,23 @@
+//! What the end-to-end tests, the demo and the benches stand on: a real registry, a real engine,
+//! the real program, and proxies that break the way between them.
+//! Knows nothing of the host's inside; it sees the program as an operator does.
+//!
+//! Everything here panics when the world is not as the test needs it: in a test that is the report.
+//! Nothing is ever skipped, so a missing component is a failed test that says how to get it.
+
+#![allow(clippy::panic, clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod components;
+
+pub mod engine;
+pub mod http_client;
+pub mod image;
+pub mod plugin_manifest;
+pub mod process;
+pub mod program;
+pub mod proxy;
+pub mod push;
+pub mod registry;
+pub mod token_server;
+pub mod unique;
+pub mod wait;

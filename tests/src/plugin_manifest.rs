@@ -1,0 +1,64 @@
+//! Writes the Extism manifest of a test: which plugin, with which settings, towards which hosts.
+//! Knows no setting by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::components;
+
+/// An Extism manifest in the making.
+#[derive(Debug, Clone)]
+pub struct PluginManifest {
+    /// The plugin's file.
+    pub wasm: PathBuf,
+    /// The lower-case hex SHA-256 that the file must have; `None` leaves it unchecked.
+    pub hash: Option<String>,
+    /// The settings, which Extism hands to the plugin as strings.
+    pub config: BTreeMap<String, String>,
+    /// The hosts that the plugin may reach, as `host` or `host:port`.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl PluginManifest {
+    /// For the project's own plugin, from `$IMAGEWATCH_PLUGIN_WASM` or the target folder.
+    pub fn new() -> Self {
+        Self { wasm: components::plugin_wasm(), hash: None, config: BTreeMap::new(), allowed_hosts: Vec::new() }
+    }
+
+    /// Adds or replaces one setting.
+    #[must_use]
+    pub fn config(mut self, key: &str, value: &str) -> Self {
+        self.config.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Allows one more host.
+    #[must_use]
+    pub fn allow_host(mut self, host: &str) -> Self {
+        self.allowed_hosts.push(host.to_owned());
+        self
+    }
+
+    /// Writes `folder/name.json` by renaming over it, as files are deployed, and returns its path.
+    pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let mut wasm = json!({"path": self.wasm});
+        if let Some(hash) = &self.hash {
+            wasm["hash"] = json!(hash);
+        }
+        let manifest = json!({"wasm": [wasm], "config": self.config, "allowed_hosts": self.allowed_hosts});
+        let path = folder.join(format!("{name}.json"));
+        let staged = folder.join(format!(".{name}.json.new"));
+        fs::write(&staged, manifest.to_string()).expect("the test's folder takes files");
+        fs::rename(&staged, &path).expect("a rename within one folder works");
+        path
+    }
+}
+
+impl Default for PluginManifest {
+    fn default() -> Self {
+        Self::new()
+    }
+}

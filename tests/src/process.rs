@@ -1,0 +1,104 @@
+//! A child process whose output is read live and which never outlives its owner.
+//! Knows nothing of what it runs.
+
+use std::future::ready;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
+use crate::wait::wait_for;
+
+/// A running or ended child. Dropping it kills it by its pid and waits for its end.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    readers: [JoinHandle<()>; 2],
+}
+
+impl Process {
+    /// Starts `command` with no input. Both outputs are collected, in the order in which their lines come.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"));
+        let lines = Arc::default();
+        let readers = [
+            collect(child.stdout.take().expect("stdout is piped"), &lines),
+            collect(child.stderr.take().expect("stderr is piped"), &lines),
+        ];
+        Self { child, lines, readers }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All lines so far, of both outputs.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("no reader panics").clone()
+    }
+
+    /// The first line that contains `pattern`, whenever it came or comes; panics after `deadline` with all the output.
+    pub async fn wait_for_line(&self, pattern: &str, deadline: Duration) -> String {
+        wait_for(&format!("a line with {pattern:?}"), deadline, || async {
+            let lines = self.lines();
+            lines.iter().find(|line| line.contains(pattern)).cloned().ok_or(lines)
+        })
+        .await
+    }
+
+    /// Sends `signal`, if the process still runs.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.exit_status().is_none() {
+            kill_process(Pid::from_child(&self.child), signal).expect("a running child of ours takes a signal");
+        }
+    }
+
+    /// How it ended, or `None` while it runs.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours can be waited for")
+    }
+
+    /// Waits for its end and the end of its output. Panics after `deadline`. `None` means that a signal ended it.
+    pub async fn wait_exit(&mut self, deadline: Duration) -> Option<i32> {
+        let status = wait_for("the process's end", deadline, || {
+            let is_read = self.readers.iter().all(JoinHandle::is_finished);
+            let status = self.exit_status().filter(|_| is_read);
+            ready(status.ok_or_else(|| self.lines()))
+        })
+        .await;
+        status.code()
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        // Fails only for a process that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn collect(output: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    let lines = Arc::clone(lines);
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            lines.lock().expect("no reader panics").push(String::from_utf8_lossy(&line).into_owned());
+        }
+    })
+}

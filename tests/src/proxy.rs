@@ -1,0 +1,252 @@
+//! An HTTP/1.1 reverse proxy on loopback, in front of the engine's socket or of a registry, that counts what passes,
+//! and delays, holds or cuts it. Changes no request and no response. Upgraded connections (exec, attach) do not pass.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{fs, io};
+
+use hyper::body::Incoming;
+use hyper::header::USER_AGENT;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+/// A running proxy; dropping it cuts it for good. Lives in the runtime of the test that started it.
+#[derive(Debug)]
+pub struct Proxy {
+    address: Address,
+    shared: Arc<Shared>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    /// Where the Unix socket lies.
+    _folder: Option<TempDir>,
+}
+
+#[derive(Debug, Clone)]
+enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: Address,
+    connections: AtomicUsize,
+    requests: Mutex<Vec<Seen>>,
+    held: watch::Sender<Vec<String>>,
+    latency_ms: AtomicU64,
+}
+
+/// A request that came.
+#[derive(Debug)]
+struct Seen {
+    /// `METHOD /path?query`.
+    line: String,
+    user_agent: String,
+}
+
+/// Requests that match are held until this is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    shared: Arc<Shared>,
+    pattern: String,
+}
+
+impl Proxy {
+    /// In front of an engine; `docker_host` is `unix:///…`.
+    pub async fn to_engine(docker_host: &str) -> Self {
+        let socket = docker_host.strip_prefix("unix://");
+        let socket = socket.unwrap_or_else(|| panic!("DOCKER_HOST={docker_host} is no unix:// address to proxy"));
+        let folder = TempDir::new().expect("the temp folder takes folders");
+        let address = Address::Unix(folder.path().join("engine.sock"));
+        Self::start(address, Address::Unix(socket.into()), Some(folder)).await
+    }
+
+    /// In front of a registry at `host` (`127.0.0.1:5000`), on a port of its own.
+    pub async fn to_registry(host: &str) -> Self {
+        Self::start(Address::Tcp("127.0.0.1:0".to_owned()), Address::Tcp(host.to_owned()), None).await
+    }
+
+    async fn start(address: Address, upstream: Address, folder: Option<TempDir>) -> Self {
+        let shared = Shared {
+            upstream,
+            connections: AtomicUsize::new(0),
+            requests: Mutex::default(),
+            held: watch::Sender::new(Vec::new()),
+            latency_ms: AtomicU64::new(0),
+        };
+        let mut proxy = Self { address, shared: Arc::new(shared), task: Mutex::new(None), _folder: folder };
+        proxy.address = proxy.listen().await;
+        proxy
+    }
+
+    /// What stands in for the upstream's address: `unix:///…` for `DOCKER_HOST`, or `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        match &self.address {
+            Address::Unix(path) => format!("unix://{}", path.display()),
+            Address::Tcp(host) => host.clone(),
+        }
+    }
+
+    /// Closes every connection, in the middle of a response too, and refuses new ones.
+    pub async fn cut(&self) {
+        let task = self.task.lock().expect("no holder panics").take();
+        if let Some(task) = task {
+            task.abort();
+            // Only then is the listener closed.
+            let _ = task.await;
+        }
+    }
+
+    /// Ends a [`cut`](Self::cut), on the same address.
+    pub async fn heal(&self) {
+        self.cut().await;
+        self.listen().await;
+    }
+
+    /// Holds every request whose `METHOD /path?query` contains `pattern`, from now until the [`Hold`] is dropped.
+    /// A held request is counted as it comes, so a test can wait for it.
+    pub fn hold(&self, pattern: &str) -> Hold {
+        self.shared.held.send_modify(|patterns| patterns.push(pattern.to_owned()));
+        Hold { shared: Arc::clone(&self.shared), pattern: pattern.to_owned() }
+    }
+
+    /// From now on each request waits so long before it goes on.
+    pub fn set_latency(&self, latency: Duration) {
+        let latency_ms = u64::try_from(latency.as_millis()).expect("a test's latency is short");
+        self.shared.latency_ms.store(latency_ms, Ordering::Relaxed);
+    }
+
+    /// The connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// The requests that came so far, each as `METHOD /path?query`, in their order.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests_of("")
+    }
+
+    /// Those of [`requests`](Self::requests) whose `User-Agent` starts with `program`, such as `imagewatch/`.
+    pub fn requests_of(&self, program: &str) -> Vec<String> {
+        let requests = self.shared.requests.lock().expect("no holder panics");
+        let of_program = requests.iter().filter(|request| request.user_agent.starts_with(program));
+        of_program.map(|request| request.line.clone()).collect()
+    }
+
+    /// How many of [`requests`](Self::requests) contain `pattern`.
+    pub fn count(&self, pattern: &str) -> usize {
+        self.requests().iter().filter(|request| request.contains(pattern)).count()
+    }
+
+    /// Binds the address and returns it with its port.
+    async fn listen(&self) -> Address {
+        let (listener, bound) = Listener::bind(&self.address).await.unwrap_or_else(|error| {
+            panic!("failed to listen on {}: {error}", self.host());
+        });
+        let task = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
+        *self.task.lock().expect("no holder panics") = Some(task);
+        bound
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.lock().expect("no holder panics").take() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.held.send_modify(|patterns| {
+            let index = patterns.iter().position(|pattern| *pattern == self.pattern);
+            patterns.remove(index.expect("a pattern stays while it is held"));
+        });
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    async fn bind(address: &Address) -> io::Result<(Self, Address)> {
+        Ok(match address {
+            Address::Unix(path) => {
+                remove_stale_socket(path)?;
+                (Self::Unix(UnixListener::bind(path)?), address.clone())
+            }
+            Address::Tcp(host) => {
+                let listener = TcpListener::bind(host).await?;
+                let bound = listener.local_addr()?.to_string();
+                (Self::Tcp(listener), Address::Tcp(bound))
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// A closed listener leaves its socket's file: connecting is refused, and binding needs it gone.
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Ends only by being aborted, and then its connections end with it.
+async fn accept(listener: Listener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = listener.accept().await.expect("a listener on loopback accepts");
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::clone(&shared);
+        let service = service_fn(move |request| forward(request, Arc::clone(&shared)));
+        let server = hyper::server::conn::http1::Builder::new();
+        connections.spawn(server.serve_connection(TokioIo::new(stream), service));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// An error closes the client's connection, as a dead upstream would.
+async fn forward(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
+    let line = format!("{} {}", request.method(), request.uri());
+    let user_agent =
+        request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let seen = Seen { line: line.clone(), user_agent: user_agent.unwrap_or_default() };
+    shared.requests.lock().expect("no holder panics").push(seen);
+    sleep(Duration::from_millis(shared.latency_ms.load(Ordering::Relaxed))).await;
+    let is_free = |patterns: &Vec<String>| !patterns.iter().any(|pattern| line.contains(pattern));
+    shared.held.subscribe().wait_for(is_free).await?;
+    let upstream: Box<dyn Stream> = match &shared.upstream {
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        Address::Tcp(host) => Box::new(TcpStream::connect(host).await?),
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(upstream)).await?;
+    // Ends when the sender and the response's body are gone.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?)
+}

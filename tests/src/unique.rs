@@ -1,0 +1,30 @@
+//! What no two tests may share: loopback ports, and names.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Below the kernel's ephemeral range (32768..), so that no outgoing connection and no other port 0 takes one of ours.
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 12_000;
+
+/// A port on which nobody listens now. This process hands out each one once; another process may
+/// still be faster, so whoever binds it tries again with the next.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    (0..COUNT)
+        .map(|_| {
+            let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+            let offset = start.wrapping_add(step) % u32::from(COUNT);
+            FIRST + u16::try_from(offset).expect("an offset is below COUNT")
+        })
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("one of 12,000 loopback ports is free")
+}
+
+/// Eight hex digits that nobody had before.
+pub(crate) fn random_hex() -> String {
+    // Each RandomState is keyed anew, from the system's randomness.
+    format!("{:08x}", RandomState::new().hash_one(()) >> 32)
+}
