@@ -1,0 +1,49 @@
+//! The container engine that tests, demo and benches talk to: the one that answers already, or a private dockerd.
+//! Says where it is and keeps it alive while the value lives; what is done with it is not its business.
+
+mod dockerd;
+mod lease;
+mod ping;
+mod sweep;
+
+use std::path::Path;
+
+use self::lease::Lease;
+use crate::{error::Result, say::say};
+
+const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
+
+/// An engine that answered. Dropping it stops a private one, unless another xtask run still uses it.
+pub(crate) struct Engine {
+    host: String,
+    _lease: Option<Lease>,
+}
+
+impl Engine {
+    /// Its address, for `DOCKER_HOST`.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// The address of an engine that answers without our doing: `DOCKER_HOST`, or the default socket.
+pub(crate) fn find_existing() -> Option<String> {
+    let named = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    for host in named.into_iter().chain([DEFAULT_SOCKET.to_owned()]) {
+        match ping::ping(&host) {
+            Ok(()) => return Some(host),
+            Err(reason) => say!("xtask: engine: {host}: {reason}"),
+        }
+    }
+    None
+}
+
+/// The engine to use: `existing` if there is one, else a private one with its data under `target`.
+pub(crate) fn provide(existing: Option<String>, target: &Path) -> Result<Engine> {
+    if let Some(host) = existing {
+        say!("xtask: engine: using {host}, which answers; it will not be stopped");
+        return Ok(Engine { host, _lease: None });
+    }
+    let lease = lease::take(&target.join("engine"))?;
+    Ok(Engine { host: lease.host(), _lease: Some(lease) })
+}

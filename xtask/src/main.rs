@@ -1,0 +1,84 @@
+//! `cargo xtask <verb>`: reads the verb, shows the help, turns the outcome into an exit code.
+//! Each verb's work is in `verbs`; nothing here starts a process.
+//!
+//! Exit codes: 0 done, 1 a step failed, 2 the command line was not understood, 128+N ended by signal N.
+
+mod bindgen;
+mod engine;
+mod error;
+mod files;
+mod lockfile;
+mod packages;
+mod plugin;
+mod process;
+mod say;
+mod session;
+mod signals;
+mod stages;
+mod toolchain;
+mod verbs;
+
+use std::process::ExitCode;
+
+use crate::{error::Error, say::say};
+
+const HELP: &str = "\
+cargo xtask <verb>: everything that imagewatch needs around `cargo`, from a fresh clone on.
+
+  setup            choose or fetch the Rust toolchain, install missing Debian packages, build the plugin;
+                   says what it found and what it installed. The verbs below do this by themselves.
+  plugin           build the policy plugin to target/plugin/imagewatch.wasm; shows size and sha256.
+  demo [-- ARGS]   build everything, start an engine if none answers, and run the demonstration
+                   (needs root for an engine of its own; Ctrl-C ends it and cleans up).
+  test [FILTER..]  all tests: the workspace with a real engine and registry, xtask itself, and the
+                   decisions compiled to wasm under Node. With FILTERs only the workspace's tests whose
+                   names contain one of them: cargo xtask test quarantine -- --nocapture
+  lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths.
+  bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench.
+  help             this text.
+
+Environment that is read:
+  DOCKER_HOST      an engine to use (unix:// or tcp://). Without it: /var/run/docker.sock, and if nothing
+                   answers there, a private dockerd that is stopped and removed at the end.
+  CARGO_TARGET_DIR where builds go; target/ without it.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (verb, rest) = match arguments.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("", arguments.as_slice()),
+    };
+    signals::listen();
+    let outcome = match verb {
+        "setup" => verbs::setup(),
+        "plugin" => verbs::plugin(),
+        "demo" => verbs::demo(rest),
+        "test" => verbs::test(rest),
+        "lint" => verbs::lint(),
+        "bench" => verbs::bench(rest),
+        "help" | "--help" | "-h" => {
+            say!("{}", HELP.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        unknown => {
+            let problem = if unknown.is_empty() { "no verb".into() } else { format!("no such verb: {unknown}") };
+            say!("xtask: {problem}\n\n{}", HELP.trim_end());
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say!("xtask: {error}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    match error {
+        Error::Failed(_) => ExitCode::FAILURE,
+        Error::Interrupted(signal) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+    }
+}

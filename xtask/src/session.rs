@@ -1,0 +1,103 @@
+//! What every verb that builds the host works with: folders, toolchain, the built plugin, and the environment that
+//! its children get.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    engine::{self, Engine},
+    error::Result,
+    files, packages, plugin,
+    stages::Stages,
+    toolchain::{self, Toolchain},
+};
+
+/// The rooms of the workspace that build for the machine we are on and are not xtask.
+pub(crate) const NATIVE: [&str; 5] = ["--workspace", "--exclude", "imagewatch-plugin", "--exclude", "xtask"];
+
+/// A chosen toolchain and a built plugin.
+pub(crate) struct Session {
+    workspace: PathBuf,
+    target: PathBuf,
+    toolchain: Toolchain,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+impl Session {
+    /// Chooses the toolchain and builds the plugin.
+    pub(crate) fn open(stages: &mut Stages) -> Result<Self> {
+        let workspace = files::workspace();
+        let target = files::target(&workspace);
+        let toolchain = stages.need("toolchain", toolchain::choose)?;
+        let wasm = stages.need("plugin", || plugin::build(&toolchain, &workspace, &target))?;
+        Ok(Self { workspace, target, toolchain, environment: vec![("IMAGEWATCH_PLUGIN_WASM", wasm.into())] })
+    }
+
+    /// Finds or installs the system programs that the tests start, and those for an engine when none answers.
+    /// Returns the address of the engine that does.
+    pub(crate) fn add_packages(&mut self, stages: &mut Stages) -> Result<Option<String>> {
+        stages.need("system packages", || {
+            let existing = engine::find_existing();
+            let programs = packages::provide(existing.is_none())?;
+            self.set("IMAGEWATCH_BUSYBOX", programs.busybox);
+            self.set("IMAGEWATCH_DOCKER_REGISTRY", programs.docker_registry);
+            Ok(if programs.is_new { engine::find_existing() } else { existing })
+        })
+    }
+
+    /// Finds or starts an engine; it lives as long as the returned value.
+    pub(crate) fn add_engine(&mut self, stages: &mut Stages) -> Result<Engine> {
+        let existing = self.add_packages(stages)?;
+        let engine = stages.need("engine", || engine::provide(existing, &self.target))?;
+        self.set("DOCKER_HOST", engine.host());
+        Ok(engine)
+    }
+
+    /// Tells the children where the imagewatch binary of this profile folder (`debug`, `release`) is.
+    pub(crate) fn use_binary_of(&mut self, profile: &str) {
+        self.set("IMAGEWATCH_BIN", self.built(profile, "imagewatch"));
+    }
+
+    /// A binary that cargo has built.
+    pub(crate) fn built(&self, profile: &str, name: &str) -> PathBuf {
+        self.target.join(profile).join(name)
+    }
+
+    /// The workspace's folder.
+    pub(crate) fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// The build folder.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A cargo command for this machine, with the children's environment.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        self.equip(self.toolchain.cargo(subcommand))
+    }
+
+    /// A cargo command for a wasm target, with the children's environment.
+    pub(crate) fn cargo_wasm(&self, subcommand: &str, target: &str) -> Command {
+        self.equip(self.toolchain.cargo_wasm(subcommand, target))
+    }
+
+    /// A program, with the children's environment.
+    pub(crate) fn program(&self, file: &Path) -> Command {
+        self.equip(Command::new(file))
+    }
+
+    fn equip(&self, mut command: Command) -> Command {
+        command.current_dir(&self.workspace);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn set(&mut self, name: &'static str, value: impl AsRef<OsStr>) {
+        self.environment.push((name, value.as_ref().to_owned()));
+    }
+}

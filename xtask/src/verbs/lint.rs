@@ -1,0 +1,34 @@
+//! `cargo xtask lint`: what must hold of the text of every commit.
+
+use super::rules;
+use crate::{
+    error::Result,
+    process,
+    session::{NATIVE, Session},
+    stages::Stages,
+    toolchain::WASI,
+};
+
+const DENY_WARNINGS: [&str; 3] = ["--", "-D", "warnings"];
+
+/// Runs every check, whichever fails. Builds the plugin first, as the host embeds it.
+pub(crate) fn lint() -> Result<()> {
+    let mut stages = Stages::new();
+    let session = Session::open(&mut stages)?;
+    stages.check("format", || process::run(session.cargo("fmt").args(["--all", "--check"])))?;
+    stages.check("file lengths", || rules::check_lengths(session.workspace()))?;
+    stages.check("who depends on whom", || rules::check_dependencies(&session))?;
+    stages.check("clippy", || {
+        // xtask too: it is in the workspace, only the plugin builds for nothing but wasm.
+        let mut cargo = session.cargo("clippy");
+        process::run(cargo.args(&NATIVE[..3]).arg("--all-targets").args(DENY_WARNINGS))
+    })?;
+    stages.check("clippy of the plugin", || {
+        process::run(session.cargo_wasm("clippy", WASI).args(["-p", "imagewatch-plugin"]).args(DENY_WARNINGS))
+    })?;
+    stages.check("documentation", || {
+        let mut cargo = session.cargo("doc");
+        process::run(cargo.args(&NATIVE[..3]).arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    stages.finish()
+}
