@@ -214,7 +214,7 @@ async fn handle(
 ) -> Result<(), Failure> {
     let mut fail = |reason: String| {
         warn!(container = %listed.name, %reason, "container not handled");
-        report.failed.push(ContainerFailure { container: listed.name.clone(), reason });
+        report.failed.push(ContainerFailure { container: listed.name.clone(), reason, ..ContainerFailure::default() });
     };
     // Another order may have handled it while this one waited for the lock.
     let container = match current(ctx, listed).await {

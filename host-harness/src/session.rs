@@ -50,7 +50,7 @@ impl Session {
         mode: PollMode,
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
         let input =
-            PollInput { now_ms: now_ms(), state: self.state.clone(), cache: self.cache.clone(), only, in_flight, mode };
+            PollInput { now_ms: now_ms(), state: self.state.clone(), cache: self.cache.clone(), only, in_flight, mode, ..PollInput::default() };
         let (output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
         self.state = output.state.clone();
         self.cache = output.cache.clone();
@@ -62,7 +62,7 @@ impl Session {
     /// # Errors
     /// A fault of the policy; the reports were not taken.
     pub async fn settle(&mut self, reports: Vec<Report>) -> Result<SettleOutput, CallError> {
-        let input = SettleInput { now_ms: now_ms(), state: self.state.clone(), reports };
+        let input = SettleInput { now_ms: now_ms(), state: self.state.clone(), reports, ..SettleInput::default() };
         let (output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
         self.state = output.state.clone();
         Ok(output)

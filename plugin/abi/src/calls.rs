@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Digest, Failure, Reference};
+use crate::{Digest, Failure, Fault, Reference};
 
 /// What `describe` answers. When `err` is set the config cannot be used and the rest is a description of nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,9 @@ pub struct PollInput {
     /// What the poll is for.
     #[serde(default)]
     pub mode: PollMode,
+    /// The digests that are barred.
+    #[serde(default)]
+    pub quarantine: Vec<Quarantined>,
 }
 
 impl fmt::Debug for PollInput {
@@ -116,6 +119,9 @@ pub struct PollOutput {
     pub next_poll_ms: u64,
     /// One for each target; in [`PollMode::Check`] one for each container of a target.
     pub outcomes: Vec<Outcome>,
+    /// The digests that are barred from now on; absent: those that were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Vec<Quarantined>>,
     /// Why the poll as a whole did not come off; the rest is then as it went in.
     #[serde(default)]
     pub err: Option<Failure>,
@@ -129,6 +135,31 @@ impl fmt::Debug for PollOutput {
             .field("err", &self.err)
             .finish_non_exhaustive()
     }
+}
+
+/// A digest that a policy bars for a target, because it failed there. The host keeps the list,
+/// shows it, and takes an entry out when an operator says so; what it means is the policy's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The target's name.
+    pub target: String,
+    /// Its reference.
+    pub reference: Reference,
+    /// The digest that is barred.
+    pub digest: Digest,
+    /// Where the fault lies.
+    pub fault: Fault,
+    /// What happened, a lowercase fragment.
+    pub reason: String,
+    /// How often it has failed.
+    pub count: u32,
+    /// When it first failed, milliseconds since 1970.
+    pub first_ms: u64,
+    /// When it last failed.
+    pub last_ms: u64,
+    /// When it may be tried again; absent: when a newer digest comes, or an operator takes it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }
 
 /// What became of a target in one call.
@@ -219,6 +250,9 @@ pub struct SettleInput {
     /// Orders that ended since.
     #[serde(default)]
     pub reports: Vec<crate::Report>,
+    /// The digests that are barred.
+    #[serde(default)]
+    pub quarantine: Vec<Quarantined>,
 }
 
 /// What `settle` answers.
@@ -228,6 +262,9 @@ pub struct SettleOutput {
     pub state: Value,
     /// One for each report.
     pub outcomes: Vec<Outcome>,
+    /// The digests that are barred from now on; absent: those that were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Vec<Quarantined>>,
     /// Why nothing was settled; the state is then as it went in.
     #[serde(default)]
     pub err: Option<Failure>,

@@ -92,11 +92,18 @@ pub(crate) fn yes() -> bool {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// Swapped for one on the new image; restored when a step fails.
+    /// Swapped for one on the new image, the old one stopped first; restored when a step fails.
     #[default]
     Replace,
+    /// Swapped without a gap: the new one runs and is healthy before the old one is stopped. A
+    /// container that does not allow it is swapped as by [`Strategy::Replace`].
+    StartFirst,
     /// Force-removed; a control plane provisions it again on next use.
     Remove,
+    /// Left as it is; its image is pulled.
+    PullOnly,
+    /// Left as it is, and so is its image; that it moved is said.
+    Notify,
 }
 
 /// What `docker_refresh` answers: every order is in one of the two.
@@ -133,13 +140,39 @@ pub struct Report {
     /// Why the order as a whole did not come off. Set: the move is rolled back and tried again.
     #[serde(default)]
     pub err: Option<Failure>,
+    /// The order's reference; a host tells it so that a policy which forgot the order can still bar the digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
+    /// The digest that was worked on, where the host knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// A container that an order could not handle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerFailure {
     /// Its name.
     pub container: String,
     /// A lowercase fragment.
     pub reason: String,
+    /// Where the fault lies, as far as the host can tell. Absent: nothing is known, and nothing follows from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// The last lines that the failed container logged, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// Where the fault of a [`ContainerFailure`] lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The new image: its container ended, restarted, or was not healthy in time.
+    Image,
+    /// This machine or its engine: a port is taken, a device is missing, a disk is full.
+    Host,
+    /// The container cannot be replaced as it is, and was not touched.
+    Refused,
+    /// One of its own hooks asked to be left alone this time.
+    Postponed,
 }

@@ -15,10 +15,10 @@ mod reference;
 pub use answer::{Answer, Failure, FailureCode};
 pub use calls::{
     ConfigKey, DescribeOutput, DescribedTarget, LogLevel, LogLine, Outcome, PollInput, PollMode, PollOutput,
-    RefreshInput, RefreshOutput, SettleInput, SettleOutput, Verdict,
+    Quarantined, RefreshInput, RefreshOutput, SettleInput, SettleOutput, Verdict,
 };
 pub use digest::{Digest, DigestError, short_digest};
-pub use docker::{Container, ContainerFailure, Containers, Order, Orders, Placed, Report, Selector, Strategy};
+pub use docker::{Container, ContainerFailure, Containers, Fault, Order, Orders, Placed, Report, Selector, Strategy};
 pub use http::{HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method};
 pub use reference::{Reference, ReferenceError, is_loopback_host};
 

@@ -57,9 +57,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "strategy",
-        "`replace` or `remove`",
+        "`replace`, `start-first`, `remove`, `pull-only` or `notify`",
         "replace",
-        "Swap a container for one on the new image, or force-remove it for a control plane to provision again.",
+        "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before.",
     ),
     key("platform", "`os/arch[/variant]`", "", "The platform to pull; empty means the engine's default."),
     key(
@@ -219,8 +219,14 @@ const MAX_INTERVAL_MS: u64 = 30 * 24 * 3_600_000;
 fn parse_strategy(text: &str) -> Result<Strategy, Failure> {
     match text {
         "replace" => Ok(Strategy::Replace),
+        "start-first" => Ok(Strategy::StartFirst),
         "remove" => Ok(Strategy::Remove),
-        other => Err(Failure::config("strategy", format!("{other:?} is neither `replace` nor `remove`"))),
+        "pull-only" => Ok(Strategy::PullOnly),
+        "notify" => Ok(Strategy::Notify),
+        other => Err(Failure::config(
+            "strategy",
+            format!("{other:?} is none of `replace`, `start-first`, `remove`, `pull-only` and `notify`"),
+        )),
     }
 }
 

@@ -25,9 +25,9 @@ pub(crate) fn poll(host: &mut dyn Host, input: PollInput) -> PollOutput {
     let config = Config::parse(host);
     let next_poll_ms = config.as_ref().map_or(FALLBACK_INTERVAL_MS, |config| config.interval_ms);
     match config.and_then(|config| tick(host, &config, input)) {
-        Ok((state, cache, outcomes)) => PollOutput { state, cache, next_poll_ms, outcomes, err: None },
+        Ok((state, cache, outcomes)) => PollOutput { state, cache, next_poll_ms, outcomes, quarantine: None, err: None },
         Err(failure) => {
-            PollOutput { state: kept.0, cache: kept.1, next_poll_ms, outcomes: Vec::new(), err: Some(failure) }
+            PollOutput { state: kept.0, cache: kept.1, next_poll_ms, err: Some(failure), ..PollOutput::default() }
         }
     }
 }

@@ -9,10 +9,10 @@ use crate::{Host, log};
 /// Settles reports. A state that cannot be read leaves everything as it came.
 pub(crate) fn settle(host: &mut dyn Host, input: SettleInput) -> SettleOutput {
     match State::parse(&input.state) {
-        Err(failure) => SettleOutput { state: input.state, outcomes: Vec::new(), err: Some(failure) },
+        Err(failure) => SettleOutput { state: input.state, err: Some(failure), ..SettleOutput::default() },
         Ok(mut state) => {
             let outcomes = input.reports.iter().map(|report| settle_report(host, &mut state, report)).collect();
-            SettleOutput { state: state.into_value(), outcomes, err: None }
+            SettleOutput { state: state.into_value(), outcomes, ..SettleOutput::default() }
         }
     }
 }
