@@ -26,8 +26,11 @@ use crate::engine::docker::DockerEngine;
 use crate::exit_code::Exit;
 use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientError};
 use crate::http::egress::EgressRules;
-use crate::orders::{ContainerLocks, DEFAULT_STABLE_FOR, OrderContext, ProgressObserver};
+use crate::orders::{OrderContext, ProgressObserver};
 use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
+use crate::replace::Replacer;
+use crate::replace::images::MemoryRecords;
+use crate::replace::journal::Journal;
 use crate::session::Session;
 use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
 
@@ -83,7 +86,7 @@ impl AppError {
 #[derive(Debug)]
 pub struct App {
     adapters: Adapters,
-    locks: ContainerLocks,
+    replacer: Arc<Replacer>,
     ready: Vec<Ready>,
     /// Manifests that cannot be used; the others go on.
     faults: Vec<(String, AppError)>,
@@ -124,7 +127,9 @@ impl App {
             let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
             (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         });
-        let mut app = Self { adapters, locks: ContainerLocks::default(), ready: Vec::new(), faults: Vec::new() };
+        let journal = Journal::open(std::env::temp_dir().join("imagewatch-journal")).expect("interim");
+        let replacer = Replacer::new(adapters.engine.clone(), journal, Arc::new(MemoryRecords::default()));
+        let mut app = Self { adapters, replacer: Arc::new(replacer), ready: Vec::new(), faults: Vec::new() };
         for (name, loaded) in join_all(loads).await {
             app.take(name, loaded);
         }
@@ -182,8 +187,8 @@ impl App {
         for ready in &self.ready {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
             let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
-            let orders = self.order_context(ready, crate::progress::none());
-            let watch = Watch::new(self.session(ready), orders, parallel.clone(), inbox, status);
+            let orders = self.order_context(ready, parallel.clone(), crate::progress::none());
+            let watch = Watch::new(self.session(ready), orders, inbox, status);
             actors.spawn(watch.run());
             handles.loaded.push(ManifestHandle { name: ready.manifest.name.clone(), requests, status: seen });
         }
@@ -224,17 +229,19 @@ impl App {
         Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects))
     }
 
-    fn order_context(&self, ready: &Ready, progress: ProgressObserver) -> OrderContext {
+    fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {
         let (credentials, manifest) = (self.adapters.credentials.clone(), ready.manifest.clone());
         OrderContext {
-            engine: self.adapters.engine.clone(),
+            manifest: ready.manifest.name.clone(),
+            replacer: self.replacer.clone(),
+            turns,
             credentials: Arc::new(move |registry| credentials.for_registry(registry)),
             pull_timeout: ready.manifest.host.pull_timeout,
-            stable_for: DEFAULT_STABLE_FOR,
+            stable_for: ready.manifest.host.stable_for,
+            keep_images: ready.manifest.host.keep_images,
             progress,
             shutdown: self.adapters.cancel.clone(),
             is_granted: Arc::new(move |container| manifest.grants.has_container(container)),
-            locks: self.locks.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use imagewatch_abi::{Container, Failure, FailureCode, Reference, Selector};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::secret::Credential;
@@ -20,8 +21,11 @@ use crate::secret::Credential;
 /// it then answers [`EngineError::Unavailable`], and works again as soon as the engine is back.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// The API version that calls are made with.
-    async fn api_version(&self) -> Result<ApiVersion, EngineError>;
+    /// What kind of engine it is.
+    async fn facts(&self) -> Result<EngineFacts, EngineError>;
+
+    /// All containers, stopped ones too, as the engine lists them: one call, nothing completed.
+    async fn list(&self) -> Result<Vec<Listed>, EngineError>;
 
     /// All containers that `selector` matches, stopped ones too, sorted by name. Their `image` is the
     /// reference as created. Fails only with [`EngineError::Unavailable`] and [`EngineError::ListFailed`].
@@ -44,11 +48,30 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The engine's inspection of an image, by id or reference; `None` if there is no such image.
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError>;
 
+    /// What a container's file system has that its image has not: the engine's list of `Path` and `Kind`.
+    async fn changes(&self, container: &str) -> Result<Value, EngineError>;
+
+    /// Podman's own inspection, which knows more of how a container was made; `None` from any other engine.
+    async fn inspect_libpod(&self, container: &str) -> Result<Option<Value>, EngineError>;
+
+    /// The last lines that a container logged, oldest first; at most `lines`.
+    async fn last_log(&self, container: &str, lines: u16) -> Result<Vec<String>, EngineError>;
+
+    /// Runs `command` in a running container and returns its exit code; one that takes longer than
+    /// `limit` goes on there, and is an [`EngineError::Timeout`].
+    async fn exec(&self, container: &str, command: &[&str], limit: Duration) -> Result<i64, EngineError>;
+
     /// Creates a container from the engine's own create body and returns its id.
     async fn create_container(&self, name: &str, body: &Value, platform: Option<&str>) -> Result<String, EngineError>;
 
     /// Connects a container to a network, with the engine's own endpoint settings.
     async fn connect_network(&self, network: &str, container: &str, endpoint: &Value) -> Result<(), EngineError>;
+
+    /// Takes a container off a network.
+    async fn disconnect_network(&self, network: &str, container: &str) -> Result<(), EngineError>;
+
+    /// Gives a container another restart policy, in the engine's own words.
+    async fn set_restart_policy(&self, container: &str, policy: &Value) -> Result<(), EngineError>;
 
     /// Starts a container; one that runs already is fine.
     async fn start(&self, container: &str) -> Result<(), EngineError>;
@@ -61,6 +84,67 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Removes a container, never its volumes. `force` removes a running one too.
     async fn remove(&self, container: &str, force: bool) -> Result<(), EngineError>;
+
+    /// Lets `reference`'s tag name the image of that id.
+    async fn tag_image(&self, image_id: &str, reference: &Reference) -> Result<(), EngineError>;
+
+    /// Removes an image that nothing uses; the engine refuses any other with [`EngineError::Conflict`].
+    async fn remove_image(&self, image_id: &str) -> Result<(), EngineError>;
+}
+
+/// What kind of engine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// The API version that calls are made with.
+    pub api: ApiVersion,
+    /// Podman behind Docker's API, which shows less and merges less.
+    pub is_podman: bool,
+    /// A node of a swarm: names of running containers are then better left alone.
+    pub is_swarm: bool,
+}
+
+/// A line of the engine's container list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Listed {
+    /// The full id.
+    pub id: String,
+    names: Option<Vec<String>>,
+    /// The reference as created, or an id where its tag has moved on.
+    pub image: String,
+    /// The id of the image that it runs.
+    #[serde(rename = "ImageID")]
+    pub image_id: String,
+    labels: Option<BTreeMap<String, String>>,
+    /// The engine's word: `running`, `exited`, `created`, …
+    pub state: String,
+}
+
+impl Listed {
+    /// Its own name, without the slash; legacy links add `/other/alias` to the list.
+    pub fn name(&self) -> &str {
+        let names = self.names.iter().flatten().map(|name| name.strip_prefix('/').unwrap_or(name));
+        names.clone().find(|name| !name.contains('/')).unwrap_or_default()
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.labels.as_ref().unwrap_or(&NONE)
+    }
+
+    /// As a policy sees it, but for the digests, and with the image as it is listed.
+    pub fn to_container(&self) -> Container {
+        Container {
+            name: self.name().to_owned(),
+            id: self.id.clone(),
+            image_id: self.image_id.clone(),
+            repo_digests: Vec::new(),
+            image: self.image.clone(),
+            labels: self.labels().clone(),
+            state: self.state.clone(),
+        }
+    }
 }
 
 /// A version of the engine's API, `major.minor`.
@@ -75,6 +159,8 @@ pub struct ApiVersion {
 impl ApiVersion {
     /// From here on a container is created with all its networks, and an endpoint carries its MAC address.
     pub const MANY_ENDPOINTS: Self = Self { major: 1, minor: 44 };
+    /// From here on an inspected image lists the manifests behind it.
+    pub const IMAGE_MANIFESTS: Self = Self { major: 1, minor: 48 };
 }
 
 impl fmt::Display for ApiVersion {
@@ -175,6 +261,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether there is no such thing, or no longer.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
     /// Whether the engine itself is away, so that asking for something else is of no use.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

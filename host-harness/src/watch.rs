@@ -2,14 +2,13 @@
 //! beside it, so that no tick waits for Docker and no manifest for another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use imagewatch_abi::{Failure, FailureCode, Order, Outcome, PollMode, Report};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::orders::{OrderContext, run_order};
 use crate::plugin::CallError;
@@ -54,13 +53,13 @@ pub struct Status {
 pub struct Watch {
     session: Session,
     orders: OrderContext,
-    /// Bounds the orders that run side by side, over all manifests.
-    parallel: Arc<Semaphore>,
     requests: mpsc::Receiver<RefreshRequest>,
     status: watch::Sender<Status>,
     running: JoinSet<Report>,
     /// Orders by the task that runs them.
     ids: BTreeMap<Id, Order>,
+    /// Ends what a dead program left half done; at most one at a time.
+    tending: JoinSet<Vec<Report>>,
     /// Reports that the policy could not take yet.
     unsettled: Vec<Report>,
     waiting: Vec<Waiting>,
@@ -84,18 +83,17 @@ impl Watch {
     pub fn new(
         session: Session,
         orders: OrderContext,
-        parallel: Arc<Semaphore>,
         requests: mpsc::Receiver<RefreshRequest>,
         status: watch::Sender<Status>,
     ) -> Self {
         Self {
             session,
             orders,
-            parallel,
             requests,
             status,
             running: JoinSet::new(),
             ids: BTreeMap::new(),
+            tending: JoinSet::new(),
             unsettled: Vec::new(),
             waiting: Vec::new(),
         }
@@ -113,6 +111,7 @@ impl Watch {
                 biased;
                 () = self.orders.shutdown.cancelled() => break,
                 Some(ended) = self.running.join_next_with_id() => self.take_ended(ended).await,
+                Some(Ok(reports)) = self.tending.join_next() => self.settle(reports).await,
                 Some(request) = self.requests.recv() => self.refresh(request).await,
                 () = sleep_until(next_poll), if is_polling => next_poll = Instant::now() + self.poll().await,
             }
@@ -127,8 +126,27 @@ impl Watch {
         self.status.send_replace(Status::default());
     }
 
+    /// Beside the poll, since a health check may have to be waited for.
+    fn tend(&mut self) {
+        if !self.tending.is_empty() {
+            return;
+        }
+        let orders = self.orders.clone();
+        self.tending.spawn(async move {
+            match orders.replacer.tend(&*orders.is_granted).await {
+                // Another manifest's policy would not know the target.
+                Ok(reports) => reports.into_iter().filter(|(of, _)| *of == orders.manifest).map(|(_, r)| r).collect(),
+                Err(error) => {
+                    debug!(manifest = orders.manifest, %error, "did not look for what was left half done");
+                    Vec::new()
+                }
+            }
+        });
+    }
+
     /// One tick; the time until the next.
     async fn poll(&mut self) -> Duration {
+        self.tend();
         self.settle(Vec::new()).await;
         let interval = Duration::from_millis(self.session.plugin.description.interval_ms.max(1));
         let manifest = self.session.manifest.name.clone();
@@ -176,17 +194,8 @@ impl Watch {
 
     fn start(&mut self, orders: Vec<Order>) {
         for order in orders {
-            let (context, parallel, cancel) =
-                (self.orders.clone(), self.parallel.clone(), self.orders.shutdown.clone());
-            let running = order.clone();
-            let task = self.running.spawn(async move {
-                // Closed never; cancelled before its turn, an order ends as one that was not begun.
-                let _turn = tokio::select! {
-                    turn = parallel.acquire_owned() => turn.ok(),
-                    () = cancel.cancelled() => None,
-                };
-                run_order(&context, &running).await
-            });
+            let (context, running) = (self.orders.clone(), order.clone());
+            let task = self.running.spawn(async move { run_order(&context, &running).await });
             self.ids.insert(task.id(), order);
         }
     }

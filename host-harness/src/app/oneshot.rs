@@ -140,20 +140,16 @@ impl App {
             return refreshed;
         }
         let turns = Arc::new(Semaphore::new(usize::from(parallel)));
-        let runs = asked.into_iter().map(|asked| self.carry_out(asked, &turns, progress));
+        let runs = asked.into_iter().map(|asked| self.carry_out(asked, turns.clone(), progress));
         refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
         let result = build_result(&refreshed.reports, &refreshed.outcomes);
         (refreshed.pulled, refreshed.failed, refreshed.recreated) = (result.pulled, result.failed, result.recreated);
         refreshed
     }
 
-    async fn carry_out(&self, mut asked: Asked<'_>, turns: &Semaphore, progress: &ProgressObserver) -> Vec<Report> {
-        let context = self.order_context(asked.ready, progress.clone());
-        let runs = asked.orders.iter().map(|order| async {
-            let _turn = turns.acquire().await;
-            run_order(&context, order).await
-        });
-        let reports = join_all(runs).await;
+    async fn carry_out(&self, mut asked: Asked<'_>, turns: Arc<Semaphore>, progress: &ProgressObserver) -> Vec<Report> {
+        let context = self.order_context(asked.ready, turns, progress.clone());
+        let reports = join_all(asked.orders.iter().map(|order| run_order(&context, order))).await;
         // The policy logs what became of them; its state ends with this process.
         if let Err(fault) = asked.session.settle(reports.clone()).await {
             tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}");

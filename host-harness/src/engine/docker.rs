@@ -3,6 +3,7 @@
 //! Only the pull uses bollard's own calls; all others go out as raw JSON, see `raw`.
 //! Decides nothing and retries nothing.
 
+mod exec;
 mod pull;
 mod raw;
 
@@ -10,14 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::Docker;
 use bollard::errors::Error;
+use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use imagewatch_abi::{Container, Reference, Selector};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::raw::{Call, Connection};
-use super::{ApiVersion, Engine, EngineError, PullProgress, is_selected};
+use super::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -28,6 +30,8 @@ const ENDLESS_GRACE: Duration = Duration::from_hours(1);
 /// Beyond the grace period: the kill, and what the engine does after it.
 const STOP_MARGIN: Duration = Duration::from_mins(1);
 const PARALLEL_INSPECTIONS: usize = 8;
+/// For the end of a container's log.
+const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 /// A Docker engine behind a unix socket or plain TCP.
 #[derive(Debug)]
@@ -46,6 +50,12 @@ impl DockerEngine {
     /// The engine's address.
     pub fn host(&self) -> &str {
         self.connection.host()
+    }
+
+    /// For bollard's own calls.
+    async fn versioned_client(&self) -> Result<Docker, EngineError> {
+        let version = self.connection.version().await?;
+        Ok(self.connection.client()?.with_request_modifier(move |request| pull::correct_request(request, version)))
     }
 
     async fn call(&self, call: Call<'_>) -> Result<Value, EngineError> {
@@ -74,12 +84,9 @@ impl DockerEngine {
         })
     }
 
-    async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
-        let call = Call { query: &[("all", "1")], ..Call::new("GET", &["containers", "json"]) };
-        let listed: Vec<Listed> = serde_json::from_value(self.call(call).await?)
-            .map_err(|error| EngineError::BadAnswer { action: call.action(), reason: error.to_string() })?;
-        let mut listed: Vec<Listed> =
-            listed.into_iter().filter(|c| is_selected(selector, c.name(), c.labels())).collect();
+    async fn select(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
+        let mut listed = self.list().await?;
+        listed.retain(|c| is_selected(selector, c.name(), c.labels()));
         listed.sort_by(|a, b| a.name().cmp(b.name()));
 
         let image_ids: BTreeSet<String> = listed.iter().map(|c| c.image_id.clone()).collect();
@@ -93,7 +100,10 @@ impl DockerEngine {
                 let digests = digests.get(&listed.image_id).cloned().unwrap_or_default();
                 async move {
                     let image = self.reference_as_created(&listed).await?;
-                    Ok::<_, EngineError>(image.map(|image| listed.into_container(image, digests)))
+                    Ok::<_, EngineError>(image.map(|image| {
+                        let repo_digests = digests.of_container(&image);
+                        Container { image, repo_digests, ..listed.to_container() }
+                    }))
                 }
             })
             .buffered(PARALLEL_INSPECTIONS)
@@ -124,52 +134,26 @@ impl ImageDigests {
     }
 }
 
-/// A line of the engine's container list.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Listed {
-    id: String,
-    names: Option<Vec<String>>,
-    image: String,
-    #[serde(rename = "ImageID")]
-    image_id: String,
-    labels: Option<BTreeMap<String, String>>,
-    state: String,
-}
-
-impl Listed {
-    /// Its own name; legacy links add `/other/alias` to the list.
-    fn name(&self) -> &str {
-        let names = self.names.iter().flatten().map(|name| name.strip_prefix('/').unwrap_or(name));
-        names.clone().find(|name| !name.contains('/')).unwrap_or_default()
-    }
-
-    fn labels(&self) -> &BTreeMap<String, String> {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
-        self.labels.as_ref().unwrap_or(&NONE)
-    }
-
-    fn into_container(self, image: String, digests: ImageDigests) -> Container {
-        Container {
-            name: self.name().to_owned(),
-            id: self.id,
-            image_id: self.image_id,
-            repo_digests: digests.of_container(&image),
-            image,
-            labels: self.labels.unwrap_or_default(),
-            state: self.state,
-        }
-    }
-}
-
 #[async_trait]
 impl Engine for DockerEngine {
-    async fn api_version(&self) -> Result<ApiVersion, EngineError> {
-        self.connection.version().await
+    async fn facts(&self) -> Result<EngineFacts, EngineError> {
+        let api = self.connection.version().await?;
+        let version = self.call(Call::new("GET", &["version"])).await?;
+        let parts = version["Components"].as_array().into_iter().flatten();
+        let is_podman = parts.clone().any(|part| part["Name"].as_str().is_some_and(|name| name.contains("Podman")));
+        let info = self.call(Call::new("GET", &["info"])).await?;
+        let is_swarm = matches!(info["Swarm"]["LocalNodeState"].as_str(), Some("active" | "locked" | "pending"));
+        Ok(EngineFacts { api, is_podman, is_swarm })
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        let call = Call { query: &[("all", "1")], ..Call::new("GET", &["containers", "json"]) };
+        serde_json::from_value(self.call(call).await?)
+            .map_err(|error| EngineError::BadAnswer { action: call.action(), reason: error.to_string() })
     }
 
     async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
-        self.list(selector).await.map_err(EngineError::while_listing)
+        self.select(selector).await.map_err(EngineError::while_listing)
     }
 
     async fn pull(
@@ -179,9 +163,7 @@ impl Engine for DockerEngine {
         credential: Option<&Credential>,
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<(), EngineError> {
-        let version = self.api_version().await?;
-        let client =
-            self.connection.client()?.with_request_modifier(move |request| pull::correct_request(request, version));
+        let client = self.versioned_client().await?;
         let failed = |reason| EngineError::PullFailed { reference: reference.to_string(), reason };
         pull::pull(&client, reference, platform, credential, progress).await.map_err(|error| match error {
             Error::DockerStreamError { error } => failed(error),
@@ -198,10 +180,40 @@ impl Engine for DockerEngine {
 
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError> {
         let path: Vec<&str> = ["images"].into_iter().chain(image.split('/')).chain(["json"]).collect();
-        match self.call(Call::new("GET", &path)).await {
+        let has_manifests = self.connection.version().await? >= ApiVersion::IMAGE_MANIFESTS;
+        let query: &[_] = if has_manifests { &[("manifests", "1")] } else { &[] };
+        match self.call(Call { query, ..Call::new("GET", &path) }).await {
             Err(EngineError::NotFound { .. }) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    async fn changes(&self, container: &str) -> Result<Value, EngineError> {
+        self.call(Call::new("GET", &["containers", container, "changes"])).await
+    }
+
+    async fn inspect_libpod(&self, container: &str) -> Result<Option<Value>, EngineError> {
+        if !self.facts().await?.is_podman {
+            return Ok(None);
+        }
+        self.call(Call::new("GET", &["libpod", "containers", container, "json"])).await.map(Some)
+    }
+
+    async fn last_log(&self, container: &str, lines: u16) -> Result<Vec<String>, EngineError> {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&lines.to_string()).build();
+        let read = async {
+            let client = self.versioned_client().await?;
+            let logged = client.logs(container, Some(options)).map_ok(|line| line.to_string());
+            let texts: Vec<String> =
+                logged.try_collect().await.map_err(|error| self.connection.translate(error, "GET /logs"))?;
+            Ok(texts.concat().lines().map(str::to_owned).collect())
+        };
+        let late = EngineError::Timeout { action: "GET /logs".to_owned(), limit: LOG_LIMIT };
+        tokio::time::timeout(LOG_LIMIT, read).await.unwrap_or(Err(late))
+    }
+
+    async fn exec(&self, container: &str, command: &[&str], limit: Duration) -> Result<i64, EngineError> {
+        exec::exec(&self.connection, container, command, limit).await
     }
 
     async fn create_container(&self, name: &str, body: &Value, platform: Option<&str>) -> Result<String, EngineError> {
@@ -218,6 +230,18 @@ impl Engine for DockerEngine {
     async fn connect_network(&self, network: &str, container: &str, endpoint: &Value) -> Result<(), EngineError> {
         let body = json!({ "Container": container, "EndpointConfig": endpoint });
         let path = ["networks", network, "connect"];
+        self.call(Call { body: Some(&body), ..Call::new("POST", &path) }).await.map(drop)
+    }
+
+    async fn disconnect_network(&self, network: &str, container: &str) -> Result<(), EngineError> {
+        let body = json!({ "Container": container, "Force": false });
+        let path = ["networks", network, "disconnect"];
+        self.call(Call { body: Some(&body), ..Call::new("POST", &path) }).await.map(drop)
+    }
+
+    async fn set_restart_policy(&self, container: &str, policy: &Value) -> Result<(), EngineError> {
+        let body = json!({ "RestartPolicy": policy });
+        let path = ["containers", container, "update"];
         self.call(Call { body: Some(&body), ..Call::new("POST", &path) }).await.map(drop)
     }
 
@@ -240,6 +264,16 @@ impl Engine for DockerEngine {
         let force = if force { "1" } else { "0" };
         let query = [("v", "0"), ("force", force)];
         self.call(Call { query: &query, ..Call::new("DELETE", &["containers", container]) }).await.map(drop)
+    }
+
+    async fn tag_image(&self, image_id: &str, reference: &Reference) -> Result<(), EngineError> {
+        let query = [("repo", reference.name()), ("tag", reference.tag_or_latest().to_owned())];
+        let query = query.each_ref().map(|(key, value)| (*key, value.as_str()));
+        self.call(Call { query: &query, ..Call::new("POST", &["images", image_id, "tag"]) }).await.map(drop)
+    }
+
+    async fn remove_image(&self, image_id: &str) -> Result<(), EngineError> {
+        self.call(Call::new("DELETE", &["images", image_id])).await.map(drop)
     }
 }
 

@@ -1,23 +1,28 @@
 //! An engine in memory, for tests: keeps containers as raw inspections, writes down every call that
-//! changes something, and fails where it is told to. Merges no image defaults.
+//! changes something, fails where it is told to, and lets its caller die at any call. Merges no image defaults.
+
+mod calls;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use async_trait::async_trait;
-use imagewatch_abi::{Container, Reference, Selector};
+use imagewatch_abi::Reference;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use super::{ApiVersion, Engine, EngineError, PullProgress, is_selected};
-use crate::secret::Credential;
+use super::{ApiVersion, EngineError, EngineFacts};
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct MemoryEngine(Mutex<State>);
+pub(crate) struct MemoryEngine {
+    state: Mutex<State>,
+    /// Whether the caller is dead.
+    dead: watch::Sender<bool>,
+}
 
 #[derive(Debug)]
 struct State {
-    api: ApiVersion,
+    facts: EngineFacts,
     containers: BTreeMap<String, Value>,
     images: BTreeMap<String, Value>,
     tags: BTreeMap<String, String>,
@@ -25,6 +30,9 @@ struct State {
     credentials: Vec<String>,
     calls: Vec<String>,
     faults: Vec<Fault>,
+    interruption: Option<(usize, Interruption)>,
+    /// Calls since the interruption was set.
+    changes: usize,
     pulls_hang: bool,
     last_id: u32,
 }
@@ -37,27 +45,57 @@ struct Fault {
     error: EngineError,
 }
 
+/// What happens at one call that changes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    /// The caller is killed before the engine does it.
+    DieBefore,
+    /// The caller is killed once the engine has done it.
+    DieAfter,
+    /// The engine refuses.
+    Refuse(EngineError),
+    /// The answer does not come in time, and it was not done.
+    HangUndone,
+    /// The answer does not come in time, and it was done.
+    HangDone,
+}
+
+/// What a call found on entering: it goes on, and ends so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Well,
+    Death,
+    Silence,
+}
+
 impl MemoryEngine {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State {
-            api: ApiVersion { major: 1, minor: 41 },
-            containers: BTreeMap::new(),
-            images: BTreeMap::new(),
-            tags: BTreeMap::new(),
-            registry: BTreeMap::new(),
-            credentials: Vec::new(),
-            calls: Vec::new(),
-            faults: Vec::new(),
-            pulls_hang: false,
-            last_id: 0,
-        }))
+        let facts = EngineFacts { api: ApiVersion { major: 1, minor: 41 }, is_podman: false, is_swarm: false };
+        Self {
+            state: Mutex::new(State {
+                facts,
+                containers: BTreeMap::new(),
+                images: BTreeMap::new(),
+                tags: BTreeMap::new(),
+                registry: BTreeMap::new(),
+                credentials: Vec::new(),
+                calls: Vec::new(),
+                faults: Vec::new(),
+                interruption: None,
+                changes: 0,
+                pulls_hang: false,
+                last_id: 0,
+            }),
+            dead: watch::Sender::new(false),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test panics while it holds the state")
+        self.state.lock().expect("no test panics while it holds the state")
     }
 
     /// Puts an image here, as if pulled before, and lets `reference` name it. Fields the image lacks are made up.
+    /// `Behaves` says how its containers do: `exits`, `restarts`, `unhealthy`, `starting`, `healthy`.
     pub(crate) fn add_image(&self, reference: &str, image: &Value) -> String {
         self.state().tag(reference, image)
     }
@@ -69,6 +107,7 @@ impl MemoryEngine {
 
     /// Creates and perhaps starts a container.
     pub(crate) async fn add_container(&self, name: &str, reference: &str, body: Value, running: bool) -> String {
+        use super::Engine as _;
         let mut body = body;
         body["Image"] = json!(reference);
         let id = self.create_container(name, &body, None).await.expect("the test's own container");
@@ -84,8 +123,48 @@ impl MemoryEngine {
         self.state().faults.push(Fault { call: call.to_owned(), times, error });
     }
 
+    /// From now on the `nth` call (from 0) that changes something is interrupted.
+    pub(crate) fn interrupt(&self, nth: usize, interruption: Interruption) {
+        let mut state = self.state();
+        state.changes = 0;
+        state.interruption = Some((nth, interruption));
+    }
+
+    /// Comes when the caller is dead; whoever waits for it drops the caller.
+    pub(crate) async fn death(&self) {
+        let mut dead = self.dead.subscribe();
+        dead.wait_for(|dead| *dead).await.expect("the engine outlives its callers");
+    }
+
+    /// A new caller: nothing is interrupted any more.
+    pub(crate) fn revive(&self) {
+        self.state().interruption = None;
+        self.dead.send_replace(false);
+    }
+
+    /// What the engine's daemon does when it is restarted: everything ends, and what has a policy to comes back.
+    pub(crate) fn restart_daemon(&self) {
+        let mut state = self.state();
+        for container in state.containers.values_mut() {
+            let was_started = container["State"]["Status"] != "created";
+            let policy = text(&container["HostConfig"]["RestartPolicy"]["Name"]).to_owned();
+            // `on-failure` and `always` come back even if they were stopped by hand.
+            let comes_back = matches!(policy.as_str(), "always" | "on-failure")
+                || (policy == "unless-stopped" && container["State"]["Running"] == true);
+            let running = was_started && comes_back;
+            if container["State"]["Running"] == true || running {
+                container["State"]["Running"] = json!(running);
+                container["State"]["Status"] = json!(if running { "running" } else { "exited" });
+            }
+        }
+    }
+
     pub(crate) fn let_pulls_hang(&self) {
         self.state().pulls_hang = true;
+    }
+
+    pub(crate) fn set_facts(&self, facts: EngineFacts) {
+        self.state().facts = facts;
     }
 
     /// What was asked, reading aside, with containers by the name they had then.
@@ -107,10 +186,64 @@ impl MemoryEngine {
         lines
     }
 
+    /// Every container's inspection, by name.
+    pub(crate) fn inspections(&self) -> BTreeMap<String, Value> {
+        self.state().containers.values().map(|c| (name_of(c).to_owned(), c.clone())).collect()
+    }
+
+    /// The id of the image that `reference` names.
+    pub(crate) fn tagged(&self, reference: &str) -> Option<String> {
+        self.state().image_id(reference)
+    }
+
+    /// The ids of all images.
+    pub(crate) fn images(&self) -> Vec<String> {
+        self.state().images.keys().cloned().collect()
+    }
+
     /// Changes a container's inspection.
     pub(crate) fn edit(&self, id: &str, edit: impl FnOnce(&mut Value)) {
         edit(self.state().containers.get_mut(id).expect("the test's own container"));
     }
+
+    /// Writes a changing call down and finds out how it goes. The dead wait for ever.
+    async fn enter(&self, line: String) -> Result<Ending, EngineError> {
+        if *self.dead.borrow() {
+            std::future::pending::<()>().await;
+        }
+        let interruption = {
+            let mut state = self.state();
+            state.record(line)?;
+            let nth = state.changes;
+            state.changes += 1;
+            state.interruption.clone().filter(|(at, _)| *at == nth).map(|(_, interruption)| interruption)
+        };
+        match interruption {
+            None => Ok(Ending::Well),
+            Some(Interruption::DieAfter) => Ok(Ending::Death),
+            Some(Interruption::HangDone) => Ok(Ending::Silence),
+            Some(Interruption::DieBefore) => self.die().await,
+            Some(Interruption::Refuse(error)) => Err(error),
+            Some(Interruption::HangUndone) => Err(late()),
+        }
+    }
+
+    async fn leave<T>(&self, ending: Ending, value: T) -> Result<T, EngineError> {
+        match ending {
+            Ending::Well => Ok(value),
+            Ending::Death => self.die().await,
+            Ending::Silence => Err(late()),
+        }
+    }
+
+    async fn die<T>(&self) -> T {
+        self.dead.send_replace(true);
+        std::future::pending().await
+    }
+}
+
+fn late() -> EngineError {
+    EngineError::Timeout { action: "answer".to_owned(), limit: std::time::Duration::from_secs(1) }
 }
 
 impl State {
@@ -147,20 +280,22 @@ impl State {
         found.ok_or_else(|| EngineError::NotFound { message: format!("no such container: {container}") })
     }
 
+    fn name(&self, container: &str) -> Result<String, EngineError> {
+        Ok(name_of(&self.containers[&self.find(container)?]).to_owned())
+    }
+
+    /// The inspection to be changed.
+    fn at(&mut self, container: &str) -> Result<&mut Value, EngineError> {
+        let id = self.find(container)?;
+        Ok(self.containers.get_mut(&id).expect("just found"))
+    }
+
     fn image_id(&self, image: &str) -> Option<String> {
         let by_reference = || {
             let reference: Reference = image.parse().ok()?;
             self.tags.get(&reference.with_explicit_tag().to_string()).cloned()
         };
         self.images.contains_key(image).then(|| image.to_owned()).or_else(by_reference)
-    }
-
-    /// Records a call on a container and returns its inspection to be changed.
-    fn act(&mut self, action: &str, container: &str, rest: &str) -> Result<&mut Value, EngineError> {
-        let id = self.find(container)?;
-        let name = name_of(&self.containers[&id]).to_owned();
-        self.record(format!("{action} {name}{rest}"))?;
-        Ok(self.containers.get_mut(&id).expect("just found"))
     }
 }
 
@@ -172,142 +307,6 @@ fn name_of(container: &Value) -> &str {
     text(&container["Name"]).trim_start_matches('/')
 }
 
-fn conflict(name: &str) -> EngineError {
-    EngineError::Conflict { message: format!("the container name {name:?} is already in use") }
-}
-
-#[async_trait]
-impl Engine for MemoryEngine {
-    async fn api_version(&self) -> Result<ApiVersion, EngineError> {
-        Ok(self.state().api)
-    }
-
-    async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
-        let mut state = self.state();
-        state.record("list".to_owned()).map_err(EngineError::while_listing)?;
-        let digests = |id: &str| serde_json::from_value(state.images.get(id)?["RepoDigests"].clone()).ok();
-        let show = |(id, c): (&String, &Value)| Container {
-            id: id.clone(),
-            name: name_of(c).to_owned(),
-            image: text(&c["Config"]["Image"]).to_owned(),
-            image_id: text(&c["Image"]).to_owned(),
-            repo_digests: digests(text(&c["Image"])).unwrap_or_default(),
-            labels: serde_json::from_value(c["Config"]["Labels"].clone()).unwrap_or_default(),
-            state: text(&c["State"]["Status"]).to_owned(),
-        };
-        let mut containers: Vec<Container> = state.containers.iter().map(show).collect();
-        containers.retain(|c| is_selected(selector, &c.name, &c.labels));
-        containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(containers)
-    }
-
-    async fn pull(
-        &self,
-        reference: &Reference,
-        platform: Option<&str>,
-        credential: Option<&Credential>,
-        progress: &(dyn Fn(PullProgress) + Send + Sync),
-    ) -> Result<(), EngineError> {
-        let hangs = {
-            let mut state = self.state();
-            let platform = platform.map(|platform| format!(" {platform}")).unwrap_or_default();
-            state.record(format!("pull {reference}{platform}"))?;
-            state.credentials.extend(credential.map(|credential| credential.username.clone()));
-            state.pulls_hang
-        };
-        if hangs {
-            std::future::pending::<()>().await;
-        }
-        progress(PullProgress { done_bytes: 1, total_bytes: 1, status: "Pull complete".to_owned() });
-        let mut state = self.state();
-        let image = state.registry.get(&reference.to_string()).cloned().ok_or_else(|| EngineError::PullFailed {
-            reference: reference.to_string(),
-            reason: "manifest unknown".to_owned(),
-        })?;
-        state.tag(&reference.to_string(), &image);
-        Ok(())
-    }
-
-    async fn inspect_container(&self, container: &str) -> Result<Value, EngineError> {
-        self.state().act("inspect", container, "").cloned()
-    }
-
-    async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError> {
-        let mut state = self.state();
-        state.record(format!("inspect image {image}"))?;
-        Ok(state.image_id(image).and_then(|id| state.images.get(&id).cloned()))
-    }
-
-    async fn create_container(&self, name: &str, body: &Value, _platform: Option<&str>) -> Result<String, EngineError> {
-        let mut state = self.state();
-        state.record(format!("create {name}"))?;
-        if state.find(name).is_ok() {
-            return Err(conflict(name));
-        }
-        let reference = text(&body["Image"]);
-        let not_found = || EngineError::NotFound { message: format!("no such image: {reference}") };
-        let image = state.image_id(reference).ok_or_else(not_found)?;
-        state.last_id += 1;
-        let id = format!("{:064x}", state.last_id);
-        let mut config = body.clone();
-        let fields = config.as_object_mut().expect("a create body is an object");
-        let host = fields.remove("HostConfig").unwrap_or_default();
-        let networking = fields.remove("NetworkingConfig").unwrap_or_default();
-        let container = json!({
-            "Id": id, "Name": format!("/{name}"), "Image": image, "Config": config, "HostConfig": host,
-            "NetworkSettings": { "Networks": networking["EndpointsConfig"] },
-            "State": { "Running": false, "Status": "created" }, "RestartCount": 0, "Mounts": [],
-        });
-        state.containers.insert(id.clone(), container);
-        Ok(id)
-    }
-
-    async fn connect_network(&self, network: &str, container: &str, endpoint: &Value) -> Result<(), EngineError> {
-        let mut state = self.state();
-        let container = state.act("connect", container, &format!(" to {network}"))?;
-        container["NetworkSettings"]["Networks"][network] = endpoint.clone();
-        Ok(())
-    }
-
-    async fn start(&self, container: &str) -> Result<(), EngineError> {
-        let mut state = self.state();
-        let id = state.find(container)?;
-        let image = text(&state.containers[&id]["Image"]).to_owned();
-        let exits = state.images.get(&image).is_some_and(|image| image["ExitsAtOnce"] == true);
-        let started = if exits {
-            json!({ "Running": false, "Status": "exited", "ExitCode": 3 })
-        } else {
-            json!({ "Running": true, "Status": "running", "ExitCode": 0 })
-        };
-        state.act("start", container, "")?["State"] = started;
-        Ok(())
-    }
-
-    async fn stop(&self, container: &str) -> Result<(), EngineError> {
-        let mut state = self.state();
-        state.act("stop", container, "")?["State"] = json!({ "Running": false, "Status": "exited", "ExitCode": 0 });
-        Ok(())
-    }
-
-    async fn rename(&self, container: &str, name: &str) -> Result<(), EngineError> {
-        let mut state = self.state();
-        let is_taken = state.find(name).is_ok();
-        let container = state.act("rename", container, &format!(" to {name}"))?;
-        if is_taken {
-            return Err(conflict(name));
-        }
-        container["Name"] = json!(format!("/{name}"));
-        Ok(())
-    }
-
-    async fn remove(&self, container: &str, force: bool) -> Result<(), EngineError> {
-        let mut state = self.state();
-        let found = state.act("remove", container, "")?;
-        if found["State"]["Running"] == true && !force {
-            return Err(EngineError::Conflict { message: "it is running".to_owned() });
-        }
-        let id = text(&found["Id"]).to_owned();
-        state.containers.remove(&id);
-        Ok(())
-    }
+fn conflict(message: impl Into<String>) -> EngineError {
+    EngineError::Conflict { message: message.into() }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use extism::Wasm;
-use imagewatch_abi::{ConfigKey, GRANT_KEY_PREFIX, HOST_KEY_PREFIX};
+use imagewatch_abi::{ConfigKey, GRANT_KEY_PREFIX, HOST_KEY_PREFIX, parse_duration_ms};
 use thiserror::Error;
 
 use super::expand::{Environment, expand};
@@ -57,6 +57,10 @@ pub struct HostSettings {
     pub http_timeout: Duration,
     /// For the pull of one order.
     pub pull_timeout: Duration,
+    /// How long a replaced container without a health check must stay up.
+    pub stable_for: Duration,
+    /// How many images before the present one are kept of each repository; none: all.
+    pub keep_images: Option<usize>,
     /// Instructions, about, that one call of the guest may take.
     pub fuel: u64,
     /// See `http::egress`.
@@ -66,7 +70,7 @@ pub struct HostSettings {
 }
 
 /// The keys that the host reads, as `(key, type, default, meaning)`; policies declare their own.
-pub const HOST_KEYS: [(&str, &str, &str, &str); 7] = [
+pub const HOST_KEYS: [(&str, &str, &str, &str); 9] = [
     (
         IMAGES_KEY,
         "list of patterns",
@@ -81,6 +85,18 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 7] = [
     ),
     ("host.http_timeout", "duration", "10s", "Deadline of one registry request, body included."),
     ("host.pull_timeout", "duration", "5m", "Deadline of one pull."),
+    (
+        "host.stable_for",
+        "duration",
+        "10s",
+        "How long a replaced container without a health check must stay up before the old one is removed.",
+    ),
+    (
+        "host.keep_images",
+        "number, or `all`",
+        "all",
+        "How many images before the present one are kept of each repository; older ones that nothing uses are removed.",
+    ),
     ("host.fuel", "instructions", "5000000000", "What one call of the policy may compute before it is ended."),
     (
         "host.insecure_registries",
@@ -271,6 +287,11 @@ impl HostSettings {
         Ok(Self {
             http_timeout: duration("host.http_timeout")?,
             pull_timeout: duration("host.pull_timeout")?,
+            stable_for: duration("host.stable_for")?,
+            keep_images: match or("host.keep_images") {
+                "all" => None,
+                number => Some(number.parse().map_err(|_| ("host.keep_images", format!("{number:?} is neither a number nor `all`")))?),
+            },
             fuel: fuel.ok_or_else(|| ("host.fuel", format!("{:?} is no positive number", or("host.fuel"))))?,
             insecure_registries: or("host.insecure_registries").to_owned(),
             auth_realms: or("host.auth_realms").to_owned(),
@@ -278,18 +299,9 @@ impl HostSettings {
     }
 }
 
-/// `500ms`, `10s`, `5m`, `1h`; at most a day.
+/// At most a day.
 fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let unit_ms = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    let ms = text[..digits].parse::<u64>().ok()?.checked_mul(unit_ms)?;
-    (1..=86_400_000).contains(&ms).then(|| Duration::from_millis(ms))
+    parse_duration_ms(text).filter(|ms| *ms <= 86_400_000).map(Duration::from_millis)
 }
 
 #[cfg(test)]

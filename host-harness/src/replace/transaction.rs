@@ -1,294 +1,329 @@
-//! Swapping one container for another on a newer image, and bringing the old one back when a step fails.
+//! Swapping containers for ones on a newer image, so that either all of it happens or nothing.
 //!
-//! The new container is created completely, under a temporary name, before the old one is touched; the
-//! old one is kept, stopped and renamed, until the new one runs. Volumes are never removed.
-//! A process that dies in between leaves both containers behind, the new one not started before it has its name.
+//! Every new container is created completely, under a temporary name, before its predecessor is touched; that one
+//! is kept, stopped and renamed, until the new one is healthy. Volumes are never removed. What is done is written
+//! into labels as it is done (`facts`), so that `recovery` can end any transaction whose program died. Decides
+//! nothing about whether to replace.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use imagewatch_abi::Container;
-use serde_json::Value;
-use tokio::time::{Instant, sleep};
-use tracing::warn;
+use imagewatch_abi::Fault;
+use serde_json::{Value, json};
+use tracing::{info, warn};
 
-use super::plan::{Plan, PlanInput, build_plan, reason_to_refuse};
-use crate::engine::{Engine, EngineError};
+use super::ending::Transaction;
+use super::facts::{self, Facts, Handling, Part, Swap};
+use super::health::{Gate, GateError};
+use super::journal::{Entry, Record};
+use super::labels::{Hook, Labels};
+use super::plan::{Plan, PlanInput, build_plan};
+use super::setback::Setback;
+use super::survey::Survey;
+use super::{Job, ReplaceError, Replaced, Replacer, hooks};
+use crate::engine::EngineError;
 
-/// Between a container's name and the mark of the transaction that works on it.
-const WORKING_MARK: &str = ".imagewatch-";
-const ASIDE: &str = ".old";
-/// How long an engine that is away is waited for to bring a container back; less than a shutdown waits.
-const RESTORE_FOR: Duration = Duration::from_secs(20);
-const RESTORE_EVERY: Duration = Duration::from_millis(500);
-const POLL_EVERY: Duration = Duration::from_millis(200);
+/// Lines of a failed container's log that are kept.
+const LOG_LINES: u16 = 20;
 
-/// The image that a container is to run.
-#[derive(Debug, Clone, Copy)]
-pub struct NewImage<'a> {
-    /// The engine's id of it; a new container that runs another one is not used.
-    pub id: &'a str,
-    /// What it was pulled for, `os/arch[/variant]`; absent: as the old container.
-    pub platform: Option<&'a str>,
-}
-
-/// The new container has the old one's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replaced {
-    /// Its id.
-    pub new_id: String,
-}
-
-/// Why a container was not replaced.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct ReplaceError {
-    /// The old container had been taken down, and is back under its name and in its state. False also
-    /// when it had not been touched, which the reason then says.
-    pub restored: bool,
-    /// A lowercase fragment that names the failed step and what became of the old container.
-    pub reason: String,
-    /// The engine was away, so the next container would fare no better.
-    pub unavailable: bool,
-}
-
-impl ReplaceError {
-    fn untouched(why: impl std::fmt::Display, unavailable: bool) -> Self {
-        Self { restored: false, reason: format!("{why}; the container was not touched"), unavailable }
-    }
-}
-
-/// Whether `name` is one that a replacement gives out while it works.
-pub fn is_working_name(name: &str) -> bool {
-    name.rsplit_once(WORKING_MARK).is_some_and(|(container, mark)| {
-        let transaction = mark.strip_suffix(ASIDE).unwrap_or(mark);
-        !container.is_empty() && transaction.len() == 8 && transaction.bytes().all(|b| b.is_ascii_hexdigit())
-    })
-}
-
-/// Replaces `old` by the same container on `image`, which its reference must already name locally.
-/// A container that ran must then run for `stable_for`; one that was stopped is left stopped.
-pub async fn replace_container(
-    engine: &dyn Engine,
-    old: &Container,
-    image: NewImage<'_>,
-    stable_for: Duration,
-) -> Result<Replaced, ReplaceError> {
-    let untouched = |error: StepError| ReplaceError::untouched(&error, error.is_unavailable());
-    let (plan, was_running) = prepare(engine, old, image).await.map_err(untouched)?;
-    let working_name = build_working_name(&old.name);
-    let created = engine.create_container(&working_name, &plan.body, plan.platform.as_deref()).await;
-    let new_id = created.map_err(|error| untouched(StepError::engine("create the new container", error)))?;
-    let swap = Swap { engine, old, new_id, working_name, was_running };
-    if let Err(error) = swap.complete_new(&plan, image).await {
-        swap.remove_new().await;
-        return Err(untouched(error));
-    }
-    match swap.swap(stable_for).await {
-        Ok(()) => {
-            swap.remove_old().await;
-            Ok(Replaced { new_id: swap.new_id })
-        }
-        Err(error) => Err(swap.restore(&error).await),
-    }
-}
-
-/// Removes a container that something else provisions again on next use; its volumes stay.
-pub async fn remove_container(engine: &dyn Engine, container: &Container) -> Result<(), EngineError> {
-    removed(engine.remove(&container.id, true).await)
-}
-
-/// A container that is gone, or on its way, is removed.
-fn removed(result: Result<(), EngineError>) -> Result<(), EngineError> {
-    match result {
-        Err(EngineError::NotFound { .. }) => Ok(()),
-        Err(EngineError::Conflict { message }) if message.contains("already in progress") => Ok(()),
-        other => other,
-    }
-}
-
-fn build_working_name(name: &str) -> String {
-    let random = RandomState::new().hash_one(name).to_be_bytes();
-    let [a, b, c, d, ..] = random;
-    format!("{name}{WORKING_MARK}{a:02x}{b:02x}{c:02x}{d:02x}")
-}
-
-/// A step that failed, and why.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("failed to {step}: {error}")]
-    Engine { step: &'static str, error: EngineError },
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl StepError {
-    fn engine(step: &'static str, error: EngineError) -> Self {
-        Self::Engine { step, error }
-    }
-
-    fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Engine { error, .. } if error.is_unavailable())
-    }
-}
-
-async fn prepare(engine: &dyn Engine, old: &Container, image: NewImage<'_>) -> Result<(Plan, bool), StepError> {
-    let inspect = |error| StepError::engine("inspect the container", error);
-    let inspection = engine.inspect_container(&old.id).await.map_err(inspect)?;
-    if let Some(reason) = reason_to_refuse(&inspection) {
-        return Err(StepError::Refused(reason));
-    }
-    let old_image_id = inspection["Image"].as_str().unwrap_or_default();
-    let old_image = engine.inspect_image(old_image_id).await.map_err(inspect)?.ok_or_else(|| {
-        let why = "is gone, so the container's own settings cannot be told from the image's; recreate it by hand";
-        StepError::Refused(format!("its image {} {why}", imagewatch_abi::short_digest(old_image_id)))
-    })?;
-    let volume_sources = inspect_volume_sources(engine, &inspection).await.map_err(inspect)?;
-    let api = engine.api_version().await.map_err(inspect)?;
-    let plan = build_plan(&PlanInput {
-        old: &inspection,
-        old_image: &old_image,
-        volume_sources: &volume_sources,
-        platform: image.platform,
-        api,
-    });
-    Ok((plan, inspection["State"]["Running"] == true))
-}
-
-/// The containers whose volumes this one uses, written as `id[:mode]`. One that is gone gives none.
-async fn inspect_volume_sources(engine: &dyn Engine, inspection: &Value) -> Result<Vec<Value>, EngineError> {
-    let mut sources = Vec::new();
-    for source in inspection["HostConfig"]["VolumesFrom"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        let container = source.split(':').next().unwrap_or(source);
-        match engine.inspect_container(container).await {
-            Ok(inspection) => sources.push(inspection),
-            Err(EngineError::NotFound { .. }) => {}
-            Err(error) => return Err(error),
+impl Replacer {
+    /// Replaces the container `job` names, and whatever cannot live without it. Its reference must already
+    /// name the new image locally. Containers that ran must then be healthy; those that were stopped are left stopped.
+    ///
+    /// The caller holds the locks of all of the group's names; see [`Survey::names`].
+    ///
+    /// # Errors
+    /// Why not, and what became of the old container: it was not touched, or it is back, or where to look for it.
+    pub async fn replace(&self, survey: Survey, job: &mut Job<'_>) -> Result<Replaced, ReplaceError> {
+        let untouched = |setback| ReplaceError::untouched(setback);
+        hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
+        let entry = Entry { snapshots: survey.snapshots.clone(), failure: None };
+        let record = self.journal.begin(&survey.transaction.id, &entry).map_err(|error| {
+            let folder = "the state folder's journal; make room there or choose another with --state-dir";
+            untouched(Setback::refused(format!("failed to write {folder}: {error}")))
+        })?;
+        let mut attempt = Attempt { replacer: self, survey, job, record, entry, is_touched: false };
+        match attempt.run().await {
+            Ok(()) => Ok(attempt.succeed().await),
+            Err(setback) => Err(attempt.give_up(setback).await),
         }
     }
-    Ok(sources)
 }
 
-/// One replacement, from the moment the new container exists.
-#[derive(Debug)]
-struct Swap<'a> {
-    engine: &'a dyn Engine,
-    old: &'a Container,
-    new_id: String,
-    working_name: String,
-    was_running: bool,
+/// A transaction under way in this program.
+struct Attempt<'a, 'j> {
+    replacer: &'a Replacer,
+    survey: Survey,
+    job: &'a mut Job<'j>,
+    record: Record,
+    entry: Entry,
+    /// Whether an old container may no longer be as it was.
+    is_touched: bool,
 }
 
-impl Swap<'_> {
-    fn aside_name(&self) -> String {
-        format!("{}{ASIDE}", self.working_name)
+impl Attempt<'_, '_> {
+    async fn run(&mut self) -> Result<(), Setback> {
+        self.create(0).await?;
+        hooks::run(&*self.replacer.engine, &self.survey.root().container, Hook::PreUpdate).await?;
+        match self.survey.transaction.swap {
+            Swap::StopFirst => self.stop_first().await,
+            Swap::StartFirst => self.start_first().await,
+            Swap::Handover => self.hand_over().await,
+        }
     }
 
-    /// Connects what the create call could not, and checks that the tag has not moved in between.
-    async fn complete_new(&self, plan: &Plan, image: NewImage<'_>) -> Result<(), StepError> {
+    async fn stop_first(&mut self) -> Result<(), Setback> {
+        self.is_touched = true;
+        for index in (1..self.sides().len()).rev() {
+            self.take_down_old(index).await?;
+        }
+        self.take_down_old(0).await?;
+        self.take_over(0).await?;
+        for index in 1..self.sides().len() {
+            if self.sides()[index].part.handling == Handling::Recreate {
+                // Only now: its predecessor's parent goes by this name again.
+                self.create(index).await?;
+                self.take_over(index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The new container takes the name while both run; the old one is stopped last.
+    async fn start_first(&mut self) -> Result<(), Setback> {
+        let engine = &self.replacer.engine;
+        let new = self.new_id(0)?.to_owned();
+        engine.start(&new).await.map_err(Setback::start)?;
+        self.pass_gate(0).await?;
+        self.is_touched = true;
+        let part = self.sides()[0].part.clone();
+        self.replacer.disarm(&part).await.map_err(|error| Setback::engine("change the old container's policy", error))?;
+        self.rename(0).await?;
+        let drain = Labels::of(&self.survey.root().container).drain().map_err(Setback::refused)?;
+        if let Some(drain) = drain {
+            tokio::time::sleep(drain).await;
+        }
+        Ok(())
+    }
+
+    /// The updater itself: its successor is started and does the rest, see `handover`.
+    async fn hand_over(&mut self) -> Result<(), Setback> {
+        let new = self.new_id(0)?.to_owned();
+        self.is_touched = true;
+        self.replacer.engine.start(&new).await.map_err(Setback::start)?;
+        self.replacer.await_successor(&new).await
+    }
+
+    /// Puts the old container to rest under no policy, so that nothing wakes it.
+    async fn take_down_old(&mut self, index: usize) -> Result<(), Setback> {
+        let part = self.sides()[index].part.clone();
+        let about = |what: &str| format!("{what} {}", part.name);
+        if part.handling == Handling::Recreate {
+            let disarmed = self.replacer.disarm(&part).await;
+            disarmed.map_err(|error| Setback::engine(&about("change the policy of"), error))?;
+        }
+        self.replacer.stop(&part.old).await.map_err(|error| Setback::engine(&about("stop"), error))?;
+        if self.survey.snapshots[index].container["HostConfig"]["AutoRemove"] == true {
+            self.replacer.wait_until_gone(&part.old).await.map_err(|error| Setback::engine(&about("see the end of"), error))?;
+        }
+        Ok(())
+    }
+
+    /// The new container gets its name, is started if the old one ran, and must be healthy.
+    async fn take_over(&mut self, index: usize) -> Result<(), Setback> {
+        self.rename(index).await?;
+        if self.sides()[index].part.was_running {
+            let new = self.new_id(index)?.to_owned();
+            self.replacer.engine.start(&new).await.map_err(Setback::start)?;
+            self.pass_gate(index).await?;
+        }
+        Ok(())
+    }
+
+    async fn rename(&self, index: usize) -> Result<(), Setback> {
+        let (engine, id) = (&self.replacer.engine, &self.survey.transaction.id);
+        let part = &self.sides()[index].part;
+        match engine.rename(&part.old, &part.aside_name(id)).await {
+            // One that was created with --rm is gone by now.
+            Err(error) if !error.is_gone() => return Err(Setback::engine("rename the old container", error)),
+            _ => {}
+        }
+        let renamed = engine.rename(self.new_id(index)?, &part.name).await;
+        renamed.map_err(|error| Setback::engine("rename the new container", error))
+    }
+
+    async fn pass_gate(&mut self, index: usize) -> Result<(), Setback> {
+        // Waiting takes nothing of the machine that others would have to wait for.
+        drop(self.job.turn.take());
+        self.replacer.gate(&self.sides()[index].part, self.new_id(index)?, self.survey.transaction.stable_for).await
+    }
+
+    /// Creates the new container of a side, with all that it is to have.
+    async fn create(&mut self, index: usize) -> Result<(), Setback> {
+        let plan = self.plan(index).await?;
+        let transaction = &self.survey.transaction;
+        let name = self.sides()[index].part.temporary_name(&transaction.id);
+        let mut body = plan.body.clone();
+        body["Labels"][facts::LABEL] = json!(transaction.facts(index).to_label());
+        let engine = &self.replacer.engine;
+        let created = engine.create_container(&name, &body, plan.platform.as_deref()).await;
+        if let Err(EngineError::Timeout { .. }) = &created {
+            // It may have been made all the same; then it is to go.
+            let found = engine.inspect_container(&name).await.ok();
+            self.survey.transaction.sides[index].new = found.and_then(|found| found["Id"].as_str().map(str::to_owned));
+        }
+        let id = created.map_err(|error| create_setback(&error))?;
+        self.survey.transaction.sides[index].new = Some(id.clone());
+        self.complete(index, &plan, &id).await
+    }
+
+    async fn plan(&self, index: usize) -> Result<Plan, Setback> {
+        let snapshot = &self.survey.snapshots[index];
+        let image = self.survey.new_image(index, &*self.replacer.engine).await?;
+        let sources = self.survey.volume_sources(index, &*self.replacer.engine).await?;
+        let input = PlanInput {
+            old: &snapshot.container,
+            old_image: &snapshot.image,
+            new_image: &image,
+            volume_sources: &sources,
+            names: &self.survey.container_names,
+            platform: (index == 0).then_some(self.job.image.platform).flatten(),
+            api: self.survey.engine.api,
+            is_podman: self.survey.engine.is_podman,
+        };
+        build_plan(&input).map_err(Setback::refused)
+    }
+
+    /// Networks that the create call could not give, and the check that the tag has not moved in between.
+    async fn complete(&self, index: usize, plan: &Plan, new: &str) -> Result<(), Setback> {
+        let engine = &self.replacer.engine;
+        let step = |error| Setback::engine("connect the new container to its networks", error);
         for (network, endpoint) in &plan.networks_to_connect {
-            let connected = self.engine.connect_network(network, &self.new_id, endpoint).await;
-            connected.map_err(|error| StepError::engine("connect the new container to its networks", error))?;
+            engine.connect_network(network, new, endpoint).await.map_err(step)?;
         }
-        let created = self.engine.inspect_container(&self.new_id).await;
-        let created = created.map_err(|error| StepError::engine("inspect the new container", error))?;
+        for network in &plan.networks_to_disconnect {
+            engine.disconnect_network(network, new).await.map_err(step)?;
+        }
+        let created = engine.inspect_container(new).await;
+        let created = created.map_err(|error| Setback::engine("inspect the new container", error))?;
         let runs = created["Image"].as_str().unwrap_or_default();
-        if runs == image.id {
+        if index > 0 || runs == self.job.image.id {
             return Ok(());
         }
         let short = imagewatch_abi::short_digest;
-        let (reference, runs, wanted) = (&self.old.image, short(runs), short(image.id));
-        Err(StepError::Refused(format!(
-            "{reference} names the image {runs} here, not {wanted} as pulled; its tag moved"
-        )))
+        let reference = self.survey.root().container["Config"]["Image"].as_str().unwrap_or_default();
+        let reason = format!(
+            "{reference} names the image {} here, not {} as pulled; its tag moved",
+            short(runs),
+            short(self.job.image.id)
+        );
+        Err(Setback::of(Fault::Postponed, reason))
     }
 
-    async fn swap(&self, stable_for: Duration) -> Result<(), StepError> {
-        let (engine, old, name) = (self.engine, &self.old.id, &self.old.name);
-        let step = |step: &'static str| move |error| StepError::engine(step, error);
-        // Stopped first: in swarm mode an engine loses track of a running container's names.
-        engine.stop(old).await.map_err(step("stop the old container"))?;
-        engine.rename(old, &self.aside_name()).await.map_err(step("rename the old container"))?;
-        engine.rename(&self.new_id, name).await.map_err(step("rename the new container"))?;
-        if self.was_running {
-            engine.start(&self.new_id).await.map_err(step("start the new container"))?;
-            self.watch_start(stable_for).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the new container has run for `stable_for`, and fails as soon as it does not.
-    async fn watch_start(&self, stable_for: Duration) -> Result<(), StepError> {
-        let until = Instant::now() + stable_for;
-        loop {
-            let inspection = self.engine.inspect_container(&self.new_id).await;
-            let inspection = inspection.map_err(|error| StepError::engine("inspect the started container", error))?;
-            let state = &inspection["State"];
-            let restarts = inspection["RestartCount"].as_u64().unwrap_or(0);
-            if state["Running"] != true || state["Restarting"] == true || restarts > 0 {
-                let code = &state["ExitCode"];
-                let error = state["Error"].as_str().filter(|error| !error.is_empty());
-                let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
-                let reason = format!("the new container did not keep running: it exited with code {code}{error}");
-                return Err(StepError::Refused(reason));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            sleep(left.min(POLL_EVERY)).await;
-        }
-    }
-
-    async fn remove_old(&self) {
-        if let Err(error) = removed(self.engine.remove(&self.old.id, true).await) {
-            let (container, left) = (&self.old.name, self.aside_name());
-            warn!(%container, %left, %error, "replaced, but the old container could not be removed");
-        }
-    }
-
-    async fn remove_new(&self) {
-        if let Err(error) = removed(self.engine.remove(&self.new_id, true).await) {
-            let (container, left) = (&self.old.name, &self.new_id);
-            warn!(%container, %left, %error, "the unused new container could not be removed");
-        }
-    }
-
-    /// Brings the old container back. The new one is removed first: it may hold the name, the ports
-    /// and the addresses. An engine that went away, restarted say, is waited for: to leave now would
-    /// be an outage.
-    async fn restore(&self, cause: &StepError) -> ReplaceError {
-        let until = Instant::now() + RESTORE_FOR;
-        let back = loop {
-            self.remove_new().await;
-            match self.bring_back().await {
-                Err(error) if error.is_unavailable() && Instant::now() < until => sleep(RESTORE_EVERY).await,
-                back => break back,
-            }
+    /// The old containers go, last of all.
+    async fn succeed(mut self) -> Replaced {
+        let sides = self.sides();
+        let recreated = sides.iter().filter(|side| side.part.handling == Handling::Recreate);
+        let replaced = Replaced {
+            new_id: self.new_id(0).unwrap_or_default().to_owned(),
+            containers: recreated.map(|side| side.part.name.clone()).collect(),
         };
-        let after = match &back {
-            Ok(()) => "the old container is back".to_owned(),
-            Err(error) => format!(
-                "the old container could not be brought back ({error}); look for {} or {}",
-                self.old.name,
-                self.aside_name()
-            ),
-        };
-        let unavailable = cause.is_unavailable() || back.as_ref().is_err_and(EngineError::is_unavailable);
-        ReplaceError { restored: back.is_ok(), reason: format!("{cause}; {after}"), unavailable }
+        let transaction = std::mem::take(&mut self.survey.transaction.sides);
+        let transaction = Transaction { sides: transaction, ..self.survey.transaction };
+        let name = &transaction.root().part.name;
+        if let Err(error) = self.replacer.finish(&transaction).await {
+            warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
+            return replaced;
+        }
+        self.record.close();
+        if let Ok(new) = self.replacer.engine.inspect_container(&replaced.new_id).await
+            && let Err(setback) = hooks::run(&*self.replacer.engine, &new, Hook::PostUpdate).await
+        {
+            warn!(container = %name, "replaced, but {}", setback.reason);
+        }
+        replaced
     }
 
-    async fn bring_back(&self) -> Result<(), EngineError> {
-        let inspection = self.engine.inspect_container(&self.old.id).await?;
-        if inspection["Name"].as_str().map(|name| name.trim_start_matches('/')) != Some(&self.old.name) {
-            self.engine.rename(&self.old.id, &self.old.name).await?;
+    /// Everything goes back to where it was.
+    async fn give_up(mut self, mut setback: Setback) -> ReplaceError {
+        let transaction = &self.survey.transaction;
+        let root = &transaction.root().part.name;
+        if setback.fault == Some(Fault::Image) {
+            setback.log = self.last_log().await;
         }
-        if self.was_running {
-            self.engine.start(&self.old.id).await?;
+        // Written down first: who dies now must still know tomorrow that the image was bad.
+        self.entry.failure = Some(setback.as_failure(root));
+        if let Err(error) = self.record.write(&self.entry) {
+            warn!(container = %root, %error, "the journal cannot be written; going on without it");
         }
-        Ok(())
+        if !self.is_touched {
+            match self.replacer.abort_patiently(transaction, &self.entry.snapshots).await {
+                Ok(_) => self.record.close(),
+                Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
+            }
+            return ReplaceError::untouched(setback);
+        }
+        info!(container = %root, reason = %setback.reason, "restoring");
+        match self.replacer.abort_patiently(transaction, &self.entry.snapshots).await {
+            Ok(problems) => {
+                self.record.close();
+                ReplaceError::restored(setback, problems)
+            }
+            Err(error) => ReplaceError::unfinished(setback, &error, transaction),
+        }
+    }
+
+    /// Of the newest container that failed.
+    async fn last_log(&self) -> Vec<String> {
+        let Some(new) = self.sides().iter().rev().find_map(|side| side.new.as_deref()) else { return Vec::new() };
+        self.replacer.engine.last_log(new, LOG_LINES).await.unwrap_or_default()
+    }
+
+    fn sides(&self) -> &[super::ending::Side] {
+        &self.survey.transaction.sides
+    }
+
+    fn new_id(&self, index: usize) -> Result<&str, Setback> {
+        let missing = || Setback::refused("its new container was not made");
+        self.sides()[index].new.as_deref().ok_or_else(missing)
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// A container that the engine does not take as it is, which trying again does not change.
+fn create_setback(error: &EngineError) -> Setback {
+    let setback = Setback::engine("create the new container", error.clone());
+    let is_refusal = matches!(error, EngineError::Refused { .. } | EngineError::NotFound { .. });
+    if is_refusal { Setback { fault: Some(Fault::Refused), ..setback } } else { setback }
+}
+
+impl Replacer {
+    /// Whether the new container of a part may stay.
+    pub(super) async fn gate(&self, part: &Part, new: &str, stable_for: Duration) -> Result<(), Setback> {
+        let inspect = |error| Setback::engine("inspect the new container", error);
+        let inspection: Value = self.engine.inspect_container(new).await.map_err(inspect)?;
+        let is_podman = self.engine.facts().await.is_ok_and(|facts| facts.is_podman);
+        let gate = Gate::of(&inspection, stable_for, part.was_ill, is_podman).map_err(Setback::refused)?;
+        match gate.wait(&*self.engine, new).await {
+            Ok(()) => Ok(()),
+            Err(GateError::Failed(reason)) => {
+                Err(Setback::of(Fault::Image, format!("the new container of {} did not pass: {reason}", part.name)))
+            }
+            Err(GateError::Engine(error)) => Err(Setback::engine("watch the new container", error)),
+        }
+    }
+}
+
+impl Transaction {
+    /// What the new container of a side says of itself.
+    pub(super) fn facts(&self, index: usize) -> Facts {
+        let others = if index == 0 { self.sides[1..].iter().map(|side| side.part.clone()).collect() } else { Vec::new() };
+        Facts {
+            transaction: self.id.clone(),
+            part: self.sides[index].part.clone(),
+            root: self.root().part.name.clone(),
+            others,
+            swap: self.swap,
+            stable_for_ms: u64::try_from(self.stable_for.as_millis()).unwrap_or(u64::MAX),
+            origin: self.origin.clone(),
+        }
+    }
+}

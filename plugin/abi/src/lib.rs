@@ -9,6 +9,7 @@ mod answer;
 mod calls;
 mod digest;
 mod docker;
+mod duration;
 mod http;
 mod reference;
 
@@ -19,6 +20,7 @@ pub use calls::{
 };
 pub use digest::{Digest, DigestError, short_digest};
 pub use docker::{Container, ContainerFailure, Containers, Fault, Order, Orders, Placed, Report, Selector, Strategy};
+pub use duration::parse_duration_ms;
 pub use http::{HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method};
 pub use reference::{Reference, ReferenceError, is_loopback_host};
 

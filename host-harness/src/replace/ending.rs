@@ -1,0 +1,348 @@
+//! The two ways in which a transaction ends: forwards, and the old containers go; or back, and the new ones go and
+//! the very same old ones run again. Both can be begun any number of times, by the transaction itself or by
+//! somebody who finds it half done: each step looks first whether it is still to be done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use imagewatch_abi::Reference;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::Replacer;
+use super::facts::{self, Handling, Origin, Part, Swap};
+use super::journal::Snapshot;
+use super::plan::{Plan, PlanInput, build_plan};
+use crate::engine::EngineError;
+
+/// How long an engine that is away is waited for to bring a container back; less than a shutdown waits.
+const RESTORE_FOR: Duration = Duration::from_secs(20);
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// For the engine to remove what it has begun to remove.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A transaction as far as it is known, by itself or from labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transaction {
+    /// Eight hex digits.
+    pub id: String,
+    /// How the swap goes.
+    pub swap: Swap,
+    /// The root first, then each after those that it needs.
+    pub sides: Vec<Side>,
+    /// How long a container without a health check must stay up.
+    pub stable_for: Duration,
+    /// On whose behalf.
+    pub origin: Origin,
+}
+
+/// One container of a transaction, before and after.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Side {
+    /// Before.
+    pub part: Part,
+    /// The id of the new one, once there is one.
+    pub new: Option<String>,
+}
+
+impl Transaction {
+    /// The container that it is about.
+    pub fn root(&self) -> &Side {
+        &self.sides[0]
+    }
+
+    fn snapshot<'s>(&self, index: usize, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
+        snapshots.iter().find(|snapshot| snapshot.container["Id"] == self.sides[index].part.old.as_str())
+    }
+}
+
+impl Replacer {
+    /// Removes a container that something else provisions again on next use; its volumes stay.
+    ///
+    /// # Errors
+    /// The engine did not do it.
+    pub async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
+        self.remove(container).await
+    }
+
+    /// Forwards: what rested is started, then the old containers go, those first that need others.
+    ///
+    /// # Errors
+    /// The first step that the engine did not do; to be begun again.
+    pub(super) async fn finish(&self, transaction: &Transaction) -> Result<(), EngineError> {
+        let resting = transaction.sides.iter().filter(|side| side.part.handling == Handling::Restart);
+        for side in resting.filter(|side| side.part.was_running) {
+            gone_is_fine(self.engine.start(&side.part.old).await)?;
+        }
+        for side in transaction.sides.iter().rev().filter(|side| side.part.handling == Handling::Recreate) {
+            if transaction.swap != Swap::StopFirst {
+                self.stop(&side.part.old).await?;
+            }
+            self.remove(&side.part.old).await?;
+        }
+        Ok(())
+    }
+
+    /// Back, and again while the engine is away, as long as a shutdown waits.
+    ///
+    /// # Errors
+    /// As [`Self::abort`]; a later recovery goes on.
+    pub(super) async fn abort_patiently(
+        &self,
+        transaction: &Transaction,
+        snapshots: &[Snapshot],
+    ) -> Result<Vec<String>, EngineError> {
+        let until = Instant::now() + RESTORE_FOR;
+        loop {
+            match self.abort(transaction, snapshots).await {
+                Err(error) if Instant::now() < until => {
+                    debug!(%error, "not restored yet");
+                    sleep(RETRY_EVERY).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Back: the new containers rest, the old ones get their names, policies, networks and life back, the new ones go.
+    /// The root's new one goes last, for its label holds what has to be known for all of this.
+    /// Returns what could not be brought back, and why.
+    ///
+    /// # Errors
+    /// The first step that the engine did not do; to be begun again.
+    pub(super) async fn abort(
+        &self,
+        transaction: &Transaction,
+        snapshots: &[Snapshot],
+    ) -> Result<Vec<String>, EngineError> {
+        for side in transaction.sides.iter().rev() {
+            self.put_aside_new(transaction, side).await?;
+        }
+        let mut problems = Vec::new();
+        let mut back = Vec::new();
+        for index in 0..transaction.sides.len() {
+            match self.give_name_back(transaction, index, snapshots).await? {
+                Ok(id) => back.push((index, id)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        for (index, id) in back {
+            let snapshot = transaction.snapshot(index, snapshots);
+            problems.extend(self.bring_up(&transaction.sides[index].part, &id, snapshot).await?);
+        }
+        for new in transaction.sides.iter().rev().filter_map(|side| side.new.as_ref()) {
+            self.remove(new).await?;
+        }
+        Ok(problems)
+    }
+
+    /// Before an old container starts, its successor must not hold its ports, its addresses or its name.
+    async fn put_aside_new(&self, transaction: &Transaction, side: &Side) -> Result<(), EngineError> {
+        let Some(new) = &side.new else { return Ok(()) };
+        let Some(inspection) = self.find(new).await? else { return Ok(()) };
+        if inspection["State"]["Running"] == true {
+            self.stop(new).await?;
+        }
+        if name_of(&inspection) == side.part.name {
+            gone_is_fine(self.engine.rename(new, &side.part.temporary_name(&transaction.id)).await)?;
+        }
+        Ok(())
+    }
+
+    /// The id under which the old container is there again, or why it is not.
+    async fn give_name_back(
+        &self,
+        transaction: &Transaction,
+        index: usize,
+        snapshots: &[Snapshot],
+    ) -> Result<Result<String, String>, EngineError> {
+        let part = &transaction.sides[index].part;
+        let Some(inspection) = self.find(&part.old).await? else {
+            return match transaction.snapshot(index, snapshots) {
+                Some(snapshot) => self.make_again(transaction, index, snapshot).await.map(Ok),
+                None => Ok(Err(format!("{} is gone, and nothing is left to make it from", part.name))),
+            };
+        };
+        let aside = part.aside_name(&transaction.id);
+        if name_of(&inspection) == aside {
+            match self.engine.rename(&part.old, &part.name).await {
+                Err(EngineError::Conflict { message }) => {
+                    return Ok(Err(format!("{} cannot have its name back ({message}); it is {aside}", part.name)));
+                }
+                renamed => renamed?,
+            }
+        }
+        Ok(Ok(part.old.clone()))
+    }
+
+    /// A container that went when it was stopped is made again from what was written down, on its own image.
+    async fn make_again(
+        &self,
+        transaction: &Transaction,
+        index: usize,
+        snapshot: &Snapshot,
+    ) -> Result<String, EngineError> {
+        let part = &transaction.sides[index].part;
+        if let Some(made) = self.find(&part.name).await?
+            && facts_of(&made).is_some_and(|facts| facts.transaction == transaction.id)
+        {
+            return Ok(made["Id"].as_str().unwrap_or_default().to_owned());
+        }
+        let reference = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
+        if let Ok(reference) = reference.parse::<Reference>() {
+            self.engine.tag_image(&part.old_image, &reference).await?;
+        }
+        let plan = self.plan_again(snapshot).await?;
+        let mut body = plan.body;
+        body["Labels"][facts::LABEL] = json!(transaction.facts(index).to_label());
+        let id = self.engine.create_container(&part.name, &body, plan.platform.as_deref()).await?;
+        for (network, endpoint) in &plan.networks_to_connect {
+            self.engine.connect_network(network, &id, endpoint).await?;
+        }
+        Ok(id)
+    }
+
+    /// Policy, networks and life of an old container, as they were. What it says is a problem that stays.
+    async fn bring_up(&self, part: &Part, id: &str, snapshot: Option<&Snapshot>) -> Result<Option<String>, EngineError> {
+        let Some(inspection) = self.find(id).await? else { return Ok(None) };
+        if part.handling == Handling::Recreate {
+            self.rearm(part, id, &inspection).await?;
+            self.reconnect(id, &inspection, snapshot).await?;
+        }
+        if !part.was_running || inspection["State"]["Running"] == true {
+            return Ok(None);
+        }
+        if self.engine.start(id).await.is_ok() {
+            return Ok(None);
+        }
+        // An engine may have taken an endpoint away with the failed start.
+        sleep(RETRY_EVERY).await;
+        let inspection = self.engine.inspect_container(id).await?;
+        self.reconnect(id, &inspection, snapshot).await?;
+        match self.engine.start(id).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => Ok(Some(format!("{} cannot be started again ({error}); it has its name and policy", part.name))),
+        }
+    }
+
+    async fn rearm(&self, part: &Part, id: &str, inspection: &Value) -> Result<(), EngineError> {
+        if inspection["HostConfig"]["RestartPolicy"]["Name"] == part.policy["Name"] {
+            return Ok(());
+        }
+        tolerate_fixed_policy(self.engine.set_restart_policy(id, &part.policy).await)
+    }
+
+    async fn reconnect(&self, id: &str, inspection: &Value, snapshot: Option<&Snapshot>) -> Result<(), EngineError> {
+        let Some(snapshot) = snapshot else { return Ok(()) };
+        let has = &inspection["NetworkSettings"]["Networks"];
+        let had = snapshot.container["NetworkSettings"]["Networks"].as_object();
+        if had.is_none_or(|had| had.keys().all(|network| !has[network].is_null())) {
+            return Ok(());
+        }
+        let plan = self.plan_again(snapshot).await?;
+        let created = plan.body["NetworkingConfig"]["EndpointsConfig"].as_object().cloned().unwrap_or_default();
+        for (network, endpoint) in created.into_iter().chain(plan.networks_to_connect) {
+            if has[&network].is_null() {
+                self.engine.connect_network(&network, id, &endpoint).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How a container that was written down is made again, on its own image.
+    async fn plan_again(&self, snapshot: &Snapshot) -> Result<Plan, EngineError> {
+        let engine = self.engine.facts().await?;
+        let input = PlanInput {
+            old: &snapshot.container,
+            old_image: &snapshot.image,
+            new_image: &snapshot.image,
+            volume_sources: &[],
+            names: &BTreeMap::new(),
+            platform: None,
+            api: engine.api,
+            is_podman: engine.is_podman,
+        };
+        build_plan(&input).map_err(|reason| {
+            let name = name_of(&snapshot.container);
+            EngineError::BadAnswer { action: format!("make {name} again"), reason }
+        })
+    }
+
+    /// Takes a container's restart policy away, so that a restart of the engine does not wake it.
+    pub(super) async fn disarm(&self, part: &Part) -> Result<(), EngineError> {
+        if matches!(part.policy["Name"].as_str(), None | Some("" | "no")) {
+            return Ok(());
+        }
+        tolerate_fixed_policy(self.engine.set_restart_policy(&part.old, &json!({ "Name": "no" })).await)
+    }
+
+    /// Stops a container; one that is gone is stopped. An answer that does not come is not taken for one.
+    pub(super) async fn stop(&self, container: &str) -> Result<(), EngineError> {
+        let stopped = gone_is_fine(self.engine.stop(container).await);
+        match stopped {
+            Err(error @ EngineError::Timeout { .. }) => match self.find(container).await? {
+                Some(inspection) if inspection["State"]["Running"] == true => Err(error),
+                _ => Ok(()),
+            },
+            stopped => stopped,
+        }
+    }
+
+    /// Removes a container, never its volumes; returns when it is gone.
+    pub(super) async fn remove(&self, container: &str) -> Result<(), EngineError> {
+        match self.engine.remove(container, true).await {
+            Err(EngineError::Conflict { message }) if message.contains("already in progress") => {
+                self.wait_until_gone(container).await
+            }
+            removed => gone_is_fine(removed),
+        }
+    }
+
+    pub(super) async fn wait_until_gone(&self, container: &str) -> Result<(), EngineError> {
+        let until = Instant::now() + GONE_WITHIN;
+        while self.find(container).await?.is_some() {
+            if Instant::now() >= until {
+                return Err(EngineError::Timeout { action: format!("remove {container}"), limit: GONE_WITHIN });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// The inspection of a container that may be gone.
+    pub(super) async fn find(&self, container: &str) -> Result<Option<Value>, EngineError> {
+        match self.engine.inspect_container(container).await {
+            Err(error) if error.is_gone() => Ok(None),
+            found => found.map(Some),
+        }
+    }
+}
+
+/// The facts in a container's label, if it was made by a transaction.
+pub(super) fn facts_of(inspection: &Value) -> Option<facts::Facts> {
+    facts::Facts::parse(inspection["Config"]["Labels"][facts::LABEL].as_str()?)
+}
+
+/// A container's name, without the slash.
+pub(super) fn name_of(inspection: &Value) -> &str {
+    inspection["Name"].as_str().unwrap_or_default().trim_start_matches('/')
+}
+
+fn gone_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
+    match result {
+        Err(error) if error.is_gone() => Ok(()),
+        other => other,
+    }
+}
+
+/// One created with --rm has none to change, and Podman before 5.1 has no such call; neither restarts it.
+fn tolerate_fixed_policy(result: Result<(), EngineError>) -> Result<(), EngineError> {
+    match result {
+        Err(EngineError::Conflict { .. } | EngineError::NotFound { .. }) => Ok(()),
+        Err(EngineError::Refused { status: 405, .. }) => Ok(()),
+        other => other,
+    }
+}

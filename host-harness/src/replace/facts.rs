@@ -1,0 +1,169 @@
+//! The journal of record: what a transaction says of itself in a label of each container that it makes.
+//! Labels are written together with their container and outlive this program, its disk and its memory, so a
+//! transaction can always be told from the engine alone. Asks the engine nothing.
+
+use imagewatch_abi::{Digest, Reference};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The label on every container that a transaction made. Labels cannot be changed, so it stays on those that
+/// succeeded; what it says is then history.
+pub const LABEL: &str = "imagewatch.transaction";
+
+const NEW: &str = "new";
+const OLD: &str = "old";
+const ID_LENGTH: usize = 8;
+
+/// What a transaction knows of one container that it makes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The transaction's id, eight hex digits.
+    pub transaction: String,
+    /// The container's own part in it.
+    pub part: Part,
+    /// The name of the container that the transaction is about.
+    pub root: String,
+    /// The other parts, each after those that it needs. Only on the root's container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Part>,
+    /// How the swap goes.
+    pub swap: Swap,
+    /// How long a container without a health check must stay up.
+    pub stable_for_ms: u64,
+    /// On whose behalf.
+    pub origin: Origin,
+}
+
+/// One container that a transaction is about, as it was before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its name, before and after.
+    pub name: String,
+    /// Its id, before.
+    pub old: String,
+    /// The id of the image that it ran.
+    pub old_image: String,
+    /// What is done with it.
+    pub handling: Handling,
+    /// Whether it ran.
+    pub was_running: bool,
+    /// Its restart policy, in the engine's words.
+    pub policy: Value,
+    /// Whether it was ill already, so that the same illness does not count against its successor.
+    #[serde(default)]
+    pub was_ill: bool,
+}
+
+/// What a transaction does with a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Handling {
+    /// Swaps it for a new one.
+    Recreate,
+    /// Stops it before and starts it after.
+    Restart,
+}
+
+/// How the swap goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Swap {
+    /// The old one is stopped before the new one is started.
+    StopFirst,
+    /// The new one is healthy before the old one is stopped.
+    StartFirst,
+    /// The old one is the updater itself: the new one, once it runs, does the rest.
+    Handover,
+}
+
+/// On whose behalf a transaction runs, so that a recovery can report to the right policy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The manifest's name.
+    pub manifest: String,
+    /// The target's name.
+    pub target: String,
+    /// The target's reference.
+    pub reference: Option<Reference>,
+    /// The digest that is moved to.
+    pub digest: Option<Digest>,
+}
+
+impl Facts {
+    /// Reads the label's value; none for one that this version cannot read, which is then left alone.
+    pub fn parse(label: &str) -> Option<Self> {
+        serde_json::from_str(label).ok()
+    }
+
+    /// The label's value.
+    pub fn to_label(&self) -> String {
+        serde_json::to_string(self).expect("facts have string keys only")
+    }
+}
+
+impl Part {
+    /// The new container's name until it takes over.
+    pub fn temporary_name(&self, transaction: &str) -> String {
+        format!("{}.{transaction}.{NEW}", self.name)
+    }
+
+    /// The old container's name from then on.
+    pub fn aside_name(&self, transaction: &str) -> String {
+        format!("{}.{transaction}.{OLD}", self.name)
+    }
+}
+
+/// Whether `name` is one that a transaction gives out while it works.
+pub fn is_working_name(name: &str) -> bool {
+    let mut parts = name.rsplitn(3, '.');
+    let (mark, transaction, container) = (parts.next(), parts.next(), parts.next());
+    matches!(mark, Some(NEW | OLD))
+        && transaction.is_some_and(|id| id.len() == ID_LENGTH && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        && container.is_some_and(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_a_transaction_gives_out_are_working_names() {
+        for (name, expected) in [
+            ("web.0a1b2c3d.new", true),
+            ("web.0a1b2c3d.old", true),
+            ("a.b.0a1b2c3d.old", true),
+            ("web", false),
+            ("web.new", false),
+            ("web.0a1b2c3.new", false),
+            ("web.0a1b2c3x.new", false),
+            (".0a1b2c3d.new", false),
+            ("web.0a1b2c3d.newer", false),
+        ] {
+            assert_eq!(is_working_name(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_foreign_text_is_nothing() {
+        let facts = Facts {
+            transaction: "0a1b2c3d".to_owned(),
+            part: Part {
+                name: "web".to_owned(),
+                old: "id".to_owned(),
+                old_image: "sha256:1".to_owned(),
+                handling: Handling::Recreate,
+                was_running: true,
+                policy: serde_json::json!({ "Name": "always" }),
+                was_ill: false,
+            },
+            root: "web".to_owned(),
+            others: Vec::new(),
+            swap: Swap::StopFirst,
+            stable_for_ms: 10_000,
+            origin: Origin::default(),
+        };
+        assert_eq!(Facts::parse(&facts.to_label()), Some(facts.clone()));
+        assert_eq!(facts.part.temporary_name("0a1b2c3d"), "web.0a1b2c3d.new");
+        assert_eq!(Facts::parse("true"), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! The health gate: whether a new container may stay. Looks, waits and judges; changes nothing.
+//!
+//! What is judged is the new container's own, effective health check, which its image may have brought; without
+//! one, that it runs and stays up. It ends with the first sign of failure, not at the end of the wait.
+
+mod probe;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::labels::{Labels, Probe};
+use crate::engine::{Engine, EngineError};
+
+/// How long a container without a health check must stay up, unless configured otherwise.
+pub const DEFAULT_STABLE_FOR: Duration = Duration::from_secs(10);
+/// The longest wait for a health check, unless a label says otherwise.
+const LONGEST: Duration = Duration::from_mins(10);
+const SHORTEST: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// An engine that does not answer for so long is away.
+const PATIENCE: u32 = 25;
+/// The engine's defaults for a health check.
+const INTERVAL: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
+const RETRIES: u64 = 3;
+
+/// What a container must show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// How long it must stay up when it has no health check.
+    pub stable_for: Duration,
+    /// How long it may take to be healthy; none: what its health check allows.
+    pub limit: Option<Duration>,
+    /// What must answer as well.
+    pub probe: Option<Probe>,
+    /// Its predecessor was ill already: then it need not be better.
+    pub was_ill: bool,
+    /// Podman without systemd never runs a health check; one that does not begin is then none.
+    pub is_podman: bool,
+}
+
+/// What one look at a container says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Judgement {
+    /// Not yet; what is missing.
+    Wait(&'static str),
+    Pass,
+    Fail(String),
+}
+
+/// Why a container did not pass.
+#[derive(Debug)]
+pub enum GateError {
+    /// It failed, and how.
+    Failed(String),
+    /// It could not be looked at.
+    Engine(EngineError),
+}
+
+impl Gate {
+    /// The gate of a container, with its own labels.
+    ///
+    /// # Errors
+    /// Names the label that cannot be read.
+    pub fn of(inspection: &Value, stable_for: Duration, was_ill: bool, is_podman: bool) -> Result<Self, String> {
+        let labels = Labels::of(inspection);
+        Ok(Self {
+            stable_for: labels.stable_for()?.unwrap_or(stable_for),
+            limit: labels.health_timeout()?,
+            probe: labels.probe()?,
+            was_ill,
+            is_podman,
+        })
+    }
+
+    /// Waits until the started `container` passes.
+    ///
+    /// # Errors
+    /// At the first sign that it does not.
+    pub async fn wait(&self, engine: &dyn Engine, container: &str) -> Result<(), GateError> {
+        let start = Instant::now();
+        let mut started_at = None;
+        let mut misses = 0;
+        loop {
+            let inspection = match engine.inspect_container(container).await {
+                Ok(inspection) => inspection,
+                Err(error) if !error.is_gone() && misses < PATIENCE => {
+                    misses += 1;
+                    sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                Err(error) if error.is_gone() => return Err(GateError::Failed("it is gone".to_owned())),
+                Err(error) => return Err(GateError::Engine(error)),
+            };
+            misses = 0;
+            let first = started_at.get_or_insert_with(|| inspection["State"]["StartedAt"].clone());
+            let mut judgement = self.judge(&inspection, first, start.elapsed());
+            if judgement == Judgement::Pass
+                && let Some(probe) = self.probe.as_ref().filter(|_| !self.was_ill)
+                && !probe::answers(probe, &inspection).await
+            {
+                judgement = Judgement::Wait("its probe does not answer");
+            }
+            match judgement {
+                Judgement::Pass => return Ok(()),
+                Judgement::Fail(reason) => return Err(GateError::Failed(reason)),
+                Judgement::Wait(missing) if start.elapsed() >= self.longest(&inspection) => {
+                    return Err(GateError::Failed(format!("after {} s {missing}", start.elapsed().as_secs())));
+                }
+                Judgement::Wait(_) => sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
+    /// One look, so long after the start.
+    fn judge(&self, inspection: &Value, started_at: &Value, elapsed: Duration) -> Judgement {
+        if self.was_ill {
+            return if elapsed >= self.stable_for { Judgement::Pass } else { Judgement::Wait("it is being watched") };
+        }
+        if let Some(reason) = fallen(inspection, started_at) {
+            return Judgement::Fail(reason);
+        }
+        match self.health(inspection, elapsed) {
+            Some("healthy") => Judgement::Pass,
+            Some("unhealthy") => Judgement::Fail(format!("it is unhealthy{}", last_check(inspection))),
+            Some(_) => Judgement::Wait("it is not healthy yet"),
+            None if elapsed >= self.stable_for => Judgement::Pass,
+            None => Judgement::Wait("it has not been up for long enough"),
+        }
+    }
+
+    /// The engine's word on its health; none without a health check.
+    fn health<'a>(&self, inspection: &'a Value, elapsed: Duration) -> Option<&'a str> {
+        let health = &inspection["State"]["Health"];
+        let status = health["Status"].as_str().filter(|status| has_check(inspection) && !matches!(*status, "" | "none"))?;
+        let has_begun = health["Log"].as_array().is_some_and(|log| !log.is_empty());
+        let check = &inspection["Config"]["Healthcheck"];
+        let is_overdue = elapsed > span(check, "StartPeriod", Duration::ZERO) + 2 * span(check, "Interval", INTERVAL);
+        let never_begins = self.is_podman && status == "starting" && !has_begun && is_overdue;
+        (!never_begins).then_some(status)
+    }
+
+    /// The end of the wait: what the health check may take at the most, within bounds.
+    fn longest(&self, inspection: &Value) -> Duration {
+        if let Some(limit) = self.limit {
+            return limit;
+        }
+        if !has_check(inspection) {
+            return self.stable_for + SHORTEST;
+        }
+        let check = &inspection["Config"]["Healthcheck"];
+        let retries = check["Retries"].as_u64().filter(|retries| *retries > 0).unwrap_or(RETRIES);
+        let retries = u32::try_from(retries).unwrap_or(u32::MAX);
+        let tries = span(check, "Interval", INTERVAL).saturating_mul(retries.saturating_add(1));
+        let waits = span(check, "Timeout", TIMEOUT).saturating_mul(retries);
+        span(check, "StartPeriod", Duration::ZERO).saturating_add(tries).saturating_add(waits).clamp(SHORTEST, LONGEST)
+    }
+}
+
+/// Whether a container shows signs of illness; a successor that shows the same is no worse.
+pub fn is_ill(inspection: &Value) -> bool {
+    let state = &inspection["State"];
+    state["Restarting"] == true || state["Health"]["Status"] == "unhealthy"
+}
+
+fn has_check(inspection: &Value) -> bool {
+    let test = inspection["Config"]["Healthcheck"]["Test"].as_array();
+    test.is_some_and(|test| test.first().is_some_and(|word| word != "NONE" && word != ""))
+}
+
+/// How a container that was started is no longer up.
+fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
+    let state = &inspection["State"];
+    let code = &state["ExitCode"];
+    let error = state["Error"].as_str().filter(|error| !error.is_empty());
+    let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
+    let restarts = inspection["RestartCount"].as_u64().unwrap_or(0);
+    if state["OOMKilled"] == true {
+        Some("it ran out of memory".to_owned())
+    } else if state["Restarting"] == true || restarts > 0 || state["StartedAt"] != *started_at {
+        Some(format!("it exited with code {code}{error} and is being restarted"))
+    } else if state["Running"] != true {
+        Some(format!("it exited with code {code}{error}"))
+    } else {
+        None
+    }
+}
+
+/// What the last health check said, for people.
+fn last_check(inspection: &Value) -> String {
+    let output = inspection["State"]["Health"]["Log"].as_array().and_then(|log| log.last()?["Output"].as_str());
+    let line = output.and_then(|output| output.trim().lines().next()).unwrap_or_default();
+    let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+    if line.is_empty() { line } else { format!(": {line}") }
+}
+
+/// A duration of a health check, which the engine counts in nanoseconds and leaves out where it is the default.
+fn span(check: &Value, field: &str, default: Duration) -> Duration {
+    check[field].as_u64().filter(|ns| *ns > 0).map_or(default, Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests;

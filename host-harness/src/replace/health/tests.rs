@@ -1,0 +1,94 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use serde_json::json;
+
+use super::*;
+
+fn gate() -> Gate {
+    Gate { stable_for: Duration::from_secs(10), limit: None, probe: None, was_ill: false, is_podman: false }
+}
+
+fn started() -> Value {
+    json!("2026-11-21T12:00:00Z")
+}
+
+fn container(state: &Value, check: &Value) -> Value {
+    let mut whole = json!({ "Running": true, "Status": "running", "StartedAt": started(), "ExitCode": 0 });
+    for (key, value) in state.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    json!({ "State": whole, "Config": { "Healthcheck": check }, "RestartCount": 0 })
+}
+
+#[test]
+fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
+    let checked = json!({ "Test": ["CMD", "true"] });
+    let disabled = json!({ "Test": ["NONE"] });
+    let health = |status: &str| json!({ "Health": { "Status": status, "Log": [{ "Output": "no answer\n" }] } });
+    let early = Duration::from_secs(5);
+    let late = Duration::from_secs(10);
+    for (case, state, check, elapsed, expected) in [
+        ("up, too early", json!({}), json!(null), early, Judgement::Wait("it has not been up for long enough")),
+        ("up for long enough", json!({}), json!(null), late, Judgement::Pass),
+        ("healthy at once", health("healthy"), checked.clone(), early, Judgement::Pass),
+        ("starting", health("starting"), checked.clone(), late, Judgement::Wait("it is not healthy yet")),
+        ("unhealthy", health("unhealthy"), checked.clone(), early, Judgement::Fail("it is unhealthy: no answer".to_owned())),
+        ("health check switched off", health("unhealthy"), disabled, late, Judgement::Pass),
+        ("exited", json!({ "Running": false, "ExitCode": 3 }), json!(null), early, Judgement::Fail("it exited with code 3".to_owned())),
+        ("exited well, which a service does not", json!({ "Running": false }), json!(null), early, Judgement::Fail("it exited with code 0".to_owned())),
+        ("exited with a check that says healthy", json!({ "Running": false, "Health": { "Status": "healthy" } }), checked, early, Judgement::Fail("it exited with code 0".to_owned())),
+        ("crash loop caught running", json!({ "Restarting": true, "ExitCode": 1 }), json!(null), late, Judgement::Fail("it exited with code 1 and is being restarted".to_owned())),
+        ("restarted unseen", json!({ "StartedAt": "later" }), json!(null), late, Judgement::Fail("it exited with code 0 and is being restarted".to_owned())),
+        ("out of memory", json!({ "OOMKilled": true, "Running": false }), json!(null), early, Judgement::Fail("it ran out of memory".to_owned())),
+    ] {
+        assert_eq!(gate().judge(&container(&state, &check), &started(), elapsed), expected, "{case}");
+    }
+    let mut restarted = container(&json!({}), &json!(null));
+    restarted["RestartCount"] = json!(1);
+    assert!(matches!(gate().judge(&restarted, &started(), late), Judgement::Fail(_)), "restart count");
+}
+
+#[test]
+fn a_successor_need_not_be_better_than_an_ill_predecessor() {
+    let gate = Gate { was_ill: true, ..gate() };
+    let ill = container(&json!({ "Restarting": true }), &json!(null));
+    assert!(matches!(gate.judge(&ill, &started(), Duration::ZERO), Judgement::Wait(_)));
+    assert_eq!(gate.judge(&ill, &started(), Duration::from_secs(10)), Judgement::Pass);
+    for (state, expected) in [
+        (json!({ "Restarting": true }), true),
+        (json!({ "Health": { "Status": "unhealthy" } }), true),
+        (json!({ "Health": { "Status": "starting" } }), false),
+        (json!({ "Running": true }), false),
+    ] {
+        assert_eq!(is_ill(&json!({ "State": state })), expected, "{state}");
+    }
+}
+
+#[test]
+fn the_wait_is_as_long_as_the_health_check_may_take_within_bounds() {
+    let s = 1_000_000_000_u64;
+    let seconds = |gate: Gate, check: Value| gate.longest(&container(&json!({}), &check)).as_secs();
+    let test = json!(["CMD", "true"]);
+    for (case, check, expected) in [
+        ("engine's defaults", json!({ "Test": test }), 30 * 4 + 30 * 3),
+        ("quick", json!({ "Test": test, "Interval": s, "Timeout": s, "Retries": 1 }), 60),
+        ("start period counts", json!({ "Test": test, "Interval": s, "Timeout": s, "Retries": 1, "StartPeriod": 100 * s }), 103),
+        ("at most ten minutes", json!({ "Test": test, "StartPeriod": 3600 * s }), 600),
+        ("no check", json!(null), 70),
+    ] {
+        assert_eq!(seconds(gate(), check), expected, "{case}");
+    }
+    let limited = Gate { limit: Some(Duration::from_secs(5)), ..gate() };
+    assert_eq!(seconds(limited, json!({ "Test": test })), 5, "a label goes before");
+}
+
+#[test]
+fn t46_a_check_that_podman_never_begins_is_none() {
+    let check = json!({ "Test": ["CMD", "true"], "Interval": 1_000_000_000_u64 });
+    let starting = container(&json!({ "Health": { "Status": "starting", "Log": [] } }), &check);
+    let podman = Gate { is_podman: true, ..gate() };
+    assert_eq!(podman.judge(&starting, &started(), Duration::from_secs(1)), Judgement::Wait("it is not healthy yet"));
+    assert_eq!(podman.judge(&starting, &started(), Duration::from_secs(10)), Judgement::Pass);
+    let waits = gate().judge(&starting, &started(), Duration::from_secs(10));
+    assert_eq!(waits, Judgement::Wait("it is not healthy yet"), "Docker does begin");
+}

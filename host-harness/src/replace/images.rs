@@ -1,0 +1,148 @@
+//! What is remembered of images: the configuration of each that a container runs, for when the image itself is
+//! gone; and which images were replaced, so that all but the last few can be removed. Removes none that anything uses.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use imagewatch_abi::{Reference, short_digest};
+use serde_json::{Value, json};
+use tracing::{debug, info, warn};
+
+use super::Replacer;
+use super::recovery::diagnose;
+use crate::engine::{EngineError, Listed};
+
+/// Where it is remembered.
+pub trait ImageRecords: Send + Sync {
+    /// What was kept of an image.
+    fn image_config(&self, image_id: &str) -> Option<Value>;
+    /// Keeps it.
+    fn keep_image_config(&self, image_id: &str, image: &Value);
+    /// `repository` ran this image until now.
+    fn note_previous_image(&self, repository: &str, image_id: &str);
+    /// The images that it ran before, newest first.
+    fn previous_images(&self, repository: &str) -> Vec<String>;
+    /// An image is gone.
+    fn forget_previous_image(&self, image_id: &str);
+}
+
+/// The records, and which images are in them for sure.
+pub struct KnownImages {
+    records: Arc<dyn ImageRecords>,
+    known: Mutex<BTreeSet<String>>,
+}
+
+impl fmt::Debug for KnownImages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KnownImages").finish_non_exhaustive()
+    }
+}
+
+impl KnownImages {
+    /// Over `records`.
+    pub fn new(records: Arc<dyn ImageRecords>) -> Self {
+        Self { records, known: Mutex::default() }
+    }
+
+    fn is_known(&self, image_id: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(image_id)
+    }
+
+    /// Keeps what a plan needs of an image.
+    fn keep(&self, image_id: &str, image: &Value) {
+        let fields = ["Id", "Config", "Os", "Architecture", "Variant"];
+        let kept: serde_json::Map<String, Value> =
+            fields.iter().map(|field| ((*field).to_owned(), image[*field].clone())).collect();
+        self.records.keep_image_config(image_id, &json!(kept));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(image_id.to_owned());
+    }
+}
+
+impl Replacer {
+    /// The inspection of an image, or what is remembered of it; `None` when it is gone and nothing is.
+    pub(super) async fn image(&self, image_id: &str) -> Result<Option<Value>, EngineError> {
+        let image = self.engine.inspect_image(image_id).await?;
+        Ok(image.or_else(|| self.images.records.image_config(image_id)))
+    }
+
+    /// Remembers the images of `containers`, while they are there.
+    pub(super) async fn remember_images(&self, containers: &[Listed]) -> Result<(), EngineError> {
+        let ids: BTreeSet<&str> = containers.iter().map(|container| container.image_id.as_str()).collect();
+        for id in ids.into_iter().filter(|id| !self.images.is_known(id)) {
+            if let Some(image) = self.engine.inspect_image(id).await? {
+                self.images.keep(id, &image);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that `reference` ran `image_id` until now, and removes its older images but for the last `keep`. An
+    /// image that a container runs, or that an open transaction may need, stays.
+    pub async fn retire_image(&self, reference: &Reference, image_id: &str, keep: Option<usize>) {
+        let repository = reference.name();
+        self.images.records.note_previous_image(&repository, image_id);
+        let Some(keep) = keep else { return };
+        let listed = match self.engine.list().await {
+            Ok(listed) => listed,
+            Err(error) => return debug!(%repository, %error, "old images are left for the next time"),
+        };
+        let open = diagnose(&listed);
+        let needed = open.iter().flat_map(|open| &open.transaction.sides).map(|side| side.part.old_image.as_str());
+        let used: BTreeSet<&str> = listed.iter().map(|container| container.image_id.as_str()).chain(needed).collect();
+        let previous = self.images.records.previous_images(&repository);
+        for id in previous.iter().skip(keep).filter(|id| !used.contains(id.as_str())) {
+            match self.engine.remove_image(id).await {
+                Ok(()) => info!(image_id = short_digest(id), %repository, "removed an old image"),
+                Err(error) if error.is_gone() => {}
+                Err(error) => {
+                    warn!(image_id = short_digest(id), %repository, %error, "an old image could not be removed");
+                    continue;
+                }
+            }
+            self.images.records.forget_previous_image(id);
+        }
+    }
+}
+
+/// Records that are gone with the program.
+#[derive(Debug, Default)]
+pub struct MemoryRecords(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    configs: std::collections::BTreeMap<String, Value>,
+    /// Repository and image, oldest first.
+    previous: Vec<(String, String)>,
+}
+
+impl MemoryRecords {
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ImageRecords for MemoryRecords {
+    fn image_config(&self, image_id: &str) -> Option<Value> {
+        self.remembered().configs.get(image_id).cloned()
+    }
+
+    fn keep_image_config(&self, image_id: &str, image: &Value) {
+        self.remembered().configs.insert(image_id.to_owned(), image.clone());
+    }
+
+    fn note_previous_image(&self, repository: &str, image_id: &str) {
+        self.forget_previous_image(image_id);
+        self.remembered().previous.push((repository.to_owned(), image_id.to_owned()));
+    }
+
+    fn previous_images(&self, repository: &str) -> Vec<String> {
+        let remembered = self.remembered();
+        let of_repository = remembered.previous.iter().rev().filter(|(of, _)| of == repository);
+        of_repository.map(|(_, image_id)| image_id.clone()).collect()
+    }
+
+    fn forget_previous_image(&self, image_id: &str) {
+        self.remembered().previous.retain(|(_, id)| id != image_id);
+    }
+}

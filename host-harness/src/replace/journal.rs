@@ -1,0 +1,184 @@
+//! The journal on disk: what labels cannot hold. One file per transaction, written to the disk before the first
+//! change and removed after the last. Locked while its transaction's program lives, so that nobody takes a
+//! transaction for dead that is at work. The engine decides what happened; everything works without these files.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use imagewatch_abi::ContainerFailure;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The folder.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The containers as they were.
+    pub snapshots: Vec<Snapshot>,
+    /// Why the new ones were given up, once that is known.
+    #[serde(default)]
+    pub failure: Option<ContainerFailure>,
+}
+
+/// One container as it was, enough to make it again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its inspection.
+    pub container: Value,
+    /// Its image's inspection.
+    pub image: Value,
+}
+
+/// A transaction's file, and the lock on it until this is dropped.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Whether a transaction is somebody's.
+#[derive(Debug)]
+pub enum Claim {
+    /// Its program is dead; the record is ours now.
+    Ours(Record, Entry),
+    /// There is no file: only the engine knows.
+    Lost,
+    /// Its program lives.
+    Theirs,
+}
+
+impl Journal {
+    /// A journal in `folder`, which is made.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(folder: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Writes a transaction down before it begins.
+    ///
+    /// # Errors
+    /// When it cannot be written; the transaction must not begin then.
+    pub fn begin(&self, transaction: &str, entry: &Entry) -> io::Result<Record> {
+        fs::create_dir_all(&self.folder)?;
+        let path = self.path(transaction);
+        let lock = OpenOptions::new().create(true).append(true).open(path.with_extension("lock"))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        let record = Record { path, _lock: lock };
+        record.write(entry)?;
+        Ok(record)
+    }
+
+    /// Takes over a transaction that a dead program left.
+    pub fn claim(&self, transaction: &str) -> Claim {
+        let path = self.path(transaction);
+        let Ok(lock) = OpenOptions::new().append(true).open(path.with_extension("lock")) else { return Claim::Lost };
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Claim::Theirs,
+            Err(TryLockError::Error(_)) => Claim::Lost,
+            Ok(()) => {
+                // Without a readable entry the labels are all there is, which is enough.
+                let entry = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                Claim::Ours(Record { path, _lock: lock }, entry.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Removes files of transactions that nobody works on and that are not in `open`.
+    pub fn sweep(&self, open: &[&str]) {
+        let Ok(files) = fs::read_dir(&self.folder) else { return };
+        for path in files.flatten().map(|file| file.path()) {
+            let transaction = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            if path.extension().is_some_and(|end| end == "lock")
+                && !open.contains(&transaction.as_str())
+                && let Claim::Ours(record, _) = self.claim(&transaction)
+            {
+                record.close();
+            }
+        }
+    }
+
+    fn path(&self, transaction: &str) -> PathBuf {
+        self.folder.join(transaction).with_extension("json")
+    }
+}
+
+impl Record {
+    /// Replaces what is written, whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was written before stands.
+    pub fn write(&self, entry: &Entry) -> io::Result<()> {
+        let staged = self.path.with_extension("tmp");
+        let mut file = File::create(&staged)?;
+        file.write_all(&serde_json::to_vec(entry)?)?;
+        file.sync_all()?;
+        fs::rename(&staged, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    /// The transaction is over.
+    pub fn close(self) {
+        // A file that stays is swept up later.
+        for path in [self.path.clone(), self.path.with_extension("lock")] {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry { snapshots: vec![Snapshot { container: json!({ "Id": "1" }), image: json!({}) }], failure: None }
+    }
+
+    #[test]
+    fn a_transaction_is_its_programs_while_that_lives_and_anybodys_after() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let journal = Journal::open(folder.path().join("journal")).expect("made");
+        let record = journal.begin("0a1b2c3d", &entry()).expect("written");
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Theirs));
+        drop(record);
+        let Claim::Ours(record, found) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
+        assert_eq!(found, entry());
+        record.close();
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
+    }
+
+    #[test]
+    fn a_journal_that_was_wiped_or_holds_nonsense_is_no_obstacle() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let journal = Journal::open(folder.path().join("journal")).expect("made");
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
+        drop(journal.begin("0a1b2c3d", &entry()).expect("written"));
+        fs::write(folder.path().join("journal/0a1b2c3d.json"), "{").expect("torn");
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Ours(_, found) if found == Entry::default()));
+    }
+
+    #[test]
+    fn files_of_transactions_that_are_over_are_swept_up() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let journal = Journal::open(folder.path().to_owned()).expect("made");
+        drop(journal.begin("00000001", &entry()).expect("written"));
+        drop(journal.begin("00000002", &entry()).expect("written"));
+        let alive = journal.begin("00000003", &entry()).expect("written");
+        journal.sweep(&["00000002"]);
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).expect("ours").flatten().map(|file| file.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["00000002.json", "00000002.lock", "00000003.json", "00000003.lock"]);
+        alive.close();
+    }
+}

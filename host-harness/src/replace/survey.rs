@@ -1,0 +1,255 @@
+//! What is there before a transaction begins: the container and those that go with it, as they are, under lock.
+//! Changes nothing.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use imagewatch_abi::{Reference, Strategy};
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::ending::{Side, Transaction, name_of};
+use super::facts::{Handling, Part, Swap, is_working_name};
+use super::health::is_ill;
+use super::journal::Snapshot;
+use super::labels::Labels;
+use super::locks::Locked;
+use super::order::{Group, group_of};
+use super::plan::{filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_refuse};
+use super::setback::Setback;
+use super::{Job, ReplaceError, Replacer};
+use crate::engine::{Engine, EngineError, EngineFacts};
+
+const PARALLEL_INSPECTIONS: usize = 8;
+/// Groups that change while their locks are waited for; more often than this nobody does that.
+const ATTEMPTS: usize = 5;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) transaction: Transaction,
+    /// Of each side, in the same order.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Of all containers on the engine, by id.
+    pub(super) container_names: BTreeMap<String, String>,
+    pub(super) engine: EngineFacts,
+    new_image: Value,
+    /// Nobody else works on these containers while this is held.
+    _locked: Locked,
+}
+
+impl Survey {
+    /// The container that it is about.
+    pub fn root(&self) -> &Snapshot {
+        &self.snapshots[0]
+    }
+
+    /// The image that a side's new container runs. Those that only go along stay on what their reference names here.
+    pub(super) async fn new_image(&self, index: usize, engine: &dyn Engine) -> Result<Value, Setback> {
+        if index == 0 {
+            return Ok(self.new_image.clone());
+        }
+        let inspect = |error| Setback::engine("inspect the image of a container that goes along", error);
+        let snapshot = &self.snapshots[index];
+        let image = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
+        if let Some(found) = engine.inspect_image(image).await.map_err(inspect)? {
+            return Ok(found);
+        }
+        if let Ok(reference) = image.parse::<Reference>() {
+            let old = &self.transaction.sides[index].part.old_image;
+            engine.tag_image(old, &reference).await.map_err(inspect)?;
+        }
+        Ok(snapshot.image.clone())
+    }
+
+    /// The containers whose volumes a side uses, written as `id[:mode]`. One that is gone gives none.
+    pub(super) async fn volume_sources(&self, index: usize, engine: &dyn Engine) -> Result<Vec<Value>, Setback> {
+        let mut sources = Vec::new();
+        let from = &self.snapshots[index].container["HostConfig"]["VolumesFrom"];
+        for source in from.as_array().into_iter().flatten().filter_map(Value::as_str) {
+            match engine.inspect_container(source.split(':').next().unwrap_or(source)).await {
+                Ok(inspection) => sources.push(inspection),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(Setback::engine("inspect the containers whose volumes it uses", error)),
+            }
+        }
+        Ok(sources)
+    }
+}
+
+impl Replacer {
+    /// Surveys the container named `name` under the locks of all that goes with it. What a dead program left of it is
+    /// ended first. `None` when there is no such container. Nothing is changed, so this may be given up at any time.
+    ///
+    /// # Errors
+    /// Why it is not replaced; nothing was touched.
+    pub async fn survey(&self, name: &str, job: &Job<'_>) -> Result<Option<Survey>, ReplaceError> {
+        let untouched = |error| ReplaceError::untouched(Setback::engine("inspect the container", error));
+        let mut names = vec![name.to_owned()];
+        for _ in 0..ATTEMPTS {
+            let locked = self.locks.lock(&names).await;
+            self.recover_names(&names).await.map_err(untouched)?;
+            let all = self.inspect_all().await.map_err(untouched)?;
+            let Some(root) = all.iter().find(|container| name_of(container) == name) else { return Ok(None) };
+            let group = group_of(root, &all);
+            let found = group_names(root, &group);
+            if found == names {
+                let found = self.look_closer(root, group, &all, job, locked).await;
+                return found.map(Some).map_err(ReplaceError::untouched);
+            }
+            names = found;
+        }
+        let why = "the containers that need it change all the time";
+        Err(ReplaceError::untouched(Setback::of(imagewatch_abi::Fault::Postponed, why)))
+    }
+
+    async fn inspect_all(&self) -> Result<Vec<Value>, EngineError> {
+        let listed = self.engine.list().await?;
+        let found: Vec<Option<Value>> = stream::iter(listed.into_iter().map(|container| container.id))
+            .map(|id| async move { self.find(&id).await })
+            .buffered(PARALLEL_INSPECTIONS)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn look_closer(
+        &self,
+        root: &Value,
+        group: Group,
+        all: &[Value],
+        job: &Job<'_>,
+        locked: Locked,
+    ) -> Result<Survey, Setback> {
+        let inspect = |error| Setback::engine("inspect the container", error);
+        let engine = self.engine.facts().await.map_err(inspect)?;
+        let Group { recreate, mut restart } = group;
+        for container in std::iter::once(root).chain(&recreate) {
+            self.refuse(container, engine).await.map_err(|setback| self.about(root, container, setback))?;
+        }
+        restart.retain(|container| !self.is_own(container) && !is_working_name(name_of(container)));
+        let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
+        let new_image = found.ok_or_else(|| Setback::refused("its new image is gone again"))?;
+        let swap = self.choose_swap(root, &new_image, job, engine, !recreate.is_empty() || !restart.is_empty());
+        let mut snapshots = vec![self.snapshot(root).await?];
+        let mut sides = vec![side(root, Handling::Recreate)];
+        for (containers, handling) in [(&recreate, Handling::Recreate), (&restart, Handling::Restart)] {
+            for container in containers {
+                sides.push(side(container, handling));
+                let is_made_again = handling == Handling::Recreate;
+                let snapshot = Snapshot { container: container.clone(), image: Value::Null };
+                snapshots.push(if is_made_again { self.snapshot(container).await? } else { snapshot });
+            }
+        }
+        let transaction = Transaction {
+            id: new_id(name_of(root)),
+            swap,
+            sides,
+            stable_for: job.stable_for,
+            origin: job.origin.clone(),
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();
+        Ok(Survey { transaction, snapshots, container_names, engine, new_image, _locked: locked })
+    }
+
+    /// Why this container is not made again at all.
+    async fn refuse(&self, container: &Value, engine: EngineFacts) -> Result<(), Setback> {
+        if let Some(reason) = reason_to_refuse(container) {
+            return Err(Setback::refused(reason));
+        }
+        let id = container["Id"].as_str().unwrap_or_default();
+        let inspect = |error| Setback::engine("look into the container", error);
+        if engine.is_podman
+            && let Some(libpod) = self.engine.inspect_libpod(id).await.map_err(inspect)?
+            && let Some(reason) = reason_against_podman(&libpod)
+        {
+            return Err(Setback::refused(reason));
+        }
+        if Labels::of(container).value("com.docker.compose.project").is_some() {
+            let changes = self.engine.changes(id).await.map_err(inspect)?;
+            if let Some(reason) = filled_from_outside(container, &changes) {
+                return Err(Setback::refused(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// A setback of a container that only goes along names it.
+    fn about(&self, root: &Value, container: &Value, setback: Setback) -> Setback {
+        if container["Id"] == root["Id"] {
+            return setback;
+        }
+        let reason = format!("{} cannot live without it, but {}", name_of(container), setback.reason);
+        Setback { reason, ..setback }
+    }
+
+    fn choose_swap(
+        &self,
+        root: &Value,
+        new_image: &Value,
+        job: &Job<'_>,
+        engine: EngineFacts,
+        has_dependents: bool,
+    ) -> Swap {
+        if self.is_own(root) {
+            return Swap::Handover;
+        }
+        if job.strategy != Strategy::StartFirst {
+            return Swap::StopFirst;
+        }
+        if root["State"]["Running"] != true {
+            return Swap::StopFirst;
+        }
+        match reason_against_start_first(root, new_image, engine.is_swarm, has_dependents) {
+            None => Swap::StartFirst,
+            Some(reason) => {
+                info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");
+                Swap::StopFirst
+            }
+        }
+    }
+
+    pub(super) fn is_own(&self, container: &Value) -> bool {
+        self.own_id.as_deref().is_some_and(|own| container["Id"] == own)
+    }
+
+    async fn snapshot(&self, container: &Value) -> Result<Snapshot, Setback> {
+        let id = container["Image"].as_str().unwrap_or_default();
+        let image = self.image(id).await.map_err(|error| Setback::engine("inspect the container's image", error))?;
+        let Some(image) = image else {
+            let why = "is gone and was never seen, so the container's own settings cannot be told from the image's; recreate it by hand";
+            warn!(container = name_of(container), "its image is gone");
+            return Err(Setback::refused(format!("its image {} {why}", imagewatch_abi::short_digest(id))));
+        };
+        Ok(Snapshot { container: container.clone(), image })
+    }
+}
+
+fn side(container: &Value, handling: Handling) -> Side {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let part = Part {
+        name: name_of(container).to_owned(),
+        old: text(&container["Id"]),
+        old_image: text(&container["Image"]),
+        handling,
+        was_running: container["State"]["Running"] == true,
+        policy: container["HostConfig"]["RestartPolicy"].clone(),
+        was_ill: is_ill(container),
+    };
+    Side { part, new: None }
+}
+
+fn group_names(root: &Value, group: &Group) -> Vec<String> {
+    let containers = std::iter::once(root).chain(&group.recreate).chain(&group.restart);
+    let mut names: Vec<String> = containers.map(|container| name_of(container).to_owned()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Eight hex digits that no transaction had before.
+fn new_id(name: &str) -> String {
+    format!("{:08x}", RandomState::new().hash_one(name) >> 32)
+}

@@ -1,0 +1,83 @@
+//! Containers that a systemd unit makes (Podman's quadlets and `podman generate systemd`): the unit is restarted and
+//! makes its container anew from the tag. Success is that the unit's new container passes the health gate.
+
+use std::time::Duration;
+
+use imagewatch_abi::{Fault, Reference};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::ending::name_of;
+use super::facts::{Handling, Part};
+use super::health::is_ill;
+use super::labels::Labels;
+use super::setback::Setback;
+use super::{Job, ReplaceError, Replacer};
+
+const UNIT: &str = "PODMAN_SYSTEMD_UNIT";
+/// A unit's own limit for starting is 90 s by default.
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// The unit that makes a container, if one does.
+pub fn unit_of(container: &Value) -> Option<&str> {
+    Labels::of(container).value(UNIT)
+}
+
+impl Replacer {
+    /// Restarts `unit`, which makes `container` anew.
+    ///
+    /// # Errors
+    /// The unit did not start, or its new container may not stay; the tag then names the old image again and the
+    /// unit was restarted on it.
+    pub async fn restart_unit(&self, container: &Value, unit: &str, job: &Job<'_>) -> Result<(), ReplaceError> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let part = Part {
+            name: name_of(container).to_owned(),
+            old: text(&container["Id"]),
+            old_image: text(&container["Image"]),
+            handling: Handling::Recreate,
+            was_running: true,
+            policy: Value::Null,
+            was_ill: is_ill(container),
+        };
+        let Err(setback) = self.restart_and_watch(&part, unit, job).await else { return Ok(()) };
+        let reference = container["Config"]["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
+        if let Some(reference) = reference {
+            self.give_tag_back(&reference, &part.old_image).await;
+        }
+        let problem = restart(unit).await.err().map(|setback| setback.reason);
+        Err(ReplaceError::restored(setback, problem.into_iter().collect()))
+    }
+
+    async fn restart_and_watch(&self, part: &Part, unit: &str, job: &Job<'_>) -> Result<(), Setback> {
+        restart(unit).await?;
+        let inspect = |error| Setback::engine("inspect the unit's new container", error);
+        let new = self.engine.inspect_container(&part.name).await.map_err(inspect)?;
+        if new["Image"] != job.image.id {
+            let reason = format!("unit {unit} was restarted and does not run the new image; look at the image it names");
+            return Err(Setback::refused(reason));
+        }
+        self.gate(part, new["Id"].as_str().unwrap_or_default(), job.stable_for).await
+    }
+}
+
+/// Of the system's manager when this runs as root, else of the user's.
+async fn restart(unit: &str) -> Result<(), Setback> {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let mut command = Command::new("systemctl");
+    if !is_root {
+        command.arg("--user");
+    }
+    command.args(["restart", "--", unit]).kill_on_drop(true);
+    let failed = |why: String| Setback::of(Fault::Host, format!("failed to restart systemd unit {unit}: {why}"));
+    match timeout(LIMIT, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(failed(said.lines().next().unwrap_or("systemctl failed without a word").to_owned()))
+        }
+        Ok(Err(error)) => Err(failed(format!("{error}; is systemctl installed where imagewatch runs?"))),
+        Err(_) => Err(failed(format!("it did not end within {} s", LIMIT.as_secs()))),
+    }
+}
