@@ -111,12 +111,14 @@ async fn carry_out(ctx: &OrderContext, order: &Order, report: &mut Report) -> Re
         match handled.handle().await? {
             Ending::Untouched => {}
             Ending::Done(names) => report.recreated.extend(names),
-            Ending::Failed { failure, is_restored, is_last } => {
+            Ending::Failed { failure, is_restored, then } => {
                 warn!(container = %failure.container, reason = %failure.reason, "container not handled");
                 report.restored.extend(is_restored.then(|| failure.container.clone()));
                 report.failed.push(failure);
-                if is_last {
-                    break;
+                match then {
+                    Then::GoOn => {}
+                    Then::Stop => break,
+                    Then::Fail(failure) => return Err(failure),
                 }
             }
         }
@@ -152,12 +154,18 @@ enum Ending {
     Untouched,
     /// These were replaced or removed.
     Done(Vec<String>),
-    Failed {
-        failure: ContainerFailure,
-        is_restored: bool,
-        /// The others would fare no better.
-        is_last: bool,
-    },
+    Failed { failure: ContainerFailure, is_restored: bool, then: Then },
+}
+
+/// What one failed container means for the others.
+#[derive(Debug)]
+enum Then {
+    /// They may fare better.
+    GoOn,
+    /// They would run the same bad image.
+    Stop,
+    /// The engine is away.
+    Fail(Failure),
 }
 
 /// One container of an order.
@@ -201,13 +209,14 @@ impl Handled<'_> {
         if let Some(inspection) = self.find().await?
             && let Some(unit) = unit_of(&inspection)
         {
-            return self.ended(replacer.restart_unit(&inspection, unit, &job).await, vec![self.listed.name.clone()]);
+            let restarted = replacer.restart_unit(&inspection, unit, &job).await;
+            return Ok(self.ended(restarted, vec![self.listed.name.clone()]));
         }
         let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
         let survey = match surveyed.ok_or_else(stopping)? {
             Ok(Some(survey)) => survey,
             Ok(None) => return Ok(Ending::Untouched),
-            Err(error) => return self.ended(Err(error), Vec::new()),
+            Err(error) => return Ok(self.ended(Err(error), Vec::new())),
         };
         let old = survey.root().container.clone();
         if !self.is_still_meant(&old) {
@@ -225,7 +234,7 @@ impl Handled<'_> {
                     let old_image = old["Image"].as_str().unwrap_or_default();
                     replacer.give_tag_back(&self.order.reference, old_image).await;
                 }
-                self.ended(Err(error), Vec::new())
+                Ok(self.ended(Err(error), Vec::new()))
             }
         }
     }
@@ -251,7 +260,7 @@ impl Handled<'_> {
                     reason: format!("failed to remove it: {error}"),
                     ..ContainerFailure::default()
                 };
-                Ok(Ending::Failed { failure, is_restored: false, is_last: false })
+                Ok(Ending::Failed { failure, is_restored: false, then: Then::GoOn })
             }
         }
     }
@@ -278,24 +287,27 @@ impl Handled<'_> {
         is_outdated && inspection["Config"]["Image"] == self.listed.image.as_str() && (self.ctx.is_granted)(&now)
     }
 
-    fn ended(&self, result: Result<(), ReplaceError>, names: Vec<String>) -> Result<Ending, Failure> {
-        let Err(error) = result else { return Ok(Ending::Done(names)) };
+    fn ended(&self, result: Result<(), ReplaceError>, names: Vec<String>) -> Ending {
+        let Err(error) = result else { return Ending::Done(names) };
         if error.is_restored {
             warn!(container = %self.listed.name, "restored");
         }
         for line in &error.setback.log {
             warn!(container = %self.listed.name, "its new container said: {line}");
         }
-        if error.setback.is_engine_away {
-            return Err(Failure::passing(FailureCode::EngineUnavailable, error.reason));
-        }
+        let then = if error.setback.is_engine_away {
+            Then::Fail(Failure::passing(FailureCode::EngineUnavailable, error.reason.clone()))
+        } else if error.setback.fault == Some(Fault::Image) {
+            Then::Stop
+        } else {
+            Then::GoOn
+        };
         let failure = ContainerFailure { reason: error.reason, ..error.setback.as_failure(&self.listed.name) };
-        let is_last = failure.fault == Some(Fault::Image);
-        Ok(Ending::Failed { failure, is_restored: error.is_restored, is_last })
+        Ending::Failed { failure, is_restored: error.is_restored, then }
     }
 
     fn failed(&self, setback: &Setback) -> Ending {
-        Ending::Failed { failure: setback.as_failure(&self.listed.name), is_restored: false, is_last: false }
+        Ending::Failed { failure: setback.as_failure(&self.listed.name), is_restored: false, then: Then::GoOn }
     }
 }
 

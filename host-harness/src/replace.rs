@@ -154,3 +154,6 @@ impl Setback {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

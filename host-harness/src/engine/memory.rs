@@ -201,6 +201,13 @@ impl MemoryEngine {
         self.state().images.keys().cloned().collect()
     }
 
+    /// Takes an image away, as `docker rmi -f` does.
+    pub(crate) fn forget_image(&self, image_id: &str) {
+        let mut state = self.state();
+        state.images.remove(image_id);
+        state.tags.retain(|_, id| id != image_id);
+    }
+
     /// Changes a container's inspection.
     pub(crate) fn edit(&self, id: &str, edit: impl FnOnce(&mut Value)) {
         edit(self.state().containers.get_mut(id).expect("the test's own container"));

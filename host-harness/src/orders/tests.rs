@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imagewatch_abi::Selector;
+use imagewatch_abi::{Digest, Selector};
 use serde_json::json;
 
 use super::*;
 use crate::engine::memory::MemoryEngine;
+use crate::replace::images::MemoryRecords;
+use crate::replace::journal::Journal;
 
 const REFERENCE: &str = "example.com/ws/codex:latest";
 const GONE: &str = "the engine is gone";
@@ -30,15 +33,20 @@ async fn engine() -> Arc<MemoryEngine> {
 }
 
 fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
+    let folder = tempfile::TempDir::new().unwrap();
+    // The folder goes with the test's machine; a journal makes its own anew.
+    let journal = Journal::open(folder.path().join("journal")).unwrap();
     OrderContext {
-        engine: engine.clone(),
+        manifest: "one".to_owned(),
+        replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(MemoryRecords::default()))),
+        turns: Arc::new(Semaphore::new(4)),
+        keep_images: None,
         credentials: Arc::new(|_| None),
         pull_timeout: DEFAULT_PULL_TIMEOUT,
         stable_for: Duration::from_millis(1),
         progress: Arc::new(|_, _| {}),
         shutdown: CancellationToken::new(),
         is_granted: Arc::new(|_| true),
-        locks: ContainerLocks::default(),
     }
 }
 
@@ -73,8 +81,15 @@ async fn a_moved_image_is_pulled_and_its_containers_are_replaced() {
     let engine = engine().await;
     let report = run_order(&context(&engine), &order()).await;
     let recreated = vec!["ws-1".to_owned(), "ws-2".to_owned()];
-    let expected =
-        Report { order: "codex-1".into(), target: "codex".into(), pulled: true, recreated, ..Report::default() };
+    let expected = Report {
+        order: "codex-1".into(),
+        target: "codex".into(),
+        pulled: true,
+        recreated,
+        reference: Some(REFERENCE.parse().unwrap()),
+        digest: Some(digest('b')),
+        ..Report::default()
+    };
     assert_eq!(report, expected);
     assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 new running"]);
 }
@@ -186,7 +201,57 @@ async fn one_container_that_fails_does_not_stop_the_others() {
     assert_eq!((&report.recreated[..], &report.restored[..]), (&["ws-2".to_owned()][..], &["ws-1".to_owned()][..]));
     assert_eq!((report.failed.len(), code(&report)), (1, None));
     assert!(report.failed[0].reason.contains("port is taken"), "{report:?}");
+    assert_eq!(report.failed[0].fault, Some(Fault::Host));
     assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 new running"]);
+}
+
+#[tokio::test]
+async fn t21_an_image_that_fails_one_container_is_tried_on_no_other_and_loses_its_tag_here() {
+    let engine = engine().await;
+    let mut bad = image("new", &digest('b'));
+    bad["Behaves"] = json!("exits");
+    engine.publish(REFERENCE, bad);
+    let report = run_order(&context(&engine), &order()).await;
+    assert_eq!((report.failed.len(), &report.restored[..], code(&report)), (1, &["ws-1".to_owned()][..], None));
+    let failure = &report.failed[0];
+    assert_eq!(failure.fault, Some(Fault::Image));
+    assert!(failure.reason.contains("exited with code 3") && failure.log.len() == 2, "{failure:?}");
+    assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"]);
+    assert_eq!(engine.tagged(REFERENCE).as_deref(), Some("old"), "nobody makes it from the bad image by hand");
+}
+
+#[tokio::test]
+async fn a_containers_own_label_says_how_it_is_handled() {
+    for (strategy, expected, recreated, faults) in [
+        ("remove", vec!["ws-2 new running"], vec!["ws-1", "ws-2"], vec![]),
+        ("notify", vec!["ws-1 old running", "ws-2 new running"], vec!["ws-2"], vec![]),
+        ("pull-only", vec!["ws-1 old running", "ws-2 new running"], vec!["ws-2"], vec![]),
+        ("sometimes", vec!["ws-1 old running", "ws-2 new running"], vec!["ws-2"], vec![Some(Fault::Refused)]),
+    ] {
+        let engine = engine().await;
+        let id = engine.inspections()["ws-1"]["Id"].as_str().unwrap().to_owned();
+        engine.edit(&id, |c| c["Config"]["Labels"] = json!({ "imagewatch.strategy": strategy }));
+        let report = run_order(&context(&engine), &order()).await;
+        assert_eq!((engine.overview(), &report.recreated[..]), (expected.iter().map(ToString::to_string).collect(), &recreated.iter().map(ToString::to_string).collect::<Vec<_>>()[..]), "{strategy}");
+        assert_eq!(report.failed.iter().map(|failure| failure.fault).collect::<Vec<_>>(), faults, "{strategy}");
+    }
+}
+
+#[tokio::test]
+async fn old_images_are_removed_but_for_those_that_are_kept_or_used() {
+    let engine = engine().await;
+    let mut context = context(&engine);
+    context.keep_images = Some(1);
+    let mut last = "old".to_owned();
+    for (id, fill) in [("new", 'b'), ("newer", 'c'), ("newest", 'd')] {
+        engine.publish(REFERENCE, image(id, &digest(fill)));
+        let report = run_order(&context, &Order { digest: Some(digest(fill)), ..order() }).await;
+        assert_eq!(report.recreated, ["ws-1", "ws-2"]);
+        let mut expected = vec![id.to_owned(), last];
+        expected.sort();
+        assert_eq!(engine.images(), expected);
+        last = id.to_owned();
+    }
 }
 
 #[tokio::test]
@@ -220,7 +285,7 @@ async fn a_container_outside_the_grant_is_left_alone_and_its_name_is_told_to_no_
 async fn only_selected_containers_of_that_very_reference_are_handled() {
     let engine = engine().await;
     for (name, reference) in
-        [("db-1", REFERENCE), ("ws-3", "example.com/ws/codex:v1"), ("ws-4.imagewatch-0a1b2c3d.old", REFERENCE)]
+        [("db-1", REFERENCE), ("ws-3", "example.com/ws/codex:v1"), ("ws-4.0a1b2c3d.old", REFERENCE)]
     {
         if reference != REFERENCE {
             engine.add_image(reference, &image("other", &digest('f')));
@@ -250,7 +315,7 @@ async fn two_orders_at_once_replace_a_container_only_once() {
     let engine = engine().await;
     let context = context(&engine);
     let (one, two) = (order(), Order { order: "codex-2".to_owned(), ..order() });
-    let held = context.locks.lock("ws-1").await;
+    let held = context.replacer.locks.lock(&["ws-1".to_owned()]).await;
     let both = async { tokio::join!(run_order(&context, &one), run_order(&context, &two)) };
     let release = async {
         while pulls(&engine) == 0 {

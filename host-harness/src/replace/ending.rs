@@ -166,18 +166,21 @@ impl Replacer {
             };
         };
         let aside = part.aside_name(&transaction.id);
-        if name_of(&inspection) == aside {
-            match self.engine.rename(&part.old, &part.name).await {
-                Err(EngineError::Conflict { message }) => {
-                    return Ok(Err(format!("{} cannot have its name back ({message}); it is {aside}", part.name)));
-                }
-                renamed => renamed?,
+        if name_of(&inspection) == aside
+            && let Err(error) = self.engine.rename(&part.old, &part.name).await
+        {
+            let owner = self.find(&part.name).await?.filter(|owner| owner["Id"] != part.old.as_str());
+            let is_stranger = |owner: &Value| !transaction.sides.iter().any(|side| owner["Id"] == side.new.as_deref().unwrap_or_default());
+            if !owner.is_some_and(|owner| is_stranger(&owner)) {
+                return Err(error);
             }
+            return Ok(Err(format!("somebody else took the name {}; the container from before is {aside}", part.name)));
         }
         Ok(Ok(part.old.clone()))
     }
 
-    /// A container that went when it was stopped is made again from what was written down, on its own image.
+    /// A container that went when it was stopped is made again from what was written down, on its own image. It
+    /// gets its name when it is complete.
     async fn make_again(
         &self,
         transaction: &Transaction,
@@ -185,23 +188,37 @@ impl Replacer {
         snapshot: &Snapshot,
     ) -> Result<String, EngineError> {
         let part = &transaction.sides[index].part;
-        if let Some(made) = self.find(&part.name).await?
-            && facts_of(&made).is_some_and(|facts| facts.transaction == transaction.id)
-        {
-            return Ok(made["Id"].as_str().unwrap_or_default().to_owned());
+        let is_made = |c: &Value| facts_of(c).is_some_and(|f| f.is_restored && f.transaction == transaction.id);
+        if let Some(made) = self.find(&part.name).await?.filter(&is_made) {
+            return Ok(id_of(&made));
         }
+        let aside = part.aside_name(&transaction.id);
+        let id = match self.find(&aside).await?.filter(&is_made) {
+            Some(made) => id_of(&made),
+            None => self.create_again(transaction, index, snapshot).await?,
+        };
+        let made = self.engine.inspect_container(&id).await?;
+        self.reconnect(&id, &made, Some(snapshot)).await?;
+        self.engine.rename(&id, &part.name).await?;
+        Ok(id)
+    }
+
+    async fn create_again(
+        &self,
+        transaction: &Transaction,
+        index: usize,
+        snapshot: &Snapshot,
+    ) -> Result<String, EngineError> {
+        let part = &transaction.sides[index].part;
         let reference = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
         if let Ok(reference) = reference.parse::<Reference>() {
             self.engine.tag_image(&part.old_image, &reference).await?;
         }
         let plan = self.plan_again(snapshot).await?;
         let mut body = plan.body;
-        body["Labels"][facts::LABEL] = json!(transaction.facts(index).to_label());
-        let id = self.engine.create_container(&part.name, &body, plan.platform.as_deref()).await?;
-        for (network, endpoint) in &plan.networks_to_connect {
-            self.engine.connect_network(network, &id, endpoint).await?;
-        }
-        Ok(id)
+        let facts = facts::Facts { is_restored: true, ..transaction.facts(index) };
+        body["Labels"][facts::LABEL] = json!(facts.to_label());
+        self.engine.create_container(&part.aside_name(&transaction.id), &body, plan.platform.as_deref()).await
     }
 
     /// Policy, networks and life of an old container, as they were. What it says is a problem that stays.
@@ -326,6 +343,10 @@ pub(super) fn facts_of(inspection: &Value) -> Option<facts::Facts> {
     facts::Facts::parse(inspection["Config"]["Labels"][facts::LABEL].as_str()?)
 }
 
+fn id_of(inspection: &Value) -> String {
+    inspection["Id"].as_str().unwrap_or_default().to_owned()
+}
+
 /// A container's name, without the slash.
 pub(super) fn name_of(inspection: &Value) -> &str {
     inspection["Name"].as_str().unwrap_or_default().trim_start_matches('/')
@@ -341,8 +362,8 @@ fn gone_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
 /// One created with --rm has none to change, and Podman before 5.1 has no such call; neither restarts it.
 fn tolerate_fixed_policy(result: Result<(), EngineError>) -> Result<(), EngineError> {
     match result {
-        Err(EngineError::Conflict { .. } | EngineError::NotFound { .. }) => Ok(()),
-        Err(EngineError::Refused { status: 405, .. }) => Ok(()),
+        Err(EngineError::Conflict { message }) if message.contains("AutoRemove") => Ok(()),
+        Err(EngineError::NotFound { .. } | EngineError::Refused { status: 405, .. }) => Ok(()),
         other => other,
     }
 }

@@ -32,6 +32,9 @@ pub struct Facts {
     pub stable_for_ms: u64,
     /// On whose behalf.
     pub origin: Origin,
+    /// This is the container from before, made again because it went when it was stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_restored: bool,
 }
 
 /// One container that a transaction is about, as it was before.
@@ -161,6 +164,7 @@ mod tests {
             swap: Swap::StopFirst,
             stable_for_ms: 10_000,
             origin: Origin::default(),
+            is_restored: false,
         };
         assert_eq!(Facts::parse(&facts.to_label()), Some(facts.clone()));
         assert_eq!(facts.part.temporary_name("0a1b2c3d"), "web.0a1b2c3d.new");

@@ -10,6 +10,8 @@ use imagewatch_abi::ContainerFailure;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::facts::Facts;
+
 /// The folder.
 #[derive(Debug)]
 pub struct Journal {
@@ -19,7 +21,10 @@ pub struct Journal {
 /// What a file holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The containers as they were.
+    /// What the label of the root's new container says, for when that goes when it is stopped.
+    #[serde(default)]
+    pub facts: Option<Facts>,
+    /// The containers as they were, the root first.
     pub snapshots: Vec<Snapshot>,
     /// Why the new ones were given up, once that is known.
     #[serde(default)]
@@ -92,18 +97,11 @@ impl Journal {
         }
     }
 
-    /// Removes files of transactions that nobody works on and that are not in `open`.
-    pub fn sweep(&self, open: &[&str]) {
-        let Ok(files) = fs::read_dir(&self.folder) else { return };
-        for path in files.flatten().map(|file| file.path()) {
-            let transaction = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            if path.extension().is_some_and(|end| end == "lock")
-                && !open.contains(&transaction.as_str())
-                && let Claim::Ours(record, _) = self.claim(&transaction)
-            {
-                record.close();
-            }
-        }
+    /// The ids of all transactions that are written down.
+    pub fn transactions(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|file| file.path());
+        let locks = files.filter(|path| path.extension().is_some_and(|end| end == "lock"));
+        locks.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
     }
 
     fn path(&self, transaction: &str) -> PathBuf {
@@ -141,7 +139,7 @@ mod tests {
     use super::*;
 
     fn entry() -> Entry {
-        Entry { snapshots: vec![Snapshot { container: json!({ "Id": "1" }), image: json!({}) }], failure: None }
+        Entry { snapshots: vec![Snapshot { container: json!({ "Id": "1" }), image: json!({}) }], ..Entry::default() }
     }
 
     #[test]
@@ -168,17 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn files_of_transactions_that_are_over_are_swept_up() {
+    fn transactions_are_listed_until_they_are_closed() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let journal = Journal::open(folder.path().to_owned()).expect("made");
         drop(journal.begin("00000001", &entry()).expect("written"));
-        drop(journal.begin("00000002", &entry()).expect("written"));
-        let alive = journal.begin("00000003", &entry()).expect("written");
-        journal.sweep(&["00000002"]);
-        let mut left: Vec<_> =
-            fs::read_dir(folder.path()).expect("ours").flatten().map(|file| file.file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["00000002.json", "00000002.lock", "00000003.json", "00000003.lock"]);
-        alive.close();
+        journal.begin("00000002", &entry()).expect("written").close();
+        assert_eq!(journal.transactions(), ["00000001"]);
     }
 }

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 pub use self::outside::filled_from_outside;
-pub use self::podman::reason_against_podman;
+pub use self::podman::command_line::reason_against_podman;
 pub use self::skip::reason_to_refuse;
 pub use self::start_first::reason_against_start_first;
 use crate::engine::ApiVersion;
@@ -88,11 +88,11 @@ pub fn build_plan(input: &PlanInput<'_>) -> Result<Plan, String> {
     let endpoints = networks::build_endpoints(input, &mut host)?;
 
     body.insert("HostConfig".to_owned(), Value::Object(host));
-    body.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": endpoints.to_create }));
+    body.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": endpoints.created }));
     Ok(Plan {
         body: Value::Object(body),
-        networks_to_connect: endpoints.to_connect,
-        networks_to_disconnect: endpoints.to_disconnect,
+        networks_to_connect: endpoints.connected_after,
+        networks_to_disconnect: endpoints.unwanted,
         platform: build_platform(input),
     })
 }

@@ -33,15 +33,15 @@ pub enum Way {
     Forwards,
     /// The old containers come back.
     Back,
-    /// It went well, but the new container was not started any more.
+    /// The old container was made again and not started any more.
     Start,
     /// Somebody else has the name: the new container goes, and nobody else is touched.
     Discard,
 }
 
-/// Finds the open transactions among all containers.
-pub fn diagnose(listed: &[Listed]) -> Vec<Open> {
-    let view = View::new(listed);
+/// Finds the open transactions among all containers; `journaled` are those that are written down on disk.
+pub fn diagnose(listed: &[Listed], journaled: &[String]) -> Vec<Open> {
+    let view = View::new(listed, journaled);
     let roots = view.labelled.iter().filter(|(_, facts)| facts.part.name == facts.root && !facts.others.is_empty());
     let groups: Vec<Open> = roots.filter_map(|(root, facts)| view.diagnose_group(root, facts)).collect();
     let in_group = |facts: &Facts| groups.iter().any(|open| open.transaction.id == facts.transaction);
@@ -56,10 +56,11 @@ struct View<'a> {
     by_name: BTreeMap<&'a str, &'a Listed>,
     /// Made by a transaction, and not replaced by another since.
     labelled: Vec<(&'a Listed, Facts)>,
+    journaled: &'a [String],
 }
 
 impl<'a> View<'a> {
-    fn new(listed: &'a [Listed]) -> Self {
+    fn new(listed: &'a [Listed], journaled: &'a [String]) -> Self {
         let facts = |container: &'a Listed| Some((container, Facts::parse(container.labels().get(LABEL)?)?));
         let mut labelled: Vec<(&Listed, Facts)> = listed.iter().filter_map(facts).collect();
         let replaced: Vec<String> = labelled.iter().map(|(_, facts)| facts.part.old.clone()).collect();
@@ -68,6 +69,7 @@ impl<'a> View<'a> {
             by_id: listed.iter().map(|container| (container.id.as_str(), container)).collect(),
             by_name: listed.iter().map(|container| (container.name(), container)).collect(),
             labelled,
+            journaled,
         }
     }
 
@@ -104,7 +106,13 @@ impl<'a> View<'a> {
         let is_up = matches!(new.state.as_str(), "running" | "restarting" | "paused");
         let way = match owner {
             Some(owner) if owner == new.id && is_old_there => Way::Forwards,
-            Some(owner) if owner == new.id => (new.state == "created" && part.was_running).then_some(Way::Start)?,
+            Some(owner) if owner == new.id => {
+                let was_never_started = new.state == "created" && part.was_running;
+                // One that went when it was stopped leaves nothing but the journal to tell whether all is done.
+                let is_unfinished = was_never_started || self.journaled.contains(&facts.transaction);
+                let way = if facts.is_restored { Way::Start } else { Way::Forwards };
+                (if facts.is_restored { was_never_started } else { is_unfinished }).then_some(way)?
+            }
             // It is at work, and will end this itself.
             Some(owner) if owner == part.old && facts.swap == Swap::Handover && is_up => return None,
             Some(owner) if owner == part.old => Way::Back,
@@ -149,7 +157,7 @@ impl Replacer {
     pub async fn tend(&self, is_granted: &(dyn Fn(&Container) -> bool + Send + Sync)) -> Result<Vec<(String, Report)>, EngineError> {
         let listed = self.engine.list().await?;
         let mut reports = Vec::new();
-        let open = diagnose(&listed);
+        let open = diagnose(&listed, &self.journal.transactions());
         for found in open.iter().filter(|open| is_granted(&open.container())) {
             let Some(_locked) = self.locks.try_lock(&found.names()) else { continue };
             // What was listed may be over by now.
@@ -157,16 +165,48 @@ impl Replacer {
                 reports.extend(self.recover(&current).await);
             }
         }
-        let ids: Vec<&str> = open.iter().map(|open| open.transaction.id.as_str()).collect();
-        self.journal.sweep(&ids);
+        for transaction in self.journal.transactions() {
+            if !open.iter().any(|open| open.transaction.id == transaction) {
+                reports.extend(self.recover_journaled(&transaction, &listed, is_granted).await?);
+            }
+        }
         let granted: Vec<Listed> = listed.into_iter().filter(|line| is_granted(&line.to_container())).collect();
         self.remember_images(&granted).await?;
         Ok(reports)
     }
 
+    /// A transaction of which the engine shows nothing: it is over, unless both containers went when they were stopped.
+    async fn recover_journaled(
+        &self,
+        transaction: &str,
+        listed: &[Listed],
+        is_granted: &(dyn Fn(&Container) -> bool + Send + Sync),
+    ) -> Result<Option<(String, Report)>, EngineError> {
+        let Claim::Ours(record, entry) = self.journal.claim(transaction) else { return Ok(None) };
+        let old = entry.snapshots.first().map(|snapshot| &snapshot.container);
+        let lost = entry.facts.as_ref().zip(old).filter(|(facts, old)| {
+            let is_there = |c: &Listed| c.name() == facts.part.name || c.id == facts.part.old;
+            old["HostConfig"]["AutoRemove"] == true && !listed.iter().any(is_there)
+        });
+        let Some((facts, old)) = lost else {
+            record.close();
+            return Ok(None);
+        };
+        let labels = serde_json::from_value(old["Config"]["Labels"].clone()).unwrap_or_default();
+        let container = Container { name: facts.part.name.clone(), labels, ..Listed::default().to_container() };
+        let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)).filter(|_| is_granted(&container)) else {
+            return Ok(None);
+        };
+        let sides = vec![Side { part: facts.part.clone(), new: None }];
+        let lost = self::transaction(facts, sides);
+        let report = self.go_back(&lost, &entry, entry.failure.clone()).await?;
+        record.close();
+        Ok(report.map(|report| (lost.origin.manifest.clone(), report)))
+    }
+
     /// The same for containers whose locks the caller holds; reports are lost on nobody, as these are replaced anew.
     pub(super) async fn recover_names(&self, names: &[String]) -> Result<(), EngineError> {
-        let open = diagnose(&self.engine.list().await?);
+        let open = diagnose(&self.engine.list().await?, &self.journal.transactions());
         for open in open.iter().filter(|open| open.names().iter().any(|name| names.contains(name))) {
             self.recover(open).await;
         }
@@ -174,7 +214,7 @@ impl Replacer {
     }
 
     async fn reread(&self, open: &Open) -> Result<Option<Open>, EngineError> {
-        let now = diagnose(&self.engine.list().await?);
+        let now = diagnose(&self.engine.list().await?, &self.journal.transactions());
         Ok(now.into_iter().find(|other| other.transaction.id == open.transaction.id))
     }
 
@@ -267,7 +307,10 @@ impl Replacer {
     ) -> Result<Option<Report>, EngineError> {
         let root = &transaction.root().part;
         let is_gone = self.find(&root.old).await?.is_none();
-        if is_gone && !entry.snapshots.iter().any(|snapshot| snapshot.container["Id"] == root.old.as_str()) {
+        let mut snapshots = entry.snapshots.iter().map(|snapshot| &snapshot.container);
+        let goes_when_stopped =
+            snapshots.any(|old| old["Id"] == root.old.as_str() && old["HostConfig"]["AutoRemove"] == true);
+        if is_gone && !goes_when_stopped {
             warn!(container = %root.name, "the old container is gone for good; the new one stays as it is");
             return Ok(failure.map(|failure| failed(transaction, failure, false)));
         }

@@ -36,7 +36,8 @@ impl Replacer {
     pub async fn replace(&self, survey: Survey, job: &mut Job<'_>) -> Result<Replaced, ReplaceError> {
         let untouched = |setback| ReplaceError::untouched(setback);
         hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
-        let entry = Entry { snapshots: survey.snapshots.clone(), failure: None };
+        let facts = Some(survey.transaction.facts(0));
+        let entry = Entry { facts, snapshots: survey.snapshots.clone(), failure: None };
         let record = self.journal.begin(&survey.transaction.id, &entry).map_err(|error| {
             let folder = "the state folder's journal; make room there or choose another with --state-dir";
             untouched(Setback::refused(format!("failed to write {folder}: {error}")))
@@ -324,6 +325,7 @@ impl Transaction {
             swap: self.swap,
             stable_for_ms: u64::try_from(self.stable_for.as_millis()).unwrap_or(u64::MAX),
             origin: self.origin.clone(),
+            is_restored: false,
         }
     }
 }

@@ -232,9 +232,10 @@ impl State {
             host["RestartPolicy"] = json!({ "Name": "no", "MaximumRetryCount": 0 });
         }
         self.resolve_namespaces(&mut host)?;
+        let endpoints = networking["EndpointsConfig"].as_object().cloned().unwrap_or_default();
         let container = json!({
             "Id": id, "Name": format!("/{name}"), "Image": image, "Config": config, "HostConfig": host,
-            "NetworkSettings": { "Networks": networking["EndpointsConfig"] },
+            "NetworkSettings": { "Networks": endpoints },
             "State": { "Running": false, "Status": "created" }, "RestartCount": 0, "Mounts": self.mounts(&host, &id),
         });
         self.containers.insert(id.clone(), container);

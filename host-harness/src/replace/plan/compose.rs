@@ -48,7 +48,5 @@ fn matches_platform(platform: &Value, wanted: Option<&str>) -> bool {
     let mut wanted = wanted.unwrap_or_default().split('/');
     let (os, architecture, variant) = (wanted.next(), wanted.next(), wanted.next());
     let is_variant = |variant: &str| is_empty(&platform["variant"]) || platform["variant"] == variant;
-    platform["os"].as_str() == os
-        && platform["architecture"].as_str() == architecture
-        && variant.is_none_or(is_variant)
+    platform["os"].as_str() == os && platform["architecture"].as_str() == architecture && variant.is_none_or(is_variant)
 }

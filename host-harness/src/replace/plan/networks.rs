@@ -22,11 +22,11 @@ const SHORT_ID: usize = 12;
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     /// Those of the create call.
-    pub(super) to_create: Object,
+    pub(super) created: Object,
     /// Those that the create call cannot take.
-    pub(super) to_connect: Vec<(String, Value)>,
+    pub(super) connected_after: Vec<(String, Value)>,
     /// What the create call connects of itself.
-    pub(super) to_disconnect: Vec<String>,
+    pub(super) unwanted: Vec<String>,
 }
 
 /// The endpoints. Puts `host`, the new host config, right where they depend on each other: its network mode
@@ -50,18 +50,19 @@ pub(super) fn build_endpoints(input: &PlanInput<'_>, host: &mut Object) -> Resul
         endpoints.insert(name.clone(), build_endpoint(input, name, inspected, primary)?);
     }
     // Of a container on no network at all the engine makes one on its primary network.
-    let to_disconnect = if endpoints.is_empty() { vec![primary.to_owned()] } else { Vec::new() };
+    let unwanted = if endpoints.is_empty() { vec![primary.to_owned()] } else { Vec::new() };
     if input.api >= DOCKER_28 {
         move_sysctls(host, &mut endpoints, primary);
     }
     if input.api >= ApiVersion::MANY_ENDPOINTS || input.is_podman {
-        return Ok(Endpoints { to_create: endpoints, to_connect: Vec::new(), to_disconnect });
+        return Ok(Endpoints { created: endpoints, connected_after: Vec::new(), unwanted });
     }
     // Any other first network would leave the container without its primary one.
-    let first = if endpoints.contains_key(primary) { Some(primary) } else { endpoints.keys().next().map(String::as_str) };
+    let first =
+        if endpoints.contains_key(primary) { Some(primary) } else { endpoints.keys().next().map(String::as_str) };
     let first = first.map(str::to_owned);
-    let to_create = first.and_then(|name| endpoints.remove_entry(&name)).into_iter().collect();
-    Ok(Endpoints { to_create, to_connect: endpoints.into_iter().collect(), to_disconnect })
+    let created = first.and_then(|name| endpoints.remove_entry(&name)).into_iter().collect();
+    Ok(Endpoints { created, connected_after: endpoints.into_iter().collect(), unwanted })
 }
 
 fn primary_network(mode: &str, is_podman: bool) -> &str {

@@ -1,0 +1,214 @@
+//! Every call that changes something, interrupted in every way; the recovery interrupted likewise. Whatever happens,
+//! afterwards there is exactly one container of each name, in the state it was in, on the old or the new image, with
+//! the same networks, volumes and policy, and nothing else.
+
+use std::collections::BTreeMap;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::stage::{OTHER, Stage, refused};
+use super::*;
+use crate::engine::memory::Interruption;
+use crate::replace::facts::is_working_name;
+
+/// What is replaced, and how the new image behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scene {
+    StopFirst { is_good: bool },
+    StartFirst { is_good: bool },
+    AutoRemove { is_good: bool },
+    Group { is_good: bool },
+}
+
+impl Scene {
+    const ALL: [Self; 8] = [
+        Self::StopFirst { is_good: true },
+        Self::StopFirst { is_good: false },
+        Self::StartFirst { is_good: true },
+        Self::StartFirst { is_good: false },
+        Self::AutoRemove { is_good: true },
+        Self::AutoRemove { is_good: false },
+        Self::Group { is_good: true },
+        Self::Group { is_good: false },
+    ];
+
+    async fn set(self) -> Stage {
+        let image = |is_good: bool| json!({ "Behaves": if is_good { "healthy" } else { "unhealthy" } });
+        let stage = match self {
+            Self::StopFirst { is_good } => Stage::new(image(is_good), true).await,
+            Self::StartFirst { is_good } => Stage::new(image(is_good), true).await.start_first().await,
+            Self::AutoRemove { is_good } => {
+                Stage::with(json!({ "AutoRemove": true, "Binds": ["/data"] }), image(is_good), true).await
+            }
+            Self::Group { is_good } => {
+                let stage = Stage::group(image(true)).await;
+                if !is_good {
+                    // The root is well, the one that goes with it is not.
+                    stage.engine.add_image(OTHER, &json!({ "Id": "bad", "Behaves": "unhealthy" }));
+                }
+                stage
+            }
+        };
+        stage.engine.add_image("example.com/stranger:1", &json!({ "Id": "strange" }));
+        let always = json!({ "HostConfig": { "RestartPolicy": { "Name": "always" } } });
+        stage.engine.add_container("stranger", "example.com/stranger:1", always, true).await;
+        stage
+    }
+
+    fn is_good(self) -> bool {
+        matches!(
+            self,
+            Self::StopFirst { is_good: true }
+                | Self::StartFirst { is_good: true }
+                | Self::AutoRemove { is_good: true }
+                | Self::Group { is_good: true }
+        )
+    }
+}
+
+/// How often a scene that nobody interrupts changes something.
+async fn changes_of(scene: Scene) -> usize {
+    let stage = scene.set().await;
+    let _ = stage.replace("web").await;
+    stage.engine.calls().iter().filter(|call| !call.starts_with("pull")).count()
+}
+
+/// Runs a replacement until it ends or its program dies; whether it died.
+async fn run(stage: &Stage) -> bool {
+    tokio::select! {
+        biased;
+        () = stage.engine.death() => true,
+        _ = stage.replace("web") => false,
+    }
+}
+
+/// Runs a recovery likewise.
+async fn recover(stage: &Stage) -> bool {
+    tokio::select! {
+        biased;
+        () = stage.engine.death() => true,
+        _ = stage.tend() => false,
+    }
+}
+
+fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Value>) {
+    let now = stage.picture();
+    let names: Vec<&String> = now.keys().collect();
+    assert_eq!(names, before.keys().collect::<Vec<_>>(), "{case}: {:?}\n{:#?}", stage.engine.overview(), stage.engine.calls());
+    assert!(!now.keys().any(|name| is_working_name(name)), "{case}");
+    for (name, was) in before {
+        let is = &now[name];
+        for field in ["running", "policy", "networks", "mounts"] {
+            // A container that shares another's network names it by its id, which may be a new one.
+            assert_eq!(is[field], was[field], "{case}: {field} of {name}\n{:#?}", stage.engine.calls());
+        }
+        let is_same = is["id"] == was["id"];
+        assert!(is_same || name != "stranger", "{case}: nobody else's container is touched");
+        let is_made_again = matches!(scene, Scene::AutoRemove { .. });
+        assert!(is_same || is_made_again || is["image"] != was["image"] || name != "web", "{case}: {name} is the same old one, or on the new image");
+    }
+    let all = stage.engine.inspections();
+    if let Some(user) = all.get("vpn-user") {
+        let parent = format!("container:{}", all["web"]["Id"].as_str().unwrap());
+        assert_eq!(user["HostConfig"]["NetworkMode"], parent.as_str(), "{case}: it shares the network of the one there is");
+    }
+    assert_eq!(stage.journal_files(), 0, "{case}: nothing is left of the journal");
+    if !scene.is_good() {
+        assert_eq!(now["web"]["image"], json!("old"), "{case}: a bad image does not stay");
+    }
+}
+
+#[rstest]
+#[case::stop_first(Scene::StopFirst { is_good: true })]
+#[case::stop_first_bad_image(Scene::StopFirst { is_good: false })]
+#[case::start_first(Scene::StartFirst { is_good: true })]
+#[case::start_first_bad_image(Scene::StartFirst { is_good: false })]
+#[case::auto_remove(Scene::AutoRemove { is_good: true })]
+#[case::auto_remove_bad_image(Scene::AutoRemove { is_good: false })]
+#[case::group(Scene::Group { is_good: true })]
+#[case::group_bad_image(Scene::Group { is_good: false })]
+#[tokio::test(start_paused = true)]
+async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_order(#[case] scene: Scene) {
+    let mut cases = 0;
+    // One that went when it was stopped can only come back from the journal, and not from a restart of the engine.
+    let all = [(false, false), (true, false), (false, true)];
+    let ways = if matches!(scene, Scene::AutoRemove { .. }) { &all[..1] } else { &all[..] };
+    for nth in 0..changes_of(scene).await {
+        for death in [Interruption::DieBefore, Interruption::DieAfter] {
+            for (is_wiped, is_restarted) in ways {
+                cases += die_and_recover(scene, nth, &death, *is_wiped, *is_restarted).await;
+            }
+        }
+    }
+    println!("{scene:?}: {cases} cases");
+    assert!(cases > 50, "{cases} cases");
+}
+
+/// Dies at the `nth` call, then in the recovery at each of its calls, and then no more.
+async fn die_and_recover(scene: Scene, nth: usize, death: &Interruption, is_wiped: bool, is_restarted: bool) -> usize {
+    let mut cases = 0;
+    for dies_again in std::iter::once(None).chain((0..).map(Some)) {
+        let case = format!("{scene:?}, {death:?} {nth}, wiped {is_wiped}, restarted {is_restarted}, again {dies_again:?}");
+        let mut stage = scene.set().await;
+        let before = stage.picture();
+        stage.engine.interrupt(nth, death.clone());
+        if !run(&stage).await {
+            return cases; // it took another way, which has fewer calls
+        }
+        stage.engine.revive();
+        stage.restart_program();
+        if is_wiped {
+            stage.wipe_journal();
+        }
+        if is_restarted {
+            stage.engine.restart_daemon();
+        }
+        if let Some(mth) = dies_again {
+            stage.engine.interrupt(mth, Interruption::DieAfter);
+            let is_over = !recover(&stage).await;
+            stage.engine.revive();
+            stage.restart_program();
+            if is_over {
+                return cases;
+            }
+            if is_wiped {
+                stage.wipe_journal();
+            }
+        }
+        stage.tend().await;
+        stage.tend().await;
+        judge(&case, scene, &stage, &before);
+        cases += 1;
+    }
+    cases
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_call_that_fails_or_hangs_leaves_all_in_order() {
+    let away = EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: "refused".to_owned() };
+    let conflict = EngineError::Conflict { message: "the name is already in use".to_owned() };
+    let mut cases = 0;
+    for scene in Scene::ALL {
+        for nth in 0..changes_of(scene).await {
+            for interruption in [
+                Interruption::Refuse(refused()),
+                Interruption::Refuse(away.clone()),
+                Interruption::Refuse(conflict.clone()),
+                Interruption::HangUndone,
+                Interruption::HangDone,
+            ] {
+                let stage = scene.set().await;
+                let before = stage.picture();
+                stage.engine.interrupt(nth, interruption.clone());
+                let died = run(&stage).await;
+                assert!(!died);
+                stage.tend().await;
+                stage.tend().await;
+                judge(&format!("{scene:?}, {interruption:?} {nth}"), scene, &stage, &before);
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 300, "{cases} cases");
+}

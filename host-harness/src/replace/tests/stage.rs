@@ -1,0 +1,136 @@
+//! The world of these tests: an engine in memory with a container `web` on image `old`, whose tag names `new` by now.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::super::images::MemoryRecords;
+use super::super::survey::Survey;
+use super::*;
+
+pub(super) const REFERENCE: &str = "example.com/app:1";
+pub(super) const OTHER: &str = "example.com/other:1";
+
+pub(super) struct Stage {
+    pub(super) engine: Arc<MemoryEngine>,
+    pub(super) replacer: Replacer,
+    pub(super) strategy: Strategy,
+    records: Arc<MemoryRecords>,
+    folder: TempDir,
+}
+
+pub(super) fn refused() -> EngineError {
+    EngineError::Refused { status: 500, message: "no space left".to_owned() }
+}
+
+impl Stage {
+    /// `new` is what the new image is besides its id.
+    pub(super) async fn new(new: Value, running: bool) -> Self {
+        Self::with(json!({ "RestartPolicy": { "Name": "always", "MaximumRetryCount": 0 } }), new, running).await
+    }
+
+    /// With these settings of the host config.
+    pub(super) async fn with(host: Value, new: Value, running: bool) -> Self {
+        let mut host = host;
+        host["NetworkMode"] = json!("front");
+        host["PortBindings"] = json!({ "80/tcp": [{ "HostIp": "", "HostPort": "8080" }] });
+        let body = json!({ "HostConfig": host, "Labels": { "imagewatch.allow-rm": "true" } });
+        Self::of(body, new, running).await
+    }
+
+    pub(super) async fn labelled(labels: &Value) -> Self {
+        Self::of(json!({ "HostConfig": { "NetworkMode": "front" }, "Labels": labels }), json!({}), true).await
+    }
+
+    async fn of(body: Value, new: Value, running: bool) -> Self {
+        let engine = Arc::new(MemoryEngine::new());
+        engine.add_image(REFERENCE, &json!({ "Id": "old" }));
+        let mut body = body;
+        body["NetworkingConfig"] = json!({ "EndpointsConfig": { "back": {}, "front": { "Aliases": ["www"] } } });
+        engine.add_container("web", REFERENCE, body, running).await;
+        let mut new = new;
+        new["Id"] = json!("new");
+        engine.add_image(REFERENCE, &new);
+        // Where writing through to the disk costs nothing, if there is such a place.
+        let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+        let records = Arc::new(MemoryRecords::default());
+        let replacer = replacer(&engine, &folder, &records);
+        Self { engine, replacer, strategy: Strategy::Replace, records, folder }
+    }
+
+    /// `vpn-user` shares `web`'s network, `app` wants to be restarted with `vpn-user`.
+    pub(super) async fn group(new: Value) -> Self {
+        let stage = Self::new(new, true).await;
+        stage.engine.add_image(OTHER, &json!({ "Id": "other" }));
+        let shared = json!({ "HostConfig": { "NetworkMode": "container:web", "RestartPolicy": { "Name": "always" } } });
+        stage.engine.add_container("vpn-user", OTHER, shared, true).await;
+        let asks = json!({ "Labels": { "imagewatch.depends-on": "vpn-user" }, "HostConfig": { "RestartPolicy": { "Name": "always" } } });
+        stage.engine.add_container("app", OTHER, asks, true).await;
+        stage
+    }
+
+    /// Without what forbids it.
+    pub(super) async fn start_first(mut self) -> Self {
+        let id = self.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+        self.engine.edit(&id, |c| {
+            c["HostConfig"]["PortBindings"] = json!({});
+            c["Config"]["Healthcheck"] = json!({ "Test": ["CMD", "true"] });
+        });
+        self.strategy = Strategy::StartFirst;
+        self
+    }
+
+    pub(super) fn job(&self) -> Job<'static> {
+        Job {
+            image: NewImage { id: "new", platform: None },
+            strategy: self.strategy,
+            stable_for: Duration::from_secs(1),
+            origin: Origin { target: "web".to_owned(), reference: REFERENCE.parse().ok(), ..Origin::default() },
+            turn: None,
+        }
+    }
+
+    pub(super) async fn survey(&self, name: &str) -> Result<Option<Survey>, ReplaceError> {
+        self.replacer.survey(name, &self.job()).await
+    }
+
+    pub(super) async fn replace(&self, name: &str) -> Result<Replaced, ReplaceError> {
+        let mut job = self.job();
+        let survey = self.replacer.survey(name, &job).await?.expect("the container is there");
+        self.replacer.replace(survey, &mut job).await
+    }
+
+    pub(super) async fn tend(&self) -> Vec<imagewatch_abi::Report> {
+        self.replacer.tend(&|_| true).await.unwrap().into_iter().map(|(_, report)| report).collect()
+    }
+
+    /// What a program that is started anew works with.
+    pub(super) fn restart_program(&mut self) {
+        self.replacer = replacer(&self.engine, &self.folder, &self.records);
+    }
+
+    pub(super) fn wipe_journal(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("journal")).unwrap();
+    }
+
+    pub(super) fn journal_files(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("journal")).map_or(0, Iterator::count)
+    }
+
+    /// All that must be as before: of each container its id, image, state, policy, networks with aliases, and mounts.
+    pub(super) fn picture(&self) -> BTreeMap<String, Value> {
+        let look = |c: &Value| {
+            json!({
+                "id": c["Id"], "image": c["Image"], "running": c["State"]["Running"], "policy": c["HostConfig"]["RestartPolicy"],
+                "networks": c["NetworkSettings"]["Networks"], "mounts": c["Mounts"],
+            })
+        };
+        self.engine.inspections().iter().map(|(name, c)| (name.clone(), look(c))).collect()
+    }
+}
+
+fn replacer(engine: &Arc<MemoryEngine>, folder: &TempDir, records: &Arc<MemoryRecords>) -> Replacer {
+    let journal = Journal::open(folder.path().join("journal")).unwrap();
+    Replacer::new(engine.clone(), journal, records.clone())
+}
