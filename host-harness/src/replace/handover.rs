@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use imagewatch_abi::Fault;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
@@ -58,6 +59,24 @@ pub async fn other_updater(engine: &dyn Engine, own_id: Option<&str>) -> Result<
             && partner.as_ref() != Some(&container.id)
     });
     Ok(other.map(|container| container.name().to_owned()))
+}
+
+/// Why an updater cannot run beside its successor, as a lowercase fragment; `None` if it can.
+pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Option<String> {
+    let bindings = own["HostConfig"]["PortBindings"].as_object().into_iter().flat_map(|ports| ports.values());
+    let is_fixed = |binding: &Value| binding["HostPort"].as_str().is_some_and(|port| !port.is_empty());
+    let networks = own["NetworkSettings"]["Networks"].as_object().into_iter().flat_map(|networks| networks.values());
+    let is_static = |network: &Value| network["IPAMConfig"]["IPv4Address"].is_string() || network["IPAMConfig"]["IPv6Address"].is_string();
+    let why = if bindings.flat_map(|list| list.as_array().into_iter().flatten()).any(is_fixed) {
+        "publishes a host port"
+    } else if networks.into_iter().any(is_static) {
+        "has a fixed address"
+    } else if has_dependents {
+        "has containers that need it"
+    } else {
+        return None;
+    };
+    Some(format!("it is this updater, which {why}, so that it cannot run beside its successor; take that away, or update it by hand"))
 }
 
 impl Replacer {

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::ending::{Side, Transaction, name_of};
 use super::facts::{Handling, Part, Swap, is_working_name};
+use super::handover::reason_against_handover;
 use super::health::is_ill;
 use super::journal::Snapshot;
 use super::labels::Labels;
@@ -127,6 +128,15 @@ impl Replacer {
         let Group { recreate, mut restart } = group;
         for container in std::iter::once(root).chain(&recreate) {
             self.refuse(container, engine).await.map_err(|setback| self.about(root, container, setback))?;
+        }
+        if self.is_own(root)
+            && let Some(reason) = reason_against_handover(root, !recreate.is_empty())
+        {
+            return Err(Setback::refused(reason));
+        }
+        if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
+            let reason = format!("this updater ({}) cannot live without it, and would be stopped with it; update it by hand", name_of(own));
+            return Err(Setback::refused(reason));
         }
         restart.retain(|container| !self.is_own(container) && !is_working_name(name_of(container)));
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;

@@ -142,7 +142,7 @@ async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_
         }
     }
     println!("{scene:?}: {cases} cases");
-    assert!(cases > 50, "{cases} cases");
+    assert!(cases >= 20, "{cases} cases");
 }
 
 /// Dies at the `nth` call, then in the recovery at each of its calls, and then no more.

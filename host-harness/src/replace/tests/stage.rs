@@ -17,7 +17,7 @@ pub(super) struct Stage {
     pub(super) replacer: Replacer,
     pub(super) strategy: Strategy,
     records: Arc<MemoryRecords>,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 pub(super) fn refused() -> EngineError {
@@ -43,7 +43,7 @@ impl Stage {
         Self::of(json!({ "HostConfig": { "NetworkMode": "front" }, "Labels": labels }), json!({}), true).await
     }
 
-    async fn of(body: Value, new: Value, running: bool) -> Self {
+    pub(super) async fn of(body: Value, new: Value, running: bool) -> Self {
         let engine = Arc::new(MemoryEngine::new());
         engine.add_image(REFERENCE, &json!({ "Id": "old" }));
         let mut body = body;
@@ -54,9 +54,22 @@ impl Stage {
         engine.add_image(REFERENCE, &new);
         // Where writing through to the disk costs nothing, if there is such a place.
         let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+        let folder = Arc::new(folder);
         let records = Arc::new(MemoryRecords::default());
         let replacer = replacer(&engine, &folder, &records);
         Self { engine, replacer, strategy: Strategy::Replace, records, folder }
+    }
+
+    /// Another program on the same engine and state folder.
+    pub(super) fn sharing(other: &Self) -> Self {
+        let replacer = replacer(&other.engine, &other.folder, &other.records);
+        Self {
+            engine: other.engine.clone(),
+            replacer,
+            strategy: other.strategy,
+            records: other.records.clone(),
+            folder: other.folder.clone(),
+        }
     }
 
     /// `vpn-user` shares `web`'s network, `app` wants to be restarted with `vpn-user`.
