@@ -4,37 +4,58 @@
 //!
 //! Carried: all of `Config` but the old image's defaults (user, working directory, stop signal, environment,
 //! labels, entrypoint and command, exposed ports, volumes, health check per field) and a host name that the
-//! engine made up; all of `HostConfig` but removed fields, with legacy links put right and empty port
-//! bindings written out; anonymous volumes; per network the addresses, aliases, links, driver options and
-//! priority that were asked for. Not carried, since no inspection shows them: the writable layer,
-//! and MAC addresses of any but the primary network.
-//! Namespaces and volumes of other containers stay as they are written.
+//! engine made up; all of `HostConfig` but removed fields, with legacy links put right, empty port bindings
+//! written out, and other containers called by name; unnamed volumes; per network what was asked for.
+//! Not carried, since no inspection shows it: the writable layer, and a MAC address configured for a network
+//! other than the primary one, unless the label `imagewatch.keep-mac=NETWORK` says that it was.
 
+mod compose;
 mod config;
+mod host;
+mod labels;
 mod networks;
+mod outside;
+mod podman;
+mod skip;
+mod start_first;
 mod storage;
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+pub use self::outside::filled_from_outside;
+pub use self::podman::command_line::reason_against_podman;
+pub use self::skip::reason_to_refuse;
+pub use self::start_first::reason_against_start_first;
 use crate::engine::ApiVersion;
 
 type Object = Map<String, Value>;
 
-/// What a plan is made from; all of it raw inspections.
+/// From here on a container is created for a platform.
+const PLATFORM: ApiVersion = ApiVersion { major: 1, minor: 41 };
+
+/// What a plan is made from; inspections are the engine's own, raw.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanInput<'a> {
-    /// The container to be replaced.
+    /// The container to be replaced, inspected at API 1.51 or below: later ones hide a configured MAC address.
     pub old: &'a Value,
     /// The image that it runs, by id: what came from it is not carried.
     pub old_image: &'a Value,
+    /// The image that the new container will run; with its `Manifests` where the engine can list them.
+    pub new_image: &'a Value,
     /// The containers that its `VolumesFrom` names: their volumes come with them, not with the plan.
     pub volume_sources: &'a [Value],
+    /// Full id and name of every container on the engine. A container refers to others by ids that change when
+    /// those are replaced; the new one refers to them by name.
+    pub names: &'a BTreeMap<String, String>,
     /// The platform that the new image was pulled for; absent: the old image's.
     pub platform: Option<&'a str>,
     /// The version that the plan is carried out with.
     pub api: ApiVersion,
+    /// Whether the engine is Podman, which shows containers otherwise than Docker.
+    pub is_podman: bool,
 }
 
 /// How the new container is made.
@@ -45,80 +66,40 @@ pub struct Plan {
     /// Networks with their endpoint settings, to be connected before the start. Empty where the engine
     /// creates a container with all of them.
     pub networks_to_connect: Vec<(String, Value)>,
-    /// The create call's `os/arch[/variant]`.
+    /// Networks that the create call connects whether asked or not, to be disconnected before the start.
+    pub networks_to_disconnect: Vec<String>,
+    /// The create call's `os/arch[/variant]`; absent where the engine takes none.
     pub platform: Option<String>,
 }
 
 /// Turns a container into the plan for its successor.
-pub fn build_plan(input: &PlanInput<'_>) -> Plan {
-    let network_mode = input.old["HostConfig"]["NetworkMode"].as_str().unwrap_or_default();
-    let (endpoints, networks_to_connect) = networks::build_endpoints(input.old, network_mode, input.api);
-
-    let mut body = config::subtract_image(input.old, &input.old_image["Config"]);
-    config::clear_derived_names(&mut body, input.old, network_mode);
-    if input.api >= ApiVersion::MANY_ENDPOINTS {
-        body.remove("MacAddress"); // the endpoint has it
-    }
-    body.insert("HostConfig".to_owned(), Value::Object(build_host_config(input)));
-    body.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": endpoints }));
-    Plan {
-        body: Value::Object(body),
-        networks_to_connect,
-        platform: input.platform.map(str::to_owned).or_else(|| platform_of(input.old_image)),
-    }
-}
-
-/// Why this container is not replaced at all, as a lowercase fragment that says what to do instead.
-pub fn reason_to_refuse(old: &Value) -> Option<String> {
-    let labels = &old["Config"]["Labels"];
-    let has_label = |wanted: &str| labels.as_object().is_some_and(|labels| labels.keys().any(|key| key == wanted));
-    let is_kubernetes = || labels.as_object().is_some_and(|l| l.keys().any(|key| key.starts_with("io.kubernetes.")));
-    let state = &old["State"];
-    let reason = if has_label("com.docker.swarm.service.id") {
-        "it is a task of a swarm service; update the service instead"
-    } else if is_kubernetes() {
-        "it belongs to Kubernetes; update its workload instead"
-    } else if has_label("PODMAN_SYSTEMD_UNIT") {
-        "it belongs to a systemd unit; restart the unit instead"
-    } else if labels["com.docker.compose.oneoff"] == "True" {
-        "it is a one-off container of `docker compose run`; it ends by itself"
-    } else if old["HostConfig"]["AutoRemove"] == true {
-        "it was created with --rm, so it could not be brought back; recreate it by hand or use the strategy `remove`"
-    } else if state["Paused"] == true {
-        "it is paused; unpause it first"
-    } else if state["Dead"] == true || state["Status"] == "removing" {
-        "it is being removed"
+///
+/// # Errors
+/// Why this container cannot be made again as it is and what to do, as a lowercase fragment.
+pub fn build_plan(input: &PlanInput<'_>) -> Result<Plan, String> {
+    let old = if input.is_podman {
+        Cow::Owned(podman::show_as_docker(input.old, input.old_image)?)
     } else {
-        return None;
+        Cow::Borrowed(input.old)
     };
-    Some(reason.to_owned())
+    let input = &PlanInput { old: &old, ..*input };
+    let mut body = config::build_config(input);
+    let mut host = host::build_host_config(input)?;
+    let endpoints = networks::build_endpoints(input, &mut host)?;
+
+    body.insert("HostConfig".to_owned(), Value::Object(host));
+    body.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": endpoints.created }));
+    Ok(Plan {
+        body: Value::Object(body),
+        networks_to_connect: endpoints.connected_after,
+        networks_to_disconnect: endpoints.unwanted,
+        platform: build_platform(input),
+    })
 }
 
-fn build_host_config(input: &PlanInput<'_>) -> Object {
-    let mut host = object(&input.old["HostConfig"]);
-    // Removed from the API, or facts of the client that created the old container.
-    for field in ["KernelMemory", "KernelMemoryTCP", "ConsoleSize", "ContainerIDFile"] {
-        host.remove(field);
-    }
-    if let Some(links) = host.get("Links").and_then(Value::as_array) {
-        let links: Vec<Value> = links.iter().filter_map(Value::as_str).map(|link| json!(build_link(link))).collect();
-        host.insert("Links".to_owned(), Value::Array(links));
-    }
-    for bindings in host.get_mut("PortBindings").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
-        // Newer engines drop a port with an empty list; this means the same everywhere.
-        if bindings.as_array().is_none_or(Vec::is_empty) {
-            *bindings = json!([{ "HostIp": "", "HostPort": "" }]);
-        }
-    }
-    storage::keep_volumes(&mut host, input.old, input.volume_sources);
-    host
-}
-
-/// An inspection shows `/target:/me/alias` where the create call wants `target:alias`.
-fn build_link(inspected: &str) -> String {
-    let (target, alias) = inspected.split_once(':').unwrap_or((inspected, inspected));
-    let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-    format!("{}:{}", last(target), last(alias))
+fn build_platform(input: &PlanInput<'_>) -> Option<String> {
+    let platform = input.platform.map(str::to_owned).or_else(|| platform_of(input.old_image));
+    platform.filter(|_| input.api >= PLATFORM)
 }
 
 fn platform_of(image: &Value) -> Option<String> {
@@ -143,7 +124,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect()
 }
 
-/// Null, zero, and the empty text, list and object: the engine treats them all as not given.
+/// Null, zero, and the empty text, list and object: the engine treats them all as not given, and newer ones omit them.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -153,6 +134,25 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
     }
+}
+
+/// An absolute path as the engine keeps it, without what makes no difference.
+fn clean_path(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    format!("/{}", parts.join("/"))
+}
+
+fn short_id(container: &Value) -> Option<&str> {
+    container["Id"].as_str().and_then(|id| id.get(..12))
+}
+
+/// Whether a network mode leaves the container without a network of its own.
+fn is_shared_network(mode: &str) -> bool {
+    matches!(mode, "host" | "none") || mode.starts_with("container:")
+}
+
+fn mounts(container: &Value) -> impl Iterator<Item = &Value> {
+    container["Mounts"].as_array().into_iter().flatten()
 }
 
 #[cfg(test)]

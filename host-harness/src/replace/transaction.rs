@@ -145,14 +145,19 @@ async fn prepare(engine: &dyn Engine, old: &Container, image: NewImage<'_>) -> R
     })?;
     let volume_sources = inspect_volume_sources(engine, &inspection).await.map_err(inspect)?;
     let api = engine.api_version().await.map_err(inspect)?;
+    let new_image = engine.inspect_image(image.id).await.map_err(inspect)?.unwrap_or_default();
+    let all = engine.containers(&imagewatch_abi::Selector::default()).await.map_err(inspect)?;
     let plan = build_plan(&PlanInput {
         old: &inspection,
         old_image: &old_image,
+        new_image: &new_image,
         volume_sources: &volume_sources,
+        names: &all.into_iter().map(|container| (container.id, container.name)).collect(),
         platform: image.platform,
         api,
+        is_podman: false,
     });
-    Ok((plan, inspection["State"]["Running"] == true))
+    Ok((plan.map_err(StepError::Refused)?, inspection["State"]["Running"] == true))
 }
 
 /// The containers whose volumes this one uses, written as `id[:mode]`. One that is gone gives none.

@@ -3,36 +3,49 @@
 
 use serde_json::{Value, json};
 
-use super::{Object, is_empty, keys, object, strings};
+use super::{Object, PlanInput, clean_path, compose, is_empty, keys, labels, object, short_id, strings};
+use crate::engine::ApiVersion;
 
 const COMPOSE: &str = "com.docker.compose.";
 const COMPOSE_PROJECT_MEMBER: &str = "com.docker.compose.config-hash";
 
-/// The container's config without what `image`, its image's config, contributed.
-pub(super) fn subtract_image(old: &Value, image: &Value) -> Object {
-    let mut config = object(&old["Config"]);
-    config.remove("OnBuild");
-    for field in ["User", "WorkingDir", "StopSignal"] {
-        if config.get(field) == image.get(field) {
+/// The container's config without what its image contributed and what the engine made up.
+pub(super) fn build_config(input: &PlanInput<'_>) -> Object {
+    let (old, image) = (&input.old["Config"], &input.old_image["Config"]);
+    let mut config = object(old);
+    config.remove("OnBuild"); // a builder's, not a container's
+    for field in ["User", "StopSignal"] {
+        if old[field] == image[field] {
             config.remove(field);
         }
     }
-    set(&mut config, "Env", subtract_env(&old["Config"]["Env"], &image["Env"]));
-    set(&mut config, "Labels", subtract_labels(&old["Config"]["Labels"], &image["Labels"]));
+    // The engine cleans the container's, not the image's.
+    let folder = |config: &Value| config["WorkingDir"].as_str().filter(|path| !path.is_empty()).map(clean_path);
+    if folder(old) == folder(image) {
+        config.remove("WorkingDir");
+    }
+    set(&mut config, "Env", subtract_env(input.old, &image["Env"]));
+    let mut own_labels = subtract_labels(&old["Labels"], &image["Labels"]);
+    compose::update_image(&mut own_labels, input);
+    set(&mut config, "Labels", Value::Object(own_labels));
     subtract_command(&mut config, image);
-    set(&mut config, "ExposedPorts", subtract_ports(old, image));
-    set(&mut config, "Volumes", subtract_keys(&old["Config"]["Volumes"], &image["Volumes"]));
-    set(&mut config, "Healthcheck", subtract_healthcheck(&old["Config"]["Healthcheck"], &image["Healthcheck"]));
+    set(&mut config, "ExposedPorts", subtract_ports(input.old, image));
+    set(&mut config, "Volumes", subtract_keys(&old["Volumes"], &image["Volumes"]));
+    set(&mut config, "Healthcheck", subtract_healthcheck(&old["Healthcheck"], &image["Healthcheck"]));
+    clear_derived_names(&mut config, input.old);
+    if input.api >= ApiVersion::MANY_ENDPOINTS {
+        config.remove("MacAddress"); // the endpoint has it
+    }
     config
 }
 
-/// Takes out the host name that the engine filled in, which the create call would refuse or freeze.
-pub(super) fn clear_derived_names(config: &mut Object, old: &Value, network_mode: &str) {
-    let short_id = old["Id"].as_str().and_then(|id| id.get(..12));
-    let is_short_id = short_id.is_some() && config.get("Hostname").and_then(Value::as_str) == short_id;
-    let shares_network = network_mode.starts_with("container:");
-    let shares_names = shares_network || network_mode == "host" || old["HostConfig"]["UTSMode"] == "host";
-    if is_short_id || shares_names {
+/// Takes out host names that the engine filled in and that the create call would refuse or freeze.
+/// On the host's network it fills one in too, but there it cannot be told from one that was given, and is taken back.
+fn clear_derived_names(config: &mut Object, old: &Value) {
+    let host = &old["HostConfig"];
+    let shares_network = host["NetworkMode"].as_str().is_some_and(|mode| mode.starts_with("container:"));
+    let is_short_id = short_id(old).is_some_and(|id| config.get("Hostname") == Some(&json!(id)));
+    if is_short_id || shares_network || host["UTSMode"] == "host" {
         config.remove("Hostname");
     }
     if shares_network {
@@ -49,17 +62,22 @@ fn set(config: &mut Object, field: &str, value: Value) {
 }
 
 fn subtract_env(old: &Value, image: &Value) -> Value {
-    let image = strings(image);
-    json!(strings(old).into_iter().filter(|entry| !image.contains(entry)).collect::<Vec<_>>())
+    let (image, kept) = (strings(image), labels::list(old, labels::KEEP_ENV));
+    let is_kept = |entry: &str| kept.contains(&entry.split('=').next().unwrap_or(entry));
+    let entries = strings(&old["Config"]["Env"]).into_iter();
+    json!(entries.filter(|entry| is_kept(entry) || !image.contains(entry)).collect::<Vec<_>>())
 }
 
 /// Compose finds its project by labels that `docker compose build` also writes into the image,
-/// so a project member keeps them even where they are equal.
-fn subtract_labels(old: &Value, image: &Value) -> Value {
+/// so a project member keeps them even where they are equal; so for our own.
+fn subtract_labels(old: &Value, image: &Value) -> Object {
     let is_member = old.get(COMPOSE_PROJECT_MEMBER).is_some();
-    let mut labels = object(old);
-    labels.retain(|key, value| image.get(key) != Some(value) || (is_member && key.starts_with(COMPOSE)));
-    Value::Object(labels)
+    let mut own = object(old);
+    own.retain(|key, value| {
+        let is_kept = key.starts_with(labels::OURS) || (is_member && key.starts_with(COMPOSE));
+        key != labels::TRANSACTION && (is_kept || image.get(key) != Some(value))
+    });
+    own
 }
 
 fn subtract_keys(old: &Value, image: &Value) -> Value {
@@ -103,9 +121,10 @@ fn subtract_command(config: &mut Object, image: &Value) {
 /// Field by field, as the engine merges it; what is left are the user's own.
 fn subtract_healthcheck(old: &Value, image: &Value) -> Value {
     let mut check = object(old);
-    if check.get("Test") == Some(&json!(["NONE"])) {
-        return Value::Object(check);
-    }
-    check.retain(|field, value| !is_empty(value) && image.get(field) != Some(value));
+    let is_off = check.get("Test") == Some(&json!(["NONE"]));
+    check.retain(|field, value| {
+        let is_switch = is_off && field == "Test";
+        is_switch || (!is_empty(value) && image.get(field) != Some(value))
+    });
     Value::Object(check)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Object, strings};
+use super::{Object, clean_path, mounts, strings};
 
 /// Names the old container's volumes wherever `host`, its host config, leaves the choice to the engine.
 pub(super) fn keep_volumes(host: &mut Object, old: &Value, volume_sources: &[Value]) {
@@ -25,7 +25,7 @@ pub(super) fn keep_volumes(host: &mut Object, old: &Value, volume_sources: &[Val
         let (Some(name), Some(destination)) = (volume["Name"].as_str(), volume["Destination"].as_str()) else {
             continue;
         };
-        if !covered.contains(destination.trim_end_matches('/')) {
+        if !covered.contains(&clean_path(destination)) {
             let mode = if volume["RW"] == false { ":ro" } else { "" };
             binds.push(format!("{name}:{destination}{mode}"));
         }
@@ -35,12 +35,8 @@ pub(super) fn keep_volumes(host: &mut Object, old: &Value, volume_sources: &[Val
     }
 }
 
-fn mounts(container: &Value) -> impl Iterator<Item = &Value> {
-    container["Mounts"].as_array().into_iter().flatten()
-}
-
 fn same_path(value: &Value, path: &str) -> bool {
-    value.as_str().is_some_and(|text| text.trim_end_matches('/') == path.trim_end_matches('/'))
+    value.as_str().is_some_and(|text| clean_path(text) == clean_path(path))
 }
 
 /// A bind of a bare destination stands for an unnamed volume.
@@ -64,5 +60,5 @@ fn covered_destinations(binds: &[String], host_mounts: &Value, volume_sources: &
     let of_binds = binds.iter().map(|bind| bind.split(':').nth(1).unwrap_or(bind));
     let of_mounts = host_mounts.as_array().into_iter().flatten().filter_map(|mount| mount["Target"].as_str());
     let of_sources = volume_sources.iter().flat_map(mounts).filter_map(|mount| mount["Destination"].as_str());
-    of_binds.chain(of_mounts).chain(of_sources).map(|path| path.trim_end_matches('/').to_owned()).collect()
+    of_binds.chain(of_mounts).chain(of_sources).map(clean_path).collect()
 }

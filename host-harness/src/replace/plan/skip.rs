@@ -1,0 +1,43 @@
+//! Containers that are not replaced at all. Looks at the container alone, at neither images nor engine.
+
+use serde_json::{Map, Value};
+
+use super::labels::{ALLOW_RM, is_true};
+
+/// Why this container is not replaced at all, as a lowercase fragment that says what to do instead.
+/// A stopped one, also one that was never started, may be.
+pub fn reason_to_refuse(old: &Value) -> Option<String> {
+    let labels = &old["Config"]["Labels"];
+    let mut label_names = labels.as_object().into_iter().flat_map(Map::keys);
+    let state = &old["State"];
+    let reason = if labels.get("com.docker.swarm.service.id").is_some() {
+        "it is a task of a swarm service; update the service instead"
+    } else if label_names.any(|key| key.starts_with("io.kubernetes.")) {
+        "it belongs to Kubernetes; update its workload instead"
+    } else if labels.get("PODMAN_SYSTEMD_UNIT").is_some() {
+        "it belongs to a systemd unit; restart the unit instead"
+    } else if labels["com.docker.compose.oneoff"] == "True" {
+        "it is a one-off container of `docker compose run`; it ends by itself"
+    } else if is_image_an_id(old) {
+        "it was created from an image id, which is no tag that could move; recreate it from a tag"
+    } else if old["HostConfig"]["AutoRemove"] == true && !is_true(old, ALLOW_RM) {
+        "it was created with --rm, so it could not be brought back; recreate it by hand, use the strategy `remove`, \
+         or label it imagewatch.allow-rm=true"
+    } else if state["Paused"] == true {
+        "it is paused; unpause it first"
+    } else if state["Dead"] == true || matches!(state["Status"].as_str(), Some("removing" | "dead")) {
+        "it is being removed"
+    } else {
+        return None;
+    };
+    Some(reason.to_owned())
+}
+
+/// An id in full, or the beginning of the id that it runs.
+fn is_image_an_id(old: &Value) -> bool {
+    let digits = |value: &Value| value.as_str().map(|id| id.trim_start_matches("sha256:").to_owned());
+    let (Some(created_from), Some(runs)) = (old["Config"]["Image"].as_str(), digits(&old["Image"])) else {
+        return false;
+    };
+    created_from.starts_with("sha256:") || (!created_from.is_empty() && runs.starts_with(created_from))
+}

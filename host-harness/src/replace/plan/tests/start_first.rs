@@ -1,0 +1,102 @@
+//! Who may run beside its successor.
+
+use super::*;
+
+/// A container that may be replaced start-first, with `change` merged in at the top.
+fn container(change: &Value) -> Value {
+    let mut old = json!({
+        "Name": "/web",
+        "Config": { "Healthcheck": { "Test": ["CMD", "x"] }, "Labels": {} },
+        "HostConfig": { "NetworkMode": "front", "PortBindings": { "80/tcp": [{ "HostIp": "", "HostPort": "" }] } },
+        "NetworkSettings": { "Networks": { "front": { "IPAMConfig": {}, "Aliases": ["web"], "MacAddress": "02:42:0a:00:00:09" } } },
+        "Mounts": [{ "Type": "volume", "Destination": "/ro", "RW": false }, { "Type": "tmpfs", "Destination": "/t", "RW": true }],
+    });
+    for (key, fields) in object(change) {
+        for (field, value) in object(&fields) {
+            old[&key][&field] = value;
+        }
+        if !fields.is_object() {
+            old[key] = fields;
+        }
+    }
+    old
+}
+
+#[test]
+fn t39_two_run_side_by_side_only_where_nothing_of_theirs_collides() {
+    let host = |field: &str, value: Value| json!({ "HostConfig": { field: value } });
+    let network = |endpoint: Value| json!({ "NetworkSettings": { "Networks": { "front": endpoint } } });
+    let port = |port: &str| host("PortBindings", json!({ "80/tcp": [{ "HostIp": "", "HostPort": port }] }));
+    let writable = json!([{ "Type": "volume", "Destination": "/data", "RW": true }]);
+    let shared = json!({ "Mounts": writable, "Config": { "Labels": { "imagewatch.shared-volumes-safe": "true" } } });
+    for (case, change, says) in [
+        ("nothing", json!({}), None),
+        ("host port", port("8080"), Some("host port 8080")),
+        ("host port of the engine's choice", port("0"), None),
+        ("host network", host("NetworkMode", json!("host")), Some("network is host")),
+        ("another one's network", host("NetworkMode", json!("container:db")), Some("network is container:db")),
+        (
+            "fixed address",
+            network(json!({ "IPAMConfig": { "IPv4Address": "10.0.0.9" } })),
+            Some("fixed address on network front"),
+        ),
+        ("no address asked for", network(json!({ "IPAMConfig": { "IPv4Address": "" } })), None),
+        ("configured MAC address", json!({ "Config": { "MacAddress": "02:00:00:00:00:01" } }), Some("MAC address")),
+        ("--rm", host("AutoRemove", json!(true)), Some("--rm")),
+        ("device", host("Devices", json!([{ "PathOnHost": "/dev/x" }])), Some("devices")),
+        ("GPU", host("DeviceRequests", json!([{ "Count": 1 }])), Some("devices")),
+        ("writable volume", json!({ "Mounts": writable }), Some("its volume at /data")),
+        ("writable volume, labelled", shared, None),
+        (
+            "writable bind",
+            json!({ "Mounts": [{ "Type": "bind", "Destination": "/b", "RW": true }] }),
+            Some("its volume at /b"),
+        ),
+    ] {
+        let reason = reason_against_start_first(&container(&change), &NOTHING, false, false);
+        assert_eq!(reason.is_some(), says.is_some(), "{case}: {reason:?}");
+        assert!(reason.unwrap_or_default().contains(says.unwrap_or_default()), "{case}");
+    }
+    let reason = reason_against_start_first(&container(&json!({})), &NOTHING, false, true);
+    assert!(reason.unwrap().starts_with("other containers use"), "hard dependents");
+}
+
+#[test]
+fn t39_something_must_tell_when_the_new_one_serves() {
+    let (none, check, off) = (Value::Null, json!({ "Test": ["CMD", "x"] }), json!({ "Test": ["NONE"] }));
+    let interval = json!({ "Interval": 5 });
+    for (case, own, of_image, probe, is_allowed) in [
+        ("none at all", &none, &none, None, false),
+        ("its own", &check, &none, None, true),
+        ("the image's", &none, &check, None, true),
+        ("the image's, at its own interval", &interval, &check, None, true),
+        ("switched off", &off, &check, None, false),
+        ("switched off in the image", &none, &off, None, false),
+        ("a probe", &off, &none, Some("tcp:80"), true),
+    ] {
+        let config = json!({ "Config": { "Healthcheck": own, "Labels": { "imagewatch.probe": probe } } });
+        let image = json!({ "Config": { "Healthcheck": of_image } });
+        let reason = reason_against_start_first(&container(&config), &image, false, false);
+        assert_eq!(reason.is_none(), is_allowed, "{case}: {reason:?}");
+        assert!(reason.is_none_or(|reason| reason.contains("health check")), "{case}");
+    }
+}
+
+#[test]
+fn t38_a_node_of_a_swarm_needs_the_name_as_an_alias() {
+    for (case, networks, is_allowed) in [
+        ("an alias", json!({ "front": { "Aliases": ["web"] } }), true),
+        ("another alias", json!({ "front": { "Aliases": ["www"] } }), false),
+        (
+            "none on the second network",
+            json!({ "front": { "Aliases": ["web"] }, "second": { "Aliases": null } }),
+            false,
+        ),
+        ("the default network has no names", json!({ "front": { "Aliases": ["web"] }, "bridge": {} }), true),
+    ] {
+        let mut old = container(&json!({}));
+        old["NetworkSettings"]["Networks"] = networks;
+        assert_eq!(reason_against_start_first(&old, &NOTHING, true, false).is_none(), is_allowed, "{case}");
+        assert_eq!(reason_against_start_first(&old, &NOTHING, false, false), None, "{case}, without a swarm");
+    }
+}
