@@ -1,5 +1,5 @@
 //! The decisions of imagewatch: what is watched, how the registry is asked, whether a digest
-//! moved, and whether a move is kept or rolled back.
+//! moved, whether it is barred, and whether a move is kept or rolled back.
 //!
 //! Pure: no clock (`now_ms` is an argument), no I/O but through [`Host`], no environment, no
 //! randomness, no async. The same input and the same answers of the host give the same bytes out,
@@ -9,6 +9,7 @@
 
 mod config;
 mod describe;
+mod gate;
 mod poll;
 mod refresh;
 mod registry;

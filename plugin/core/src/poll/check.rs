@@ -6,6 +6,7 @@ use imagewatch_abi::{Container, Digest, Failure, Outcome, Reference, Selector, V
 
 use crate::Host;
 use crate::config::Config;
+use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
 use crate::state::Cache;
 use crate::target::{Target, Targets};
@@ -18,6 +19,7 @@ pub(super) fn check(
     host: &mut dyn Host,
     config: &Config,
     cache: &mut Cache,
+    quarantine: &Quarantine,
     now_ms: u64,
     found: Targets,
 ) -> Result<Vec<Outcome>, Failure> {
@@ -33,9 +35,9 @@ pub(super) fn check(
         let on_image = containers.iter().filter(|(reference, _)| *reference == target.reference);
         let used: Vec<&Container> = on_image.map(|(_, container)| container).filter(|c| follows(c, target)).collect();
         if used.is_empty() {
-            outcomes.push(compare(target, None, lookup));
+            outcomes.push(compare(target, None, lookup, quarantine));
         }
-        outcomes.extend(used.into_iter().map(|container| compare(target, Some(container), lookup)));
+        outcomes.extend(used.into_iter().map(|container| compare(target, Some(container), lookup, quarantine)));
     }
     Ok(outcomes)
 }
@@ -46,7 +48,12 @@ fn follows(container: &Container, target: &Target) -> bool {
         && selector.name_contains.as_ref().is_none_or(|part| container.name.contains(part.as_str()))
 }
 
-fn compare(target: &Target, container: Option<&Container>, lookup: Option<&Lookup>) -> Outcome {
+fn compare(
+    target: &Target,
+    container: Option<&Container>,
+    lookup: Option<&Lookup>,
+    quarantine: &Quarantine,
+) -> Outcome {
     let has = container.map(|container| digests_of(container, &target.reference)).unwrap_or_default();
     let remote = lookup.and_then(|lookup| lookup.as_ref().ok());
     let failure = lookup.and_then(|lookup| lookup.as_ref().err());
@@ -58,9 +65,10 @@ fn compare(target: &Target, container: Option<&Container>, lookup: Option<&Looku
         (Some(_), Some(_), _) if has.is_empty() => {
             (Verdict::Unknown, Some("the engine has no registry digest for the image that it runs".to_owned()))
         }
-        (Some(_), Some(_), _) => {
-            (Verdict::Moved, Some("the tag points to another image than the one running".to_owned()))
-        }
+        (Some(_), Some(remote), _) => match quarantine.hold(&target.name, &target.reference, remote) {
+            Some(held) => (Verdict::Held, Some(held)),
+            None => (Verdict::Moved, Some("the tag points to another image than the one running".to_owned())),
+        },
         (Some(_), None, None) => (Verdict::Unknown, Some("was not looked up".to_owned())),
     };
     let running = remote.filter(|remote| has.contains(remote)).or(has.last()).cloned();
