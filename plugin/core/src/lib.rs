@@ -78,6 +78,14 @@ fn log(host: &mut dyn Host, level: LogLevel, message: String) {
     host.log(LogLine { level, message });
 }
 
+/// A set or map of `items`, which come mostly sorted. Not `collect`: that sorts them first, and each type's
+/// sort adds some 5 KB to the module.
+fn gather<C: Default + Extend<T>, T>(items: impl IntoIterator<Item = T>) -> C {
+    let mut gathered = C::default();
+    gathered.extend(items);
+    gathered
+}
+
 /// Puts `what` before a failure's message.
 fn context(what: &str, failure: Failure) -> Failure {
     Failure { message: format!("{what}: {}", failure.message), ..failure }

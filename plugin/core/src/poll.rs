@@ -3,7 +3,7 @@
 
 mod check;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use imagewatch_abi::{
     Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
@@ -16,7 +16,7 @@ use crate::registry::resolve::{Lookup, resolve};
 use crate::settle::settle_report;
 use crate::state::{Cache, Pending, Seen, State};
 use crate::target::{Target, Targets};
-use crate::{Host, log};
+use crate::{Host, gather, log};
 
 /// Asked again after this time when not even the config's interval is known.
 const FALLBACK_INTERVAL_MS: u64 = 300_000;
@@ -43,7 +43,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
         });
     }
     let mut state = State::parse(&input.state)?;
-    let mut cache = Cache::parse(input.cache);
+    let mut cache = Cache::parse(&input.cache);
     let mut quarantine = Quarantine::new(input.quarantine, input.now_ms);
     let mut found = Targets::find(host, config)?;
     if let Some(only) = &input.only {
@@ -67,7 +67,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
         forget_departed(&mut state, &mut quarantine, &found);
     }
     let open = found.targets.iter().filter(|target| !is_settled(&state, target)).map(|target| target.reference.clone());
-    let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, open.collect());
+    let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, gather(open));
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
@@ -109,7 +109,7 @@ fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String,
 /// container that only rests, stopped for a backup say, is not gone. Nothing stays barred for a target that is.
 fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targets) {
     let current: BTreeMap<&str, &Reference> =
-        found.targets.iter().map(|target| (target.name.as_str(), &target.reference)).collect();
+        gather(found.targets.iter().map(|target| (target.name.as_str(), &target.reference)));
     let is_there = |name: &String, reference: &Reference| {
         found.resting.contains(name) || current.get(name.as_str()) == Some(&reference)
     };
@@ -210,8 +210,8 @@ fn place(host: &mut dyn Host, state: &mut State, quarantine: &mut Quarantine, or
         Ok(placed) => (placed, Failure::passing(FailureCode::Other, "the host did not take the order")),
         Err(failure) => (Placed::default(), failure),
     };
-    let reported: BTreeSet<&str> = placed.reports.iter().map(|report| report.order.as_str()).collect();
-    let is_taken = |order: &&Order| placed.accepted.contains(&order.order) || reported.contains(order.order.as_str());
+    let is_reported = |order: &Order| placed.reports.iter().any(|report| report.order == order.order);
+    let is_taken = |order: &&Order| placed.accepted.contains(&order.order) || is_reported(order);
     let refused = orders.iter().filter(|order| !is_taken(order)).map(|order| Report {
         order: order.order.clone(),
         target: order.target.clone(),

@@ -1,15 +1,13 @@
 //! A check: what the containers run against what the registry has. Orders nothing, changes nothing.
 
-use std::collections::BTreeSet;
-
 use imagewatch_abi::{Container, Digest, Failure, Outcome, Reference, Selector, Verdict};
 
-use crate::Host;
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
 use crate::state::Cache;
 use crate::target::{Target, Targets};
+use crate::{Host, gather};
 
 /// One outcome for each container of each target, and one for a target without containers.
 ///
@@ -28,7 +26,7 @@ pub(super) fn check(
         |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
     let containers: Vec<(Reference, Container)> = containers.into_iter().filter_map(parse).collect();
     let open = found.targets.iter().map(|target| target.reference.clone()).filter(|r| r.digest().is_none());
-    let lookups = resolve(host, cache, &config.insecure, now_ms, open.collect::<BTreeSet<_>>());
+    let lookups = resolve(host, cache, &config.insecure, now_ms, gather(open));
     let mut outcomes = found.unwatchable;
     for target in &found.targets {
         let lookup = lookups.get(&target.reference);
