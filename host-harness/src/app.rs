@@ -3,6 +3,8 @@
 
 mod control;
 mod oneshot;
+mod quarantine;
+mod state_folder;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,9 +31,13 @@ use crate::http::egress::EgressRules;
 use crate::orders::{ContainerLocks, DEFAULT_STABLE_FOR, OrderContext, ProgressObserver};
 use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
 use crate::session::Session;
+use crate::state_dir::{self, StateDirError};
+use crate::store::StoreError;
 use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
 
 pub use oneshot::{Checked, Refreshed};
+pub use quarantine::{Barred, clear_quarantine, list_quarantine};
+pub use state_folder::StateFolder;
 
 use control::{Handles, ManifestHandle};
 
@@ -62,6 +68,22 @@ pub enum AppError {
     /// The admin API.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The state folder.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The store in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is nothing to clear.
+    #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
+    NotBarred {
+        /// What was asked for.
+        target: String,
+        /// Where it was looked for, unless everywhere.
+        under: String,
+        /// What could have been asked for.
+        known: String,
+    },
 }
 
 impl AppError {
@@ -75,6 +97,9 @@ impl AppError {
             Self::Engine(EngineError::UnsupportedHost { .. }) => Exit::Config,
             Self::Engine(_) => Exit::Engine,
             Self::Admin(_) => Exit::Admin,
+            Self::StateDir(StateDirError::Taken { .. }) => Exit::AlreadyRuns,
+            Self::StateDir(_) | Self::Store(_) => Exit::Config,
+            Self::NotBarred { .. } => Exit::Incomplete,
         }
     }
 }
@@ -83,6 +108,8 @@ impl AppError {
 #[derive(Debug)]
 pub struct App {
     adapters: Adapters,
+    /// The state folder.
+    state_dir: PathBuf,
     locks: ContainerLocks,
     ready: Vec<Ready>,
     /// Manifests that cannot be used; the others go on.
@@ -98,14 +125,15 @@ struct Ready {
 }
 
 impl App {
-    /// Loads `manifests`, or the built-in one, side by side. The environment gives credentials and
-    /// the variables of manifests.
+    /// Loads `manifests`, or the built-in one, side by side, over the store in `state`. The environment
+    /// gives credentials and the variables of manifests.
     ///
     /// # Errors
     /// When nothing can be loaded at all: the first reason.
     pub async fn load(
         manifests: &[PathBuf],
         docker_host: Option<&str>,
+        state: StateFolder,
         cancel: CancellationToken,
     ) -> Result<Self, AppError> {
         let credentials = parse_credentials(environment())?;
@@ -115,6 +143,7 @@ impl App {
             engine: Arc::new(engine),
             http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST)?),
             credentials: Arc::new(credentials),
+            store: state.store,
             cancel,
         };
         let sources: Vec<Option<PathBuf>> =
@@ -124,7 +153,8 @@ impl App {
             let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
             (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         });
-        let mut app = Self { adapters, locks: ContainerLocks::default(), ready: Vec::new(), faults: Vec::new() };
+        let (locks, state_dir) = (ContainerLocks::default(), state.path);
+        let mut app = Self { adapters, state_dir, locks, ready: Vec::new(), faults: Vec::new() };
         for (name, loaded) in join_all(loads).await {
             app.take(name, loaded);
         }
@@ -166,11 +196,12 @@ impl App {
         }
     }
 
-    /// Watches until cancelled. The admin API listens before the first tick.
+    /// Watches until cancelled, alone on the state folder. The admin API listens before the first tick.
     ///
     /// # Errors
-    /// When the admin API cannot listen.
+    /// When another one has the state folder, or the admin API cannot listen.
     pub async fn run(self, listen: Listen, token: Option<SecretString>, parallel: u16) -> Result<(), AppError> {
+        let _alone = state_dir::lock(&self.state_dir)?;
         let listener = match listen {
             Listen::Off => None,
             Listen::On(address) => Some(admin::bind(address, token.as_ref()).await?),
@@ -178,7 +209,7 @@ impl App {
         let cancel = self.adapters.cancel.clone();
         let parallel = Arc::new(Semaphore::new(usize::from(parallel)));
         let mut actors = JoinSet::new();
-        let mut handles = Handles::default();
+        let mut handles = Handles { loaded: Vec::new(), faults: Vec::new(), store: self.adapters.store.clone() };
         for ready in &self.ready {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
             let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
@@ -221,7 +252,8 @@ impl App {
 
     fn session(&self, ready: &Ready) -> Session {
         let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
-        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects))
+        let store = self.adapters.store.clone();
+        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store)
     }
 
     fn order_context(&self, ready: &Ready, progress: ProgressObserver) -> OrderContext {

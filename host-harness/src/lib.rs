@@ -17,5 +17,7 @@ pub mod render;
 pub mod replace;
 pub mod secret;
 pub mod session;
+pub mod state_dir;
+pub mod store;
 pub mod telemetry;
 pub mod watch;

@@ -236,7 +236,8 @@ async fn handle(
                 return stop_if_unavailable(&error);
             }
         },
-        Strategy::Replace => {
+        Strategy::PullOnly | Strategy::Notify => return Ok(()),
+        Strategy::Replace | Strategy::StartFirst => {
             let image = NewImage { id: image_id, platform: order.platform.as_deref() };
             match replace_container(&*ctx.engine, &container, image, ctx.stable_for).await {
                 Ok(_) => info!(container = %container.name, image_id = %short_digest(image_id), "replaced"),
