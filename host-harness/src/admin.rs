@@ -4,10 +4,12 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. Without `runtime` all are meant, without `recreate` true. |
+//! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
+//! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200, or 503 naming each manifest and why it is not ready |
 //!
-//! Everything under `/admin/` wants `Authorization: Bearer <token>` and answers 401 without. Every
+//! 500 when the store cannot be used. Everything under `/admin/` wants `Authorization: Bearer <token>` and answers 401 without. Every
 //! answer is JSON, errors as `{"error": …}`.
 
 use std::io;
@@ -20,6 +22,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
+use imagewatch_abi::Quarantined;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -27,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 mod auth;
 mod health;
+mod quarantine;
 mod refresh;
 
 /// How long requests under way may take once the server is told to stop.
@@ -41,6 +45,28 @@ pub trait Control: Send + Sync {
 
     /// The state of every loaded manifest.
     fn readiness(&self) -> Vec<ManifestReadiness>;
+
+    /// The digests that are barred, under every manifest.
+    ///
+    /// # Errors
+    /// Why they cannot be told; no secrets.
+    fn quarantine(&self) -> Result<Vec<BarredDigest>, String>;
+
+    /// Takes out what is barred for `target`, under `manifest` or under all, and returns it.
+    ///
+    /// # Errors
+    /// Why nothing was taken out; no secrets.
+    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String>;
+}
+
+/// A digest in quarantine, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BarredDigest {
+    /// The name of the manifest whose policy barred it.
+    pub manifest: String,
+    /// What the policy says.
+    #[serde(flatten)]
+    pub entry: Quarantined,
 }
 
 /// How a manual refresh ended.
@@ -146,6 +172,7 @@ pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router 
     let token = token.filter(is_usable).map(Arc::new);
     let admin = Router::new()
         .route("/workspace-images/refresh", post(refresh::workspaces))
+        .route("/quarantine", get(quarantine::list).delete(quarantine::clear))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(token, auth::require_token));

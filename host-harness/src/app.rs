@@ -3,6 +3,8 @@
 
 mod control;
 mod oneshot;
+mod quarantine;
+mod state_folder;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,17 +31,24 @@ use crate::http::egress::EgressRules;
 use crate::orders::{OrderContext, ProgressObserver};
 use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
 use crate::replace::Replacer;
-use crate::replace::images::MemoryRecords;
+use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
 use crate::session::Session;
+use crate::state_dir::{self, StateDirError};
+use crate::store::StoreError;
 use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
 
 pub use oneshot::{Checked, Refreshed};
+pub use quarantine::{Barred, clear_quarantine, list_quarantine};
+pub use state_folder::StateFolder;
 
 use control::{Handles, ManifestHandle};
 
 /// The manifest that is used when none is named; its module is the one built in.
 const DEFAULT_MANIFEST: &str = include_str!("../../manifests/generic.json");
+
+/// The journal of replacements in the state folder.
+const JOURNAL: &str = "journal";
 
 /// Requests that wait for a busy actor.
 const REQUEST_QUEUE: usize = 64;
@@ -50,6 +59,11 @@ pub enum AppError {
     /// A manifest or its policy.
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    /// Another updater runs on the engine.
+    #[error(
+        "watch: the updater in container {0} runs on this engine already; stop one of the two, or take its label imagewatch.updater away"
+    )]
+    OtherUpdater(String),
     /// Two manifests with one name.
     #[error("load manifest {0}: another one has the same file name; rename one of them")]
     SameName(String),
@@ -65,6 +79,22 @@ pub enum AppError {
     /// The admin API.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The state folder.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The store in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is nothing to clear.
+    #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
+    NotBarred {
+        /// What was asked for.
+        target: String,
+        /// Where it was looked for, unless everywhere.
+        under: String,
+        /// What could have been asked for.
+        known: String,
+    },
 }
 
 impl AppError {
@@ -78,6 +108,9 @@ impl AppError {
             Self::Engine(EngineError::UnsupportedHost { .. }) => Exit::Config,
             Self::Engine(_) => Exit::Engine,
             Self::Admin(_) => Exit::Admin,
+            Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
+            Self::StateDir(_) | Self::Store(_) => Exit::Config,
+            Self::NotBarred { .. } => Exit::Incomplete,
         }
     }
 }
@@ -86,6 +119,8 @@ impl AppError {
 #[derive(Debug)]
 pub struct App {
     adapters: Adapters,
+    /// The state folder.
+    state_dir: PathBuf,
     replacer: Arc<Replacer>,
     ready: Vec<Ready>,
     /// Manifests that cannot be used; the others go on.
@@ -101,14 +136,15 @@ struct Ready {
 }
 
 impl App {
-    /// Loads `manifests`, or the built-in one, side by side. The environment gives credentials and
-    /// the variables of manifests.
+    /// Loads `manifests`, or the built-in one, side by side, over the store in `state`. The environment
+    /// gives credentials and the variables of manifests.
     ///
     /// # Errors
     /// When nothing can be loaded at all: the first reason.
     pub async fn load(
         manifests: &[PathBuf],
         docker_host: Option<&str>,
+        state: StateFolder,
         cancel: CancellationToken,
     ) -> Result<Self, AppError> {
         let credentials = parse_credentials(environment())?;
@@ -118,6 +154,7 @@ impl App {
             engine: Arc::new(engine),
             http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST)?),
             credentials: Arc::new(credentials),
+            store: state.store,
             cancel,
         };
         let sources: Vec<Option<PathBuf>> =
@@ -127,9 +164,10 @@ impl App {
             let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
             (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         });
-        let journal = Journal::open(std::env::temp_dir().join("imagewatch-journal")).expect("interim");
-        let replacer = Replacer::new(adapters.engine.clone(), journal, Arc::new(MemoryRecords::default()));
-        let mut app = Self { adapters, replacer: Arc::new(replacer), ready: Vec::new(), faults: Vec::new() };
+        let journal = Journal::new(state.path.join(JOURNAL));
+        let replacer = Replacer::new(adapters.engine.clone(), journal, adapters.store.clone(), own_container_id());
+        let (replacer, state_dir) = (Arc::new(replacer), state.path);
+        let mut app = Self { adapters, state_dir, replacer, ready: Vec::new(), faults: Vec::new() };
         for (name, loaded) in join_all(loads).await {
             app.take(name, loaded);
         }
@@ -171,11 +209,13 @@ impl App {
         }
     }
 
-    /// Watches until cancelled. The admin API listens before the first tick.
+    /// Watches until cancelled, alone on the state folder. The admin API listens before the first tick.
     ///
     /// # Errors
-    /// When the admin API cannot listen.
+    /// When another one has the state folder, or the admin API cannot listen.
     pub async fn run(self, listen: Listen, token: Option<SecretString>, parallel: u16) -> Result<(), AppError> {
+        self.become_the_only_one().await?;
+        let _alone = state_dir::lock(&self.state_dir)?;
         let listener = match listen {
             Listen::Off => None,
             Listen::On(address) => Some(admin::bind(address, token.as_ref()).await?),
@@ -183,7 +223,7 @@ impl App {
         let cancel = self.adapters.cancel.clone();
         let parallel = Arc::new(Semaphore::new(usize::from(parallel)));
         let mut actors = JoinSet::new();
-        let mut handles = Handles::default();
+        let mut handles = Handles { loaded: Vec::new(), faults: Vec::new(), store: self.adapters.store.clone() };
         for ready in &self.ready {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
             let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
@@ -224,9 +264,24 @@ impl App {
         Ok(())
     }
 
+    /// Ends the updater that this one is the successor of, and refuses to work beside any other. An engine that is
+    /// away shows neither; it is asked for as soon as there is something to do.
+    async fn become_the_only_one(&self) -> Result<(), AppError> {
+        self.replacer.take_over().await?;
+        match other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(name)) => Err(AppError::OtherUpdater(name)),
+            Err(error) => {
+                warn!("failed to look for another updater: {error}");
+                Ok(())
+            }
+        }
+    }
+
     fn session(&self, ready: &Ready) -> Session {
         let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
-        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects))
+        let store = self.adapters.store.clone();
+        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store)
     }
 
     fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {

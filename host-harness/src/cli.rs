@@ -20,7 +20,7 @@ pub struct Cli {
     /// How log lines are written, to standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "IMAGEWATCH_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Which log lines: error, warn, info, debug, trace, or a tracing filter [default: info; warn for check and refresh].
+    /// Which log lines: error, warn, info, debug, trace, or a tracing filter [default: info; warn for commands that end].
     #[arg(long, global = true, value_name = "FILTER", env = "IMAGEWATCH_LOG")]
     pub log: Option<String>,
     /// When to colour; `auto` heeds the terminal and `NO_COLOR`.
@@ -29,6 +29,10 @@ pub struct Cli {
     /// The engine: `unix://` or `tcp://` [default: `unix:///var/run/docker.sock`].
     #[arg(long, global = true, value_name = "URL", env = "DOCKER_HOST")]
     pub docker_host: Option<String>,
+    /// Where imagewatch keeps what outlives it, its quarantine above all [default: /var/lib/imagewatch
+    /// for root, else imagewatch in `$XDG_STATE_HOME` or `~/.local/state`].
+    #[arg(long, global = true, value_name = "DIR", env = "IMAGEWATCH_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// The subcommands.
@@ -43,6 +47,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Pull images now and replace the containers on them, whether they moved or not.
     Refresh(RefreshArgs),
+    /// Show or clear the digests that failed and are not tried again.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// Look at policies.
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -93,6 +100,38 @@ pub struct RefreshArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
     /// Print JSON instead of a summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `quarantine`.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// Show every digest that is barred, for which target, why, and until when.
+    List {
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take digests out, so that the next poll tries them again.
+    ///
+    /// A target that is not in quarantine is an error, and nothing is taken out then.
+    Clear(ClearArgs),
+}
+
+/// Of `quarantine clear`.
+#[derive(Debug, Args)]
+pub struct ClearArgs {
+    /// Targets, as `quarantine list` shows them.
+    #[arg(value_name = "TARGET", required_unless_present = "all")]
+    pub targets: Vec<String>,
+    /// Only what is barred under the manifest of this name.
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<String>,
+    /// Whatever is barred.
+    #[arg(long, conflicts_with = "targets")]
+    pub all: bool,
+    /// Print JSON instead of lines.
     #[arg(long)]
     pub json: bool,
 }
@@ -158,6 +197,20 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clearing_says_what_is_to_be_cleared() {
+        for (args, is_good) in [
+            (&["clear", "web", "db", "--manifest", "apps"][..], true),
+            (&["clear", "--all", "--manifest", "apps", "--json"], true),
+            (&["clear"], false),
+            (&["clear", "--manifest", "apps"], false),
+            (&["clear", "web", "--all"], false),
+        ] {
+            let parsed = Cli::try_parse_from([&["imagewatch", "quarantine"], args].concat());
+            assert_eq!(parsed.is_ok(), is_good, "{args:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Effects, PluginManifest};
+use crate::store::Store;
 
 /// Longest log line taken from a policy, in characters.
 const MAX_LOG_CHARS: usize = 2_000;
@@ -29,6 +30,8 @@ pub struct Adapters {
     pub http: Arc<HttpClient>,
     /// For registries and pulls.
     pub credentials: Arc<CredentialStore>,
+    /// What outlives the process.
+    pub store: Arc<Store>,
     /// Ends requests that are under way.
     pub cancel: CancellationToken,
 }

@@ -8,11 +8,11 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All went well.
     Success = 0,
-    /// Something was left undone: a target unknown in a check, failed in a refresh.
+    /// Something was left undone: a target unknown in a check, failed in a refresh, not in quarantine when it was to be cleared.
     Incomplete = 1,
     /// The command line makes no sense; clap's own.
     Usage = 2,
-    /// A manifest, a config key or an environment variable cannot be used.
+    /// A manifest, a config key, an environment variable or the state folder cannot be used.
     Config = 3,
     /// A policy was refused, or faulted.
     Policy = 4,
@@ -20,6 +20,8 @@ pub enum Exit {
     Engine = 5,
     /// The admin API cannot listen.
     Admin = 6,
+    /// Another `imagewatch run` has the state folder.
+    AlreadyRuns = 7,
     /// Interrupted before it was done.
     Interrupted = 130,
 }
@@ -33,10 +35,11 @@ impl From<Exit> for ExitCode {
 /// The table for people.
 pub const TABLE: &str = "Exit codes:
   0    all went well
-  1    something was left undone: a target unknown in a check, failed in a refresh
+  1    something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared
   2    the command line makes no sense
-  3    a manifest, a config key or an environment variable cannot be used
+  3    a manifest, a config key, an environment variable or the state folder cannot be used
   4    a policy was refused, or faulted
   5    the container engine cannot be reached
   6    the admin API cannot listen
+  7    another imagewatch runs on this state folder
   130  interrupted before it was done";

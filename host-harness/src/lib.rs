@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod credentials;
 pub mod effects;
 pub mod engine;
@@ -17,5 +18,7 @@ pub mod render;
 pub mod replace;
 pub mod secret;
 pub mod session;
+pub mod state_dir;
+pub mod store;
 pub mod telemetry;
 pub mod watch;

@@ -8,8 +8,11 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
-use imagewatch::app::{App, AppError};
-use imagewatch::cli::{CheckArgs, Cli, Color, Command, PluginCommand, RefreshArgs, RunArgs};
+use imagewatch::app::{App, AppError, StateFolder, clear_quarantine, list_quarantine};
+use imagewatch::cli::{
+    CheckArgs, ClearArgs, Cli, Color, Command, PluginCommand, QuarantineCommand, RefreshArgs, RunArgs,
+};
+use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
 use imagewatch::{plugin, progress, render, telemetry};
 use secrecy::SecretString;
@@ -24,16 +27,18 @@ fn main() -> ExitCode {
         Color::Always => ColorChoice::Always.write_global(),
         Color::Never => ColorChoice::Never.write_global(),
     }
-    let quiet = matches!(cli.command, Command::Check(_) | Command::Refresh(_));
-    let filter = cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" });
+    let is_talkative = matches!(cli.command, Command::Run(_));
+    let filter = cli.log.as_deref().unwrap_or(if is_talkative { "info" } else { "warn" });
     if let Err(error) = telemetry::start(filter, cli.log_format, cli.color) {
         return fail(&error, Exit::Usage);
     }
     let docker_host = cli.docker_host.as_deref().filter(|host| !host.is_empty());
+    let state_dir = cli.state_dir.as_deref().filter(|path| !path.as_os_str().is_empty());
     let exit = match &cli.command {
-        Command::Run(args) => on_runtime(run(args, docker_host)),
-        Command::Check(args) => on_runtime(check(args, docker_host)),
-        Command::Refresh(args) => on_runtime(refresh(args, docker_host)),
+        Command::Run(args) => on_runtime(run(args, docker_host, state_dir)),
+        Command::Check(args) => on_runtime(check(args, docker_host, state_dir)),
+        Command::Refresh(args) => on_runtime(refresh(args, docker_host, state_dir)),
+        Command::Quarantine(command) => quarantine(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Plugin(PluginCommand::Inspect { file, json }) => inspect(file, *json),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -50,6 +55,11 @@ fn fail(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
     exit.into()
 }
 
+fn report(error: &AppError) -> Exit {
+    anstream::eprintln!("imagewatch: failed to {error}");
+    error.exit()
+}
+
 fn on_runtime(command: impl Future<Output = Result<Exit, AppError>>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -58,10 +68,7 @@ fn on_runtime(command: impl Future<Output = Result<Exit, AppError>>) -> Exit {
             return Exit::Incomplete;
         }
     };
-    let exit = runtime.block_on(command).unwrap_or_else(|error| {
-        anstream::eprintln!("imagewatch: failed to {error}");
-        error.exit()
-    });
+    let exit = runtime.block_on(command).unwrap_or_else(|error| report(&error));
     // A guest call that does not heed the end is left behind, not waited for.
     runtime.shutdown_background();
     exit
@@ -93,16 +100,18 @@ fn cancelled_by_signals() -> CancellationToken {
     cancel
 }
 
-async fn run(args: &RunArgs, docker_host: Option<&str>) -> Result<Exit, AppError> {
-    let app = App::load(&args.manifests, docker_host, cancelled_by_signals()).await?;
+async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    let state = StateFolder::open(state_dir)?;
+    let app = App::load(&args.manifests, docker_host, state, cancelled_by_signals()).await?;
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
     app.run(args.admin_listen, token, args.parallel).await?;
     Ok(Exit::Success)
 }
 
-async fn check(args: &CheckArgs, docker_host: Option<&str>) -> Result<Exit, AppError> {
+async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let cancel = cancelled_by_signals();
-    let app = App::load(&args.manifests, docker_host, cancel.clone()).await?;
+    let state = StateFolder::open_to_look(state_dir);
+    let app = App::load(&args.manifests, docker_host, state, cancel.clone()).await?;
     let checked = app.check().await;
     if args.json {
         print_json(&checked);
@@ -117,9 +126,10 @@ async fn check(args: &CheckArgs, docker_host: Option<&str>) -> Result<Exit, AppE
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { checked.exit() })
 }
 
-async fn refresh(args: &RefreshArgs, docker_host: Option<&str>) -> Result<Exit, AppError> {
+async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let cancel = cancelled_by_signals();
-    let app = App::load(&args.manifests, docker_host, cancel.clone()).await?;
+    let state = StateFolder::open(state_dir)?;
+    let app = App::load(&args.manifests, docker_host, state, cancel.clone()).await?;
     let is_watched = std::io::stderr().is_terminal() && !args.json;
     let (screen, observer) = progress::bars();
     let observer = if is_watched { observer } else { progress::none() };
@@ -137,6 +147,21 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>) -> Result<Exit, 
         }
     }
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { refreshed.exit() })
+}
+
+fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    let store = StateFolder::open(state_dir)?.store;
+    match command {
+        QuarantineCommand::List { json: true } => print_json(&list_quarantine(&store)?),
+        QuarantineCommand::List { json: false } => {
+            print(&render::quarantine_table(&list_quarantine(&store)?.quarantine, now_ms()));
+        }
+        QuarantineCommand::Clear(ClearArgs { targets, manifest, all: _, json }) => {
+            let cleared = clear_quarantine(&store, manifest.as_deref(), targets)?;
+            if *json { print_json(&cleared) } else { print(&render::cleared_lines(&cleared.quarantine)) }
+        }
+    }
+    Ok(Exit::Success)
 }
 
 fn inspect(file: &Path, json: bool) -> Exit {

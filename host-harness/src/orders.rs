@@ -154,7 +154,11 @@ enum Ending {
     Untouched,
     /// These were replaced or removed.
     Done(Vec<String>),
-    Failed { failure: ContainerFailure, is_restored: bool, then: Then },
+    Failed {
+        failure: ContainerFailure,
+        is_restored: bool,
+        then: Then,
+    },
 }
 
 /// What one failed container means for the others.

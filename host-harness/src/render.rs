@@ -1,19 +1,18 @@
-//! Results for people, as text: the table of `check`, the summary of `refresh`, a module's portrait.
+//! Results for people, as text: the tables of `check` and `quarantine list`, the summary of `refresh`, a module's portrait.
 //! Makes strings; prints nothing. Colours are always in them; who prints strips them where they do not belong.
 
 use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::NOTHING};
 use imagewatch_abi::{DescribeOutput, Digest, Outcome, Report, Verdict};
+use serde::Serialize;
 
+use crate::admin::BarredDigest;
 use crate::plugin::ModuleInfo;
 
 /// The outcomes of a check, a row each.
 pub fn check_table(outcomes: &[Outcome]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).enforce_styling().set_content_arrangement(ContentArrangement::Dynamic);
-    let header = ["IMAGE", "CONTAINER", "RUNNING", "REMOTE", "VERDICT", "REASON"];
-    table.set_header(header.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    let mut table = plain_table(&["IMAGE", "CONTAINER", "RUNNING", "REMOTE", "VERDICT", "REASON"]);
     for outcome in outcomes {
         let image = outcome.reference.as_ref().map_or_else(|| outcome.target.clone(), ToString::to_string);
         table.add_row([
@@ -21,22 +20,83 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
             Cell::new(outcome.container.as_deref().unwrap_or("-")),
             Cell::new(short(outcome.running.as_ref())),
             Cell::new(short(outcome.digest.as_ref())),
-            Cell::new(verdict_name(outcome.verdict)).fg(colour(outcome.verdict)),
+            Cell::new(word_of(outcome.verdict)).fg(colour(outcome.verdict)),
             Cell::new(outcome.reason.as_deref().unwrap_or("")),
         ]);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
     let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let held = match count(Verdict::Held) {
+        0 => String::new(),
+        held => format!(", {held} held"),
+    };
     format!(
-        "{}\n\n{} to update, {} up to date, {} unknown\n",
-        lines.join("\n"),
+        "{}\n\n{} to update, {} up to date, {} unknown{held}\n",
+        text_of(table),
         count(Verdict::Moved),
         count(Verdict::Unchanged),
         count(Verdict::Unknown)
     )
+}
+
+/// What is in quarantine, a row each, at `now_ms` milliseconds since 1970.
+pub fn quarantine_table(barred: &[BarredDigest], now_ms: u64) -> String {
+    if barred.is_empty() {
+        return "nothing is in quarantine\n".to_owned();
+    }
+    let mut table = plain_table(&["MANIFEST", "TARGET", "DIGEST", "FAULT", "FAILED", "TRIED AGAIN", "REASON"]);
+    for BarredDigest { manifest, entry } in barred {
+        let again = match entry.until_ms {
+            None => "when it is newer, or cleared".to_owned(),
+            Some(until_ms) if until_ms <= now_ms => "at the next poll".to_owned(),
+            Some(until_ms) => format!("in {}", duration_in_words(until_ms - now_ms)),
+        };
+        let times = if entry.count == 1 { "once,".to_owned() } else { format!("{} times,", entry.count) };
+        let failed = format!("{times} {} ago", duration_in_words(now_ms.saturating_sub(entry.last_ms)));
+        table.add_row([
+            Cell::new(manifest),
+            Cell::new(&entry.target),
+            Cell::new(entry.digest.short()),
+            Cell::new(word_of(entry.fault)).fg(Color::Red),
+            Cell::new(failed),
+            Cell::new(again),
+            Cell::new(&entry.reason),
+        ]);
+    }
+    text_of(table) + "\n"
+}
+
+/// What was taken out of quarantine, a line each.
+pub fn cleared_lines(cleared: &[BarredDigest]) -> String {
+    if cleared.is_empty() {
+        return "nothing was in quarantine\n".to_owned();
+    }
+    let line = |BarredDigest { manifest, entry }: &BarredDigest| {
+        format!("cleared {} of {} ({manifest})\n", entry.digest.short(), entry.target)
+    };
+    cleared.iter().map(line).collect()
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).enforce_styling().set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    table
+}
+
+fn text_of(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// In its largest unit of which there are two or more, rounded down.
+fn duration_in_words(ms: u64) -> String {
+    let units = [(86_400_000, "days"), (3_600_000, "h"), (60_000, "min")];
+    let largest = units.into_iter().find(|(unit_ms, _)| ms >= 2 * unit_ms);
+    let (unit_ms, name) = largest.unwrap_or((1_000, "s"));
+    format!("{} {name}", ms / unit_ms)
 }
 
 fn short(digest: Option<&Digest>) -> &str {
@@ -44,8 +104,8 @@ fn short(digest: Option<&Digest>) -> &str {
 }
 
 /// The word as it stands in JSON.
-fn verdict_name(verdict: Verdict) -> String {
-    serde_json::to_value(verdict).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+fn word_of(value: impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn colour(verdict: Verdict) -> Color {
@@ -77,7 +137,7 @@ pub fn refresh_summary(outcomes: &[Outcome], reports: &[Report]) -> String {
     }
     for outcome in outcomes {
         let reason = outcome.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let _ = writeln!(text, "{}: {}{reason}", outcome.target, verdict_name(outcome.verdict));
+        let _ = writeln!(text, "{}: {}{reason}", outcome.target, word_of(outcome.verdict));
     }
     if text.is_empty() {
         text.push_str("nothing to refresh\n");
@@ -112,6 +172,7 @@ pub fn module_portrait(file: &str, info: &ModuleInfo, description: Result<&Descr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sample::quarantined;
 
     #[test]
     fn a_check_says_what_runs_what_the_registry_has_and_why() {
@@ -136,5 +197,48 @@ mod tests {
             assert!(table.contains(part), "{part} in\n{table}");
         }
         assert!(!table.contains(&"a".repeat(13)), "digests are short");
+        assert!(check_table(&[outcome(Verdict::Held)]).contains("0 unknown, 1 held"));
+    }
+
+    #[test]
+    fn what_is_in_quarantine_says_who_failed_how_often_and_until_when() {
+        let barred = |until_ms, count| BarredDigest {
+            manifest: "apps".to_owned(),
+            entry: imagewatch_abi::Quarantined { until_ms, ..quarantined("web", "b", count) },
+        };
+        let now_ms = 2_000 + 42 * 60_000;
+        let table =
+            quarantine_table(&[barred(None, 1), barred(Some(now_ms), 2), barred(Some(now_ms + 7_200_000), 3)], now_ms);
+        for part in [
+            "apps",
+            "sha256:bbbbbbbbbbbb",
+            "image",
+            "once, 42 min ago",
+            "2 times, 42 min ago",
+            "when it is newer, or cleared",
+            "at the next poll",
+            "in 2 h",
+            "web: exited with code 1",
+        ] {
+            assert!(table.contains(part), "{part} in\n{table}");
+        }
+        assert_eq!(quarantine_table(&[], now_ms), "nothing is in quarantine\n");
+        assert_eq!(cleared_lines(&[barred(None, 1)]), "cleared sha256:bbbbbbbbbbbb of web (apps)\n");
+        assert_eq!(cleared_lines(&[]), "nothing was in quarantine\n");
+    }
+
+    #[test]
+    fn durations_are_said_in_the_unit_that_says_enough() {
+        for (ms, words) in [
+            (0, "0 s"),
+            (119_999, "119 s"),
+            (120_000, "2 min"),
+            (7_199_999, "119 min"),
+            (7_200_000, "2 h"),
+            (172_799_999, "47 h"),
+            (172_800_000, "2 days"),
+        ] {
+            assert_eq!(duration_in_words(ms), words, "{ms} ms");
+        }
     }
 }

@@ -30,10 +30,11 @@ use imagewatch_abi::{ContainerFailure, Strategy};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::{Engine, EngineError};
+use crate::store::Store;
 
 use ending::Transaction;
 use facts::Origin;
-use images::{ImageRecords, KnownImages};
+use images::KnownImages;
 use journal::Journal;
 use locks::ContainerLocks;
 use setback::Setback;
@@ -61,14 +62,14 @@ impl fmt::Debug for Replacer {
 }
 
 impl Replacer {
-    /// A replacer with a memory of images in `records`.
-    pub fn new(engine: Arc<dyn Engine>, journal: Journal, records: Arc<dyn ImageRecords>) -> Self {
+    /// A replacer that remembers images in `store`, in a program that runs in the container `own_id`, if in any.
+    pub fn new(engine: Arc<dyn Engine>, journal: Journal, store: Arc<Store>, own_id: Option<String>) -> Self {
         Self {
             engine,
             journal: Arc::new(journal),
-            images: KnownImages::new(records),
+            images: KnownImages::new(store),
             locks: ContainerLocks::default(),
-            own_id: None,
+            own_id,
         }
     }
 }

@@ -1,8 +1,9 @@
-//! One manifest's policy with what it remembers: hands state and cache in and takes them back,
-//! one call at a time. A call that faults changes nothing. Knows no schedule and runs no orders.
+//! One manifest's policy with what it remembers: hands state, cache and quarantine in and takes
+//! them back, one call at a time. A call that faults changes nothing. Knows no schedule and runs no orders.
+
+mod quarantine;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use imagewatch_abi::{
     Order, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput, SettleOutput, exports,
@@ -11,8 +12,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
 use crate::plugin::{CallError, LoadedPlugin, PluginManifest, call};
+use crate::store::Store;
+
+use quarantine::KeptQuarantine;
 
 /// A policy at work. `Debug` shows neither state nor cache.
 pub struct Session {
@@ -25,6 +30,7 @@ pub struct Session {
     pub state: Value,
     /// Opaque; holds tokens, so it is shown nowhere.
     cache: Value,
+    quarantine: KeptQuarantine,
 }
 
 impl std::fmt::Debug for Session {
@@ -34,9 +40,15 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// A policy that remembers nothing yet.
-    pub fn new(manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<ManifestEffects>) -> Self {
-        Self { manifest, plugin, effects, state: Value::Null, cache: Value::Null }
+    /// A policy that remembers nothing yet but what is quarantined in `store`.
+    pub fn new(
+        manifest: Arc<PluginManifest>,
+        plugin: Arc<LoadedPlugin>,
+        effects: Arc<ManifestEffects>,
+        store: Arc<Store>,
+    ) -> Self {
+        let quarantine = KeptQuarantine::new(store, &manifest.name);
+        Self { manifest, plugin, effects, state: Value::Null, cache: Value::Null, quarantine }
     }
 
     /// One tick over the targets in `only`, or all. Returns what the policy says and the orders to run now.
@@ -49,9 +61,17 @@ impl Session {
         in_flight: Vec<String>,
         mode: PollMode,
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
-        let input =
-            PollInput { now_ms: now_ms(), state: self.state.clone(), cache: self.cache.clone(), only, in_flight, mode, ..PollInput::default() };
-        let (output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
+        let input = PollInput {
+            now_ms: now_ms(),
+            state: self.state.clone(),
+            cache: self.cache.clone(),
+            only,
+            in_flight,
+            mode,
+            quarantine: self.quarantine.read(),
+        };
+        let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
+        self.quarantine.write(output.quarantine.take());
         self.state = output.state.clone();
         self.cache = output.cache.clone();
         Ok((output, orders))
@@ -62,8 +82,11 @@ impl Session {
     /// # Errors
     /// A fault of the policy; the reports were not taken.
     pub async fn settle(&mut self, reports: Vec<Report>) -> Result<SettleOutput, CallError> {
-        let input = SettleInput { now_ms: now_ms(), state: self.state.clone(), reports, ..SettleInput::default() };
-        let (output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
+        let (now_ms, state, quarantine) = (now_ms(), self.state.clone(), self.quarantine.read());
+        let input = SettleInput { now_ms, state, reports, quarantine };
+        let (mut output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
+        // Before all else: what failed stays barred if the program is killed now.
+        self.quarantine.write(output.quarantine.take());
         self.state = output.state.clone();
         Ok(output)
     }
@@ -98,7 +121,5 @@ impl Session {
     }
 }
 
-fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
-}
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use imagewatch::http::egress::EgressRules;
 use imagewatch::orders::{ContainerLocks, OrderContext, run_order};
 use imagewatch::plugin::{PluginManifest, load};
 use imagewatch::session::Session;
+use imagewatch::store::Store;
 use imagewatch_abi::{PollMode, Verdict};
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::process::Signal;
@@ -159,6 +160,7 @@ impl ControlPlane {
             engine: Arc::new(DockerEngine::connect(Some(docker_host)).expect("an engine's address")),
             http: Arc::new(HttpClient::new(4).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
+            store: Arc::new(Store::in_memory()),
             cancel: cancel.clone(),
         };
         let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters.clone()));
@@ -172,7 +174,7 @@ impl ControlPlane {
             is_granted: Arc::new(|_| true),
             locks: ContainerLocks::default(),
         };
-        let mut session = Session::new(manifest, plugin, effects);
+        let mut session = Session::new(manifest, plugin, effects, adapters.store);
         session.state = state;
         Self { session, orders }
     }

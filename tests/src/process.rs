@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
+use tempfile::TempDir;
 
 use crate::wait::wait_for;
 
@@ -19,11 +20,17 @@ pub struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     readers: [JoinHandle<()>; 2],
+    _folder: Option<TempDir>,
 }
 
 impl Process {
     /// Starts `command` with no input. Both outputs are collected, in the order in which their lines come.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_in(command, None)
+    }
+
+    /// The same; `folder` lives until the process has ended and this is dropped.
+    pub fn start_in(mut command: Command, folder: Option<TempDir>) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -35,7 +42,7 @@ impl Process {
             collect(child.stdout.take().expect("stdout is piped"), &lines),
             collect(child.stderr.take().expect("stderr is piped"), &lines),
         ];
-        Self { child, lines, readers }
+        Self { child, lines, readers, _folder: folder }
     }
 
     /// Its process id.

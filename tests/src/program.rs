@@ -4,11 +4,17 @@ use std::env;
 use std::ffi::OsStr;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::components;
 use crate::process::Process;
 
+/// The variable that names the state folder, which only one `imagewatch run` may have.
+pub const STATE_DIR: &str = "IMAGEWATCH_STATE_DIR";
+
 /// Starts `imagewatch` with `args` against the engine at `docker_host` (`unix:///…`).
-/// Its environment holds that, `PATH`, `HOME` and `envs`, and nothing of the test's own.
+/// Its environment holds that, `PATH`, `HOME` and `envs`, and nothing of the test's own; its state folder
+/// is its own and goes with it, unless `envs` names one in [`STATE_DIR`].
 /// It is killed when the returned [`Process`] is dropped.
 pub fn start_imagewatch<Arg: AsRef<OsStr>>(
     docker_host: &str,
@@ -18,5 +24,8 @@ pub fn start_imagewatch<Arg: AsRef<OsStr>>(
     let kept = ["PATH", "HOME"].into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
     let mut command = Command::new(components::imagewatch());
     command.args(args).env_clear().envs(kept).env("DOCKER_HOST", docker_host).envs(envs.iter().copied());
-    Process::start(command)
+    let is_named = envs.iter().any(|(name, _)| *name == STATE_DIR);
+    let folder = (!is_named).then(|| TempDir::new().expect("the temp folder takes folders"));
+    command.envs(folder.iter().map(|folder| (STATE_DIR, folder.path())));
+    Process::start_in(command, folder)
 }

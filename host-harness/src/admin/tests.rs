@@ -11,18 +11,42 @@ use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use super::*;
+use crate::store::sample::quarantined;
 
+const QUARANTINE: &str = "/admin/quarantine";
 const REFRESH: &str = "/admin/workspace-images/refresh";
 
 struct FakeControl {
     answer: RefreshAnswer,
     readiness: Vec<ManifestReadiness>,
     asked: Mutex<Vec<(Option<String>, bool)>>,
+    barred: Mutex<Result<Vec<BarredDigest>, String>>,
 }
 
 impl FakeControl {
+    /// `web` is barred under two manifests, `db` under one.
+    fn with_quarantine() -> Arc<Self> {
+        let barred = [("apps", "db"), ("apps", "web"), ("more", "web")].map(|(manifest, target)| BarredDigest {
+            manifest: manifest.to_owned(),
+            entry: quarantined(target, "b", 1),
+        });
+        let control = Self::with_readiness(&[]);
+        *control.barred.lock().expect("no test panics while it holds this") = Ok(barred.to_vec());
+        control
+    }
+
+    fn with_a_broken_store() -> Arc<Self> {
+        let control = Self::with_readiness(&[]);
+        *control.barred.lock().expect("no test panics while it holds this") = Err("the disk is full".to_owned());
+        control
+    }
+
+    fn barred(&self) -> Result<Vec<BarredDigest>, String> {
+        self.barred.lock().expect("no test panics while it holds this").clone()
+    }
+
     fn answering(answer: RefreshAnswer) -> Arc<Self> {
-        Arc::new(Self { answer, readiness: Vec::new(), asked: Mutex::default() })
+        Arc::new(Self { answer, readiness: Vec::new(), asked: Mutex::default(), barred: Mutex::new(Ok(Vec::new())) })
     }
 
     fn with_readiness(readiness: &[(&str, Option<&str>)]) -> Arc<Self> {
@@ -31,7 +55,8 @@ impl FakeControl {
             not_ready: why.map(str::to_owned),
         });
         let answer = RefreshAnswer::NoSuchManifest;
-        Arc::new(Self { answer, readiness: readiness.collect(), asked: Mutex::default() })
+        let barred = Mutex::new(Ok(Vec::new()));
+        Arc::new(Self { answer, readiness: readiness.collect(), asked: Mutex::default(), barred })
     }
 
     fn asked(&self) -> Vec<(Option<String>, bool)> {
@@ -48,6 +73,19 @@ impl Control for FakeControl {
 
     fn readiness(&self) -> Vec<ManifestReadiness> {
         self.readiness.clone()
+    }
+
+    fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
+        self.barred()
+    }
+
+    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String> {
+        let is_meant = |barred: &BarredDigest| {
+            barred.entry.target == target && manifest.is_none_or(|manifest| manifest == barred.manifest)
+        };
+        let (cleared, left) = self.barred()?.into_iter().partition(is_meant);
+        *self.barred.lock().expect("no test panics while it holds this") = Ok(left);
+        Ok(cleared)
     }
 }
 
@@ -167,7 +205,7 @@ async fn without_the_token_nothing_happens(
     #[case] says: &str,
 ) {
     let control = FakeControl::answering(RefreshAnswer::Done(RefreshResult::default()));
-    for path in [REFRESH, "/admin/nothing-here"] {
+    for path in [REFRESH, QUARANTINE, "/admin/nothing-here"] {
         let (parts, body) = ask_with(configured.map(token), &control, "POST", path, sent).await;
         assert_eq!(parts.status, StatusCode::UNAUTHORIZED, "{path}");
         assert_eq!(parts.headers["www-authenticate"], "Bearer", "{path}");
@@ -187,6 +225,7 @@ async fn the_scheme_may_be_written_in_any_case() {
 #[case::unknown_path("GET", "/nothing-here", StatusCode::NOT_FOUND, "no such path: /nothing-here")]
 #[case::unknown_admin_path("GET", "/admin/nothing-here", StatusCode::NOT_FOUND, "no such path")]
 #[case::get_refresh("GET", REFRESH, StatusCode::METHOD_NOT_ALLOWED, "GET is not for")]
+#[case::post_quarantine("POST", QUARANTINE, StatusCode::METHOD_NOT_ALLOWED, "POST is not for")]
 #[case::post_health("POST", "/healthz", StatusCode::METHOD_NOT_ALLOWED, "POST is not for /healthz")]
 #[tokio::test]
 async fn what_is_not_there_is_refused_in_json(
@@ -226,6 +265,51 @@ async fn readiness_names_every_manifest_and_needs_no_token(
     let control = FakeControl::with_readiness(readiness);
     assert_eq!(ask(&control, "GET", "/readyz", None).await, (status, body));
     assert_eq!(ask(&control, "GET", "/healthz", None).await, (StatusCode::OK, value!({"status": "ok"})));
+}
+
+#[tokio::test]
+async fn what_is_in_quarantine_is_shown_in_full() {
+    let (status, body) = ask(&FakeControl::with_quarantine(), "GET", QUARANTINE, Some("Bearer t0ken")).await;
+    assert_eq!(status, StatusCode::OK);
+    let first = value!({
+        "manifest": "apps", "target": "db", "reference": "r.io/app:v1", "digest": format!("sha256:{}", "b".repeat(64)),
+        "fault": "image", "reason": "db: exited with code 1", "count": 1, "first_ms": 1_000, "last_ms": 2_000
+    });
+    assert_eq!((&body["quarantine"][0], body["quarantine"].as_array().map(Vec::len)), (&first, Some(3)));
+    let nothing = ask(&FakeControl::with_readiness(&[]), "GET", QUARANTINE, Some("Bearer t0ken")).await;
+    assert_eq!(nothing, (StatusCode::OK, value!({"quarantine": []})));
+}
+
+#[rstest]
+#[case::everywhere("?target=web", StatusCode::OK, "more", 1)]
+#[case::under_one_manifest("?target=web&manifest=apps", StatusCode::OK, "apps", 2)]
+#[case::blank_manifest("?target=db&manifest=", StatusCode::OK, "apps", 2)]
+#[case::not_there("?target=nobody", StatusCode::NOT_FOUND, "nobody is not in quarantine", 3)]
+#[case::not_there_either("?target=db&manifest=more", StatusCode::NOT_FOUND, "under manifest more", 3)]
+#[case::no_target("", StatusCode::BAD_REQUEST, "target=<name>", 3)]
+#[case::blank_target("?target=", StatusCode::BAD_REQUEST, "target=<name>", 3)]
+#[case::twice("?target=a&target=b", StatusCode::BAD_REQUEST, "target", 3)]
+#[tokio::test]
+async fn a_target_is_cleared_by_name(
+    #[case] query: &str,
+    #[case] status: StatusCode,
+    #[case] says: &str,
+    #[case] left: usize,
+) {
+    let control = FakeControl::with_quarantine();
+    let answer = ask(&control, "DELETE", &format!("{QUARANTINE}{query}"), Some("Bearer t0ken")).await;
+    assert_eq!((answer.0, control.barred().map(|barred| barred.len())), (status, Ok(left)), "{}", answer.1);
+    let says_in = if status == StatusCode::OK { &answer.1["quarantine"] } else { &answer.1["error"] };
+    assert!(says_in.to_string().contains(says), "{}", answer.1);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_used_is_said() {
+    let control = FakeControl::with_a_broken_store();
+    for (method, query) in [("GET", ""), ("DELETE", "?target=web")] {
+        let answer = ask(&control, method, &format!("{QUARANTINE}{query}"), Some("Bearer t0ken")).await;
+        assert_eq!(answer, (StatusCode::INTERNAL_SERVER_ERROR, value!({"error": "the disk is full"})), "{method}");
+    }
 }
 
 #[tokio::test]

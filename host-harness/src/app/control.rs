@@ -1,23 +1,28 @@
 //! What the admin API can reach of the running actors.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use imagewatch_abi::{FailureCode, Outcome, Report, Verdict};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::info;
 
-use crate::admin::{Control, ManifestReadiness, RefreshAnswer, RefreshResult};
+use super::quarantine::name_manifests;
+use crate::admin::{BarredDigest, Control, ManifestReadiness, RefreshAnswer, RefreshResult};
+use crate::store::Store;
 use crate::watch::{RefreshReply, RefreshRequest, Status};
 
 /// The manifest that the workspaces endpoint serves.
 const WORKSPACES: &str = "workspaces";
 
 /// Every manifest, loaded or not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handles {
     pub(super) loaded: Vec<ManifestHandle>,
     /// Name and reason.
     pub(super) faults: Vec<(String, String)>,
+    pub(super) store: Arc<Store>,
 }
 
 /// An actor from outside.
@@ -68,6 +73,19 @@ impl Control for Handles {
             .iter()
             .map(|(name, reason)| ManifestReadiness { manifest: name.clone(), not_ready: Some(reason.clone()) });
         loaded.chain(faults).collect()
+    }
+
+    fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
+        self.store.all_quarantined().map(name_manifests).map_err(|error| format!("failed to {error}"))
+    }
+
+    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String> {
+        let cleared = self.store.clear_quarantine(manifest, &[target.to_owned()]);
+        let cleared = cleared.map(name_manifests).map_err(|error| format!("failed to {error}"))?;
+        for BarredDigest { manifest, entry } in &cleared {
+            info!(manifest, target = entry.target, digest = entry.digest.short(), "cleared from quarantine by hand");
+        }
+        Ok(cleared)
     }
 }
 

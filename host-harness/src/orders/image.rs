@@ -92,4 +92,3 @@ async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Resul
         },
     }
 }
-

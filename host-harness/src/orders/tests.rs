@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::*;
 use crate::engine::memory::MemoryEngine;
-use crate::replace::images::MemoryRecords;
 use crate::replace::journal::Journal;
+use crate::store::Store;
 
 const REFERENCE: &str = "example.com/ws/codex:latest";
 const GONE: &str = "the engine is gone";
@@ -33,12 +33,11 @@ async fn engine() -> Arc<MemoryEngine> {
 }
 
 fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
-    let folder = tempfile::TempDir::new().unwrap();
-    // The folder goes with the test's machine; a journal makes its own anew.
-    let journal = Journal::open(folder.path().join("journal")).unwrap();
+    // Gone when this returns; the journal makes it anew.
+    let journal = Journal::new(tempfile::TempDir::new().unwrap().path().join("journal"));
     OrderContext {
         manifest: "one".to_owned(),
-        replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(MemoryRecords::default()))),
+        replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: Arc::new(Semaphore::new(4)),
         keep_images: None,
         credentials: Arc::new(|_| None),
@@ -232,7 +231,14 @@ async fn a_containers_own_label_says_how_it_is_handled() {
         let id = engine.inspections()["ws-1"]["Id"].as_str().unwrap().to_owned();
         engine.edit(&id, |c| c["Config"]["Labels"] = json!({ "imagewatch.strategy": strategy }));
         let report = run_order(&context(&engine), &order()).await;
-        assert_eq!((engine.overview(), &report.recreated[..]), (expected.iter().map(ToString::to_string).collect(), &recreated.iter().map(ToString::to_string).collect::<Vec<_>>()[..]), "{strategy}");
+        assert_eq!(
+            (engine.overview(), &report.recreated[..]),
+            (
+                expected.iter().map(ToString::to_string).collect(),
+                &recreated.iter().map(ToString::to_string).collect::<Vec<_>>()[..]
+            ),
+            "{strategy}"
+        );
         assert_eq!(report.failed.iter().map(|failure| failure.fault).collect::<Vec<_>>(), faults, "{strategy}");
     }
 }

@@ -290,7 +290,11 @@ impl HostSettings {
             stable_for: duration("host.stable_for")?,
             keep_images: match or("host.keep_images") {
                 "all" => None,
-                number => Some(number.parse().map_err(|_| ("host.keep_images", format!("{number:?} is neither a number nor `all`")))?),
+                number => Some(
+                    number
+                        .parse()
+                        .map_err(|_| ("host.keep_images", format!("{number:?} is neither a number nor `all`")))?,
+                ),
             },
             fuel: fuel.ok_or_else(|| ("host.fuel", format!("{:?} is no positive number", or("host.fuel"))))?,
             insecure_registries: or("host.insecure_registries").to_owned(),

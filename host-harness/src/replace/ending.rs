@@ -170,7 +170,9 @@ impl Replacer {
             && let Err(error) = self.engine.rename(&part.old, &part.name).await
         {
             let owner = self.find(&part.name).await?.filter(|owner| owner["Id"] != part.old.as_str());
-            let is_stranger = |owner: &Value| !transaction.sides.iter().any(|side| owner["Id"] == side.new.as_deref().unwrap_or_default());
+            let is_stranger = |owner: &Value| {
+                !transaction.sides.iter().any(|side| owner["Id"] == side.new.as_deref().unwrap_or_default())
+            };
             if !owner.is_some_and(|owner| is_stranger(&owner)) {
                 return Err(error);
             }
@@ -222,7 +224,12 @@ impl Replacer {
     }
 
     /// Policy, networks and life of an old container, as they were. What it says is a problem that stays.
-    async fn bring_up(&self, part: &Part, id: &str, snapshot: Option<&Snapshot>) -> Result<Option<String>, EngineError> {
+    async fn bring_up(
+        &self,
+        part: &Part,
+        id: &str,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<Option<String>, EngineError> {
         let Some(inspection) = self.find(id).await? else { return Ok(None) };
         if part.handling == Handling::Recreate {
             self.rearm(part, id, &inspection).await?;
@@ -241,7 +248,9 @@ impl Replacer {
         match self.engine.start(id).await {
             Ok(()) => Ok(None),
             Err(error) if error.is_unavailable() => Err(error),
-            Err(error) => Ok(Some(format!("{} cannot be started again ({error}); it has its name and policy", part.name))),
+            Err(error) => {
+                Ok(Some(format!("{} cannot be started again ({error}); it has its name and policy", part.name)))
+            }
         }
     }
 

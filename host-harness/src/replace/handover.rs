@@ -66,7 +66,9 @@ pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Opti
     let bindings = own["HostConfig"]["PortBindings"].as_object().into_iter().flat_map(|ports| ports.values());
     let is_fixed = |binding: &Value| binding["HostPort"].as_str().is_some_and(|port| !port.is_empty());
     let networks = own["NetworkSettings"]["Networks"].as_object().into_iter().flat_map(|networks| networks.values());
-    let is_static = |network: &Value| network["IPAMConfig"]["IPv4Address"].is_string() || network["IPAMConfig"]["IPv6Address"].is_string();
+    let is_static = |network: &Value| {
+        network["IPAMConfig"]["IPv4Address"].is_string() || network["IPAMConfig"]["IPv6Address"].is_string()
+    };
     let why = if bindings.flat_map(|list| list.as_array().into_iter().flatten()).any(is_fixed) {
         "publishes a host port"
     } else if networks.into_iter().any(is_static) {
@@ -76,7 +78,9 @@ pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Opti
     } else {
         return None;
     };
-    Some(format!("it is this updater, which {why}, so that it cannot run beside its successor; take that away, or update it by hand"))
+    Some(format!(
+        "it is this updater, which {why}, so that it cannot run beside its successor; take that away, or update it by hand"
+    ))
 }
 
 impl Replacer {
@@ -141,7 +145,8 @@ mod tests {
     fn t40_the_own_container_is_found_by_what_its_engine_mounts_into_it() {
         let id = "0123456789abcdef".repeat(4);
         let docker = format!("1 2 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/vda rw");
-        let podman = format!("1 2 0:2 /containers/overlay-containers/{id}/userdata/hostname /etc/hostname rw - tmpfs tmpfs rw");
+        let podman =
+            format!("1 2 0:2 /containers/overlay-containers/{id}/userdata/hostname /etc/hostname rw - tmpfs tmpfs rw");
         for (case, mountinfo, cgroup, expected) in [
             ("docker", docker.as_str(), "0::/", Some(&id)),
             ("podman", podman.as_str(), "", Some(&id)),

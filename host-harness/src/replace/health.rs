@@ -134,7 +134,8 @@ impl Gate {
     /// The engine's word on its health; none without a health check.
     fn health<'a>(&self, inspection: &'a Value, elapsed: Duration) -> Option<&'a str> {
         let health = &inspection["State"]["Health"];
-        let status = health["Status"].as_str().filter(|status| has_check(inspection) && !matches!(*status, "" | "none"))?;
+        let status =
+            health["Status"].as_str().filter(|status| has_check(inspection) && !matches!(*status, "" | "none"))?;
         let has_begun = health["Log"].as_array().is_some_and(|log| !log.is_empty());
         let check = &inspection["Config"]["Healthcheck"];
         let is_overdue = elapsed > span(check, "StartPeriod", Duration::ZERO) + 2 * span(check, "Interval", INTERVAL);

@@ -11,25 +11,13 @@ use tracing::{debug, info, warn};
 
 use super::Replacer;
 use super::recovery::diagnose;
+use crate::clock::now_ms;
 use crate::engine::{EngineError, Listed};
+use crate::store::{Store, StoreError};
 
-/// Where it is remembered.
-pub trait ImageRecords: Send + Sync {
-    /// What was kept of an image.
-    fn image_config(&self, image_id: &str) -> Option<Value>;
-    /// Keeps it.
-    fn keep_image_config(&self, image_id: &str, image: &Value);
-    /// `repository` ran this image until now.
-    fn note_previous_image(&self, repository: &str, image_id: &str);
-    /// The images that it ran before, newest first.
-    fn previous_images(&self, repository: &str) -> Vec<String>;
-    /// An image is gone.
-    fn forget_previous_image(&self, image_id: &str);
-}
-
-/// The records, and which images are in them for sure.
+/// The store, and which images are in it for sure.
 pub struct KnownImages {
-    records: Arc<dyn ImageRecords>,
+    store: Arc<Store>,
     known: Mutex<BTreeSet<String>>,
 }
 
@@ -40,9 +28,9 @@ impl fmt::Debug for KnownImages {
 }
 
 impl KnownImages {
-    /// Over `records`.
-    pub fn new(records: Arc<dyn ImageRecords>) -> Self {
-        Self { records, known: Mutex::default() }
+    /// In `store`.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, known: Mutex::default() }
     }
 
     fn is_known(&self, image_id: &str) -> bool {
@@ -54,7 +42,7 @@ impl KnownImages {
         let fields = ["Id", "Config", "Os", "Architecture", "Variant"];
         let kept: serde_json::Map<String, Value> =
             fields.iter().map(|field| ((*field).to_owned(), image[*field].clone())).collect();
-        self.records.keep_image_config(image_id, &json!(kept));
+        said(self.store.keep_image_config(image_id, &json!(kept)));
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(image_id.to_owned());
     }
 }
@@ -63,7 +51,7 @@ impl Replacer {
     /// The inspection of an image, or what is remembered of it; `None` when it is gone and nothing is.
     pub(super) async fn image(&self, image_id: &str) -> Result<Option<Value>, EngineError> {
         let image = self.engine.inspect_image(image_id).await?;
-        Ok(image.or_else(|| self.images.records.image_config(image_id)))
+        Ok(image.or_else(|| said(self.images.store.image_config(image_id)).flatten()))
     }
 
     /// Remembers the images of `containers`, while they are there.
@@ -81,7 +69,7 @@ impl Replacer {
     /// image that a container runs, or that an open transaction may need, stays.
     pub async fn retire_image(&self, reference: &Reference, image_id: &str, keep: Option<usize>) {
         let repository = reference.name();
-        self.images.records.note_previous_image(&repository, image_id);
+        said(self.images.store.note_previous_image(&repository, image_id, now_ms()));
         let Some(keep) = keep else { return };
         let listed = match self.engine.list().await {
             Ok(listed) => listed,
@@ -90,7 +78,7 @@ impl Replacer {
         let open = diagnose(&listed, &[]);
         let needed = open.iter().flat_map(|open| &open.transaction.sides).map(|side| side.part.old_image.as_str());
         let used: BTreeSet<&str> = listed.iter().map(|container| container.image_id.as_str()).chain(needed).collect();
-        let previous = self.images.records.previous_images(&repository);
+        let previous = said(self.images.store.previous_images(&repository)).unwrap_or_default();
         for id in previous.iter().skip(keep).filter(|id| !used.contains(id.as_str())) {
             match self.engine.remove_image(id).await {
                 Ok(()) => info!(image_id = short_digest(id), %repository, "removed an old image"),
@@ -100,49 +88,12 @@ impl Replacer {
                     continue;
                 }
             }
-            self.images.records.forget_previous_image(id);
+            said(self.images.store.forget_previous_image(id));
         }
     }
 }
 
-/// Records that are gone with the program.
-#[derive(Debug, Default)]
-pub struct MemoryRecords(Mutex<Remembered>);
-
-#[derive(Debug, Default)]
-struct Remembered {
-    configs: std::collections::BTreeMap<String, Value>,
-    /// Repository and image, oldest first.
-    previous: Vec<(String, String)>,
-}
-
-impl MemoryRecords {
-    fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ImageRecords for MemoryRecords {
-    fn image_config(&self, image_id: &str) -> Option<Value> {
-        self.remembered().configs.get(image_id).cloned()
-    }
-
-    fn keep_image_config(&self, image_id: &str, image: &Value) {
-        self.remembered().configs.insert(image_id.to_owned(), image.clone());
-    }
-
-    fn note_previous_image(&self, repository: &str, image_id: &str) {
-        self.forget_previous_image(image_id);
-        self.remembered().previous.push((repository.to_owned(), image_id.to_owned()));
-    }
-
-    fn previous_images(&self, repository: &str) -> Vec<String> {
-        let remembered = self.remembered();
-        let of_repository = remembered.previous.iter().rev().filter(|(of, _)| of == repository);
-        of_repository.map(|(_, image_id)| image_id.clone()).collect()
-    }
-
-    fn forget_previous_image(&self, image_id: &str) {
-        self.remembered().previous.retain(|(_, id)| id != image_id);
-    }
+/// A store that fails costs what it would have remembered, and nothing else.
+fn said<T>(result: Result<T, StoreError>) -> Option<T> {
+    result.map_err(|error| warn!("failed to {error}")).ok()
 }

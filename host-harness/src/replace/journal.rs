@@ -59,13 +59,9 @@ pub enum Claim {
 }
 
 impl Journal {
-    /// A journal in `folder`, which is made.
-    ///
-    /// # Errors
-    /// When the folder cannot be made.
-    pub fn open(folder: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
-        Ok(Self { folder })
+    /// A journal in `folder`, which is made when it is first needed.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
     }
 
     /// Writes a transaction down before it begins.
@@ -145,7 +141,7 @@ mod tests {
     #[test]
     fn a_transaction_is_its_programs_while_that_lives_and_anybodys_after() {
         let folder = tempfile::TempDir::new().expect("a folder");
-        let journal = Journal::open(folder.path().join("journal")).expect("made");
+        let journal = Journal::new(folder.path().join("journal"));
         let record = journal.begin("0a1b2c3d", &entry()).expect("written");
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Theirs));
         drop(record);
@@ -158,7 +154,7 @@ mod tests {
     #[test]
     fn a_journal_that_was_wiped_or_holds_nonsense_is_no_obstacle() {
         let folder = tempfile::TempDir::new().expect("a folder");
-        let journal = Journal::open(folder.path().join("journal")).expect("made");
+        let journal = Journal::new(folder.path().join("journal"));
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
         drop(journal.begin("0a1b2c3d", &entry()).expect("written"));
         fs::write(folder.path().join("journal/0a1b2c3d.json"), "{").expect("torn");
@@ -168,7 +164,7 @@ mod tests {
     #[test]
     fn transactions_are_listed_until_they_are_closed() {
         let folder = tempfile::TempDir::new().expect("a folder");
-        let journal = Journal::open(folder.path().to_owned()).expect("made");
+        let journal = Journal::new(folder.path().to_owned());
         drop(journal.begin("00000001", &entry()).expect("written"));
         journal.begin("00000002", &entry()).expect("written").close();
         assert_eq!(journal.transactions(), ["00000001"]);

@@ -72,7 +72,9 @@ impl<'a> Labels<'a> {
     pub fn strategy(self) -> Result<Option<Strategy>, String> {
         let parse = |value: &str| {
             serde_json::from_value(Value::String(value.to_owned())).map_err(|_| {
-                format!("its label {STRATEGY} is {value:?}; it may be replace, start-first, remove, pull-only or notify")
+                format!(
+                    "its label {STRATEGY} is {value:?}; it may be replace, start-first, remove, pull-only or notify"
+                )
             })
         };
         self.value(STRATEGY).map(parse).transpose()
@@ -124,7 +126,8 @@ impl<'a> Labels<'a> {
     fn duration(self, key: &str) -> Result<Option<Duration>, String> {
         let parse = |text: &str| {
             let ms = parse_duration_ms(text);
-            ms.map(Duration::from_millis).ok_or_else(|| format!("its label {key} is {text:?}; write for example 30s or 5m"))
+            ms.map(Duration::from_millis)
+                .ok_or_else(|| format!("its label {key} is {text:?}; write for example 30s or 5m"))
         };
         self.value(key).map(parse).transpose()
     }

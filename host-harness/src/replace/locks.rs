@@ -46,7 +46,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_locked_once_and_free_again_when_its_lock_is_dropped() {
-        let (locks, names) = (ContainerLocks::default(), |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        let (locks, names) =
+            (ContainerLocks::default(), |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         let held = locks.lock(&names(&["b", "a", "b"])).await;
         assert!(locks.clone().try_lock(&names(&["a", "c"])).is_none(), "one of them is taken");
         assert!(locks.try_lock(&names(&["c"])).is_some(), "and the other was not kept");

@@ -87,7 +87,9 @@ fn need(container: &Value, other: &Value) -> Option<Need> {
     }
     let labels = Labels::of(container);
     let named = labels.value(DEPENDS_ON).into_iter().flat_map(|names| names.split([',', ' ']));
-    if named.filter(|name| !name.is_empty()).any(|name| is_named(other, name)) || restarts_with(labels, Labels::of(other)) {
+    if named.filter(|name| !name.is_empty()).any(|name| is_named(other, name))
+        || restarts_with(labels, Labels::of(other))
+    {
         return Some(Need::Presence);
     }
     None
@@ -153,16 +155,38 @@ mod tests {
             ("volumes by short id", json!({ "VolumesFrom": [&id[..12]] }), json!({}), true, false),
             ("legacy link", json!({ "Links": ["/a:/b/database"] }), json!({}), true, false),
             ("our label", json!({}), json!({ DEPENDS_ON: "x, a" }), false, true),
-            ("compose, restart", json!({}), project(json!({ COMPOSE_DEPENDS_ON: "x:service_started:false,a:service_healthy:true" })), false, true),
-            ("compose, order only", json!({}), project(json!({ COMPOSE_DEPENDS_ON: "a:service_healthy:false" })), false, false),
-            ("another project", json!({}), json!({ COMPOSE_PROJECT: "q", COMPOSE_DEPENDS_ON: "a:service_healthy:true" }), false, false),
+            (
+                "compose, restart",
+                json!({}),
+                project(json!({ COMPOSE_DEPENDS_ON: "x:service_started:false,a:service_healthy:true" })),
+                false,
+                true,
+            ),
+            (
+                "compose, order only",
+                json!({}),
+                project(json!({ COMPOSE_DEPENDS_ON: "a:service_healthy:false" })),
+                false,
+                false,
+            ),
+            (
+                "another project",
+                json!({}),
+                json!({ COMPOSE_PROJECT: "q", COMPOSE_DEPENDS_ON: "a:service_healthy:true" }),
+                false,
+                false,
+            ),
             ("a name that begins so", json!({ "NetworkMode": "container:ab" }), json!({}), false, false),
             ("nothing", json!({ "NetworkMode": "bridge" }), json!({}), false, false),
         ] {
             let a = container("a", json!({}), project(json!({ COMPOSE_SERVICE: "a" })));
             let b = container("b", host, labels);
             let group = group_of(&a, &[a.clone(), b]);
-            assert_eq!((names(&group.recreate).len(), names(&group.restart).len()), (usize::from(recreated), usize::from(restarted)), "{case}");
+            assert_eq!(
+                (names(&group.recreate).len(), names(&group.restart).len()),
+                (usize::from(recreated), usize::from(restarted)),
+                "{case}"
+            );
         }
     }
 

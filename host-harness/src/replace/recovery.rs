@@ -154,7 +154,10 @@ impl Replacer {
     ///
     /// # Errors
     /// When the engine cannot be asked; the next time will do.
-    pub async fn tend(&self, is_granted: &(dyn Fn(&Container) -> bool + Send + Sync)) -> Result<Vec<(String, Report)>, EngineError> {
+    pub async fn tend(
+        &self,
+        is_granted: &(dyn Fn(&Container) -> bool + Send + Sync),
+    ) -> Result<Vec<(String, Report)>, EngineError> {
         let listed = self.engine.list().await?;
         let mut reports = Vec::new();
         let open = diagnose(&listed, &self.journal.transactions());
@@ -194,7 +197,9 @@ impl Replacer {
         };
         let labels = serde_json::from_value(old["Config"]["Labels"].clone()).unwrap_or_default();
         let container = Container { name: facts.part.name.clone(), labels, ..Listed::default().to_container() };
-        let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)).filter(|_| is_granted(&container)) else {
+        let Some(_locked) =
+            self.locks.try_lock(std::slice::from_ref(&facts.part.name)).filter(|_| is_granted(&container))
+        else {
             return Ok(None);
         };
         let sides = vec![Side { part: facts.part.clone(), new: None }];

@@ -39,9 +39,14 @@ impl Setback {
     /// a port, a device or a mount that cannot be had is the machine's.
     pub fn start(error: EngineError) -> Self {
         let text = error.to_string();
-        let is_program = ["executable file not found", "exec format error", "no such file or directory: unknown", "permission denied: unknown"]
-            .iter()
-            .any(|sign| text.contains(sign));
+        let is_program = [
+            "executable file not found",
+            "exec format error",
+            "no such file or directory: unknown",
+            "permission denied: unknown",
+        ]
+        .iter()
+        .any(|sign| text.contains(sign));
         let setback = Self::engine("start the new container", error);
         if is_program { Self { fault: Some(Fault::Image), ..setback } } else { setback }
     }
@@ -56,7 +61,10 @@ mod tests {
         let refused = |message: &str| EngineError::Refused { status: 400, message: message.to_owned() };
         let away = EngineError::Unavailable { host: "unix:///x".to_owned(), reason: "refused".to_owned() };
         for (error, fault) in [
-            (refused("OCI runtime create failed: exec: \"serve\": executable file not found in $PATH: unknown"), Some(Fault::Image)),
+            (
+                refused("OCI runtime create failed: exec: \"serve\": executable file not found in $PATH: unknown"),
+                Some(Fault::Image),
+            ),
             (refused("exec /serve: exec format error"), Some(Fault::Image)),
             (refused("driver failed programming external connectivity: port is already allocated"), Some(Fault::Host)),
             (refused("error gathering device information: no such file or directory"), Some(Fault::Host)),

@@ -135,7 +135,10 @@ impl Replacer {
             return Err(Setback::refused(reason));
         }
         if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
-            let reason = format!("this updater ({}) cannot live without it, and would be stopped with it; update it by hand", name_of(own));
+            let reason = format!(
+                "this updater ({}) cannot live without it, and would be stopped with it; update it by hand",
+                name_of(own)
+            );
             return Err(Setback::refused(reason));
         }
         restart.retain(|container| !self.is_own(container) && !is_working_name(name_of(container)));

@@ -55,7 +55,8 @@ impl Replacer {
         let inspect = |error| Setback::engine("inspect the unit's new container", error);
         let new = self.engine.inspect_container(&part.name).await.map_err(inspect)?;
         if new["Image"] != job.image.id {
-            let reason = format!("unit {unit} was restarted and does not run the new image; look at the image it names");
+            let reason =
+                format!("unit {unit} was restarted and does not run the new image; look at the image it names");
             return Err(Setback::refused(reason));
         }
         self.gate(part, new["Id"].as_str().unwrap_or_default(), job.stable_for).await

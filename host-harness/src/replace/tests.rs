@@ -36,7 +36,11 @@ async fn the_new_container_is_complete_before_the_old_one_is_touched_and_the_old
     ];
     assert_eq!(calls_of(&stage).await, expected);
     assert_eq!(stage.engine.overview(), ["web new running"]);
-    assert_eq!(stage.engine.inspections()["web"]["HostConfig"]["RestartPolicy"]["Name"], "always", "not the disarmed one");
+    assert_eq!(
+        stage.engine.inspections()["web"]["HostConfig"]["RestartPolicy"]["Name"],
+        "always",
+        "not the disarmed one"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,7 +196,8 @@ async fn t33_settings_are_told_from_an_image_that_is_gone_only_if_it_was_seen() 
 #[tokio::test(start_paused = true)]
 async fn hooks_are_run_in_order_and_can_put_a_replacement_off() {
     let labels = |pre_update: &str| json!({ "imagewatch.hook.pre-check": "check", "imagewatch.hook.pre-update": pre_update, "imagewatch.hook.post-update": "after" });
-    for (pre_update, expected) in [("before", None), ("exit 75", Some(Fault::Postponed)), ("exit 1", Some(Fault::Host))] {
+    for (pre_update, expected) in [("before", None), ("exit 75", Some(Fault::Postponed)), ("exit 1", Some(Fault::Host))]
+    {
         let stage = Stage::labelled(&labels(pre_update)).await;
         let replaced = stage.replace("web").await;
         assert_eq!(replaced.as_ref().err().map(|error| error.setback.fault), expected.map(Some), "{replaced:?}");
@@ -201,7 +206,10 @@ async fn hooks_are_run_in_order_and_can_put_a_replacement_off() {
         assert!(at("sh -c check") < at("create web."), "{calls:?}");
         assert!(at("create web.") < at(&format!("sh -c {pre_update}")), "{calls:?}");
         if expected.is_none() {
-            assert!(at("sh -c before") < at("stop web") && at("remove web.") < at("exec web /bin/sh -c after"), "{calls:?}");
+            assert!(
+                at("sh -c before") < at("stop web") && at("remove web.") < at("exec web /bin/sh -c after"),
+                "{calls:?}"
+            );
         } else {
             assert_eq!((at("stop web"), stage.engine.overview()), (None, vec!["web old running".to_owned()]));
         }
@@ -214,7 +222,9 @@ async fn t17_who_cannot_live_without_it_is_made_again_after_it_and_who_asks_is_r
     let calls = calls_of(&stage).await;
     let at = |call: &str| calls.iter().position(|line| line == call).unwrap_or_else(|| panic!("{call} in {calls:#?}"));
     assert!(at("stop app") < at("stop vpn-user") && at("stop vpn-user") < at("stop web"));
-    assert!(at("start web") < at("create vpn-user.T.new") && at("rename vpn-user.T.new to vpn-user") < at("start vpn-user"));
+    assert!(
+        at("start web") < at("create vpn-user.T.new") && at("rename vpn-user.T.new to vpn-user") < at("start vpn-user")
+    );
     assert!(at("start vpn-user") < at("start app") && at("remove vpn-user.T.old") < at("remove web.T.old"));
     let now = stage.engine.inspections();
     let parent = format!("container:{}", now["web"]["Id"].as_str().unwrap());
@@ -239,7 +249,8 @@ async fn t16_one_that_goes_when_it_is_stopped_is_replaced_or_made_again_from_wha
     let now = &stage.engine.inspections()["web"];
     assert_eq!((&now["Image"], &now["State"]["Status"]), (&json!("new"), &json!("running")));
 
-    let stage = Stage::with(json!({ "AutoRemove": true, "Binds": ["/data"] }), json!({ "Behaves": "exits" }), true).await;
+    let stage =
+        Stage::with(json!({ "AutoRemove": true, "Binds": ["/data"] }), json!({ "Behaves": "exits" }), true).await;
     let volume = stage.engine.inspections()["web"]["Mounts"][0]["Name"].clone();
     let error = stage.replace("web").await.unwrap_err();
     assert!(error.is_restored, "{error}");
@@ -270,7 +281,10 @@ async fn t28_containers_that_only_look_like_ours_are_left_alone() {
     }
     stage.replace("web").await.unwrap();
     stage.tend().await;
-    assert_eq!(stage.engine.overview(), ["web new running", "web.0a1b2c3d.new new created", "web.0a1b2c3d.old new created"]);
+    assert_eq!(
+        stage.engine.overview(),
+        ["web new running", "web.0a1b2c3d.new new created", "web.0a1b2c3d.old new created"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -358,7 +372,8 @@ async fn t40_an_updater_starts_its_successor_and_is_replaced_by_it_or_goes_on() 
     let error = stage.replace("web").await.unwrap_err();
     assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains("publishes a host port"), "{error}");
 
-    let mut stage = Stage::of(json!({ "HostConfig": { "NetworkMode": "front" } }), json!({ "Behaves": "exits" }), true).await;
+    let mut stage =
+        Stage::of(json!({ "HostConfig": { "NetworkMode": "front" } }), json!({ "Behaves": "exits" }), true).await;
     let before = stage.picture();
     stage.replacer.own_id = stage.engine.inspections()["web"]["Id"].as_str().map(str::to_owned);
     let error = stage.replace("web").await.unwrap_err();

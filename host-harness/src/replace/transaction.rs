@@ -97,7 +97,10 @@ impl Attempt<'_, '_> {
         self.pass_gate(0).await?;
         self.is_touched = true;
         let part = self.sides()[0].part.clone();
-        self.replacer.disarm(&part).await.map_err(|error| Setback::engine("change the old container's policy", error))?;
+        self.replacer
+            .disarm(&part)
+            .await
+            .map_err(|error| Setback::engine("change the old container's policy", error))?;
         self.rename(0).await?;
         let drain = Labels::of(&self.survey.root().container).drain().map_err(Setback::refused)?;
         if let Some(drain) = drain {
@@ -124,7 +127,10 @@ impl Attempt<'_, '_> {
         }
         self.replacer.stop(&part.old).await.map_err(|error| Setback::engine(&about("stop"), error))?;
         if self.survey.snapshots[index].container["HostConfig"]["AutoRemove"] == true {
-            self.replacer.wait_until_gone(&part.old).await.map_err(|error| Setback::engine(&about("see the end of"), error))?;
+            self.replacer
+                .wait_until_gone(&part.old)
+                .await
+                .map_err(|error| Setback::engine(&about("see the end of"), error))?;
         }
         Ok(())
     }
@@ -316,7 +322,8 @@ impl Replacer {
 impl Transaction {
     /// What the new container of a side says of itself.
     pub(super) fn facts(&self, index: usize) -> Facts {
-        let others = if index == 0 { self.sides[1..].iter().map(|side| side.part.clone()).collect() } else { Vec::new() };
+        let others =
+            if index == 0 { self.sides[1..].iter().map(|side| side.part.clone()).collect() } else { Vec::new() };
         Facts {
             transaction: self.id.clone(),
             part: self.sides[index].part.clone(),

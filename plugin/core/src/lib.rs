@@ -1,5 +1,5 @@
 //! The decisions of imagewatch: what is watched, how the registry is asked, whether a digest
-//! moved, and whether a move is kept or rolled back.
+//! moved, whether it is barred, and whether a move is kept or rolled back.
 //!
 //! Pure: no clock (`now_ms` is an argument), no I/O but through [`Host`], no environment, no
 //! randomness, no async. The same input and the same answers of the host give the same bytes out,
@@ -9,6 +9,7 @@
 
 mod config;
 mod describe;
+mod gate;
 mod poll;
 mod refresh;
 mod registry;
@@ -75,6 +76,14 @@ fn encode<T: Serialize>(output: &T) -> Result<Vec<u8>, String> {
 /// Logs `message` for people at `level`.
 fn log(host: &mut dyn Host, level: LogLevel, message: String) {
     host.log(LogLine { level, message });
+}
+
+/// A set or map of `items`, which come mostly sorted. Not `collect`: that sorts them first, and each type's
+/// sort adds some 5 KB to the module.
+fn gather<C: Default + Extend<T>, T>(items: impl IntoIterator<Item = T>) -> C {
+    let mut gathered = C::default();
+    gathered.extend(items);
+    gathered
 }
 
 /// Puts `what` before a failure's message.

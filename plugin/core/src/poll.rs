@@ -3,18 +3,20 @@
 
 mod check;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use imagewatch_abi::{
-    Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Verdict,
+    Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
+    Strategy, Verdict,
 };
 
 use crate::config::Config;
+use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
 use crate::settle::settle_report;
 use crate::state::{Cache, Pending, Seen, State};
 use crate::target::{Target, Targets};
-use crate::{Host, log};
+use crate::{Host, gather, log};
 
 /// Asked again after this time when not even the config's interval is known.
 const FALLBACK_INTERVAL_MS: u64 = 300_000;
@@ -24,17 +26,16 @@ pub(crate) fn poll(host: &mut dyn Host, input: PollInput) -> PollOutput {
     let kept = (input.state.clone(), input.cache.clone());
     let config = Config::parse(host);
     let next_poll_ms = config.as_ref().map_or(FALLBACK_INTERVAL_MS, |config| config.interval_ms);
-    match config.and_then(|config| tick(host, &config, input)) {
-        Ok((state, cache, outcomes)) => PollOutput { state, cache, next_poll_ms, outcomes, quarantine: None, err: None },
-        Err(failure) => {
-            PollOutput { state: kept.0, cache: kept.1, next_poll_ms, err: Some(failure), ..PollOutput::default() }
-        }
-    }
+    config.and_then(|config| tick(host, &config, input)).unwrap_or_else(|failure| PollOutput {
+        state: kept.0,
+        cache: kept.1,
+        next_poll_ms,
+        err: Some(failure),
+        ..PollOutput::default()
+    })
 }
 
-type Ticked = (serde_json::Value, serde_json::Value, Vec<Outcome>);
-
-fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<Ticked, Failure> {
+fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOutput, Failure> {
     if !config.enabled && input.mode == PollMode::Watch {
         return Err(Failure {
             key: Some("enabled".to_owned()),
@@ -42,7 +43,8 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<Ticked
         });
     }
     let mut state = State::parse(&input.state)?;
-    let mut cache = Cache::parse(input.cache);
+    let mut cache = Cache::parse(&input.cache);
+    let mut quarantine = Quarantine::new(input.quarantine, input.now_ms);
     let mut found = Targets::find(host, config)?;
     if let Some(only) = &input.only {
         found
@@ -50,30 +52,45 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<Ticked
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     if input.mode == PollMode::Check {
-        let outcomes = check::check(host, config, &mut cache, input.now_ms, found)?;
-        return Ok((input.state, cache.into_value(input.now_ms), outcomes));
+        let outcomes = check::check(host, config, &mut cache, &quarantine, input.now_ms, found)?;
+        let cache = cache.into_value(input.now_ms);
+        return Ok(PollOutput {
+            state: input.state,
+            cache,
+            next_poll_ms: config.interval_ms,
+            outcomes,
+            ..PollOutput::default()
+        });
     }
     let lost = drop_lost_orders(&mut state, &input.in_flight);
     if input.only.is_none() {
-        forget_departed(&mut state, &found);
+        forget_departed(&mut state, &mut quarantine, &found);
     }
     let open = found.targets.iter().filter(|target| !is_settled(&state, target)).map(|target| target.reference.clone());
-    let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, open.collect());
+    let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, gather(open));
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
     for target in &found.targets {
-        let mut outcome = decide(config, &mut state, target, lookups.get(&target.reference), &mut orders);
+        let mut outcome =
+            decide(config, &mut state, &mut quarantine, target, lookups.get(&target.reference), &mut orders);
         if let (Some(order), None) = (lost.get(&target.name), &outcome.reason) {
             outcome.reason = Some(format!("order {order} was lost before it was reported"));
         }
         log_outcome(host, &outcome);
         outcomes.push(outcome);
     }
-    outcomes.extend(place(host, &mut state, &orders));
-    Ok((state.into_value(), cache.into_value(input.now_ms), outcomes))
+    outcomes.extend(place(host, &mut state, &mut quarantine, &orders));
+    Ok(PollOutput {
+        state: state.into_value(),
+        cache: cache.into_value(input.now_ms),
+        next_poll_ms: config.interval_ms,
+        outcomes,
+        quarantine: quarantine.into_change(),
+        err: None,
+    })
 }
 
 /// An order that the host no longer knows was lost in a crash: its move is rolled back, by
@@ -89,13 +106,16 @@ fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String,
 }
 
 /// Forgets targets that are gone, or that follow another reference now and so are new ones. A
-/// container that only rests, stopped for a backup say, is not gone.
-fn forget_departed(state: &mut State, found: &Targets) {
+/// container that only rests, stopped for a backup say, is not gone. Nothing stays barred for a target that is.
+fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targets) {
     let current: BTreeMap<&str, &Reference> =
-        found.targets.iter().map(|target| (target.name.as_str(), &target.reference)).collect();
-    state.targets.retain(|name, seen| {
-        seen.pending.is_some() || found.resting.contains(name) || current.get(name.as_str()) == Some(&&seen.reference)
-    });
+        gather(found.targets.iter().map(|target| (target.name.as_str(), &target.reference)));
+    let is_there = |name: &String, reference: &Reference| {
+        found.resting.contains(name) || current.get(name.as_str()) == Some(&reference)
+    };
+    state.targets.retain(|name, seen| seen.pending.is_some() || is_there(name, &seen.reference));
+    let is_pending = |name: &String| state.targets.get(name).is_some_and(|seen| seen.pending.is_some());
+    quarantine.retain(|entry| is_pending(&entry.target) || is_there(&entry.target, &entry.reference));
 }
 
 /// Whether nothing needs to be asked for `target`.
@@ -103,10 +123,11 @@ fn is_settled(state: &State, target: &Target) -> bool {
     target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
 }
 
-/// Seed, unchanged, or move: the whole bookkeeping of one target. A move becomes an order.
+/// Seed, unchanged, or move: the whole bookkeeping of one target.
 fn decide(
     config: &Config,
     state: &mut State,
+    quarantine: &mut Quarantine,
     target: &Target,
     lookup: Option<&Lookup>,
     orders: &mut Vec<Order>,
@@ -131,33 +152,32 @@ fn decide(
         Some(Err(failure)) => return Outcome { reason: Some(failure.message.clone()), ..outcome(Verdict::Unknown) },
         None => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
     };
-    match previous {
-        None => {
-            let seen = Seen { reference: target.reference.clone(), digest: remote.clone(), pending: None };
-            state.targets.insert(target.name.clone(), seen);
-            Outcome { digest: Some(remote), ..outcome(Verdict::Seeded) }
+    quarantine.lift_older(&target.name, &remote);
+    let held = quarantine.hold(&target.name, &target.reference, &remote);
+    let seen = |digest: &Digest, pending| Seen { reference: target.reference.clone(), digest: digest.clone(), pending };
+    let (verdict, reason, now) = match &previous {
+        None => (Verdict::Seeded, held, Some(seen(&remote, None))),
+        Some(digest) if *digest == remote => (Verdict::Unchanged, None, None),
+        Some(_) if config.strategy == Strategy::Notify => {
+            (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(seen(&remote, None)))
         }
-        Some(digest) if digest == remote => {
-            Outcome { previous: Some(digest), digest: Some(remote), ..outcome(Verdict::Unchanged) }
-        }
+        Some(_) if held.is_some() => (Verdict::Held, held, None),
         Some(digest) => {
             let order = build_order(config, state.next_order(&target.name), target, Some(remote.clone()), true);
-            let pending = Some(Pending { order: order.order.clone(), digest: remote.clone() });
-            let seen = Seen { reference: target.reference.clone(), digest: digest.clone(), pending };
-            state.targets.insert(target.name.clone(), seen);
-            let outcome = Outcome {
-                previous: Some(digest),
-                digest: Some(remote),
-                order: Some(order.order.clone()),
-                ..outcome(Verdict::Moved)
-            };
+            let pending = Pending { order: order.order.clone(), digest: remote.clone() };
             orders.push(order);
-            outcome
+            (Verdict::Moved, None, Some(seen(digest, Some(pending))))
         }
+    };
+    let order = now.as_ref().and_then(|seen| seen.pending.as_ref()).map(|pending| pending.order.clone());
+    if let Some(now) = now {
+        state.targets.insert(target.name.clone(), now);
     }
+    Outcome { previous, digest: Some(remote), reason, order, ..outcome(verdict) }
 }
 
-/// An order for `target`, by the tick (with the digest that it saw) or by hand (with none).
+/// An order for `target`, by the tick (with the digest that it saw) or by hand (with none). Where
+/// containers are to be left alone, by hand too, it only pulls.
 pub(crate) fn build_order(
     config: &Config,
     order: String,
@@ -170,17 +190,18 @@ pub(crate) fn build_order(
         target: target.name.clone(),
         reference: target.reference.clone(),
         // By hand, `remove` takes away every container of the image, as the seed system does.
-        only_outdated: digest.is_some() || config.strategy != imagewatch_abi::Strategy::Remove,
+        only_outdated: digest.is_some() || config.strategy != Strategy::Remove,
         digest,
         platform: config.platform.clone(),
-        recreate,
-        strategy: config.strategy,
+        recreate: recreate && !matches!(config.strategy, Strategy::PullOnly | Strategy::Notify),
+        // Who asks by hand has been told, and wants more.
+        strategy: if config.strategy == Strategy::Notify { Strategy::PullOnly } else { config.strategy },
         containers: target.containers.clone(),
     }
 }
 
 /// Hands the orders to the host. Those it did at once are settled here; those it did not take are rolled back.
-fn place(host: &mut dyn Host, state: &mut State, orders: &[Order]) -> Vec<Outcome> {
+fn place(host: &mut dyn Host, state: &mut State, quarantine: &mut Quarantine, orders: &[Order]) -> Vec<Outcome> {
     if orders.is_empty() {
         return Vec::new();
     }
@@ -189,16 +210,16 @@ fn place(host: &mut dyn Host, state: &mut State, orders: &[Order]) -> Vec<Outcom
         Ok(placed) => (placed, Failure::passing(FailureCode::Other, "the host did not take the order")),
         Err(failure) => (Placed::default(), failure),
     };
-    let reported: BTreeSet<&str> = placed.reports.iter().map(|report| report.order.as_str()).collect();
-    let is_taken = |order: &&Order| placed.accepted.contains(&order.order) || reported.contains(order.order.as_str());
-    let refused = orders.iter().filter(|order| !is_taken(order)).map(|order| imagewatch_abi::Report {
+    let is_reported = |order: &Order| placed.reports.iter().any(|report| report.order == order.order);
+    let is_taken = |order: &&Order| placed.accepted.contains(&order.order) || is_reported(order);
+    let refused = orders.iter().filter(|order| !is_taken(order)).map(|order| Report {
         order: order.order.clone(),
         target: order.target.clone(),
         err: Some(refusal.clone()),
-        ..imagewatch_abi::Report::default()
+        ..Report::default()
     });
     let reports: Vec<_> = placed.reports.iter().cloned().chain(refused).collect();
-    reports.iter().map(|report| settle_report(host, state, report)).collect()
+    reports.iter().map(|report| settle_report(host, state, quarantine, report)).collect()
 }
 
 fn log_outcome(host: &mut dyn Host, outcome: &Outcome) {
@@ -210,11 +231,14 @@ fn log_outcome(host: &mut dyn Host, outcome: &Outcome) {
         Verdict::Moved => (
             LogLevel::Info,
             format!(
-                "{target}: moved from {} to {}, refreshing{reason}",
+                "{target}: moved from {} to {}{}{reason}",
                 short(&outcome.previous),
-                short(&outcome.digest)
+                short(&outcome.digest),
+                if outcome.order.is_some() { ", refreshing" } else { "" }
             ),
         ),
+        // It was said aloud when the digest was barred.
+        Verdict::Held => (LogLevel::Debug, format!("{target}: {} is held{reason}", short(&outcome.digest))),
         Verdict::Unknown => {
             (LogLevel::Warn, format!("{target}: {}", outcome.reason.as_deref().unwrap_or("nothing is known")))
         }

@@ -1,10 +1,11 @@
 //! The manual path: named targets, pulled and recreated without asking the registry first.
-//! Works while polling is off. Seen digests stay as they are.
+//! Works while polling is off, and for digests in quarantine. Seen digests stay as they are.
 
 use imagewatch_abi::{Failure, FailureCode, Outcome, RefreshInput, RefreshOutput, Verdict};
 
 use crate::Host;
 use crate::config::Config;
+use crate::gate::quarantine::Quarantine;
 use crate::poll::build_order;
 use crate::settle::settle_report;
 use crate::state::State;
@@ -29,7 +30,7 @@ pub(crate) fn refresh(host: &mut dyn Host, input: &RefreshInput) -> RefreshOutpu
     if let Some(Err(name)) = input.targets.as_ref().map(|names| found.retain(names)) {
         return unchanged(Failure::lasting(FailureCode::UnknownTarget, format!("unknown target: {name}")), known);
     }
-    match place(host, &config, state, found, input.recreate) {
+    match place(host, &config, state, found, input) {
         Ok(output) => output,
         Err(failure) => unchanged(failure, Vec::new()),
     }
@@ -40,12 +41,12 @@ fn place(
     config: &Config,
     mut state: State,
     found: Targets,
-    recreate: bool,
+    input: &RefreshInput,
 ) -> Result<RefreshOutput, Failure> {
     let (pinned, movable): (Vec<_>, Vec<_>) = found.targets.into_iter().partition(|t| t.reference.digest().is_some());
     let orders: Vec<_> = movable
         .iter()
-        .map(|target| build_order(config, state.next_order(&target.name), target, None, recreate))
+        .map(|target| build_order(config, state.next_order(&target.name), target, None, input.recreate))
         .collect();
     let mut outcomes = found.unwatchable;
     outcomes.extend(pinned.into_iter().map(|target| Outcome {
@@ -54,6 +55,9 @@ fn place(
         ..Outcome::new(&target.name, Verdict::Pinned)
     }));
     let placed = host.docker_refresh(orders).into_result()?;
-    outcomes.extend(placed.reports.iter().map(|report| settle_report(host, &mut state, report)));
+    // Whoever asks by hand is answered and does not ask again by himself: nothing is barred here.
+    let mut quarantine = Quarantine::new(Vec::new(), input.now_ms);
+    let settled = |report| settle_report(host, &mut state, &mut quarantine, report);
+    outcomes.extend(placed.reports.iter().map(settled));
     Ok(RefreshOutput { state: state.into_value(), orders: placed.accepted, outcomes, ..RefreshOutput::default() })
 }

@@ -2,8 +2,8 @@
 //! it departs from it. The same stories drive this crate natively, the built wasm in the Rust
 //! host, and any other control plane. For tests only.
 //!
-//! A step is one call. Its `input` takes `state` and `cache` from the step before unless it names
-//! them; `host` lists the host calls that must come, in order, with what they must contain (`in`)
+//! A step is one call. Its `input` takes `state`, `cache` and `quarantine` from the step before
+//! (what an output leaves out is as it was) unless it names them; `host` lists the host calls that must come, in order, with what they must contain (`in`)
 //! and what they answer (`out`); `output` is what must be in the result; `log` what must be logged.
 //! `{{x}}` anywhere stands for a digest: `sha256:` and the letter 64 times.
 
@@ -29,10 +29,19 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("failure-isolation", include_str!("../scripts/failure-isolation.json")),
     ("lost-order", include_str!("../scripts/lost-order.json")),
     ("manual-refresh", include_str!("../scripts/manual-refresh.json")),
+    ("notify", include_str!("../scripts/notify.json")),
     ("pending", include_str!("../scripts/pending.json")),
     ("pinned", include_str!("../scripts/pinned.json")),
+    ("postponed", include_str!("../scripts/postponed.json")),
+    ("pull-only", include_str!("../scripts/pull-only.json")),
+    ("quarantine-check", include_str!("../scripts/quarantine-check.json")),
+    ("quarantine-host", include_str!("../scripts/quarantine-host.json")),
+    ("quarantine-image", include_str!("../scripts/quarantine-image.json")),
+    ("quarantine-manual", include_str!("../scripts/quarantine-manual.json")),
+    ("quarantine-targets", include_str!("../scripts/quarantine-targets.json")),
     ("roll-back", include_str!("../scripts/roll-back.json")),
     ("seed-move-commit", include_str!("../scripts/seed-move-commit.json")),
+    ("start-first", include_str!("../scripts/start-first.json")),
     ("strange-answers", include_str!("../scripts/strange-answers.json")),
     ("token-auth", include_str!("../scripts/token-auth.json")),
 ];
@@ -109,8 +118,14 @@ pub fn play(
     script: &Script,
     mut call: impl FnMut(&str, &[u8], ScriptedHost) -> (Result<Vec<u8>, String>, ScriptedHost),
 ) -> Result<(), String> {
-    let mut kept = BTreeMap::from([("state", Value::Null), ("cache", Value::Null)]);
+    let mut kept =
+        BTreeMap::from([("state", Value::Null), ("cache", Value::Null), ("quarantine", Value::Array(Vec::new()))]);
     for step in &script.steps {
+        for (key, value) in &mut kept {
+            if let Some(named) = step.input.get(*key) {
+                *value = named.clone();
+            }
+        }
         let input = input_of(step, &kept);
         let host = ScriptedHost {
             config: script.config.clone(),
@@ -134,7 +149,7 @@ fn input_of(step: &Step, kept: &BTreeMap<&str, Value>) -> Vec<u8> {
     let mut input = step.input.clone();
     if let Value::Object(fields) = &mut input {
         for (key, value) in kept {
-            fields.entry(*key).or_insert_with(|| value.clone());
+            fields.insert((*key).to_owned(), value.clone());
         }
     }
     input.to_string().into_bytes()

@@ -1,9 +1,11 @@
 //! Reports of ended orders: commit the digest that was moved to, or roll back to the one before,
-//! so that the next tick tries again. The same code serves orders that the host did at once.
+//! so that it stays a move, which the next tick makes again or a quarantine holds. The same code
+//! serves orders that the host did at once.
 
 use imagewatch_abi::{LogLevel, Outcome, Report, SettleInput, SettleOutput, Verdict};
 
-use crate::state::State;
+use crate::gate::quarantine::{Consequence, Quarantine};
+use crate::state::{Pending, Seen, State};
 use crate::{Host, log};
 
 /// Settles reports. A state that cannot be read leaves everything as it came.
@@ -11,39 +13,75 @@ pub(crate) fn settle(host: &mut dyn Host, input: SettleInput) -> SettleOutput {
     match State::parse(&input.state) {
         Err(failure) => SettleOutput { state: input.state, err: Some(failure), ..SettleOutput::default() },
         Ok(mut state) => {
-            let outcomes = input.reports.iter().map(|report| settle_report(host, &mut state, report)).collect();
-            SettleOutput { state: state.into_value(), outcomes, ..SettleOutput::default() }
+            let mut quarantine = Quarantine::new(input.quarantine, input.now_ms);
+            let settled = |report| settle_report(host, &mut state, &mut quarantine, report);
+            let outcomes = input.reports.iter().map(settled).collect();
+            SettleOutput {
+                state: state.into_value(),
+                outcomes,
+                quarantine: quarantine.into_change(),
+                ..SettleOutput::default()
+            }
         }
     }
 }
 
-/// One report. An order that no target waits for was a manual refresh, or is settled already: the state stays.
-pub(crate) fn settle_report(host: &mut dyn Host, state: &mut State, report: &Report) -> Outcome {
-    let is_good = report.err.is_none();
+/// One report. An order that no target waits for was a manual refresh, or was lost: the state
+/// stays, but what failed is barred all the same.
+pub(crate) fn settle_report(
+    host: &mut dyn Host,
+    state: &mut State,
+    quarantine: &mut Quarantine,
+    report: &Report,
+) -> Outcome {
+    let consequence = report.err.is_none().then(|| Consequence::of(report));
     let waiting = state.pending_target(&report.order);
+    let ended = if consequence.is_some() { Verdict::Refreshed } else { Verdict::Failed };
     let mut outcome = Outcome {
+        reference: report.reference.clone(),
+        digest: report.digest.clone(),
         order: Some(report.order.clone()),
         reason: Some(summarise(report)),
-        ..Outcome::new(
-            waiting.as_deref().unwrap_or(&report.target),
-            if is_good { Verdict::Refreshed } else { Verdict::Failed },
-        )
+        ..Outcome::new(waiting.as_deref().unwrap_or(&report.target), ended)
     };
     if let Some(seen) = waiting.and_then(|name| state.targets.get_mut(&name))
         && let Some(pending) = seen.pending.take()
     {
-        outcome.reference = Some(seen.reference.clone());
-        outcome.previous = Some(seen.digest.clone());
-        outcome.digest = Some(pending.digest.clone());
-        outcome.verdict = if is_good { Verdict::Committed } else { Verdict::RolledBack };
-        if is_good {
-            seen.digest = pending.digest;
-        }
+        commit_or_roll_back(seen, pending, consequence.as_ref(), &mut outcome);
     }
-    let level = if is_good && report.failed.is_empty() { LogLevel::Info } else { LogLevel::Warn };
-    let retry = if outcome.verdict == Verdict::RolledBack { "; rolled back, the next poll tries again" } else { "" };
-    log(host, level, format!("{}: {}{retry}", outcome.target, outcome.reason.as_deref().unwrap_or_default()));
+    // A pull alone has tried nothing.
+    if report.failed.is_empty() && (outcome.verdict == Verdict::Committed || !report.recreated.is_empty()) {
+        quarantine.lift(&outcome.target);
+    }
+    let follows = match (&consequence, &outcome.reference, &outcome.digest) {
+        (Some(Consequence::Bar(cause)), Some(reference), Some(digest)) => {
+            format!(
+                "; {} is quarantined, {}",
+                digest.short(),
+                quarantine.bar(&outcome.target, reference, digest, cause)
+            )
+        }
+        _ if outcome.verdict == Verdict::RolledBack => "; rolled back, the next poll tries again".to_owned(),
+        _ => String::new(),
+    };
+    let is_asked_for = consequence == Some(Consequence::Retry);
+    let is_good = report.err.is_none() && report.failed.is_empty();
+    let level = if is_good || is_asked_for { LogLevel::Info } else { LogLevel::Warn };
+    log(host, level, format!("{}: {}{follows}", outcome.target, outcome.reason.as_deref().unwrap_or_default()));
     outcome
+}
+
+/// Only what may be kept moves the seen digest; what is barred or to be tried again stays a move.
+fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: Option<&Consequence>, outcome: &mut Outcome) {
+    outcome.reference = Some(seen.reference.clone());
+    outcome.previous = Some(seen.digest.clone());
+    outcome.digest = Some(pending.digest.clone());
+    if matches!(consequence, Some(Consequence::Keep)) {
+        outcome.verdict = Verdict::Committed;
+        seen.digest = pending.digest;
+    } else {
+        outcome.verdict = Verdict::RolledBack;
+    }
 }
 
 fn summarise(report: &Report) -> String {

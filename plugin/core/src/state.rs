@@ -123,8 +123,8 @@ impl std::fmt::Debug for Token {
 
 impl Cache {
     /// Reads what the host kept. A cache that cannot be read is an empty one: it costs requests, nothing else.
-    pub(crate) fn parse(value: Value) -> Self {
-        serde_json::from_value(value).unwrap_or_default()
+    pub(crate) fn parse(value: &Value) -> Self {
+        Self::deserialize(value).unwrap_or_default()
     }
 
     /// For the host to keep, without tokens that are over.

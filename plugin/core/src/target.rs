@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Verdict};
 
-use crate::Host;
 use crate::config::{Config, Watch};
+use crate::{Host, gather};
 
 /// The label that opts a container in (`true`) or out (`false`).
 const ENABLE_LABEL: &str = "imagewatch.enable";
@@ -55,7 +55,7 @@ impl Targets {
                     .iter()
                     .filter(|c| has_not_opted_out(c) && c.name.contains(name_contains))
                     .partition(|c| matches!(c.state.as_str(), "running" | "restarting"));
-                let resting = resting.into_iter().map(|container| container.name.clone()).collect();
+                let resting = gather(resting.into_iter().map(|container| container.name.clone()));
                 Ok(Self { resting, ..running.into_iter().collect() })
             }
         }

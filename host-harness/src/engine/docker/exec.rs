@@ -28,7 +28,9 @@ pub(super) async fn exec(
     let path = ["exec", id, "start"];
     connection.call(Call { body: Some(&detached), ..Call::new("POST", &path) }).await?;
     let action = || format!("run {:?} in the container", command.join(" "));
-    timeout(limit, exit_code(connection, id)).await.unwrap_or_else(|_| Err(EngineError::Timeout { action: action(), limit }))
+    timeout(limit, exit_code(connection, id))
+        .await
+        .unwrap_or_else(|_| Err(EngineError::Timeout { action: action(), limit }))
 }
 
 async fn exit_code(connection: &Connection, id: &str) -> Result<i64, EngineError> {

@@ -25,7 +25,11 @@ impl Engine for MemoryEngine {
                 "Labels": c["Config"]["Labels"], "State": c["State"]["Status"],
             })
         };
-        Ok(state.containers.values().map(|c| serde_json::from_value(line(c)).expect("a line as Docker has it")).collect())
+        Ok(state
+            .containers
+            .values()
+            .map(|c| serde_json::from_value(line(c)).expect("a line as Docker has it"))
+            .collect())
     }
 
     async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
@@ -256,7 +260,8 @@ impl State {
     fn mounts(&self, host: &Value, id: &str) -> Value {
         let binds = host["Binds"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mount = |bind: &str| {
-            let (name, destination) = bind.split_once(':').map_or((format!("anonymous-{id}"), bind), |(n, d)| (n.to_owned(), d));
+            let (name, destination) =
+                bind.split_once(':').map_or((format!("anonymous-{id}"), bind), |(n, d)| (n.to_owned(), d));
             json!({ "Type": "volume", "Name": name, "Destination": destination, "RW": true })
         };
         binds.map(mount).collect()
@@ -279,7 +284,8 @@ impl State {
         };
         let wanted = ports(this);
         let is_taken = |other: &Value| {
-            other["State"]["Running"] == true && ports(other).iter().any(|port| !port.is_empty() && wanted.contains(port))
+            other["State"]["Running"] == true
+                && ports(other).iter().any(|port| !port.is_empty() && wanted.contains(port))
         };
         if self.containers.values().any(is_taken) {
             let message = "driver failed programming external connectivity: port is already allocated".to_owned();

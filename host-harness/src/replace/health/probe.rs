@@ -19,7 +19,9 @@ pub(super) async fn answers(probe: &Probe, inspection: &Value) -> bool {
     let asked = async {
         match probe {
             Probe::Tcp(port) => TcpStream::connect((address, *port)).await.is_ok(),
-            Probe::Http(port, path) => status(address, *port, path).await.is_some_and(|code| (200..400).contains(&code)),
+            Probe::Http(port, path) => {
+                status(address, *port, path).await.is_some_and(|code| (200..400).contains(&code))
+            }
         }
     };
     timeout(LIMIT, asked).await.unwrap_or(false)

@@ -32,14 +32,56 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
         ("up for long enough", json!({}), json!(null), late, Judgement::Pass),
         ("healthy at once", health("healthy"), checked.clone(), early, Judgement::Pass),
         ("starting", health("starting"), checked.clone(), late, Judgement::Wait("it is not healthy yet")),
-        ("unhealthy", health("unhealthy"), checked.clone(), early, Judgement::Fail("it is unhealthy: no answer".to_owned())),
+        (
+            "unhealthy",
+            health("unhealthy"),
+            checked.clone(),
+            early,
+            Judgement::Fail("it is unhealthy: no answer".to_owned()),
+        ),
         ("health check switched off", health("unhealthy"), disabled, late, Judgement::Pass),
-        ("exited", json!({ "Running": false, "ExitCode": 3 }), json!(null), early, Judgement::Fail("it exited with code 3".to_owned())),
-        ("exited well, which a service does not", json!({ "Running": false }), json!(null), early, Judgement::Fail("it exited with code 0".to_owned())),
-        ("exited with a check that says healthy", json!({ "Running": false, "Health": { "Status": "healthy" } }), checked, early, Judgement::Fail("it exited with code 0".to_owned())),
-        ("crash loop caught running", json!({ "Restarting": true, "ExitCode": 1 }), json!(null), late, Judgement::Fail("it exited with code 1 and is being restarted".to_owned())),
-        ("restarted unseen", json!({ "StartedAt": "later" }), json!(null), late, Judgement::Fail("it exited with code 0 and is being restarted".to_owned())),
-        ("out of memory", json!({ "OOMKilled": true, "Running": false }), json!(null), early, Judgement::Fail("it ran out of memory".to_owned())),
+        (
+            "exited",
+            json!({ "Running": false, "ExitCode": 3 }),
+            json!(null),
+            early,
+            Judgement::Fail("it exited with code 3".to_owned()),
+        ),
+        (
+            "exited well, which a service does not",
+            json!({ "Running": false }),
+            json!(null),
+            early,
+            Judgement::Fail("it exited with code 0".to_owned()),
+        ),
+        (
+            "exited with a check that says healthy",
+            json!({ "Running": false, "Health": { "Status": "healthy" } }),
+            checked,
+            early,
+            Judgement::Fail("it exited with code 0".to_owned()),
+        ),
+        (
+            "crash loop caught running",
+            json!({ "Restarting": true, "ExitCode": 1 }),
+            json!(null),
+            late,
+            Judgement::Fail("it exited with code 1 and is being restarted".to_owned()),
+        ),
+        (
+            "restarted unseen",
+            json!({ "StartedAt": "later" }),
+            json!(null),
+            late,
+            Judgement::Fail("it exited with code 0 and is being restarted".to_owned()),
+        ),
+        (
+            "out of memory",
+            json!({ "OOMKilled": true, "Running": false }),
+            json!(null),
+            early,
+            Judgement::Fail("it ran out of memory".to_owned()),
+        ),
     ] {
         assert_eq!(gate().judge(&container(&state, &check), &started(), elapsed), expected, "{case}");
     }
@@ -72,7 +114,11 @@ fn the_wait_is_as_long_as_the_health_check_may_take_within_bounds() {
     for (case, check, expected) in [
         ("engine's defaults", json!({ "Test": test }), 30 * 4 + 30 * 3),
         ("quick", json!({ "Test": test, "Interval": s, "Timeout": s, "Retries": 1 }), 60),
-        ("start period counts", json!({ "Test": test, "Interval": s, "Timeout": s, "Retries": 1, "StartPeriod": 100 * s }), 103),
+        (
+            "start period counts",
+            json!({ "Test": test, "Interval": s, "Timeout": s, "Retries": 1, "StartPeriod": 100 * s }),
+            103,
+        ),
         ("at most ten minutes", json!({ "Test": test, "StartPeriod": 3600 * s }), 600),
         ("no check", json!(null), 70),
     ] {

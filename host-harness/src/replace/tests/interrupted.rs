@@ -95,7 +95,13 @@ async fn recover(stage: &Stage) -> bool {
 fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Value>) {
     let now = stage.picture();
     let names: Vec<&String> = now.keys().collect();
-    assert_eq!(names, before.keys().collect::<Vec<_>>(), "{case}: {:?}\n{:#?}", stage.engine.overview(), stage.engine.calls());
+    assert_eq!(
+        names,
+        before.keys().collect::<Vec<_>>(),
+        "{case}: {:?}\n{:#?}",
+        stage.engine.overview(),
+        stage.engine.calls()
+    );
     assert!(!now.keys().any(|name| is_working_name(name)), "{case}");
     for (name, was) in before {
         let is = &now[name];
@@ -106,12 +112,19 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
         let is_same = is["id"] == was["id"];
         assert!(is_same || name != "stranger", "{case}: nobody else's container is touched");
         let is_made_again = matches!(scene, Scene::AutoRemove { .. });
-        assert!(is_same || is_made_again || is["image"] != was["image"] || name != "web", "{case}: {name} is the same old one, or on the new image");
+        assert!(
+            is_same || is_made_again || is["image"] != was["image"] || name != "web",
+            "{case}: {name} is the same old one, or on the new image"
+        );
     }
     let all = stage.engine.inspections();
     if let Some(user) = all.get("vpn-user") {
         let parent = format!("container:{}", all["web"]["Id"].as_str().unwrap());
-        assert_eq!(user["HostConfig"]["NetworkMode"], parent.as_str(), "{case}: it shares the network of the one there is");
+        assert_eq!(
+            user["HostConfig"]["NetworkMode"],
+            parent.as_str(),
+            "{case}: it shares the network of the one there is"
+        );
     }
     assert_eq!(stage.journal_files(), 0, "{case}: nothing is left of the journal");
     if !scene.is_good() {
@@ -149,7 +162,8 @@ async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_
 async fn die_and_recover(scene: Scene, nth: usize, death: &Interruption, is_wiped: bool, is_restarted: bool) -> usize {
     let mut cases = 0;
     for dies_again in std::iter::once(None).chain((0..).map(Some)) {
-        let case = format!("{scene:?}, {death:?} {nth}, wiped {is_wiped}, restarted {is_restarted}, again {dies_again:?}");
+        let case =
+            format!("{scene:?}, {death:?} {nth}, wiped {is_wiped}, restarted {is_restarted}, again {dies_again:?}");
         let mut stage = scene.set().await;
         let before = stage.picture();
         stage.engine.interrupt(nth, death.clone());

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::images::MemoryRecords;
 use super::super::survey::Survey;
 use super::*;
+use crate::store::Store;
 
 pub(super) const REFERENCE: &str = "example.com/app:1";
 pub(super) const OTHER: &str = "example.com/other:1";
@@ -16,7 +16,7 @@ pub(super) struct Stage {
     pub(super) engine: Arc<MemoryEngine>,
     pub(super) replacer: Replacer,
     pub(super) strategy: Strategy,
-    records: Arc<MemoryRecords>,
+    store: Arc<Store>,
     folder: Arc<TempDir>,
 }
 
@@ -55,19 +55,19 @@ impl Stage {
         // Where writing through to the disk costs nothing, if there is such a place.
         let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let folder = Arc::new(folder);
-        let records = Arc::new(MemoryRecords::default());
-        let replacer = replacer(&engine, &folder, &records);
-        Self { engine, replacer, strategy: Strategy::Replace, records, folder }
+        let store = Arc::new(Store::in_memory());
+        let replacer = replacer(&engine, &folder, &store);
+        Self { engine, replacer, strategy: Strategy::Replace, store, folder }
     }
 
     /// Another program on the same engine and state folder.
     pub(super) fn sharing(other: &Self) -> Self {
-        let replacer = replacer(&other.engine, &other.folder, &other.records);
+        let replacer = replacer(&other.engine, &other.folder, &other.store);
         Self {
             engine: other.engine.clone(),
             replacer,
             strategy: other.strategy,
-            records: other.records.clone(),
+            store: other.store.clone(),
             folder: other.folder.clone(),
         }
     }
@@ -120,11 +120,14 @@ impl Stage {
 
     /// What a program that is started anew works with.
     pub(super) fn restart_program(&mut self) {
-        self.replacer = replacer(&self.engine, &self.folder, &self.records);
+        self.replacer = replacer(&self.engine, &self.folder, &self.store);
     }
 
     pub(super) fn wipe_journal(&self) {
-        std::fs::remove_dir_all(self.folder.path().join("journal")).unwrap();
+        match std::fs::remove_dir_all(self.folder.path().join("journal")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
     }
 
     pub(super) fn journal_files(&self) -> usize {
@@ -143,7 +146,7 @@ impl Stage {
     }
 }
 
-fn replacer(engine: &Arc<MemoryEngine>, folder: &TempDir, records: &Arc<MemoryRecords>) -> Replacer {
-    let journal = Journal::open(folder.path().join("journal")).unwrap();
-    Replacer::new(engine.clone(), journal, records.clone())
+fn replacer(engine: &Arc<MemoryEngine>, folder: &TempDir, store: &Arc<Store>) -> Replacer {
+    let journal = Journal::new(folder.path().join("journal"));
+    Replacer::new(engine.clone(), journal, store.clone(), None)
 }

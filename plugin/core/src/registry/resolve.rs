@@ -11,9 +11,9 @@ use imagewatch_abi::{
 use super::challenge;
 use super::request::{Auth, build_head, build_token, is_realm};
 use super::token::parse_token;
-use crate::Host;
 use crate::config::Insecure;
 use crate::state::{Cache, KnownRegistry};
+use crate::{Host, gather};
 
 /// Ask, get a token, ask again.
 const ROUNDS: usize = 3;
@@ -85,7 +85,7 @@ fn send(host: &mut dyn Host, round: BTreeMap<Purpose, HttpRequest>) -> Vec<(Purp
 impl Resolver<'_> {
     /// For every open reference the request that it needs next; a token is asked for once for all that share it.
     fn next_round(&self) -> BTreeMap<Purpose, HttpRequest> {
-        self.open.iter().map(|reference| self.next_request(reference)).collect()
+        gather(self.open.iter().map(|reference| self.next_request(reference)))
     }
 
     fn next_request(&self, reference: &Reference) -> (Purpose, HttpRequest) {

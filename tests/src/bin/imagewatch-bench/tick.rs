@@ -12,6 +12,7 @@ use imagewatch::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient};
 use imagewatch::http::egress::EgressRules;
 use imagewatch::plugin::call;
 use imagewatch::session::Session;
+use imagewatch::store::Store;
 use imagewatch_abi::{HttpRequest, PollInput, PollMode, PollOutput, Verdict, exports};
 use reqwest::Client;
 use tokio::runtime::Handle;
@@ -79,10 +80,12 @@ fn build_session(policy: &Policy, world: &World) -> Session {
         engine: Arc::new(DockerEngine::connect(Some(&world.docker_host)).expect("DOCKER_HOST is an address")),
         http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST).expect("the client builds")),
         credentials: Arc::new(parse_credentials([]).expect("there are none")),
+        store: Arc::new(Store::open(&world.state_dir()).expect("the temp folder takes a store")),
         cancel: CancellationToken::new(),
     };
+    let store = adapters.store.clone();
     let effects = ManifestEffects::new(policy.manifest.clone(), rules.expect("the manifest is ours"), adapters);
-    Session::new(policy.manifest.clone(), policy.plugin.clone(), Arc::new(effects))
+    Session::new(policy.manifest.clone(), policy.plugin.clone(), Arc::new(effects), store)
 }
 
 /// In milliseconds.

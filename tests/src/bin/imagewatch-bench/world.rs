@@ -44,6 +44,11 @@ impl World {
         self.registry.host()
     }
 
+    /// Where a policy that is called here keeps its quarantine.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Writes a manifest that watches every image at `host`, the registry or what stands before it.
     pub(crate) fn write_manifest(&self, name: &str, host: &str, interval: &str) -> PathBuf {
         let mut images = String::new();

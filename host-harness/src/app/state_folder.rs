@@ -1,0 +1,42 @@
+//! Finds and opens the folder of what outlives a command. Takes no lock.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::AppError;
+use crate::state_dir::{default_state_dir, is_root};
+use crate::store::Store;
+
+/// The state folder and the store in it.
+#[derive(Debug, Clone)]
+pub struct StateFolder {
+    /// Where it is; for what is no row in the store.
+    pub path: PathBuf,
+    /// What is in it.
+    pub store: Arc<Store>,
+}
+
+impl StateFolder {
+    /// Opens the folder `named`, or the user's own.
+    ///
+    /// # Errors
+    /// When nothing says where it is, or its store cannot be used.
+    pub fn open(named: Option<&Path>) -> Result<Self, AppError> {
+        let path = match named {
+            Some(path) => path.to_owned(),
+            None => default_state_dir(is_root(), |name| std::env::var_os(name))?,
+        };
+        let store = Arc::new(Store::open(&path)?);
+        Ok(Self { path, store })
+    }
+
+    /// The same for who changes nothing: a folder that cannot be used is an empty one, with a warning.
+    pub fn open_to_look(named: Option<&Path>) -> Self {
+        Self::open(named).unwrap_or_else(|error| {
+            warn!("failed to {error}; the check goes on as if nothing were quarantined");
+            Self { path: named.map(Path::to_owned).unwrap_or_default(), store: Arc::new(Store::in_memory()) }
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! The store as its users see it, and files as they may be found on a disk.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rstest::rstest;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::sample::quarantined;
+use super::*;
+
+fn folder() -> TempDir {
+    TempDir::new().expect("a folder")
+}
+
+fn open(folder: &TempDir) -> Store {
+    Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refused(folder: &Path) -> String {
+    Store::open(folder).expect_err("it cannot be used").to_string()
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn the_folder_is_made_for_its_owner_alone() {
+    let folder = folder();
+    let state = folder.path().join("a/b");
+    Store::open(&state).expect("it is made");
+    let mode = fs::metadata(&state).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert!(state.join(FILE_NAME).is_file());
+}
+
+#[test]
+fn what_was_written_is_there_after_reopening() {
+    let folder = folder();
+    let store = open(&folder);
+    store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
+    store.keep_image_config("sha256:1", &json!({"Cmd": ["run"]})).expect("written");
+    store.note_previous_image("r.io/app", "sha256:1", 1).expect("written");
+    // As a kill leaves it: not closed, its log not folded in.
+    std::mem::forget(store);
+    let store = open(&folder);
+    assert_eq!(store.quarantine("apps").expect("read"), [quarantined("web", "b", 1)]);
+    assert_eq!(store.image_config("sha256:1").expect("read"), Some(json!({"Cmd": ["run"]})));
+    assert_eq!(store.previous_images("r.io/app").expect("read"), ["sha256:1"]);
+}
+
+#[test]
+fn an_empty_file_and_one_of_version_1_are_taken_to_the_newest() {
+    let folder = folder();
+    fs::write(folder.path().join(FILE_NAME), "").expect("a file");
+    assert_eq!(open(&folder).quarantine("apps").expect("read"), []);
+
+    let folder = self::folder();
+    let old = Connection::open(folder.path().join(FILE_NAME)).expect("a database");
+    let entry = serde_json::to_string(&quarantined("web", "b", 3)).expect("JSON");
+    old.execute_batch(&format!(
+        "CREATE TABLE quarantine (manifest TEXT NOT NULL, target TEXT NOT NULL, digest TEXT NOT NULL,
+            entry TEXT NOT NULL, PRIMARY KEY (manifest, target, digest)) STRICT, WITHOUT ROWID;
+        INSERT INTO quarantine VALUES ('apps', 'web', 'sha256:{}', '{entry}');
+        PRAGMA user_version = 1;",
+        "b".repeat(64)
+    ))
+    .expect("version 1");
+    drop(old);
+    let store = open(&folder);
+    assert_eq!(store.quarantine("apps").expect("read"), [quarantined("web", "b", 3)]);
+    assert_eq!(store.previous_images("r.io/app").expect("the table is there"), Vec::<String>::new());
+    drop(store);
+    assert_eq!(open(&folder).quarantine("apps").expect("read again"), [quarantined("web", "b", 3)]);
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_left_alone() {
+    let folder = folder();
+    drop(open(&folder));
+    let file = folder.path().join(FILE_NAME);
+    let newer = Connection::open(&file).expect("a database");
+    newer.pragma_update(None, "user_version", 99).expect("written");
+    drop(newer);
+    let error = refused(folder.path());
+    assert!(error.contains("schema 99") && error.contains(FILE_NAME) && error.contains("move the file"), "{error}");
+}
+
+#[rstest]
+#[case::no_database(0, b"this is a text file, and a long one at that")]
+#[case::damaged_pages(4096, &[0xA5; 4096])]
+fn a_damaged_file_is_named_with_what_to_do(#[case] offset: usize, #[case] garbage: &[u8]) {
+    let folder = folder();
+    let store = open(&folder);
+    store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
+    drop(store);
+    let file = folder.path().join(FILE_NAME);
+    let mut bytes = fs::read(&file).expect("the log was folded in when it was closed");
+    bytes.splice(offset..offset + garbage.len(), garbage.iter().copied());
+    fs::write(&file, bytes).expect("written");
+    let error = refused(folder.path());
+    assert!(error.contains(&file.display().to_string()) && error.contains("move it away"), "{error}");
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_said_to_be_damage() {
+    let folder = folder();
+    let store = open(&folder);
+    store.lock().execute("INSERT INTO quarantine VALUES ('apps', 'web', 'd', '{}')", []).expect("written");
+    let error = store.quarantine("apps").expect_err("it is no entry");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_folder_that_is_a_file_is_named() {
+    let folder = folder();
+    let file = folder.path().join("state");
+    fs::write(&file, "").expect("a file");
+    let error = refused(&file);
+    assert!(error.contains(&file.display().to_string()) && error.contains("--state-dir"), "{error}");
+}
+
+#[test]
+fn a_write_that_is_refused_names_the_file_and_leaves_all_as_it_was() {
+    let folder = folder();
+    let store = open(&folder);
+    store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
+    store.set_read_only(true);
+    let error = store.clear_quarantine(None, &[]).expect_err("refused").to_string();
+    assert!(error.contains(FILE_NAME) && error.contains("free space"), "{error}");
+    assert_eq!(store.quarantine("apps").expect("read").len(), 1);
+}
+
+#[test]
+fn only_the_difference_is_written() {
+    let folder = folder();
+    let (here, there) = (open(&folder), open(&folder));
+    let before = ["a", "b", "c", "d"].map(|target| quarantined(target, "b", 1));
+    here.change_quarantine("apps", &[], &before).expect("written");
+    there.clear_quarantine(Some("apps"), &owned(&["a", "b"])).expect("written");
+    // `a` is as it was, `b` failed again, `c` was dropped, `d` is as it was, `e` is new.
+    let after = [("a", 1), ("b", 2), ("d", 1), ("e", 1)].map(|(target, count)| quarantined(target, "b", count));
+    here.change_quarantine("apps", &before, &after).expect("written");
+    let now = there.quarantine("apps").expect("read");
+    assert_eq!(now, [quarantined("b", "b", 2), quarantined("d", "b", 1), quarantined("e", "b", 1)]);
+}
+
+#[rstest]
+#[case::all(None, &[], &["apps/db", "apps/web", "more/web"])]
+#[case::one_target_everywhere(None, &["web"], &["apps/web", "more/web"])]
+#[case::one_target_of_one_manifest(Some("more"), &["web", "db"], &["more/web"])]
+#[case::one_manifest(Some("apps"), &[], &["apps/db", "apps/web"])]
+#[case::nobody(None, &["nobody"], &[])]
+fn an_operator_clears_by_manifest_and_target(
+    #[case] manifest: Option<&str>,
+    #[case] targets: &[&str],
+    #[case] expected: &[&str],
+) {
+    let store = Store::in_memory();
+    let names = |list: &[(String, imagewatch_abi::Quarantined)]| {
+        list.iter().map(|(manifest, entry)| format!("{manifest}/{}", entry.target)).collect::<Vec<String>>()
+    };
+    store.change_quarantine("more", &[], &[quarantined("web", "b", 1)]).expect("written");
+    store.change_quarantine("apps", &[], &["web", "db"].map(|target| quarantined(target, "b", 1))).expect("written");
+    let all = names(&store.all_quarantined().expect("read"));
+    assert_eq!(all, ["apps/db", "apps/web", "more/web"]);
+    let cleared = store.clear_quarantine(manifest, &owned(targets)).expect("written");
+    assert_eq!(names(&cleared), expected);
+    let left: Vec<String> = all.into_iter().filter(|name| !expected.contains(&name.as_str())).collect();
+    assert_eq!(names(&store.all_quarantined().expect("read")), left);
+}
+
+#[test]
+fn previous_images_come_newest_first_and_can_be_forgotten() {
+    let store = Store::in_memory();
+    for (repository, id, at_ms) in
+        [("app", "1", 10), ("app", "2", 20), ("app", "1", 30), ("app", "2", 5), ("db", "2", 1)]
+    {
+        store.note_previous_image(repository, id, at_ms).expect("written");
+    }
+    assert_eq!(store.previous_images("app").expect("read"), ["1", "2"]);
+    store.forget_previous_image("2").expect("written");
+    assert_eq!(store.previous_images("app").expect("read"), ["1"]);
+    assert_eq!(store.previous_images("db").expect("read"), Vec::<String>::new());
+}
+
+#[test]
+fn the_config_of_an_image_is_kept_as_it_last_was() {
+    let store = Store::in_memory();
+    assert_eq!(store.image_config("1").expect("read"), None);
+    for config in [json!({"Env": ["A=1"]}), json!({"Env": ["A=2"]})] {
+        store.keep_image_config("1", &config).expect("written");
+        assert_eq!(store.image_config("1").expect("read"), Some(config));
+    }
+}
