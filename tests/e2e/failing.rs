@@ -8,8 +8,10 @@ use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
 use imagewatch::http::client::HttpClient;
 use imagewatch::http::egress::EgressRules;
-use imagewatch::orders::{ContainerLocks, OrderContext, run_order};
+use imagewatch::orders::{OrderContext, run_order};
 use imagewatch::plugin::{PluginManifest, load};
+use imagewatch::replace::Replacer;
+use imagewatch::replace::journal::Journal;
 use imagewatch::session::Session;
 use imagewatch::store::Store;
 use imagewatch_abi::{PollMode, Verdict};
@@ -18,6 +20,7 @@ use imagewatch_tests::process::Signal;
 use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::wait::wait_for;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{LATER, SOON, Stage, watch_with};
@@ -164,15 +167,19 @@ impl ControlPlane {
             cancel: cancel.clone(),
         };
         let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters.clone()));
+        let journal = Journal::new(stage.folder.path().join("journal"));
+        let replacer = Replacer::new(adapters.engine, journal, adapters.store.clone(), None);
         let orders = OrderContext {
-            engine: adapters.engine,
+            manifest: manifest.name.clone(),
+            replacer: Arc::new(replacer),
+            turns: Arc::new(Semaphore::new(4)),
+            keep_images: None,
             credentials: Arc::new(|_| None),
             pull_timeout: LATER,
             stable_for: Duration::from_millis(500),
             progress: Arc::new(|_, _| {}),
             shutdown: cancel,
             is_granted: Arc::new(|_| true),
-            locks: ContainerLocks::default(),
         };
         let mut session = Session::new(manifest, plugin, effects, adapters.store);
         session.state = state;

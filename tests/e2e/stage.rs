@@ -85,6 +85,7 @@ impl Stage {
         PluginManifest::new()
             .allow_host(host)
             .config("interval", "200ms")
+            .config("host.stable_for", "1s")
             .config("grant.images", &format!("{host}/*"))
             .config("grant.containers", &format!("name:{}*", self.scope.name("")))
     }
