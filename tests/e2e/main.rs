@@ -9,5 +9,6 @@ mod boundary;
 mod commands;
 mod failing;
 mod moving;
+mod oracle;
 mod stage;
 mod support;
