@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -49,6 +50,9 @@ const DEFAULT_MANIFEST: &str = include_str!("../../manifests/generic.json");
 
 /// The journal of replacements in the state folder.
 const JOURNAL: &str = "journal";
+
+/// How long an engine may take to show whether another updater runs.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
 
 /// Requests that wait for a busy actor.
 const REQUEST_QUEUE: usize = 64;
@@ -268,14 +272,15 @@ impl App {
     /// away shows neither; it is asked for as soon as there is something to do.
     async fn become_the_only_one(&self) -> Result<(), AppError> {
         self.replacer.take_over().await?;
-        match other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref()).await {
-            Ok(None) => Ok(()),
-            Ok(Some(name)) => Err(AppError::OtherUpdater(name)),
-            Err(error) => {
-                warn!("failed to look for another updater: {error}");
-                Ok(())
-            }
+        let look = other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref());
+        let looked = self.adapters.cancel.run_until_cancelled(timeout(LOOK_AROUND, look)).await;
+        match looked {
+            Some(Ok(Ok(Some(name)))) => return Err(AppError::OtherUpdater(name)),
+            Some(Ok(Err(error))) => warn!("failed to look for another updater: {error}"),
+            Some(Err(_)) => warn!("failed to look for another updater: the engine does not answer"),
+            None | Some(Ok(Ok(None))) => {}
         }
+        Ok(())
     }
 
     fn session(&self, ready: &Ready) -> Session {

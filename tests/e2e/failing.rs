@@ -114,7 +114,7 @@ async fn an_engine_that_goes_away_in_the_middle_of_a_replacement_is_waited_for_a
     assert!(!stage.scope.inspect(&id).await.expect("it is there").is_running, "it is stopped by now");
     proxy.cut().await;
     drop(hold);
-    daemon.wait_for_line("could not be removed").await;
+    daemon.wait_for_line("restoring").await;
     assert!(stage.scope.inspect(&id).await.expect("it is there").digests.contains(&v1));
     proxy.heal().await;
     stage.wait_until_on("web", &v2, LATER).await;

@@ -9,6 +9,7 @@ mod boundary;
 mod commands;
 mod failing;
 mod moving;
+mod oracle;
 mod quarantine;
 mod stage;
 mod support;

@@ -12,7 +12,7 @@ pub(crate) fn docker_registry() -> PathBuf {
 }
 
 /// `$IMAGEWATCH_BUSYBOX`, else the usual places; linked statically, since the images hold nothing else.
-pub(crate) fn busybox() -> PathBuf {
+pub fn busybox() -> PathBuf {
     find("static busybox", "IMAGEWATCH_BUSYBOX", ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from))
 }
 

@@ -130,7 +130,7 @@ impl Replacer {
         }
         for (index, id) in back {
             let snapshot = transaction.snapshot(index, snapshots);
-            problems.extend(self.bring_up(&transaction.sides[index].part, &id, snapshot).await?);
+            problems.extend(self.bring_up(transaction, index, &id, snapshot).await?);
         }
         for new in transaction.sides.iter().rev().filter_map(|side| side.new.as_ref()) {
             self.remove(new).await?;
@@ -200,7 +200,7 @@ impl Replacer {
             None => self.create_again(transaction, index, snapshot).await?,
         };
         let made = self.engine.inspect_container(&id).await?;
-        self.reconnect(&id, &made, Some(snapshot)).await?;
+        self.reconnect(transaction, &id, &made, Some(snapshot)).await?;
         self.engine.rename(&id, &part.name).await?;
         Ok(id)
     }
@@ -216,7 +216,7 @@ impl Replacer {
         if let Ok(reference) = reference.parse::<Reference>() {
             self.engine.tag_image(&part.old_image, &reference).await?;
         }
-        let plan = self.plan_again(snapshot).await?;
+        let plan = self.plan_again(transaction, snapshot).await?;
         let mut body = plan.body;
         let facts = facts::Facts { is_restored: true, ..transaction.facts(index) };
         body["Labels"][facts::LABEL] = json!(facts.to_label());
@@ -226,14 +226,16 @@ impl Replacer {
     /// Policy, networks and life of an old container, as they were. What it says is a problem that stays.
     async fn bring_up(
         &self,
-        part: &Part,
+        transaction: &Transaction,
+        index: usize,
         id: &str,
         snapshot: Option<&Snapshot>,
     ) -> Result<Option<String>, EngineError> {
+        let part = &transaction.sides[index].part;
         let Some(inspection) = self.find(id).await? else { return Ok(None) };
         if part.handling == Handling::Recreate {
             self.rearm(part, id, &inspection).await?;
-            self.reconnect(id, &inspection, snapshot).await?;
+            self.reconnect(transaction, id, &inspection, snapshot).await?;
         }
         if !part.was_running || inspection["State"]["Running"] == true {
             return Ok(None);
@@ -244,7 +246,7 @@ impl Replacer {
         // An engine may have taken an endpoint away with the failed start.
         sleep(RETRY_EVERY).await;
         let inspection = self.engine.inspect_container(id).await?;
-        self.reconnect(id, &inspection, snapshot).await?;
+        self.reconnect(transaction, id, &inspection, snapshot).await?;
         match self.engine.start(id).await {
             Ok(()) => Ok(None),
             Err(error) if error.is_unavailable() => Err(error),
@@ -261,14 +263,20 @@ impl Replacer {
         tolerate_fixed_policy(self.engine.set_restart_policy(id, &part.policy).await)
     }
 
-    async fn reconnect(&self, id: &str, inspection: &Value, snapshot: Option<&Snapshot>) -> Result<(), EngineError> {
+    async fn reconnect(
+        &self,
+        transaction: &Transaction,
+        id: &str,
+        inspection: &Value,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<(), EngineError> {
         let Some(snapshot) = snapshot else { return Ok(()) };
         let has = &inspection["NetworkSettings"]["Networks"];
         let had = snapshot.container["NetworkSettings"]["Networks"].as_object();
         if had.is_none_or(|had| had.keys().all(|network| !has[network].is_null())) {
             return Ok(());
         }
-        let plan = self.plan_again(snapshot).await?;
+        let plan = self.plan_again(transaction, snapshot).await?;
         let created = plan.body["NetworkingConfig"]["EndpointsConfig"].as_object().cloned().unwrap_or_default();
         for (network, endpoint) in created.into_iter().chain(plan.networks_to_connect) {
             if has[&network].is_null() {
@@ -279,14 +287,23 @@ impl Replacer {
     }
 
     /// How a container that was written down is made again, on its own image.
-    async fn plan_again(&self, snapshot: &Snapshot) -> Result<Plan, EngineError> {
+    async fn plan_again(&self, transaction: &Transaction, snapshot: &Snapshot) -> Result<Plan, EngineError> {
         let engine = self.engine.facts().await?;
+        let listed = self.engine.list().await?;
+        let mut names: BTreeMap<String, String> =
+            listed.iter().map(|container| (container.id.clone(), container.name().to_owned())).collect();
+        // The others of the transaction have their names back by now, or will have.
+        names.extend(transaction.sides.iter().map(|side| (side.part.old.clone(), side.part.name.clone())));
+        let mut sources = Vec::new();
+        for source in volume_sources(&snapshot.container) {
+            sources.extend(self.find(source).await?);
+        }
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &snapshot.image,
             new_image: &snapshot.image,
-            volume_sources: &[],
-            names: &BTreeMap::new(),
+            volume_sources: &sources,
+            names: &names,
             platform: None,
             api: engine.api,
             is_podman: engine.is_podman,
@@ -350,6 +367,12 @@ impl Replacer {
 /// The facts in a container's label, if it was made by a transaction.
 pub(super) fn facts_of(inspection: &Value) -> Option<facts::Facts> {
     facts::Facts::parse(inspection["Config"]["Labels"][facts::LABEL].as_str()?)
+}
+
+/// The containers whose volumes a container uses, written as `id[:mode]`.
+pub(super) fn volume_sources(container: &Value) -> impl Iterator<Item = &str> {
+    let sources = container["HostConfig"]["VolumesFrom"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    sources.map(|source| source.split(':').next().unwrap_or(source))
 }
 
 fn id_of(inspection: &Value) -> String {

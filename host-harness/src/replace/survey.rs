@@ -9,7 +9,7 @@ use imagewatch_abi::{Reference, Strategy};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::ending::{Side, Transaction, name_of};
+use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap, is_working_name};
 use super::handover::reason_against_handover;
 use super::health::is_ill;
@@ -64,12 +64,11 @@ impl Survey {
         Ok(snapshot.image.clone())
     }
 
-    /// The containers whose volumes a side uses, written as `id[:mode]`. One that is gone gives none.
+    /// The containers whose volumes a side uses. One that is gone gives none.
     pub(super) async fn volume_sources(&self, index: usize, engine: &dyn Engine) -> Result<Vec<Value>, Setback> {
         let mut sources = Vec::new();
-        let from = &self.snapshots[index].container["HostConfig"]["VolumesFrom"];
-        for source in from.as_array().into_iter().flatten().filter_map(Value::as_str) {
-            match engine.inspect_container(source.split(':').next().unwrap_or(source)).await {
+        for source in volume_sources(&self.snapshots[index].container) {
+            match engine.inspect_container(source).await {
                 Ok(inspection) => sources.push(inspection),
                 Err(error) if error.is_gone() => {}
                 Err(error) => return Err(Setback::engine("inspect the containers whose volumes it uses", error)),
