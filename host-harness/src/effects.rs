@@ -2,11 +2,12 @@
 //! the manifest's grants go. Takes orders but does not run them: that is for who called the policy,
 //! once the call has come back well.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imagewatch_abi::{
-    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders, Placed,
-    Report, Selector,
+    Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders,
+    Placed, Report, Selector,
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use crate::engine::Engine;
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Effects, PluginManifest};
+use crate::replace::facts::usual_name;
 use crate::store::Store;
 
 /// Longest log line taken from a policy, in characters.
@@ -72,6 +74,22 @@ impl ManifestEffects {
     }
 }
 
+/// In the middle of a replacement a container goes by another name. A policy sees it under its own, and its
+/// successor not before it has that.
+fn show_as_usual(containers: Vec<Container>) -> Vec<Container> {
+    let names: BTreeSet<String> = containers.iter().map(|container| container.name.clone()).collect();
+    let show = |container: Container| match usual_name(&container.name) {
+        None => Some(container),
+        Some((name, is_old)) if is_old && !names.contains(name) => {
+            Some(Container { name: name.to_owned(), ..container })
+        }
+        Some(_) => None,
+    };
+    let mut shown: Vec<Container> = containers.into_iter().filter_map(show).collect();
+    shown.sort_by(|a, b| a.name.cmp(&b.name));
+    shown
+}
+
 fn stopping<T>() -> Answer<T> {
     Answer::Err(Failure::passing(FailureCode::ShuttingDown, "imagewatch is stopping"))
 }
@@ -88,7 +106,8 @@ impl Effects for ManifestEffects {
         match listed {
             None => stopping(),
             Some(Err(error)) => Answer::Err(error.failure()),
-            Some(Ok(mut containers)) => {
+            Some(Ok(containers)) => {
+                let mut containers = show_as_usual(containers);
                 containers.retain(|container| self.manifest.grants.shows(container));
                 Answer::Ok(Containers { containers })
             }
@@ -122,6 +141,45 @@ impl Effects for ManifestEffects {
             LogLevel::Debug => tracing::debug!(%manifest, "{message}"),
             LogLevel::Info => tracing::info!(%manifest, "{message}"),
             LogLevel::Warn => tracing::warn!(%manifest, "{message}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, id: &str) -> Container {
+        Container {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            image: "a.io/b:1".to_owned(),
+            image_id: String::new(),
+            repo_digests: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            state: "running".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_policy_sees_a_container_in_the_middle_of_a_replacement_once_and_under_its_own_name() {
+        for (case, there, shown) in [
+            (
+                "made, not yet renamed",
+                vec![("a", "1"), ("web", "2"), ("web.0a1b2c3d.new", "3")],
+                vec![("a", "1"), ("web", "2")],
+            ),
+            (
+                "nobody has the name",
+                vec![("web.0a1b2c3d.new", "3"), ("web.0a1b2c3d.old", "2"), ("x", "4")],
+                vec![("web", "2"), ("x", "4")],
+            ),
+            ("taken over", vec![("web", "3"), ("web.0a1b2c3d.old", "2")], vec![("web", "3")]),
+        ] {
+            let there = there.into_iter().map(|(name, id)| container(name, id)).collect();
+            let seen = show_as_usual(there);
+            let seen: Vec<_> = seen.iter().map(|c| (c.name.as_str(), c.id.as_str())).collect();
+            assert_eq!(seen, shown, "{case}");
         }
     }
 }

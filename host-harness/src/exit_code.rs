@@ -41,5 +41,5 @@ pub const TABLE: &str = "Exit codes:
   4    a policy was refused, or faulted
   5    the container engine cannot be reached
   6    the admin API cannot listen
-  7    another imagewatch runs on this state folder
+  7    another imagewatch runs on this state folder or engine
   130  interrupted before it was done";

@@ -269,7 +269,7 @@ impl Watch {
             let left: Vec<&str> = self.ids.values().map(|order| order.target.as_str()).collect();
             warn!(
                 manifest = self.session.manifest.name,
-                "stopped without waiting for {}: look at their containers, an old one may have to be started by hand",
+                "stopped without waiting for {}: what is half done is ended when imagewatch is started again",
                 left.join(", ")
             );
         }

@@ -13,3 +13,4 @@ mod oracle;
 mod quarantine;
 mod stage;
 mod support;
+mod systemd;

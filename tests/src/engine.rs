@@ -121,6 +121,11 @@ impl Scope {
         format!("{}-{role}", self.prefix)
     }
 
+    /// For a container that is made by a command line: how it is told that it belongs to the scope.
+    pub fn label_option(&self) -> [String; 2] {
+        ["--label".to_owned(), format!("{SCOPE_LABEL}={}", self.prefix)]
+    }
+
     /// The engine.
     pub fn engine(&self) -> &TestEngine {
         &self.engine

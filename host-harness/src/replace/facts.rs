@@ -118,11 +118,16 @@ impl Part {
 
 /// Whether `name` is one that a transaction gives out while it works.
 pub fn is_working_name(name: &str) -> bool {
-    let mut parts = name.rsplitn(3, '.');
-    let (mark, transaction, container) = (parts.next(), parts.next(), parts.next());
-    matches!(mark, Some(NEW | OLD))
-        && transaction.is_some_and(|id| id.len() == ID_LENGTH && id.bytes().all(|b| b.is_ascii_hexdigit()))
-        && container.is_some_and(|name| !name.is_empty())
+    usual_name(name).is_some()
+}
+
+/// The name that a container with a working name has before or after, and whether it is the old one; none for any
+/// other name.
+pub fn usual_name(name: &str) -> Option<(&str, bool)> {
+    let (rest, mark) = name.rsplit_once('.')?;
+    let (container, transaction) = rest.rsplit_once('.')?;
+    let is_id = transaction.len() == ID_LENGTH && transaction.bytes().all(|b| b.is_ascii_hexdigit());
+    (matches!(mark, NEW | OLD) && is_id && !container.is_empty()).then_some((container, mark == OLD))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! change and removed after the last. Locked while its transaction's program lives, so that nobody takes a
 //! transaction for dead that is at work. The engine decides what happened; everything works without these files.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use imagewatch_abi::ContainerFailure;
@@ -24,7 +25,7 @@ pub struct Entry {
     /// What the label of the root's new container says, for when that goes when it is stopped.
     #[serde(default)]
     pub facts: Option<Facts>,
-    /// The containers as they were, the root first.
+    /// Of those containers that go when they are stopped: how they were.
     pub snapshots: Vec<Snapshot>,
     /// Why the new ones were given up, once that is known.
     #[serde(default)]
@@ -69,7 +70,8 @@ impl Journal {
     /// # Errors
     /// When it cannot be written; the transaction must not begin then.
     pub fn begin(&self, transaction: &str, entry: &Entry) -> io::Result<Record> {
-        fs::create_dir_all(&self.folder)?;
+        // What is in it is nobody else's business.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let path = self.path(transaction);
         let lock = OpenOptions::new().create(true).append(true).open(path.with_extension("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;

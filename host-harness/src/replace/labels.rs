@@ -5,15 +5,30 @@ use std::time::Duration;
 use imagewatch_abi::{Strategy, parse_duration_ms};
 use serde_json::Value;
 
-/// Prefix of every label of ours.
-pub const PREFIX: &str = "imagewatch.";
+/// What every label of ours begins with. They are never taken for the image's own.
+pub const OURS: &str = "imagewatch.";
 /// How this container is handled; goes before the manifest's `strategy`.
 pub const STRATEGY: &str = "imagewatch.strategy";
 /// Names of containers that this one needs, apart by commas; it is restarted with them.
 pub const DEPENDS_ON: &str = "imagewatch.depends-on";
 /// Marks the container in which an updater runs.
 pub const UPDATER: &str = "imagewatch.updater";
-const PROBE: &str = "imagewatch.probe";
+/// Names of variables that stay as they are even where the old image had the same value, apart by commas.
+pub const KEEP_ENV: &str = "imagewatch.keep-env";
+/// Networks whose MAC address is a configured one, apart by commas; see `plan::networks`.
+pub const KEEP_MAC: &str = "imagewatch.keep-mac";
+/// `true`: replace it although it was created with `--rm`.
+pub const ALLOW_RM: &str = "imagewatch.allow-rm";
+/// `true`: files that were put into the container from outside may go with it.
+pub const CARRY_NOTHING: &str = "imagewatch.carry-nothing";
+/// `true`: two containers may write to its volumes at once.
+pub const SHARED_VOLUMES_SAFE: &str = "imagewatch.shared-volumes-safe";
+/// What must answer before it counts as healthy.
+pub const PROBE: &str = "imagewatch.probe";
+/// Compose's: the project that it belongs to.
+pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+/// Compose's: the service that it runs.
+pub const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const STABLE_FOR: &str = "imagewatch.stable-for";
 const HEALTH_TIMEOUT: &str = "imagewatch.health-timeout";
 const DRAIN: &str = "imagewatch.drain";
@@ -63,6 +78,29 @@ impl<'a> Labels<'a> {
     /// The value of `key`, if it is set and not empty.
     pub fn value(self, key: &str) -> Option<&'a str> {
         self.0[key].as_str().map(str::trim).filter(|value| !value.is_empty())
+    }
+
+    /// Whether `key` is `true`.
+    pub fn is_true(self, key: &str) -> bool {
+        self.value(key) == Some("true")
+    }
+
+    /// The parts of a value that is a list, apart by commas or blanks.
+    pub fn list(self, key: &str) -> impl Iterator<Item = &'a str> {
+        let parts = self.value(key).into_iter().flat_map(|text| text.split([',', ' ']));
+        parts.filter(|part| !part.is_empty())
+    }
+
+    /// Whether all that is written in them can be read.
+    ///
+    /// # Errors
+    /// Names the first label that cannot, and how it is written.
+    pub fn check(self) -> Result<(), String> {
+        self.probe()?;
+        for duration in [self.stable_for(), self.health_timeout(), self.drain(), self.hook_timeout()] {
+            duration?;
+        }
+        self.strategy().map(drop)
     }
 
     /// How the container is handled, if it says so.

@@ -3,10 +3,8 @@
 
 use serde_json::Value;
 
-use super::labels::{DEPENDS_ON, Labels};
+use super::labels::{COMPOSE_PROJECT, COMPOSE_SERVICE, DEPENDS_ON, Labels};
 
-const COMPOSE_PROJECT: &str = "com.docker.compose.project";
-const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
 
 /// The containers that go with one that is made again; each comes after those that it needs.
@@ -86,10 +84,7 @@ fn need(container: &Value, other: &Value) -> Option<Need> {
         return Some(Need::Identity);
     }
     let labels = Labels::of(container);
-    let named = labels.value(DEPENDS_ON).into_iter().flat_map(|names| names.split([',', ' ']));
-    if named.filter(|name| !name.is_empty()).any(|name| is_named(other, name))
-        || restarts_with(labels, Labels::of(other))
-    {
+    if labels.list(DEPENDS_ON).any(|name| is_named(other, name)) || restarts_with(labels, Labels::of(other)) {
         return Some(Need::Presence);
     }
     None

@@ -12,7 +12,6 @@
 mod compose;
 mod config;
 mod host;
-mod labels;
 mod networks;
 mod outside;
 mod podman;

@@ -186,10 +186,11 @@ impl Replacer {
         is_granted: &(dyn Fn(&Container) -> bool + Send + Sync),
     ) -> Result<Option<(String, Report)>, EngineError> {
         let Claim::Ours(record, entry) = self.journal.claim(transaction) else { return Ok(None) };
-        let old = entry.snapshots.first().map(|snapshot| &snapshot.container);
-        let lost = entry.facts.as_ref().zip(old).filter(|(facts, old)| {
+        let old_of = |facts: &Facts| entry.snapshots.iter().find(|s| s.container["Id"] == facts.part.old.as_str());
+        let lost = entry.facts.as_ref().and_then(|facts| Some((facts, &old_of(facts)?.container)));
+        let lost = lost.filter(|(facts, _)| {
             let is_there = |c: &Listed| c.name() == facts.part.name || c.id == facts.part.old;
-            old["HostConfig"]["AutoRemove"] == true && !listed.iter().any(is_there)
+            !listed.iter().any(is_there)
         });
         let Some((facts, old)) = lost else {
             record.close();
@@ -312,10 +313,7 @@ impl Replacer {
     ) -> Result<Option<Report>, EngineError> {
         let root = &transaction.root().part;
         let is_gone = self.find(&root.old).await?.is_none();
-        let mut snapshots = entry.snapshots.iter().map(|snapshot| &snapshot.container);
-        let goes_when_stopped =
-            snapshots.any(|old| old["Id"] == root.old.as_str() && old["HostConfig"]["AutoRemove"] == true);
-        if is_gone && !goes_when_stopped {
+        if is_gone && !entry.snapshots.iter().any(|snapshot| snapshot.container["Id"] == root.old.as_str()) {
             warn!(container = %root.name, "the old container is gone for good; the new one stays as it is");
             return Ok(failure.map(|failure| failed(transaction, failure, false)));
         }

@@ -14,7 +14,7 @@ use super::facts::{Handling, Part, Swap, is_working_name};
 use super::handover::reason_against_handover;
 use super::health::is_ill;
 use super::journal::Snapshot;
-use super::labels::Labels;
+use super::labels::{COMPOSE_PROJECT, Labels};
 use super::locks::Locked;
 use super::order::{Group, group_of};
 use super::plan::{filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_refuse};
@@ -171,6 +171,7 @@ impl Replacer {
         if let Some(reason) = reason_to_refuse(container) {
             return Err(Setback::refused(reason));
         }
+        Labels::of(container).check().map_err(Setback::refused)?;
         let id = container["Id"].as_str().unwrap_or_default();
         let inspect = |error| Setback::engine("look into the container", error);
         if engine.is_podman
@@ -179,7 +180,7 @@ impl Replacer {
         {
             return Err(Setback::refused(reason));
         }
-        if Labels::of(container).value("com.docker.compose.project").is_some() {
+        if Labels::of(container).value(COMPOSE_PROJECT).is_some() {
             let changes = self.engine.changes(id).await.map_err(inspect)?;
             if let Some(reason) = filled_from_outside(container, &changes) {
                 return Err(Setback::refused(reason));

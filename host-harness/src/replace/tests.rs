@@ -382,6 +382,52 @@ async fn t40_an_updater_starts_its_successor_and_is_replaced_by_it_or_goes_on() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn t46_a_podman_container_whose_address_cannot_be_carried_is_refused_and_a_simple_one_is_replaced() {
+    for (command, is_refused) in
+        [(json!(["podman", "run", "--ip", "10.88.0.9", "app"]), true), (json!(["podman", "run", "-d", "app"]), false)]
+    {
+        let stage = Stage::labelled(&json!({})).await;
+        let api = crate::engine::ApiVersion { major: 1, minor: 41 };
+        stage.engine.set_facts(crate::engine::EngineFacts { api, is_podman: true, is_swarm: false });
+        let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+        stage.engine.edit(&id, |c| c["TestLibpod"] = json!({ "Config": { "CreateCommand": command } }));
+        let replaced = stage.replace("web").await;
+        assert_eq!(replaced.is_err(), is_refused, "{replaced:?}");
+        assert_eq!(stage.engine.calls().is_empty(), is_refused, "{:?}", stage.engine.calls());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_that_cannot_be_read_is_told_before_anything_is_touched() {
+    for label in ["imagewatch.probe", "imagewatch.stable-for", "imagewatch.drain", "imagewatch.hook.timeout"] {
+        let stage = Stage::labelled(&json!({ label: "often" })).await;
+        let error = stage.replace("web").await.unwrap_err();
+        assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains(label), "{error}");
+        assert_eq!(stage.engine.calls(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_are_written_to_disk_only_for_a_container_that_goes_when_it_is_stopped() {
+    for (host, expected) in [(json!({}), 0), (json!({ "AutoRemove": true }), 1)] {
+        let stage = Stage::with(host, json!({}), true).await;
+        let looking = async {
+            loop {
+                if let Some(entry) = stage.journal_entry() {
+                    break entry;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let entry = tokio::select! {
+            ended = stage.replace("web") => panic!("{ended:?}"),
+            entry = looking => entry,
+        };
+        assert_eq!(entry.snapshots.len(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn removing_takes_a_container_that_is_gone_already_for_done() {
     let stage = Stage::new(json!({}), true).await;
     let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();

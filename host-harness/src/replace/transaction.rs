@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::ending::Transaction;
 use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
-use super::journal::{Entry, Record};
+use super::journal::{Entry, Record, Snapshot};
 use super::labels::{Hook, Labels};
 use super::plan::{Plan, PlanInput, build_plan};
 use super::setback::Setback;
@@ -29,15 +29,15 @@ impl Replacer {
     /// Replaces the container `job` names, and whatever cannot live without it. Its reference must already
     /// name the new image locally. Containers that ran must then be healthy; those that were stopped are left stopped.
     ///
-    /// The caller holds the locks of all of the group's names; see [`Survey::names`].
-    ///
     /// # Errors
     /// Why not, and what became of the old container: it was not touched, or it is back, or where to look for it.
     pub async fn replace(&self, survey: Survey, job: &mut Job<'_>) -> Result<Replaced, ReplaceError> {
         let untouched = |setback| ReplaceError::untouched(setback);
         hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
-        let facts = Some(survey.transaction.facts(0));
-        let entry = Entry { facts, snapshots: survey.snapshots.clone(), failure: None };
+        // A container's settings may hold secrets, so they are written down only where they would be lost.
+        let goes_when_stopped = |snapshot: &&Snapshot| snapshot.container["HostConfig"]["AutoRemove"] == true;
+        let snapshots = survey.snapshots.iter().filter(goes_when_stopped).cloned().collect();
+        let entry = Entry { facts: Some(survey.transaction.facts(0)), snapshots, failure: None };
         let record = self.journal.begin(&survey.transaction.id, &entry).map_err(|error| {
             let folder = "the state folder's journal; make room there or choose another with --state-dir";
             untouched(Setback::refused(format!("failed to write {folder}: {error}")))
@@ -91,9 +91,9 @@ impl Attempt<'_, '_> {
 
     /// The new container takes the name while both run; the old one is stopped last.
     async fn start_first(&mut self) -> Result<(), Setback> {
-        let engine = &self.replacer.engine;
+        let drain = Labels::of(&self.survey.root().container).drain().map_err(Setback::refused)?;
         let new = self.new_id(0)?.to_owned();
-        engine.start(&new).await.map_err(Setback::start)?;
+        self.replacer.engine.start(&new).await.map_err(Setback::start)?;
         self.pass_gate(0).await?;
         self.is_touched = true;
         let part = self.sides()[0].part.clone();
@@ -102,7 +102,6 @@ impl Attempt<'_, '_> {
             .await
             .map_err(|error| Setback::engine("change the old container's policy", error))?;
         self.rename(0).await?;
-        let drain = Labels::of(&self.survey.root().container).drain().map_err(Setback::refused)?;
         if let Some(drain) = drain {
             tokio::time::sleep(drain).await;
         }
@@ -263,14 +262,14 @@ impl Attempt<'_, '_> {
             warn!(container = %root, %error, "the journal cannot be written; going on without it");
         }
         if !self.is_touched {
-            match self.replacer.abort_patiently(transaction, &self.entry.snapshots).await {
+            match self.replacer.abort_patiently(transaction, &self.survey.snapshots).await {
                 Ok(_) => self.record.close(),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
             }
             return ReplaceError::untouched(setback);
         }
         info!(container = %root, reason = %setback.reason, "restoring");
-        match self.replacer.abort_patiently(transaction, &self.entry.snapshots).await {
+        match self.replacer.abort_patiently(transaction, &self.survey.snapshots).await {
             Ok(problems) => {
                 self.record.close();
                 ReplaceError::restored(setback, problems)

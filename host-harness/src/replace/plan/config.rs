@@ -3,8 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Object, PlanInput, clean_path, compose, is_empty, keys, labels, object, short_id, strings};
+use super::{Object, PlanInput, clean_path, compose, is_empty, keys, object, short_id, strings};
 use crate::engine::ApiVersion;
+use crate::replace::facts;
+use crate::replace::labels::{KEEP_ENV, Labels, OURS};
 
 const COMPOSE: &str = "com.docker.compose.";
 const COMPOSE_PROJECT_MEMBER: &str = "com.docker.compose.config-hash";
@@ -62,7 +64,7 @@ fn set(config: &mut Object, field: &str, value: Value) {
 }
 
 fn subtract_env(old: &Value, image: &Value) -> Value {
-    let (image, kept) = (strings(image), labels::list(old, labels::KEEP_ENV));
+    let (image, kept) = (strings(image), Labels::of(old).list(KEEP_ENV).collect::<Vec<_>>());
     let is_kept = |entry: &str| kept.contains(&entry.split('=').next().unwrap_or(entry));
     let entries = strings(&old["Config"]["Env"]).into_iter();
     json!(entries.filter(|entry| is_kept(entry) || !image.contains(entry)).collect::<Vec<_>>())
@@ -74,8 +76,8 @@ fn subtract_labels(old: &Value, image: &Value) -> Object {
     let is_member = old.get(COMPOSE_PROJECT_MEMBER).is_some();
     let mut own = object(old);
     own.retain(|key, value| {
-        let is_kept = key.starts_with(labels::OURS) || (is_member && key.starts_with(COMPOSE));
-        key != labels::TRANSACTION && (is_kept || image.get(key) != Some(value))
+        let is_kept = key.starts_with(OURS) || (is_member && key.starts_with(COMPOSE));
+        key != facts::LABEL && (is_kept || image.get(key) != Some(value))
     });
     own
 }

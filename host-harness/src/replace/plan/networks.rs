@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Object, PlanInput, is_empty, is_shared_network, labels, object, short_id, strings};
+use super::{Object, PlanInput, is_empty, is_shared_network, object, short_id, strings};
 use crate::engine::ApiVersion;
+use crate::replace::labels::{KEEP_MAC, Labels};
 
 /// What a create call may ask of an endpoint; all else in an inspection is what came of it.
 const ASKED_FOR: [&str; 4] = ["IPAMConfig", "Links", "DriverOpts", "GwPriority"];
@@ -140,7 +141,7 @@ fn configured_mac<'a>(
         return Ok(Some(configured));
     }
     let current = text(&inspected["MacAddress"]);
-    if labels::list(input.old, labels::KEEP_MAC).contains(&network) {
+    if Labels::of(input.old).list(KEEP_MAC).any(|kept| kept == network) {
         let unknown = "is not shown while it is stopped; start it, or take the label away";
         return current.map(Some).ok_or_else(|| format!("its MAC address on network {network} {unknown}"));
     }

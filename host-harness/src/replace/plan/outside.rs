@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::labels::{CARRY_NOTHING, COMPOSE_PROJECT, COMPOSE_SERVICE, is_true, label};
 use super::{clean_path, keys, mounts};
+use crate::replace::labels::{CARRY_NOTHING, COMPOSE_PROJECT, COMPOSE_SERVICE, Labels};
 
 /// The engine's word for something that the image has not.
 const ADDED: u64 = 1;
@@ -25,8 +25,9 @@ const OF_THE_ENGINE: [&str; 4] = ["/.dockerenv", "/etc/hostname", "/etc/hosts", 
 /// Only files directly below `/`, where compose puts a config by default, and below `/run/secrets` count.
 /// A service may have written such a file itself; the label `imagewatch.carry-nothing=true` says so.
 pub fn filled_from_outside(old: &Value, changes: &Value) -> Option<String> {
-    label(old, COMPOSE_PROJECT)?;
-    if is_true(old, CARRY_NOTHING) {
+    let labels = Labels::of(old);
+    labels.value(COMPOSE_PROJECT)?;
+    if labels.is_true(CARRY_NOTHING) {
         return None;
     }
     let changed: BTreeSet<String> = paths(changes, |_| true).collect();
@@ -34,7 +35,7 @@ pub fn filled_from_outside(old: &Value, changes: &Value) -> Option<String> {
     let file = paths(changes, |kind| kind == ADDED).find(|path| {
         is_where_compose_writes(path) && !is_folder_among(&changed, path) && !is_explained(&explained, path)
     })?;
-    let service = label(old, COMPOSE_SERVICE).unwrap_or("SERVICE");
+    let service = labels.value(COMPOSE_SERVICE).unwrap_or("SERVICE");
     Some(format!(
         "{file} was put into it from outside, as compose does with a config or secret that is written in its file, \
          and would be lost; run `docker compose up -d --no-deps {service}` instead, or label it {CARRY_NOTHING}=true"

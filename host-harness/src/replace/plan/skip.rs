@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::labels::{ALLOW_RM, is_true};
+use crate::replace::labels::{ALLOW_RM, Labels};
 
 /// Why this container is not replaced at all, as a lowercase fragment that says what to do instead.
 /// A stopped one, also one that was never started, may be.
@@ -20,7 +20,7 @@ pub fn reason_to_refuse(old: &Value) -> Option<String> {
         "it is a one-off container of `docker compose run`; it ends by itself"
     } else if is_image_an_id(old) {
         "it was created from an image id, which is no tag that could move; recreate it from a tag"
-    } else if old["HostConfig"]["AutoRemove"] == true && !is_true(old, ALLOW_RM) {
+    } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_true(ALLOW_RM) {
         "it was created with --rm, so it could not be brought back; recreate it by hand, use the strategy `remove`, \
          or label it imagewatch.allow-rm=true"
     } else if state["Paused"] == true {

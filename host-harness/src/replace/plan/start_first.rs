@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::labels::{KEEP_MAC, PROBE, SHARED_VOLUMES_SAFE, is_true, label};
 use super::{Object, is_empty, mounts, strings};
+use crate::replace::labels::{KEEP_MAC, Labels, PROBE, SHARED_VOLUMES_SAFE};
 
 /// Why the two cannot run side by side, as a lowercase fragment; `None` if they can.
 ///
@@ -29,7 +29,7 @@ pub fn reason_against_start_first(
     if let Some((network, _)) = endpoints(old).find(|(_, endpoint)| has_static_address(endpoint)) {
         return Some(format!("it has a fixed address on network {network}, which only one container can have"));
     }
-    if !is_empty(&old["Config"]["MacAddress"]) || label(old, KEEP_MAC).is_some() {
+    if !is_empty(&old["Config"]["MacAddress"]) || Labels::of(old).value(KEEP_MAC).is_some() {
         return Some("it has a configured MAC address, which only one container can have".to_owned());
     }
     if has_hard_dependents {
@@ -41,11 +41,11 @@ pub fn reason_against_start_first(
     if !is_empty(&host["Devices"]) || !is_empty(&host["DeviceRequests"]) {
         return Some("it uses devices of the host, which may bear only one user".to_owned());
     }
-    if let Some(path) = writable_mount(old).filter(|_| !is_true(old, SHARED_VOLUMES_SAFE)) {
+    if let Some(path) = writable_mount(old).filter(|_| !Labels::of(old).is_true(SHARED_VOLUMES_SAFE)) {
         let label = format!("label it {SHARED_VOLUMES_SAFE}=true if they may");
         return Some(format!("two containers would write to its volume at {path} at once; {label}"));
     }
-    if !has_health_check(old, new_image) && label(old, PROBE).is_none() {
+    if !has_health_check(old, new_image) && Labels::of(old).value(PROBE).is_none() {
         return Some(format!("nothing tells when the new one serves; give it a health check or a label {PROBE}"));
     }
     let mut user_networks = endpoints(old).filter(|(network, _)| network.as_str() != "bridge");

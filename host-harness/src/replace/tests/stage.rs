@@ -134,6 +134,13 @@ impl Stage {
         std::fs::read_dir(self.folder.path().join("journal")).map_or(0, Iterator::count)
     }
 
+    /// What is written down of a transaction under way.
+    pub(super) fn journal_entry(&self) -> Option<journal::Entry> {
+        let files = std::fs::read_dir(self.folder.path().join("journal")).ok()?.flatten().map(|file| file.path());
+        let entry = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "json"))?;
+        serde_json::from_slice(&std::fs::read(entry).unwrap()).ok()
+    }
+
     /// All that must be as before: of each container its id, image, state, policy, networks with aliases, and mounts.
     pub(super) fn picture(&self) -> BTreeMap<String, Value> {
         let look = |c: &Value| {
