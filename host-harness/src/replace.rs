@@ -125,7 +125,7 @@ impl ReplaceError {
         Self { reason: format!("{}; the container was not touched", setback.reason), is_restored: false, setback }
     }
 
-    fn restored(setback: Setback, problems: Vec<String>) -> Self {
+    fn restored(setback: Setback, problems: &[String]) -> Self {
         let is_restored = problems.is_empty();
         let after = if is_restored { "the old container is back".to_owned() } else { problems.join("; ") };
         Self { reason: format!("{}; {after}", setback.reason), is_restored, setback }

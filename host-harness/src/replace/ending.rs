@@ -191,11 +191,11 @@ impl Replacer {
     ) -> Result<String, EngineError> {
         let part = &transaction.sides[index].part;
         let is_made = |c: &Value| facts_of(c).is_some_and(|f| f.is_restored && f.transaction == transaction.id);
-        if let Some(made) = self.find(&part.name).await?.filter(&is_made) {
+        if let Some(made) = self.find(&part.name).await?.filter(is_made) {
             return Ok(id_of(&made));
         }
         let aside = part.aside_name(&transaction.id);
-        let id = match self.find(&aside).await?.filter(&is_made) {
+        let id = match self.find(&aside).await?.filter(is_made) {
             Some(made) => id_of(&made),
             None => self.create_again(transaction, index, snapshot).await?,
         };

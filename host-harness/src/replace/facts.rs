@@ -99,6 +99,7 @@ impl Facts {
     }
 
     /// The label's value.
+    #[expect(clippy::missing_panics_doc, reason = "it never does")]
     pub fn to_label(&self) -> String {
         serde_json::to_string(self).expect("facts have string keys only")
     }

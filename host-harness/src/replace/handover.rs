@@ -90,7 +90,7 @@ impl Replacer {
         loop {
             let inspection = match self.engine.inspect_container(new).await {
                 Ok(inspection) => inspection,
-                Err(error) => return Err(Setback::engine("watch the successor", error)),
+                Err(error) => return Err(Setback::engine("watch the successor", &error)),
             };
             let state = &inspection["State"];
             let is_restarted = inspection["RestartCount"].as_u64().unwrap_or(0) > 0 || state["Restarting"] == true;

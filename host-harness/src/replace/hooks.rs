@@ -34,6 +34,6 @@ pub(super) async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> R
             let reason = format!("its {label} ({command}) did not end within {} s", limit.as_secs());
             Err(Setback::of(Fault::Host, reason))
         }
-        Err(error) => Err(Setback::engine("run its hook", error)),
+        Err(error) => Err(Setback::engine("run its hook", &error)),
     }
 }

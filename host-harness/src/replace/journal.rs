@@ -52,7 +52,7 @@ pub struct Record {
 #[derive(Debug)]
 pub enum Claim {
     /// Its program is dead; the record is ours now.
-    Ours(Record, Entry),
+    Ours(Record, Box<Entry>),
     /// There is no file: only the engine knows.
     Lost,
     /// Its program lives.
@@ -90,7 +90,7 @@ impl Journal {
             Ok(()) => {
                 // Without a readable entry the labels are all there is, which is enough.
                 let entry = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-                Claim::Ours(Record { path, _lock: lock }, entry.unwrap_or_default())
+                Claim::Ours(Record { path, _lock: lock }, Box::new(entry.unwrap_or_default()))
             }
         }
     }
@@ -148,7 +148,7 @@ mod tests {
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Theirs));
         drop(record);
         let Claim::Ours(record, found) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
-        assert_eq!(found, entry());
+        assert_eq!(*found, entry());
         record.close();
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
     }
@@ -160,7 +160,7 @@ mod tests {
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
         drop(journal.begin("0a1b2c3d", &entry()).expect("written"));
         fs::write(folder.path().join("journal/0a1b2c3d.json"), "{").expect("torn");
-        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Ours(_, found) if found == Entry::default()));
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Ours(_, found) if *found == Entry::default()));
     }
 
     #[test]

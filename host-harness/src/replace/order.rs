@@ -120,6 +120,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "written in place by each test")]
     fn container(name: &str, host: Value, labels: Value) -> Value {
         json!({
             "Id": format!("{name}-0123456789abcdef"), "Name": format!("/{name}"), "HostConfig": host,

@@ -229,7 +229,7 @@ impl Replacer {
         let container = &transaction.root().part.name;
         let (record, entry) = match self.journal.claim(&transaction.id) {
             Claim::Theirs => return None,
-            Claim::Lost => (None, Entry::default()),
+            Claim::Lost => (None, Box::default()),
             Claim::Ours(record, entry) => (Some(record), entry),
         };
         info!(%container, transaction = %transaction.id, way = ?open.way, "ending what was left half done");
@@ -289,17 +289,17 @@ impl Replacer {
 
     async fn bring_new_up(&self, transaction: &Transaction, side: &Side) -> Result<(), Setback> {
         let Some(new) = &side.new else { return Ok(()) };
-        let inspect = |error| Setback::engine("inspect the new container", error);
+        let inspect = |error| Setback::engine("inspect the new container", &error);
         let inspection = self.engine.inspect_container(new).await.map_err(inspect)?;
         if super::ending::name_of(&inspection) == side.part.temporary_name(&transaction.id) {
             let renamed = self.engine.rename(new, &side.part.name).await;
-            renamed.map_err(|error| Setback::engine("rename the new container", error))?;
+            renamed.map_err(|error| Setback::engine("rename the new container", &error))?;
         }
         if !side.part.was_running {
             return Ok(());
         }
         if inspection["State"]["Running"] != true {
-            self.engine.start(new).await.map_err(Setback::start)?;
+            self.engine.start(new).await.map_err(|error| Setback::start(&error))?;
         }
         self.gate(&side.part, new, transaction.stable_for).await
     }
@@ -321,10 +321,10 @@ impl Replacer {
         for problem in &problems {
             warn!(container = %root.name, %problem, "not all is as before");
         }
-        if failure.as_ref().is_some_and(|failure| failure.fault == Some(Fault::Image)) {
-            if let Some(reference) = &transaction.origin.reference {
-                self.give_tag_back(reference, &root.old_image).await;
-            }
+        if failure.as_ref().is_some_and(|failure| failure.fault == Some(Fault::Image))
+            && let Some(reference) = &transaction.origin.reference
+        {
+            self.give_tag_back(reference, &root.old_image).await;
         }
         info!(container = %root.name, "restored");
         Ok(failure.map(|failure| failed(transaction, failure, problems.is_empty())))

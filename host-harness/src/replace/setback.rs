@@ -29,7 +29,7 @@ impl Setback {
     }
 
     /// The engine did not do `step`.
-    pub fn engine(step: &str, error: EngineError) -> Self {
+    pub fn engine(step: &str, error: &EngineError) -> Self {
         let is_engine_away = error.is_unavailable();
         let fault = (!is_engine_away).then_some(Fault::Host);
         Self { reason: format!("failed to {step}: {error}"), fault, is_engine_away, log: Vec::new() }
@@ -37,7 +37,7 @@ impl Setback {
 
     /// The engine did not start the new container. A program that is not there, or is none, is the image's fault;
     /// a port, a device or a mount that cannot be had is the machine's.
-    pub fn start(error: EngineError) -> Self {
+    pub fn start(error: &EngineError) -> Self {
         let text = error.to_string();
         let is_program = [
             "executable file not found",
@@ -70,7 +70,7 @@ mod tests {
             (refused("error gathering device information: no such file or directory"), Some(Fault::Host)),
             (away, None),
         ] {
-            let setback = Setback::start(error);
+            let setback = Setback::start(&error);
             assert_eq!(setback.fault, fault, "{}", setback.reason);
         }
     }

@@ -51,7 +51,7 @@ impl Survey {
         if index == 0 {
             return Ok(self.new_image.clone());
         }
-        let inspect = |error| Setback::engine("inspect the image of a container that goes along", error);
+        let inspect = |error| Setback::engine("inspect the image of a container that goes along", &error);
         let snapshot = &self.snapshots[index];
         let image = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
         if let Some(found) = engine.inspect_image(image).await.map_err(inspect)? {
@@ -71,7 +71,7 @@ impl Survey {
             match engine.inspect_container(source).await {
                 Ok(inspection) => sources.push(inspection),
                 Err(error) if error.is_gone() => {}
-                Err(error) => return Err(Setback::engine("inspect the containers whose volumes it uses", error)),
+                Err(error) => return Err(Setback::engine("inspect the containers whose volumes it uses", &error)),
             }
         }
         Ok(sources)
@@ -85,7 +85,7 @@ impl Replacer {
     /// # Errors
     /// Why it is not replaced; nothing was touched.
     pub async fn survey(&self, name: &str, job: &Job<'_>) -> Result<Option<Survey>, ReplaceError> {
-        let untouched = |error| ReplaceError::untouched(Setback::engine("inspect the container", error));
+        let untouched = |error| ReplaceError::untouched(Setback::engine("inspect the container", &error));
         let mut names = vec![name.to_owned()];
         for _ in 0..ATTEMPTS {
             let locked = self.locks.lock(&names).await;
@@ -122,11 +122,11 @@ impl Replacer {
         job: &Job<'_>,
         locked: Locked,
     ) -> Result<Survey, Setback> {
-        let inspect = |error| Setback::engine("inspect the container", error);
+        let inspect = |error| Setback::engine("inspect the container", &error);
         let engine = self.engine.facts().await.map_err(inspect)?;
         let Group { recreate, mut restart } = group;
         for container in std::iter::once(root).chain(&recreate) {
-            self.refuse(container, engine).await.map_err(|setback| self.about(root, container, setback))?;
+            self.refuse(container, engine).await.map_err(|setback| Self::about(root, container, setback))?;
         }
         if self.is_own(root)
             && let Some(reason) = reason_against_handover(root, !recreate.is_empty())
@@ -173,7 +173,7 @@ impl Replacer {
         }
         Labels::of(container).check().map_err(Setback::refused)?;
         let id = container["Id"].as_str().unwrap_or_default();
-        let inspect = |error| Setback::engine("look into the container", error);
+        let inspect = |error| Setback::engine("look into the container", &error);
         if engine.is_podman
             && let Some(libpod) = self.engine.inspect_libpod(id).await.map_err(inspect)?
             && let Some(reason) = reason_against_podman(&libpod)
@@ -190,7 +190,7 @@ impl Replacer {
     }
 
     /// A setback of a container that only goes along names it.
-    fn about(&self, root: &Value, container: &Value, setback: Setback) -> Setback {
+    fn about(root: &Value, container: &Value, setback: Setback) -> Setback {
         if container["Id"] == root["Id"] {
             return setback;
         }
@@ -230,7 +230,7 @@ impl Replacer {
 
     async fn snapshot(&self, container: &Value) -> Result<Snapshot, Setback> {
         let id = container["Image"].as_str().unwrap_or_default();
-        let image = self.image(id).await.map_err(|error| Setback::engine("inspect the container's image", error))?;
+        let image = self.image(id).await.map_err(|error| Setback::engine("inspect the container's image", &error))?;
         let Some(image) = image else {
             let why = "is gone and was never seen, so the container's own settings cannot be told from the image's; recreate it by hand";
             warn!(container = name_of(container), "its image is gone");

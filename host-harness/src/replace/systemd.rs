@@ -47,12 +47,12 @@ impl Replacer {
             self.give_tag_back(&reference, &part.old_image).await;
         }
         let problem = restart(unit).await.err().map(|setback| setback.reason);
-        Err(ReplaceError::restored(setback, problem.into_iter().collect()))
+        Err(ReplaceError::restored(setback, problem.as_slice()))
     }
 
     async fn restart_and_watch(&self, part: &Part, unit: &str, job: &Job<'_>) -> Result<(), Setback> {
         restart(unit).await?;
-        let inspect = |error| Setback::engine("inspect the unit's new container", error);
+        let inspect = |error| Setback::engine("inspect the unit's new container", &error);
         let new = self.engine.inspect_container(&part.name).await.map_err(inspect)?;
         if new["Image"] != job.image.id {
             let reason =

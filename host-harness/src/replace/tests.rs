@@ -45,7 +45,7 @@ async fn the_new_container_is_complete_before_the_old_one_is_touched_and_the_old
 
 #[tokio::test(start_paused = true)]
 async fn t38_with_start_first_the_new_one_is_healthy_before_the_old_one_is_stopped() {
-    let stage = Stage::new(json!({ "Behaves": "healthy" }), true).await.start_first().await;
+    let stage = Stage::new(json!({ "Behaves": "healthy" }), true).await.start_first();
     let calls = calls_of(&stage).await;
     let expected = [
         "create web.T.new",
@@ -304,7 +304,7 @@ async fn t28_a_name_that_somebody_else_took_meanwhile_is_left_to_them() {
     let now = stage.engine.inspections();
     assert_eq!(now["web"]["Id"], theirs.as_str());
     assert_eq!(now.len(), 2, "the new one is gone, the old one is kept: {:?}", stage.engine.overview());
-    assert!(now.keys().any(|name| name.ends_with(".old")));
+    assert!(now.keys().any(|name| facts::usual_name(name).is_some_and(|(_, is_old)| is_old)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -352,7 +352,9 @@ async fn t40_an_updater_starts_its_successor_and_is_replaced_by_it_or_goes_on() 
     let successor = async {
         let new = loop {
             let found = stage.engine.inspections();
-            match found.iter().find(|(name, c)| name.ends_with(".new") && c["State"]["Running"] == true) {
+            match found.iter().find(|(name, c)| {
+                facts::usual_name(name).is_some_and(|(_, is_old)| !is_old) && c["State"]["Running"] == true
+            }) {
                 Some((_, new)) => break new["Id"].as_str().unwrap().to_owned(),
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }

@@ -93,14 +93,14 @@ impl Attempt<'_, '_> {
     async fn start_first(&mut self) -> Result<(), Setback> {
         let drain = Labels::of(&self.survey.root().container).drain().map_err(Setback::refused)?;
         let new = self.new_id(0)?.to_owned();
-        self.replacer.engine.start(&new).await.map_err(Setback::start)?;
+        self.replacer.engine.start(&new).await.map_err(|error| Setback::start(&error))?;
         self.pass_gate(0).await?;
         self.is_touched = true;
         let part = self.sides()[0].part.clone();
         self.replacer
             .disarm(&part)
             .await
-            .map_err(|error| Setback::engine("change the old container's policy", error))?;
+            .map_err(|error| Setback::engine("change the old container's policy", &error))?;
         self.rename(0).await?;
         if let Some(drain) = drain {
             tokio::time::sleep(drain).await;
@@ -112,7 +112,7 @@ impl Attempt<'_, '_> {
     async fn hand_over(&mut self) -> Result<(), Setback> {
         let new = self.new_id(0)?.to_owned();
         self.is_touched = true;
-        self.replacer.engine.start(&new).await.map_err(Setback::start)?;
+        self.replacer.engine.start(&new).await.map_err(|error| Setback::start(&error))?;
         self.replacer.await_successor(&new).await
     }
 
@@ -122,14 +122,14 @@ impl Attempt<'_, '_> {
         let about = |what: &str| format!("{what} {}", part.name);
         if part.handling == Handling::Recreate {
             let disarmed = self.replacer.disarm(&part).await;
-            disarmed.map_err(|error| Setback::engine(&about("change the policy of"), error))?;
+            disarmed.map_err(|error| Setback::engine(&about("change the policy of"), &error))?;
         }
-        self.replacer.stop(&part.old).await.map_err(|error| Setback::engine(&about("stop"), error))?;
+        self.replacer.stop(&part.old).await.map_err(|error| Setback::engine(&about("stop"), &error))?;
         if self.survey.snapshots[index].container["HostConfig"]["AutoRemove"] == true {
             self.replacer
                 .wait_until_gone(&part.old)
                 .await
-                .map_err(|error| Setback::engine(&about("see the end of"), error))?;
+                .map_err(|error| Setback::engine(&about("see the end of"), &error))?;
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Attempt<'_, '_> {
         self.rename(index).await?;
         if self.sides()[index].part.was_running {
             let new = self.new_id(index)?.to_owned();
-            self.replacer.engine.start(&new).await.map_err(Setback::start)?;
+            self.replacer.engine.start(&new).await.map_err(|error| Setback::start(&error))?;
             self.pass_gate(index).await?;
         }
         Ok(())
@@ -150,11 +150,11 @@ impl Attempt<'_, '_> {
         let part = &self.sides()[index].part;
         match engine.rename(&part.old, &part.aside_name(id)).await {
             // One that was created with --rm is gone by now.
-            Err(error) if !error.is_gone() => return Err(Setback::engine("rename the old container", error)),
+            Err(error) if !error.is_gone() => return Err(Setback::engine("rename the old container", &error)),
             _ => {}
         }
         let renamed = engine.rename(self.new_id(index)?, &part.name).await;
-        renamed.map_err(|error| Setback::engine("rename the new container", error))
+        renamed.map_err(|error| Setback::engine("rename the new container", &error))
     }
 
     async fn pass_gate(&mut self, index: usize) -> Result<(), Setback> {
@@ -202,7 +202,7 @@ impl Attempt<'_, '_> {
     /// Networks that the create call could not give, and the check that the tag has not moved in between.
     async fn complete(&self, index: usize, plan: &Plan, new: &str) -> Result<(), Setback> {
         let engine = &self.replacer.engine;
-        let step = |error| Setback::engine("connect the new container to its networks", error);
+        let step = |error| Setback::engine("connect the new container to its networks", &error);
         for (network, endpoint) in &plan.networks_to_connect {
             engine.connect_network(network, new, endpoint).await.map_err(step)?;
         }
@@ -210,7 +210,7 @@ impl Attempt<'_, '_> {
             engine.disconnect_network(network, new).await.map_err(step)?;
         }
         let created = engine.inspect_container(new).await;
-        let created = created.map_err(|error| Setback::engine("inspect the new container", error))?;
+        let created = created.map_err(|error| Setback::engine("inspect the new container", &error))?;
         let runs = created["Image"].as_str().unwrap_or_default();
         if index > 0 || runs == self.job.image.id {
             return Ok(());
@@ -272,7 +272,7 @@ impl Attempt<'_, '_> {
         match self.replacer.abort_patiently(transaction, &self.survey.snapshots).await {
             Ok(problems) => {
                 self.record.close();
-                ReplaceError::restored(setback, problems)
+                ReplaceError::restored(setback, &problems)
             }
             Err(error) => ReplaceError::unfinished(setback, &error, transaction),
         }
@@ -296,7 +296,7 @@ impl Attempt<'_, '_> {
 
 /// A container that the engine does not take as it is, which trying again does not change.
 fn create_setback(error: &EngineError) -> Setback {
-    let setback = Setback::engine("create the new container", error.clone());
+    let setback = Setback::engine("create the new container", error);
     let is_refusal = matches!(error, EngineError::Refused { .. } | EngineError::NotFound { .. });
     if is_refusal { Setback { fault: Some(Fault::Refused), ..setback } } else { setback }
 }
@@ -304,7 +304,7 @@ fn create_setback(error: &EngineError) -> Setback {
 impl Replacer {
     /// Whether the new container of a part may stay.
     pub(super) async fn gate(&self, part: &Part, new: &str, stable_for: Duration) -> Result<(), Setback> {
-        let inspect = |error| Setback::engine("inspect the new container", error);
+        let inspect = |error| Setback::engine("inspect the new container", &error);
         let inspection: Value = self.engine.inspect_container(new).await.map_err(inspect)?;
         let is_podman = self.engine.facts().await.is_ok_and(|facts| facts.is_podman);
         let gate = Gate::of(&inspection, stable_for, part.was_ill, is_podman).map_err(Setback::refused)?;
@@ -313,7 +313,7 @@ impl Replacer {
             Err(GateError::Failed(reason)) => {
                 Err(Setback::of(Fault::Image, format!("the new container of {} did not pass: {reason}", part.name)))
             }
-            Err(GateError::Engine(error)) => Err(Setback::engine("watch the new container", error)),
+            Err(GateError::Engine(error)) => Err(Setback::engine("watch the new container", &error)),
         }
     }
 }

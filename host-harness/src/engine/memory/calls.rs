@@ -240,7 +240,7 @@ impl State {
         let container = json!({
             "Id": id, "Name": format!("/{name}"), "Image": image, "Config": config, "HostConfig": host,
             "NetworkSettings": { "Networks": endpoints },
-            "State": { "Running": false, "Status": "created" }, "RestartCount": 0, "Mounts": self.mounts(&host, &id),
+            "State": { "Running": false, "Status": "created" }, "RestartCount": 0, "Mounts": Self::mounts(&host, &id),
         });
         self.containers.insert(id.clone(), container);
         Ok(id)
@@ -257,7 +257,7 @@ impl State {
     }
 
     /// A bind without a source gets a volume of its own.
-    fn mounts(&self, host: &Value, id: &str) -> Value {
+    fn mounts(host: &Value, id: &str) -> Value {
         let binds = host["Binds"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mount = |bind: &str| {
             let (name, destination) =

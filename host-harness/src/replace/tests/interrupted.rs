@@ -37,7 +37,7 @@ impl Scene {
         let image = |is_good: bool| json!({ "Behaves": if is_good { "healthy" } else { "unhealthy" } });
         let stage = match self {
             Self::StopFirst { is_good } => Stage::new(image(is_good), true).await,
-            Self::StartFirst { is_good } => Stage::new(image(is_good), true).await.start_first().await,
+            Self::StartFirst { is_good } => Stage::new(image(is_good), true).await.start_first(),
             Self::AutoRemove { is_good } => {
                 Stage::with(json!({ "AutoRemove": true, "Binds": ["/data"] }), image(is_good), true).await
             }

@@ -84,7 +84,7 @@ impl Stage {
     }
 
     /// Without what forbids it.
-    pub(super) async fn start_first(mut self) -> Self {
+    pub(super) fn start_first(mut self) -> Self {
         let id = self.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
         self.engine.edit(&id, |c| {
             c["HostConfig"]["PortBindings"] = json!({});
