@@ -18,7 +18,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
-use self::raw::{Call, Connection};
+use self::raw::{Call, Connection, Known};
 use super::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
@@ -54,7 +54,7 @@ impl DockerEngine {
 
     /// For bollard's own calls.
     async fn versioned_client(&self) -> Result<Docker, EngineError> {
-        let version = self.connection.version().await?;
+        let version = self.connection.known().await?.version;
         Ok(self.connection.client()?.with_request_modifier(move |request| pull::correct_request(request, version)))
     }
 
@@ -78,10 +78,14 @@ impl DockerEngine {
     async fn image_digests(&self, image_id: &str) -> Result<ImageDigests, EngineError> {
         let inspection = self.inspect_image(image_id).await?.unwrap_or_default();
         let repo_digests = inspection["RepoDigests"].as_array().into_iter().flatten();
-        Ok(ImageDigests {
-            repo_digests: repo_digests.filter_map(Value::as_str).map(str::to_owned).collect(),
-            target: inspection["Descriptor"]["digest"].as_str().map(str::to_owned),
-        })
+        let repo_digests: Vec<String> = repo_digests.filter_map(Value::as_str).map(str::to_owned).collect();
+        let mut target = inspection["Descriptor"]["digest"].as_str().map(str::to_owned);
+        if repo_digests.is_empty() && self.connection.known().await?.is_podman {
+            // Its own inspection still has the digest of an image that lost its name.
+            let own = self.call(Call::new("GET", &["libpod", "images", image_id, "json"])).await?;
+            target = own["Digest"].as_str().map(str::to_owned);
+        }
+        Ok(ImageDigests { repo_digests, target })
     }
 
     async fn select(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
@@ -117,12 +121,12 @@ impl DockerEngine {
 #[derive(Debug, Clone, Default)]
 struct ImageDigests {
     repo_digests: Vec<String>,
-    /// The containerd store's own; the graph drivers have none.
+    /// The containerd store's own, and Podman's; Docker's graph drivers have none.
     target: Option<String>,
 }
 
 impl ImageDigests {
-    /// Those of a container created from `image`. The containerd store takes an image's repository
+    /// Those of a container created from `image`. The containerd store and Podman take an image's repository
     /// away when a pull moves its tag on, so the container's reference says which one it was.
     fn of_container(self, image: &str) -> Vec<String> {
         match (image.parse::<Reference>(), self.target) {
@@ -137,10 +141,7 @@ impl ImageDigests {
 #[async_trait]
 impl Engine for DockerEngine {
     async fn facts(&self) -> Result<EngineFacts, EngineError> {
-        let api = self.connection.version().await?;
-        let version = self.call(Call::new("GET", &["version"])).await?;
-        let parts = version["Components"].as_array().into_iter().flatten();
-        let is_podman = parts.clone().any(|part| part["Name"].as_str().is_some_and(|name| name.contains("Podman")));
+        let Known { version: api, is_podman } = self.connection.known().await?;
         let info = self.call(Call::new("GET", &["info"])).await?;
         let is_swarm = matches!(info["Swarm"]["LocalNodeState"].as_str(), Some("active" | "locked" | "pending"));
         Ok(EngineFacts { api, is_podman, is_swarm })
@@ -180,7 +181,7 @@ impl Engine for DockerEngine {
 
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError> {
         let path: Vec<&str> = ["images"].into_iter().chain(image.split('/')).chain(["json"]).collect();
-        let has_manifests = self.connection.version().await? >= ApiVersion::IMAGE_MANIFESTS;
+        let has_manifests = self.connection.known().await?.version >= ApiVersion::IMAGE_MANIFESTS;
         let query: &[_] = if has_manifests { &[("manifests", "1")] } else { &[] };
         match self.call(Call { query, ..Call::new("GET", &path) }).await {
             Err(EngineError::NotFound { .. }) => Ok(None),
@@ -193,7 +194,7 @@ impl Engine for DockerEngine {
     }
 
     async fn inspect_libpod(&self, container: &str) -> Result<Option<Value>, EngineError> {
-        if !self.facts().await?.is_podman {
+        if !self.connection.known().await?.is_podman {
             return Ok(None);
         }
         self.call(Call::new("GET", &["libpod", "containers", container, "json"])).await.map(Some)

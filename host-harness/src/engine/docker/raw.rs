@@ -23,8 +23,16 @@ const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
 #[derive(Debug)]
 pub(super) struct Connection {
     host: String,
-    /// Negotiated at first use, and again after the engine was away: it may have been upgraded.
-    version: Mutex<Option<ApiVersion>>,
+    /// Learnt at first use, and again after the engine was away: it may have been upgraded.
+    known: Mutex<Option<Known>>,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// The version that calls are made with.
+    pub(super) version: ApiVersion,
+    pub(super) is_podman: bool,
 }
 
 /// One raw request: method, path segments, query, body.
@@ -51,7 +59,7 @@ impl<'a> Call<'a> {
 impl Connection {
     pub(super) fn new(host: String) -> Result<Self, EngineError> {
         match host.split_once("://") {
-            Some(("unix" | "tcp" | "http", rest)) if !rest.is_empty() => Ok(Self { host, version: Mutex::new(None) }),
+            Some(("unix" | "tcp" | "http", rest)) if !rest.is_empty() => Ok(Self { host, known: Mutex::new(None) }),
             _ => Err(EngineError::UnsupportedHost { host }),
         }
     }
@@ -60,11 +68,11 @@ impl Connection {
         &self.host
     }
 
-    /// The version that calls are made with.
-    pub(super) async fn version(&self) -> Result<ApiVersion, EngineError> {
-        let remembered = *self.remembered_version();
+    /// What the engine says of itself, asked for once.
+    pub(super) async fn known(&self) -> Result<Known, EngineError> {
+        let remembered = *self.remembered();
         match remembered {
-            Some(version) => Ok(version),
+            Some(known) => Ok(known),
             None => self.negotiate().await,
         }
     }
@@ -77,12 +85,12 @@ impl Connection {
             .map_err(|error| self.translate(error, "connect"))
     }
 
-    fn remembered_version(&self) -> MutexGuard<'_, Option<ApiVersion>> {
-        self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remembered(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the engine anew.
-    pub(super) async fn negotiate(&self) -> Result<ApiVersion, EngineError> {
+    async fn negotiate(&self) -> Result<Known, EngineError> {
         let call = Call::new("GET", &["version"]);
         let answer = self.send(call, None).await?;
         let text = answer["ApiVersion"].as_str().unwrap_or_default();
@@ -90,14 +98,16 @@ impl Connection {
             action: call.action(),
             reason: format!("ApiVersion is {text:?}; is this a container engine?"),
         })?;
-        let version = newest.min(NEWEST);
-        *self.remembered_version() = Some(version);
-        Ok(version)
+        let mut parts = answer["Components"].as_array().into_iter().flatten();
+        let is_podman = parts.any(|part| part["Name"].as_str().is_some_and(|name| name.contains("Podman")));
+        let known = Known { version: newest.min(NEWEST), is_podman };
+        *self.remembered() = Some(known);
+        Ok(known)
     }
 
     /// Makes one call and returns its JSON; null for an empty answer.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, EngineError> {
-        let version = self.version().await?;
+        let version = self.known().await?.version;
         self.send(call, Some(version)).await
     }
 
@@ -146,7 +156,7 @@ impl Connection {
     }
 
     fn unavailable(&self, reason: String) -> EngineError {
-        *self.remembered_version() = None;
+        *self.remembered() = None;
         EngineError::Unavailable { host: self.host.clone(), reason }
     }
 }
