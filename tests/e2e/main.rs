@@ -8,6 +8,7 @@ mod bad_input;
 mod boundary;
 mod commands;
 mod failing;
+mod killed;
 mod moving;
 mod quarantine;
 mod stage;
