@@ -19,10 +19,10 @@ use crate::subject::{IN_ORDER_WITHIN, Subject};
 const LAST: &str = "destroy";
 
 /// When the program is killed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Moment {
-    /// At the engine's event of this number, the first being 0; at the last if there are fewer.
-    Event(usize),
+    /// At the engine's event of this name and number, the first being 0; at the update's last if there are fewer.
+    Event(String, usize),
     /// So long after the new image was pushed.
     After(Duration),
 }
@@ -34,8 +34,6 @@ pub struct Ending {
     pub way: Way,
     /// From the program's second start until then.
     pub took: Duration,
-    /// The last event before the kill, when it was an event's time.
-    pub at: Option<String>,
 }
 
 /// An update that nobody disturbs: its events, and how long it took from the push.
@@ -68,14 +66,11 @@ pub async fn kill_and_recover<Done: Future<Output = ()>>(
     let mut events = EventLog::open(subject).await;
     let mut program = subject.start_program(subject.scope().engine().host()).await;
     let update = subject.release(version, is_good).await;
-    let at = match moment {
-        Moment::Event(index) => Some(events.wait_for(index, &program).await),
-        // This time is not waited for something: it is the moment that was asked for.
-        Moment::After(delay) => {
-            sleep(delay).await;
-            None
-        }
-    };
+    match &moment {
+        Moment::Event(action, nth) => events.wait_for(action, *nth, &program).await,
+        // Nothing is hoped for meanwhile: this is the moment that was asked for.
+        Moment::After(delay) => sleep(*delay).await,
+    }
     program.signal(Signal::KILL);
     program.wait_exit(IN_ORDER_WITHIN).await;
     between().await;
@@ -85,10 +80,10 @@ pub async fn kill_and_recover<Done: Future<Output = ()>>(
     end_cleanly(program).await;
     // Whatever the second one began after that has ended as well.
     if let Err(why) = subject.judge(&update).await {
-        panic!("{} after {moment:?} (at {at:?}) of {update:?}: {why}", subject.name());
+        panic!("{} after a kill at {moment:?} of {update:?}: {why}", subject.name());
     }
     subject.assert_nothing_lost().await;
-    Ending { way, took, at }
+    Ending { way, took }
 }
 
 async fn recover(subject: &Subject, update: &Update) -> (Way, Process) {
@@ -122,15 +117,15 @@ impl EventLog {
         }
     }
 
-    /// The event of that number, or the last one.
-    async fn wait_for(&mut self, index: usize, program: &Process) -> String {
+    /// Waits for the `nth` event of that name, or the last one.
+    async fn wait_for(&mut self, wanted: &str, nth: usize, program: &Process) {
         let mut seen = 0;
         loop {
             let action = self.next(program).await;
-            if seen == index || action == LAST {
-                return action;
+            if action == LAST || (action == wanted && seen == nth) {
+                return;
             }
-            seen += 1;
+            seen += usize::from(action == wanted);
         }
     }
 }
