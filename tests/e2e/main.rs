@@ -8,6 +8,7 @@ mod bad_input;
 mod boundary;
 mod commands;
 mod failing;
+mod faults;
 mod killed;
 mod moving;
 mod quarantine;

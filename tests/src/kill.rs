@@ -91,7 +91,8 @@ async fn recover(subject: &Subject, update: &Update) -> (Way, Process) {
     (subject.wait_for_order(update, &program).await, program)
 }
 
-async fn end_cleanly(mut program: Process) {
+/// Asks the program to end, which lets it end an update first, and waits for that.
+pub async fn end_cleanly(mut program: Process) {
     program.signal(Signal::TERM);
     assert_eq!(program.wait_exit(IN_ORDER_WITHIN).await, Some(0), "{:#?}", program.lines());
 }
