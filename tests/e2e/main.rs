@@ -8,6 +8,8 @@ mod bad_input;
 mod boundary;
 mod commands;
 mod failing;
+mod faults;
+mod killed;
 mod moving;
 mod oracle;
 mod quarantine;

@@ -10,8 +10,8 @@ use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::exec::StartExecResults;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ExecConfig, HostConfig, ImageInspect, NetworkCreateRequest,
-    PortBinding,
+    ContainerCreateBody, ContainerInspectResponse, EndpointSettings, ExecConfig, HostConfig, ImageInspect,
+    NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions,
@@ -29,7 +29,7 @@ const SCOPE_LABEL: &str = "imagewatch-tests.scope";
 /// For the engine to end what it has begun.
 const CLEANING: Duration = Duration::from_secs(10);
 
-/// The engine that `DOCKER_HOST` names.
+/// The engine that `DOCKER_HOST` names, or one of the test's own.
 #[derive(Debug, Clone)]
 pub struct TestEngine {
     docker: Docker,
@@ -39,7 +39,11 @@ pub struct TestEngine {
 impl TestEngine {
     /// Connects, and makes sure that somebody answers.
     pub async fn connect() -> Self {
-        let host = components::docker_host();
+        Self::connect_to(components::docker_host()).await
+    }
+
+    /// The engine at another address than `DOCKER_HOST`.
+    pub async fn connect_to(host: String) -> Self {
         let docker = connect_to(&host);
         let answer = docker.ping().await;
         answer.unwrap_or_else(|error| panic!("no engine answers at {host}: {error}; run `cargo xtask test`"));
@@ -92,6 +96,12 @@ pub struct RunSpec {
     pub volumes: Vec<String>,
     /// The network to join, from [`Scope::create_network`]; `None` is the default bridge.
     pub network: Option<String>,
+    /// Further names in that network.
+    pub aliases: Vec<String>,
+    /// Networks to join besides, before the start.
+    pub more_networks: Vec<String>,
+    /// The restart policy's name; `None` is the engine's `no`.
+    pub restart_policy: Option<String>,
     /// How long a stop waits before it kills; `None` is the engine's ten seconds.
     pub stop_timeout_s: Option<i64>,
 }
@@ -139,6 +149,11 @@ impl Scope {
         let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
         let created = self.engine.docker.create_container(Some(options), self.build_body(spec)).await;
         let id = created.unwrap_or_else(|error| panic!("failed to create {}: {error}", spec.name)).id;
+        for network in &spec.more_networks {
+            let request = NetworkConnectRequest { container: id.clone(), ..NetworkConnectRequest::default() };
+            let connected = self.engine.docker.connect_network(network, request).await;
+            connected.unwrap_or_else(|error| panic!("failed to connect {} to {network}: {error}", spec.name));
+        }
         let started = self.engine.docker.start_container(&id, None).await;
         started.unwrap_or_else(|error| panic!("failed to start {}: {error}", spec.name));
         id
@@ -150,6 +165,12 @@ impl Scope {
         let bind = |host_port| vec![PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host_port) }];
         let ports: HashMap<_, _> =
             anywhere.chain(fixed).map(|(port, host_port)| (format!("{port}/tcp"), Some(bind(host_port)))).collect();
+        let endpoint = EndpointSettings { aliases: Some(spec.aliases.clone()), ..EndpointSettings::default() };
+        let endpoints = spec.network.iter().map(|network| (network.clone(), endpoint.clone())).collect();
+        let restart_policy = spec.restart_policy.as_ref().map(|name| RestartPolicy {
+            name: Some(name.parse().unwrap_or_else(|error| panic!("{name} is no restart policy: {error}"))),
+            maximum_retry_count: None,
+        });
         let scope_label = (SCOPE_LABEL.to_owned(), self.prefix.clone());
         ContainerCreateBody {
             image: Some(spec.image.clone()),
@@ -162,8 +183,10 @@ impl Scope {
                 port_bindings: Some(ports),
                 binds: Some(spec.volumes.clone()),
                 network_mode: spec.network.clone(),
+                restart_policy,
                 ..HostConfig::default()
             }),
+            networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints) }),
             ..ContainerCreateBody::default()
         }
     }
@@ -273,7 +296,10 @@ async fn clean_all(docker: &Docker, prefix: &str) -> Result<(), Error> {
 }
 
 async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
+    // A volume without a name of ours goes with its container only as long as no other container ever used it.
+    let mut volumes = Vec::new();
     for id in scope_containers(docker, prefix).await?.keys() {
+        volumes.extend(volumes_of(docker, id).await?);
         remove_container(docker, id).await?;
     }
     for network in docker.list_networks(None::<ListNetworksOptions>).await? {
@@ -281,9 +307,10 @@ async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
             ignore_absent(docker.remove_network(&name).await)?;
         }
     }
-    let volumes = docker.list_volumes(None::<ListVolumesOptions>).await?.volumes.unwrap_or_default();
-    for volume in volumes.iter().filter(|volume| volume.name.starts_with(prefix)) {
-        ignore_absent(docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await)?;
+    let all = docker.list_volumes(None::<ListVolumesOptions>).await?.volumes.unwrap_or_default();
+    volumes.extend(all.into_iter().map(|volume| volume.name).filter(|name| name.starts_with(prefix)));
+    for volume in volumes {
+        ignore_absent(docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await)?;
     }
     // By reference, not by id: another scope may use the same image under its own names.
     for reference in scope_references(docker, prefix).await? {
@@ -302,6 +329,15 @@ async fn scope_containers(docker: &Docker, prefix: &str) -> Result<BTreeMap<Stri
         Some((container.id.filter(|_| is_ours)?, name))
     });
     Ok(containers.collect())
+}
+
+async fn volumes_of(docker: &Docker, container: &str) -> Result<Vec<String>, Error> {
+    let mounts = match docker.inspect_container(container, None).await {
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        found => found?.mounts.unwrap_or_default(),
+    };
+    let volumes = mounts.into_iter().filter(|mount| mount.typ.as_deref() == Some("volume"));
+    Ok(volumes.filter_map(|mount| mount.name).collect())
 }
 
 async fn scope_references(docker: &Docker, prefix: &str) -> Result<Vec<String>, Error> {

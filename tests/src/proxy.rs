@@ -1,5 +1,5 @@
 //! An HTTP/1.1 reverse proxy on loopback, in front of the engine's socket or of a registry, that counts what passes,
-//! and delays, holds or cuts it. Changes no request and no response. Upgraded connections (exec, attach) do not pass.
+//! and delays, holds, cuts or spoils it. Changes no request, and no response but one that it is told to. Upgraded connections (exec, attach) do not pass.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, io};
 
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -42,6 +43,7 @@ struct Shared {
     connections: AtomicUsize,
     requests: Mutex<Vec<Seen>>,
     held: watch::Sender<Vec<String>>,
+    faults: Mutex<Vec<Planned>>,
     latency_ms: AtomicU64,
 }
 
@@ -51,6 +53,28 @@ struct Seen {
     /// `METHOD /path?query`.
     line: String,
     user_agent: String,
+}
+
+/// What happens to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is answered with status 500 and not passed on.
+    Refuse,
+    /// It is passed on, and the connection closed when the answer has come.
+    SwallowAnswer,
+    /// It is passed on so much later.
+    Delay(Duration),
+    /// The connection is closed, and it is not passed on.
+    Drop,
+}
+
+/// A fault that has not come about.
+#[derive(Debug)]
+struct Planned {
+    pattern: String,
+    /// Requests that pass before.
+    spared: usize,
+    fault: Fault,
 }
 
 /// Requests that match are held until this is dropped.
@@ -81,6 +105,7 @@ impl Proxy {
             connections: AtomicUsize::new(0),
             requests: Mutex::default(),
             held: watch::Sender::new(Vec::new()),
+            faults: Mutex::default(),
             latency_ms: AtomicU64::new(0),
         };
         let mut proxy = Self { address, shared: Arc::new(shared), task: Mutex::new(None), _folder: folder };
@@ -117,6 +142,18 @@ impl Proxy {
     pub fn hold(&self, pattern: &str) -> Hold {
         self.shared.held.send_modify(|patterns| patterns.push(pattern.to_owned()));
         Hold { shared: Arc::clone(&self.shared), pattern: pattern.to_owned() }
+    }
+
+    /// Of the requests to come whose `METHOD /path?query` contains `pattern`, that after the first `spared` suffers
+    /// `fault`, and no other.
+    pub fn fail_one(&self, pattern: &str, spared: usize, fault: Fault) {
+        let planned = Planned { pattern: pattern.to_owned(), spared, fault };
+        self.shared.faults.lock().expect("no holder panics").push(planned);
+    }
+
+    /// How many of the faults have not come about yet.
+    pub fn faults_left(&self) -> usize {
+        self.shared.faults.lock().expect("no holder panics").len()
     }
 
     /// From now on each request waits so long before it goes on.
@@ -228,11 +265,14 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
     }
 }
 
+/// A response of the upstream, or one that was made up.
+type AnyBody = Either<Incoming, String>;
+
 /// An error closes the client's connection, as a dead upstream would.
 async fn forward(
     request: Request<Incoming>,
     shared: Arc<Shared>,
-) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
+) -> Result<Response<AnyBody>, Box<dyn Error + Send + Sync>> {
     let line = format!("{} {}", request.method(), request.uri());
     let user_agent =
         request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -241,6 +281,13 @@ async fn forward(
     sleep(Duration::from_millis(shared.latency_ms.load(Ordering::Relaxed))).await;
     let is_free = |patterns: &Vec<String>| !patterns.iter().any(|pattern| line.contains(pattern));
     shared.held.subscribe().wait_for(is_free).await?;
+    let fault = shared.take_fault(&line);
+    match fault {
+        Some(Fault::Refuse) => return Ok(refusal()),
+        Some(Fault::Drop) => return Err("dropped".into()),
+        Some(Fault::Delay(delay)) => sleep(delay).await,
+        Some(Fault::SwallowAnswer) | None => {}
+    }
     let upstream: Box<dyn Stream> = match &shared.upstream {
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
         Address::Tcp(host) => Box::new(TcpStream::connect(host).await?),
@@ -248,5 +295,27 @@ async fn forward(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(upstream)).await?;
     // Ends when the sender and the response's body are gone.
     tokio::spawn(connection);
-    Ok(sender.send_request(request).await?)
+    let response = sender.send_request(request).await?;
+    if fault == Some(Fault::SwallowAnswer) {
+        return Err("the answer is swallowed".into());
+    }
+    Ok(response.map(Either::Left))
+}
+
+fn refusal() -> Response<AnyBody> {
+    let mut response = Response::new(Either::Right(r#"{"message":"the proxy refuses"}"#.to_owned()));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
+impl Shared {
+    fn take_fault(&self, line: &str) -> Option<Fault> {
+        let mut faults = self.faults.lock().expect("no holder panics");
+        let index = faults.iter().position(|planned| line.contains(&planned.pattern))?;
+        if faults[index].spared > 0 {
+            faults[index].spared -= 1;
+            return None;
+        }
+        Some(faults.remove(index).fault)
+    }
 }

@@ -34,7 +34,8 @@ cargo xtask <verb>: everything that imagewatch needs around `cargo`, from a fres
                    decisions compiled to wasm under Node. With FILTERs only the workspace's tests whose
                    names contain one of them: cargo xtask test quarantine -- --nocapture
   lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths.
-  bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench.
+  bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench: `--quick`, or
+                   `kill [N]` to kill the program in N (100) updates and judge what is left.
   help             this text.
 
 Environment that is read:

@@ -143,6 +143,11 @@ impl Replacer {
         let Some(new) = &side.new else { return Ok(()) };
         let Some(inspection) = self.find(new).await? else { return Ok(()) };
         if inspection["State"]["Running"] == true {
+            // One that ends again and again is started by the engine in the middle of its being stopped, which then
+            // takes all of its grace period, and leaves an endpoint in its network for good.
+            if is_restarted_by_engine(&inspection["HostConfig"]["RestartPolicy"]) {
+                tolerate_fixed_policy(self.engine.set_restart_policy(new, &json!({ "Name": "no" })).await)?;
+            }
             self.stop(new).await?;
         }
         if name_of(&inspection) == side.part.name {
@@ -256,7 +261,8 @@ impl Replacer {
         }
     }
 
-    async fn rearm(&self, part: &Part, id: &str, inspection: &Value) -> Result<(), EngineError> {
+    /// Gives a container the policy that the old one had.
+    pub(super) async fn rearm(&self, part: &Part, id: &str, inspection: &Value) -> Result<(), EngineError> {
         if inspection["HostConfig"]["RestartPolicy"]["Name"] == part.policy["Name"] {
             return Ok(());
         }
@@ -316,7 +322,7 @@ impl Replacer {
 
     /// Takes a container's restart policy away, so that a restart of the engine does not wake it.
     pub(super) async fn disarm(&self, part: &Part) -> Result<(), EngineError> {
-        if matches!(part.policy["Name"].as_str(), None | Some("" | "no")) {
+        if !is_restarted_by_engine(&part.policy) {
             return Ok(());
         }
         tolerate_fixed_policy(self.engine.set_restart_policy(&part.old, &json!({ "Name": "no" })).await)
@@ -373,6 +379,10 @@ pub(super) fn facts_of(inspection: &Value) -> Option<facts::Facts> {
 pub(super) fn volume_sources(container: &Value) -> impl Iterator<Item = &str> {
     let sources = container["HostConfig"]["VolumesFrom"].as_array().into_iter().flatten().filter_map(Value::as_str);
     sources.map(|source| source.split(':').next().unwrap_or(source))
+}
+
+fn is_restarted_by_engine(policy: &Value) -> bool {
+    !matches!(policy["Name"].as_str(), None | Some("" | "no"))
 }
 
 fn id_of(inspection: &Value) -> String {

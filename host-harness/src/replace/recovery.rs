@@ -295,6 +295,9 @@ impl Replacer {
             let renamed = self.engine.rename(new, &side.part.name).await;
             renamed.map_err(|error| Setback::engine("rename the new container", &error))?;
         }
+        // Who died on the way back may have taken it away.
+        let rearmed = self.rearm(&side.part, new, &inspection).await;
+        rearmed.map_err(|error| Setback::engine("change the new container's policy", error))?;
         if !side.part.was_running {
             return Ok(());
         }

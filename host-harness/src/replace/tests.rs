@@ -175,6 +175,30 @@ async fn t30_an_old_container_that_cannot_be_removed_yet_is_removed_by_the_next_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_policy_that_was_taken_away_on_the_way_back_is_given_again_when_it_goes_forwards_after_all() {
+    let mut stage = Stage::new(json!({}), true).await;
+    let before = stage.picture();
+    stage.engine.fail("remove", 1, refused());
+    stage.replace("web").await.unwrap();
+    let new = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+    stage.engine.edit(&new, |c| c["HostConfig"]["RestartPolicy"] = json!({ "Name": "no" }));
+    stage.restart_program();
+    stage.wipe_journal();
+    stage.tend().await;
+    assert_eq!(stage.engine.overview(), ["web new running"]);
+    assert_eq!(stage.picture()["web"]["policy"], before["web"]["policy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_container_on_its_way_out_is_not_started_again_by_the_engine_while_it_is_stopped() {
+    let stage = Stage::new(json!({ "Behaves": "unhealthy" }), true).await;
+    stage.replace("web").await.unwrap_err();
+    let calls = stage.engine.calls();
+    let start = calls.iter().position(|call| call.starts_with("start")).unwrap();
+    assert!(calls[start + 1].starts_with("policy") && calls[start + 2].starts_with("stop"), "{calls:#?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn t33_settings_are_told_from_an_image_that_is_gone_only_if_it_was_seen() {
     for is_seen in [true, false] {
         let stage = Stage::new(json!({}), true).await;

@@ -1,11 +1,13 @@
 //! The measurements behind `cargo xtask bench`: what a tick costs beside a bare loop of requests, what the guest
 //! takes of it, and what the real program takes of the machine. Prints one table. It is a report: a missed aim is
-//! said in the table and fails nothing; only what could not be measured does.
+//! said in the table and fails nothing; only what could not be measured does. With `kill`, another table: what became
+//! of updates whose program was killed; there anything lost is a failure.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "as in the support library: a panic is the report")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its report")]
 
 mod guest;
+mod kill;
 mod machine;
 mod policy;
 mod program;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use report::{Row, render};
 use world::{IMAGES, World};
 
-const USAGE: &str = "usage: cargo xtask bench [--quick]";
+const USAGE: &str = "usage: cargo xtask bench [--quick | kill [KILLS]]";
 
 /// How often each thing is measured.
 #[derive(Debug, Clone, Copy)]
@@ -39,19 +41,26 @@ struct Rounds {
 const FULL: Rounds = Rounds { ticks: 40, calls: 200, programs: 3, starts: 10 };
 const QUICK: Rounds = Rounds { ticks: 10, calls: 50, programs: 1, starts: 3 };
 
+/// Kills of `kill` alone.
+const KILLS: usize = 100;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let rounds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => FULL,
-        ["--quick"] => QUICK,
+    // The same runtime as the program's.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
+    let is_well = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => runtime.block_on(measure(FULL)),
+        ["--quick"] => runtime.block_on(measure(QUICK)),
+        ["kill"] => runtime.block_on(kill::measure(KILLS)),
+        ["kill", kills] if kills.parse().is_ok_and(|kills: usize| kills > 0) => {
+            runtime.block_on(kill::measure(kills.parse().expect("it was parsed before")))
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
-    // The same runtime as the program's.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
-    if runtime.block_on(measure(rounds)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints the table; whether everything in it could be measured.
