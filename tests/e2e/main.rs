@@ -10,5 +10,6 @@ mod commands;
 mod failing;
 mod moving;
 mod quarantine;
-mod stage;
 mod support;
+
+use imagewatch_tests::stage;
