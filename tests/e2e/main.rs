@@ -8,8 +8,12 @@ mod bad_input;
 mod boundary;
 mod commands;
 mod failing;
+mod gate;
+mod groups;
 mod moving;
 mod quarantine;
+mod start_first;
+mod steps;
 mod support;
 
 use imagewatch_tests::stage;
