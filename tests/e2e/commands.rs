@@ -11,7 +11,7 @@ use imagewatch_tests::process::Process;
 use imagewatch_tests::program::start_imagewatch;
 use serde_json::{Value, json};
 
-use crate::stage::{LATER, Stage};
+use crate::stage::{LATER, Stage, run_to_end};
 
 fn start(stage: &Stage, args: &[&str]) -> Process {
     start_imagewatch(stage.scope.engine().host(), args, &[])
@@ -19,9 +19,7 @@ fn start(stage: &Stage, args: &[&str]) -> Process {
 
 /// Exit code and all output.
 async fn run(stage: &Stage, args: &[&str]) -> (i32, String) {
-    let mut process = start(stage, args);
-    let code = process.wait_exit(LATER).await.expect("it ends by itself");
-    (code, process.lines().join("\n"))
+    run_to_end(stage.scope.engine().host(), args, &[]).await
 }
 
 async fn run_json(stage: &Stage, args: &[&str]) -> (i32, Value) {

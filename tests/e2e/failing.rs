@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{LATER, SOON, Stage, watch_with};
+use crate::stage::{LATER, SOON, Stage, stubborn, watch_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_away_during_a_refresh_rolls_back_and_the_next_tick_succeeds() {
@@ -127,9 +127,7 @@ async fn an_engine_that_goes_away_in_the_middle_of_a_replacement_is_waited_for_a
 async fn sigterm_in_the_middle_of_a_replacement_lets_it_come_to_its_end() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
-    let cmd = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"].map(str::to_owned).to_vec();
-    let spec = RunSpec { image: stage.image("web"), cmd: Some(cmd), stop_timeout_s: Some(4), ..RunSpec::default() };
-    let id = stage.run_as("web", spec).await;
+    let id = stage.run_as("web", stubborn(stage.image("web"), 4)).await;
     let mut daemon = stage.watch(&[stage.write(&stage.manifest().config("images", &stage.image("web")), "one")]);
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;

@@ -9,10 +9,15 @@ mod boundary;
 mod commands;
 mod failing;
 mod faults;
+mod gate;
+mod groups;
 mod killed;
 mod moving;
 mod oracle;
 mod quarantine;
-mod stage;
+mod start_first;
+mod steps;
 mod support;
 mod systemd;
+
+use imagewatch_tests::stage;

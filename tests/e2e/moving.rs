@@ -6,7 +6,7 @@ use std::time::Duration;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::registry::{Registry, RegistryAuth, host_that_is_down};
 
-use crate::stage::{LATER, SOON, Stage};
+use crate::stage::{LATER, SOON, Stage, stubborn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_is_seeded_then_moves_and_its_container_follows_by_digest() {
@@ -123,18 +123,12 @@ async fn one_registry_failing_among_three_stops_no_other() {
     stage.wait_until_on("a", &a2, SOON).await;
 }
 
-/// Ignores SIGTERM, so that Docker waits out the whole stop time before it kills.
-fn stubborn(image: String) -> RunSpec {
-    let cmd = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"].map(str::to_owned).to_vec();
-    RunSpec { image, cmd: Some(cmd), stop_timeout_s: Some(60), ..RunSpec::default() }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replacement_that_takes_a_minute_delays_no_other_poll_or_replacement() {
     let stage = Stage::new().await;
     stage.push("slow", "s1").await;
     stage.push("quick", "q1").await;
-    let slow_id = stage.run_as("slow", stubborn(stage.image("slow"))).await;
+    let slow_id = stage.run_as("slow", stubborn(stage.image("slow"), 60)).await;
     stage.run("quick").await;
     let images = format!("{} {}", stage.image("slow"), stage.image("quick"));
     let daemon = stage.watch(&[stage.write(&stage.manifest().config("images", &images), "two")]);

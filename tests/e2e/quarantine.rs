@@ -9,12 +9,12 @@ use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::http_client::build_client;
 use imagewatch_tests::image::ImageSpec;
 use imagewatch_tests::process::Signal;
-use imagewatch_tests::program::{STATE_DIR, start_imagewatch};
+use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::proxy::Proxy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::stage::{ADMIN_TOKEN, Daemon, LATER, SOON, Stage, answer_of, watch_with};
+use crate::stage::{ADMIN_TOKEN, Daemon, LATER, SOON, Stage, answer_of, run_to_end, watch_with};
 
 /// The manifest's name; it watches labelled containers, each under its own name.
 const MANIFEST: &str = "labelled";
@@ -66,10 +66,7 @@ impl Scene {
 
     /// Exit code and output of a command that ends.
     async fn run(&self, args: &[&str]) -> (i32, String) {
-        let host = self.stage.scope.engine().host();
-        let mut process = start_imagewatch(host, args, &[(STATE_DIR, self.state_dir())]);
-        let code = process.wait_exit(LATER).await.expect("it ends by itself");
-        (code, process.lines().join("\n"))
+        run_to_end(self.stage.scope.engine().host(), args, &[(STATE_DIR, self.state_dir())]).await
     }
 
     /// What a command that succeeds prints as JSON.

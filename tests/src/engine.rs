@@ -10,12 +10,13 @@ use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::exec::StartExecResults;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, EndpointSettings, ExecConfig, HostConfig, ImageInspect,
-    NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy,
+    ContainerCreateBody, ContainerInspectResponse, EndpointSettings, ExecConfig, HealthConfig, HostConfig,
+    ImageInspect, NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions,
-    ListNetworksOptions, ListVolumesOptions, RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions,
+    ListNetworksOptions, ListVolumesOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
+    RemoveVolumeOptions,
 };
 use futures_util::TryStreamExt;
 use imagewatch_abi::Digest;
@@ -94,7 +95,7 @@ pub struct RunSpec {
     pub fixed_ports: BTreeMap<u16, u16>,
     /// Volumes, as `name:/path`; the name comes from [`Scope::name`].
     pub volumes: Vec<String>,
-    /// The network to join, from [`Scope::create_network`]; `None` is the default bridge.
+    /// The network to join, from [`Scope::create_network`], or `container:NAME`; `None` is the default bridge.
     pub network: Option<String>,
     /// Further names in that network.
     pub aliases: Vec<String>,
@@ -102,8 +103,12 @@ pub struct RunSpec {
     pub more_networks: Vec<String>,
     /// The restart policy's name; `None` is the engine's `no`.
     pub restart_policy: Option<String>,
+    /// Replaces the image's health check, wholly or in part.
+    pub health: Option<HealthConfig>,
     /// How long a stop waits before it kills; `None` is the engine's ten seconds.
     pub stop_timeout_s: Option<i64>,
+    /// What the fields above have no word for.
+    pub host: HostConfig,
 }
 
 /// A container as it is now.
@@ -119,6 +124,10 @@ pub struct ContainerNow {
     pub digests: Vec<Digest>,
     /// Whether its process runs.
     pub is_running: bool,
+    /// When it was last started, in UTC; comparable as text.
+    pub started_at: String,
+    /// `no`, `always` and so on.
+    pub restart_policy: String,
     /// `host:port` by port within the container.
     pub published: BTreeMap<u16, String>,
     /// Its labels.
@@ -166,7 +175,8 @@ impl Scope {
         let ports: HashMap<_, _> =
             anywhere.chain(fixed).map(|(port, host_port)| (format!("{port}/tcp"), Some(bind(host_port)))).collect();
         let endpoint = EndpointSettings { aliases: Some(spec.aliases.clone()), ..EndpointSettings::default() };
-        let endpoints = spec.network.iter().map(|network| (network.clone(), endpoint.clone())).collect();
+        let own = spec.network.iter().filter(|network| !network.starts_with("container:"));
+        let endpoints = own.map(|network| (network.clone(), endpoint.clone())).collect();
         let restart_policy = spec.restart_policy.as_ref().map(|name| RestartPolicy {
             name: Some(name.parse().unwrap_or_else(|error| panic!("{name} is no restart policy: {error}"))),
             maximum_retry_count: None,
@@ -179,12 +189,13 @@ impl Scope {
             env: Some(spec.env.clone()),
             exposed_ports: Some(ports.keys().cloned().collect()),
             stop_timeout: spec.stop_timeout_s,
+            healthcheck: spec.health.clone(),
             host_config: Some(HostConfig {
                 port_bindings: Some(ports),
                 binds: Some(spec.volumes.clone()),
                 network_mode: spec.network.clone(),
-                restart_policy,
-                ..HostConfig::default()
+                restart_policy: restart_policy.or_else(|| spec.host.restart_policy.clone()),
+                ..spec.host.clone()
             }),
             networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints) }),
             ..ContainerCreateBody::default()
@@ -229,6 +240,15 @@ impl Scope {
         };
         let output = exec(&self.engine.docker, container, config).await;
         output.unwrap_or_else(|error| panic!("failed to run {command:?} in {container}: {error}"))
+    }
+
+    /// All lines that a container has written so far.
+    pub async fn log(&self, container: &str) -> Vec<String> {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
+        let output = self.engine.docker.logs(container, Some(options));
+        let text = output.try_fold(String::new(), async |text, part| Ok(text + &part.to_string())).await;
+        let text = text.unwrap_or_else(|error| panic!("failed to read the log of {container}: {error}"));
+        text.lines().map(str::to_owned).collect()
     }
 
     /// Makes a bridge network; `name` comes from [`name`](Self::name).
@@ -323,7 +343,9 @@ async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
 async fn scope_containers(docker: &Docker, prefix: &str) -> Result<BTreeMap<String, String>, Error> {
     let all = docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await?;
     let containers = all.into_iter().filter_map(|container| {
-        let name = container.names?.first()?.trim_start_matches('/').to_owned();
+        // Who is linked to is listed under its names in others' eyes too: `/other/alias`.
+        let names = container.names?;
+        let name = names.iter().map(|name| name.trim_start_matches('/')).find(|name| !name.contains('/'))?.to_owned();
         let label = container.labels.unwrap_or_default().remove(SCOPE_LABEL);
         let is_ours = name.starts_with(prefix) || label.as_deref() == Some(prefix);
         Some((container.id.filter(|_| is_ours)?, name))
@@ -357,12 +379,17 @@ fn read_container(found: ContainerInspectResponse, image: Option<ImageInspect>) 
     let config = found.config.unwrap_or_default();
     let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
     let ports = found.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
+    let state = found.state.unwrap_or_default();
+    let policy = found.host_config.and_then(|host| host.restart_policy?.name);
     ContainerNow {
         id: found.id.unwrap_or_default(),
         image: config.image.unwrap_or_default(),
         image_id: found.image.unwrap_or_default(),
         digests: digests.iter().filter_map(|name| name.split_once('@')?.1.parse().ok()).collect(),
-        is_running: found.state.and_then(|state| state.running).unwrap_or_default(),
+        is_running: state.running.unwrap_or_default(),
+        // Its fraction has as many digits as it needs, and the letter behind would go after any digit.
+        started_at: state.started_at.unwrap_or_default().trim_end_matches('Z').to_owned(),
+        restart_policy: policy.map(|name| name.to_string()).unwrap_or_default(),
         published: read_ports(ports),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
     }

@@ -18,10 +18,34 @@ use crate::components;
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const APPLETS: [&str; 12] =
-    ["sh", "httpd", "sleep", "cat", "echo", "env", "ls", "wget", "test", "true", "false", "kill"];
+const APPLETS: [&str; 17] = [
+    "sh", "httpd", "sleep", "cat", "echo", "env", "ls", "wget", "test", "true", "false", "kill", "nslookup",
+    "readlink", "rm", "touch", "usleep",
+];
 /// The port of [`ImageSpec::web`], within the container.
 pub const WEB_PORT: u16 = 8080;
+/// A path of [`ImageSpec::graceful`] that is answered when the container has been asked to stop.
+pub const LINGERING: &str = "/cgi-bin/lingering";
+
+/// Ends when no request is under way any more; takes none in the meantime.
+const GRACEFUL: &str = "httpd -f -p 8080 -h /www & httpd=$!
+trap 'touch /stopping; kill $httpd; while ls /busy-* >/dev/null 2>&1; do usleep 20000; done; exit 0' TERM
+while :; do sleep 3600 & wait $!; done";
+
+/// Answers half a second after the wish to stop, or after half a minute.
+const LINGERING_SCRIPT: &str = "#!/bin/sh
+touch /busy-$$
+tries=0
+while [ ! -e /stopping ] && [ $tries -lt 600 ]; do usleep 50000; tries=$((tries + 1)); done
+usleep 500000
+echo
+cat /version
+[ -e /stopping ] && echo ', while stopping'
+exec >&-
+# The server passes the answer on meanwhile.
+usleep 300000
+rm /busy-$$
+";
 
 /// What is in an image. Two that differ anywhere have different digests; equal ones are the same image.
 #[derive(Debug, Clone, Default)]
@@ -63,10 +87,23 @@ impl ImageSpec {
         spec
     }
 
+    /// As [`web`](Self::web), with a health check, and it answers what it was asked before it ends. See [`LINGERING`].
+    pub fn graceful(version: &str) -> Self {
+        let health = format!("wget -q -O /dev/null http://127.0.0.1:{WEB_PORT}/");
+        let mut spec = Self { health_command: Some(health), ..Self::web(version).running(GRACEFUL) };
+        spec.files.insert(format!("www{LINGERING}"), LINGERING_SCRIPT.to_owned());
+        spec
+    }
+
     /// Ends right after its start, with exit code 1: a bad release.
     pub fn broken(version: &str) -> Self {
-        let cmd = ["sh", "-c", "echo broken release; exit 1"].map(str::to_owned).to_vec();
-        Self { cmd, ..Self::service(version, "") }
+        Self::sleeper(version).running("echo broken release; exit 1")
+    }
+
+    /// The same image, but it runs `script`.
+    #[must_use]
+    pub fn running(self, script: &str) -> Self {
+        Self { cmd: ["sh", "-c", script].map(str::to_owned).to_vec(), ..self }
     }
 
     fn service(version: &str, start: &str) -> Self {
@@ -75,10 +112,10 @@ impl ImageSpec {
         Self {
             has_busybox: true,
             files: BTreeMap::from([("version".to_owned(), version.to_owned())]),
-            cmd: vec!["sh".to_owned(), "-c".to_owned(), script],
             env: vec!["PATH=/bin".to_owned(), format!("VERSION={version}")],
             ..Self::label_only(version)
         }
+        .running(&script)
     }
 }
 
@@ -160,7 +197,8 @@ fn build_manifest(config: &Blob, layers: &[&Layer]) -> Value {
 fn build_files_layer(files: &BTreeMap<String, String>) -> Layer {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, content) in files {
-        append_file(&mut tar, path, content.as_bytes(), 0o644);
+        // Executable, as some are scripts.
+        append_file(&mut tar, path, content.as_bytes(), 0o755);
     }
     finish_layer(tar)
 }

@@ -8,19 +8,22 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 pub mod components;
-
 pub mod engine;
+pub mod engine_events;
 pub mod http_client;
 pub mod image;
 pub mod judge;
 pub mod kill;
+pub mod load;
 pub mod plugin_manifest;
+pub mod prober;
 pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod push;
 pub mod registry;
 pub mod subject;
+pub mod stage;
 pub mod token_server;
 pub mod unique;
 pub mod wait;

@@ -47,6 +47,17 @@ impl RegistryTarget {
         image.manifest.digest
     }
 
+    /// Pushes `spec`, but the registry loses its last layer again, so that whoever pulls it fails in the middle.
+    pub async fn push_damaged(&self, repository: &str, tag: &str, spec: &ImageSpec) -> Digest {
+        let image = build_image(spec);
+        self.push_built(repository, tag, &image, None).await;
+        // The config comes after the layers.
+        let layer = &image.blobs[image.blobs.len() - 2].digest;
+        let deleted = self.request(Method::DELETE, repository, &format!("blobs/{layer}"));
+        expect_status(send(deleted).await, StatusCode::ACCEPTED);
+        image.manifest.digest
+    }
+
     /// Pushes `spec` as `prefix-0:tag` up to `prefix-{count - 1}:tag`, fast: the blobs are sent once and mounted
     /// into the other repositories. Returns the digest, which is the same in all of them.
     pub async fn push_many(&self, prefix: &str, count: usize, tag: &str, spec: &ImageSpec) -> Digest {

@@ -180,8 +180,11 @@ fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
     let restarts = inspection["RestartCount"].as_u64().unwrap_or(0);
     if state["OOMKilled"] == true {
         Some("it ran out of memory".to_owned())
-    } else if state["Restarting"] == true || restarts > 0 || state["StartedAt"] != *started_at {
+    } else if state["Restarting"] == true {
         Some(format!("it exited with code {code}{error} and is being restarted"))
+    } else if restarts > 0 || state["StartedAt"] != *started_at {
+        // Once it is up again, the code is that of nobody.
+        Some("it exited and was restarted".to_owned())
     } else if state["Running"] != true {
         Some(format!("it exited with code {code}{error}"))
     } else {

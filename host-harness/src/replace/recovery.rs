@@ -297,7 +297,7 @@ impl Replacer {
         }
         // Who died on the way back may have taken it away.
         let rearmed = self.rearm(&side.part, new, &inspection).await;
-        rearmed.map_err(|error| Setback::engine("change the new container's policy", error))?;
+        rearmed.map_err(|error| Setback::engine("change the new container's policy", &error))?;
         if !side.part.was_running {
             return Ok(());
         }

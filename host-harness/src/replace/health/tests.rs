@@ -73,7 +73,7 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
             json!({ "StartedAt": "later" }),
             json!(null),
             late,
-            Judgement::Fail("it exited with code 0 and is being restarted".to_owned()),
+            Judgement::Fail("it exited and was restarted".to_owned()),
         ),
         (
             "out of memory",

@@ -1,11 +1,12 @@
 //! The measurements behind `cargo xtask bench`: what a tick costs beside a bare loop of requests, what the guest
-//! takes of it, and what the real program takes of the machine. Prints one table. It is a report: a missed aim is
-//! said in the table and fails nothing; only what could not be measured does. With `kill`, another table: what became
-//! of updates whose program was killed; there anything lost is a failure.
+//! takes of it, and what the real program takes of the machine; with `away`, how long a service is away. Prints one
+//! table. It is a report: a missed aim is said in the table and fails nothing; only what could not be measured does.
+//! With `kill`, another table: what became of updates whose program was killed; there anything lost is a failure.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "as in the support library: a panic is the report")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its report")]
 
+mod away;
 mod guest;
 mod kill;
 mod machine;
@@ -21,9 +22,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use report::{Row, render};
+use tokio::task::JoinError;
 use world::{IMAGES, World};
 
-const USAGE: &str = "usage: cargo xtask bench [--quick | kill [KILLS]]";
+const USAGE: &str = "\
+usage: cargo xtask bench [--quick]        ticks, the guest, the program's memory and start
+       cargo xtask bench away [--quick]   how long a service is away while its container is updated
+       cargo xtask bench kill [KILLS]     what becomes of updates whose program is killed";
+
+/// What was measured, and its rows unless that failed.
+type Part = (&'static str, Result<Vec<Row>, JoinError>);
 
 /// How often each thing is measured.
 #[derive(Debug, Clone, Copy)]
@@ -46,11 +54,14 @@ const KILLS: usize = 100;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     // The same runtime as the program's.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
-    let is_well = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let is_well = match words[..] {
         [] => runtime.block_on(measure(FULL)),
         ["--quick"] => runtime.block_on(measure(QUICK)),
+        ["away"] => report("", runtime.block_on(away::measure(away::FULL))),
+        ["away", "--quick"] => report("", runtime.block_on(away::measure(away::QUICK))),
         ["kill"] => runtime.block_on(kill::measure(KILLS)),
         ["kill", kills] if kills.parse().is_ok_and(|kills: usize| kills > 0) => {
             runtime.block_on(kill::measure(kills.parse().expect("it was parsed before")))
@@ -63,19 +74,24 @@ fn main() -> ExitCode {
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints the table; whether everything in it could be measured.
+/// Ticks, the guest and the program; whether everything could be measured.
 async fn measure(rounds: Rounds) -> bool {
     say("pushing the images");
     let Ok(world) = tokio::spawn(World::start()).await.map(Arc::new) else { return false };
-    let parts = [
+    let parts = vec![
         ("ticks", tokio::spawn(tick::measure(Arc::clone(&world), rounds.ticks)).await),
         ("the guest", tokio::spawn(guest::measure(Arc::clone(&world), rounds.calls)).await),
         ("ten ticks of the program", tokio::spawn(program::measure_ticks(Arc::clone(&world), rounds.programs)).await),
         ("starts of the program", tokio::spawn(program::measure_starts(Arc::clone(&world), rounds.starts)).await),
     ];
+    report(&format!("{IMAGES} images; "), parts)
+}
+
+/// Prints the table; whether everything in it could be measured.
+fn report(heading: &str, parts: Vec<Part>) -> bool {
     let missing: Vec<&str> = parts.iter().filter(|(_, part)| part.is_err()).map(|(what, _)| *what).collect();
     let rows: Vec<Row> = parts.into_iter().filter_map(|(_, part)| part.ok()).flatten().collect();
-    println!("{IMAGES} images; {}\n\n{}", machine::describe(), render(&rows));
+    println!("{heading}{}\n\n{}", machine::describe(), render(&rows));
     for what in &missing {
         eprintln!("imagewatch-bench: could not measure {what}; the reason stands above");
     }

@@ -4,9 +4,7 @@
 // Every claim of the story is an assertion: one that does not hold ends the demo, and unwinding cleans up.
 #![allow(clippy::panic)]
 
-mod engine_events;
 mod facts;
-mod prober;
 mod screen;
 mod story;
 mod summary;

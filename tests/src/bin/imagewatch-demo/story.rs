@@ -11,12 +11,12 @@ use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::registry::{Registry, RegistryAuth};
 use tempfile::TempDir;
 
-use crate::engine_events::EngineEvents;
 use crate::facts::{Service, build_spec, observe, write_note};
-use crate::prober::{Prober, measure_absence};
 use crate::screen;
 use crate::summary::{Requests, Summary, Times};
 use crate::watcher::{Watcher, check};
+use imagewatch_tests::engine_events::EngineEvents;
+use imagewatch_tests::prober::{Prober, measure_absence};
 
 /// Where it plays. Dropped in the order of the fields: the scope removes what the others have used.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use imagewatch_abi::Digest;
 
 use crate::facts::Service;
-use crate::prober::Absence;
 use crate::screen;
+use imagewatch_tests::prober::Absence;
 
 /// What passed through the proxy while imagewatch was watching.
 #[derive(Debug)]

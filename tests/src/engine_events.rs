@@ -22,20 +22,20 @@ struct Event {
 
 /// The engine's events from its start on; dropping it ends the listening.
 #[derive(Debug)]
-pub(crate) struct EngineEvents {
+pub struct EngineEvents {
     events: Arc<Mutex<Vec<Event>>>,
     task: JoinHandle<()>,
 }
 
 impl EngineEvents {
     /// Listens from now on.
-    pub(crate) fn start(docker: Docker) -> Self {
+    pub fn start(docker: Docker) -> Self {
         let events = Arc::<Mutex<Vec<Event>>>::default();
         Self { events: Arc::clone(&events), task: tokio::spawn(listen(docker, events)) }
     }
 
     /// When the engine last did `action` to `subject`, if it has been heard of.
-    pub(crate) fn find(&self, action: &str, subject: &str) -> Option<SystemTime> {
+    pub fn find(&self, action: &str, subject: &str) -> Option<SystemTime> {
         let events = self.events.lock().expect("no holder panics");
         events.iter().rev().find(|event| event.action == action && event.subject == subject).map(|event| event.at)
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use imagewatch_tests::http_client::build_client;
+use crate::http_client::build_client;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,57 +14,63 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One question.
 #[derive(Debug, Clone)]
-pub(crate) struct Probe {
+pub struct Probe {
     /// When its answer, or its failure, was known.
-    pub(crate) at: SystemTime,
+    pub at: SystemTime,
     /// What the service answered: its version.
-    pub(crate) version: Option<String>,
+    pub version: Option<String>,
 }
 
 /// The asking client; dropping it ends it.
 #[derive(Debug)]
-pub(crate) struct Prober {
+pub struct Prober {
     probes: Arc<Mutex<Vec<Probe>>>,
     task: JoinHandle<()>,
 }
 
 /// How long the service was away, and what its clients saw.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Absence {
+pub struct Absence {
     /// The old version's last answer.
-    pub(crate) from: SystemTime,
+    pub from: SystemTime,
     /// The new version's first answer.
-    pub(crate) to: SystemTime,
+    pub to: SystemTime,
     /// Questions in between, which all failed.
-    pub(crate) failed: usize,
+    pub failed: usize,
     /// Questions that failed before or after; a machine too busy for its own work makes some.
-    pub(crate) failed_elsewhere: usize,
+    pub failed_elsewhere: usize,
     /// Questions in all.
-    pub(crate) asked: usize,
+    pub asked: usize,
 }
 
 impl Absence {
     /// From the last old answer to the first new one.
-    pub(crate) fn duration(&self) -> Duration {
+    pub fn duration(&self) -> Duration {
         self.to.duration_since(self.from).expect("the new version answers after the old one")
     }
 }
 
 impl Prober {
     /// Starts asking `url`.
-    pub(crate) fn start(url: String) -> Self {
+    pub fn start(url: String) -> Self {
         let probes = Arc::<Mutex<Vec<Probe>>>::default();
         Self { probes: Arc::clone(&probes), task: tokio::spawn(ask_on(url, probes)) }
     }
 
+    /// Whether the latest question was answered.
+    pub fn is_answered(&self) -> bool {
+        let probes = self.probes.lock().expect("no holder panics");
+        probes.last().is_some_and(|probe| probe.version.is_some())
+    }
+
     /// Whether the latest answer is `version`.
-    pub(crate) fn is_on(&self, version: &str) -> bool {
+    pub fn is_on(&self, version: &str) -> bool {
         let probes = self.probes.lock().expect("no holder panics");
         probes.last().is_some_and(|probe| probe.version.as_deref() == Some(version))
     }
 
     /// All questions so far, in their order.
-    pub(crate) fn probes(&self) -> Vec<Probe> {
+    pub fn probes(&self) -> Vec<Probe> {
         self.probes.lock().expect("no holder panics").clone()
     }
 }
@@ -89,7 +95,7 @@ async fn ask_on(url: String, probes: Arc<Mutex<Vec<Probe>>>) {
 
 /// What `probes` say of a move from `old` to `new`; panics unless both answered, and the old one never after the
 /// new one.
-pub(crate) fn measure_absence(probes: &[Probe], old: &str, new: &str) -> Absence {
+pub fn measure_absence(probes: &[Probe], old: &str, new: &str) -> Absence {
     let is_on = |probe: &Probe, version: &str| probe.version.as_deref() == Some(version);
     let last_old = probes.iter().rposition(|probe| is_on(probe, old)).expect("the old version answered");
     let first_new = probes.iter().position(|probe| is_on(probe, new)).expect("the new version answers");
@@ -103,6 +109,14 @@ pub(crate) fn measure_absence(probes: &[Probe], old: &str, new: &str) -> Absence
         failed_elsewhere: failures(probes) - failed,
         asked: probes.len(),
     }
+}
+
+/// The longest time from one answer to the next; zero when there were not two.
+pub fn longest_absence(probes: &[Probe]) -> Duration {
+    let answered: Vec<SystemTime> =
+        probes.iter().filter(|probe| probe.version.is_some()).map(|probe| probe.at).collect();
+    let gaps = answered.windows(2).map(|pair| pair[1].duration_since(pair[0]).unwrap_or_default());
+    gaps.max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -124,6 +138,13 @@ mod tests {
             assert_eq!(absence.duration(), duration, "{versions}");
             assert_eq!((absence.failed, absence.failed_elsewhere), (failed, failed_elsewhere), "{versions}");
             assert_eq!(absence.asked, versions.len());
+        }
+    }
+
+    #[test]
+    fn the_longest_absence_is_between_two_answers() {
+        for (versions, steps) in [("-a-aa---b-", 4), ("aa", 1), ("a-", 0), ("", 0)] {
+            assert_eq!(longest_absence(&probes(versions)), ASK_EVERY * steps, "{versions}");
         }
     }
 

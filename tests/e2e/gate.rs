@@ -1,0 +1,244 @@
+//! Whether a new container may stay: what the health gate, a probe and a container's own hooks let pass, and what is
+//! left when they do not. The numbers T… are those of the design's list of cases.
+
+use bollard::models::{HealthConfig, HostConfig, RestartPolicy, RestartPolicyNameEnum};
+use imagewatch_abi::Digest;
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::program::STATE_DIR;
+use imagewatch_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+use crate::stage::{Daemon, LATER, SOON, Stage, labels, run_to_end, watch_with};
+
+/// A container, and the image that it is to move to.
+struct Row {
+    role: &'static str,
+    /// How the container was made, but for its name and image.
+    spec: RunSpec,
+    old: ImageSpec,
+    new: ImageSpec,
+}
+
+impl Row {
+    fn new(role: &'static str, new: impl Fn(&str) -> ImageSpec) -> Self {
+        Self { role, spec: RunSpec::default(), old: ImageSpec::sleeper("old"), new: new("new") }
+    }
+
+    fn made(self, spec: RunSpec) -> Self {
+        Self { spec, ..self }
+    }
+
+    fn from(self, old: ImageSpec) -> Self {
+        Self { old, ..self }
+    }
+}
+
+/// All rows on one engine under one program, which works on them side by side.
+struct Scene {
+    stage: Stage,
+    daemon: Daemon,
+    rows: Vec<Row>,
+    /// Each row's container, as it was.
+    ids: Vec<String>,
+}
+
+impl Scene {
+    async fn start(rows: Vec<Row>) -> Self {
+        let stage = Stage::new().await;
+        let mut ids = Vec::new();
+        for row in &rows {
+            stage.push_image(row.role, &named(&stage, row.role, &row.old)).await;
+            let spec = RunSpec { image: stage.image(row.role), ..row.spec.clone() };
+            ids.push(stage.run_as(row.role, spec).await);
+        }
+        let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
+        let envs = [(STATE_DIR, stage.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::effects=debug")];
+        let daemon = watch_with(stage.scope.engine().host(), &[manifest], &envs);
+        daemon.wait_for_more("first seen", rows.len() - 1).await;
+        Self { stage, daemon, rows, ids }
+    }
+
+    /// Moves every tag; the new digests.
+    async fn move_all(&self) -> Vec<Digest> {
+        let mut digests = Vec::new();
+        for row in &self.rows {
+            digests.push(self.stage.push_image(row.role, &named(&self.stage, row.role, &row.new)).await);
+        }
+        digests
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.rows.iter().map(|row| self.stage.scope.name(row.role)).collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until `role` has failed, and returns what is said of it.
+    async fn wait_for_failure(&self, role: &str) -> String {
+        let name = self.stage.scope.name(role);
+        self.daemon.process.wait_for_line(&format!("{name}: pulled, failed {name}: "), LATER).await
+    }
+}
+
+/// An image that no other role and no other scope has.
+fn named(stage: &Stage, role: &str, spec: &ImageSpec) -> ImageSpec {
+    let mut spec = spec.clone();
+    spec.labels.insert("for".to_owned(), stage.scope.name(role));
+    spec
+}
+
+fn health_check(test: &[&str]) -> HealthConfig {
+    let test = test.iter().map(|word| (*word).to_owned()).collect();
+    HealthConfig { test: Some(test), interval: Some(1_000_000_000), ..HealthConfig::default() }
+}
+
+fn sick(version: &str) -> ImageSpec {
+    let health_command = Some("echo no database; false".to_owned());
+    ImageSpec { health_command, ..ImageSpec::sleeper(version) }
+}
+
+fn web_with_feature(version: &str) -> ImageSpec {
+    let mut spec = ImageSpec::web(version);
+    spec.files.insert("www/feature".to_owned(), "yes".to_owned());
+    spec
+}
+
+fn labelled(pairs: &[(&str, &str)]) -> RunSpec {
+    RunSpec { labels: labels(pairs), ..RunSpec::default() }
+}
+
+const PROBE: (&str, &str) = ("imagewatch.probe", "http:8080/feature");
+const TWO_SECONDS: (&str, &str) = ("imagewatch.health-timeout", "2s");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_and_is_barred() {
+    let always = RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), ..RestartPolicy::default() };
+    let always = HostConfig { restart_policy: Some(always), ..HostConfig::default() };
+    let never_ends = health_check(&["CMD-SHELL", "sleep 60"]);
+    let expected = [
+        ("exits", "it exited with code 1;"),
+        ("exits-late", "it exited with code 3;"),
+        ("loops", " restarted;"),
+        ("unhealthy", "it is unhealthy: no database"),
+        ("never-healthy", "after 2 s it is not healthy yet"),
+        ("unanswering", "after 2 s its probe does not answer"),
+    ];
+    let late = "echo too good to last; usleep 500000; exit 3";
+    let scene = Scene::start(vec![
+        Row::new("exits", ImageSpec::broken),
+        Row::new("exits-late", |version| ImageSpec::sleeper(version).running(late)),
+        Row::new("loops", ImageSpec::broken).made(RunSpec { host: always, ..RunSpec::default() }),
+        Row::new("unhealthy", sick),
+        Row::new("never-healthy", ImageSpec::sleeper)
+            .made(RunSpec { health: Some(never_ends), ..labelled(&[TWO_SECONDS]) }),
+        Row::new("unanswering", ImageSpec::web).made(labelled(&[PROBE, TWO_SECONDS])),
+    ])
+    .await;
+    let new = scene.move_all().await;
+    let mut barred = Vec::new();
+    for ((role, reason), digest) in expected.iter().zip(&new) {
+        let line = scene.wait_for_failure(role).await;
+        assert!(line.contains(reason) && line.contains("(runs again as before)"), "{role}: {line}");
+        assert!(line.contains("is quarantined"), "{role}: {line}");
+        barred.push(json!([scene.stage.scope.name(role), digest, "image"]));
+    }
+    for said in ["its new container said: broken release", "its new container said: too good to last"] {
+        assert!(scene.daemon.count(said) > 0, "{said}");
+    }
+
+    // The next ticks do nothing.
+    let (moved, held) = (scene.daemon.count("moved from"), scene.daemon.count("is held"));
+    scene.daemon.wait_for_more("is held", held + 2 * scene.rows.len()).await;
+    assert_eq!((moved, scene.daemon.count("moved from")), (scene.rows.len(), scene.rows.len()));
+    assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+    for ((row, id), digest) in scene.rows.iter().zip(&scene.ids).zip(&new) {
+        let now = scene.stage.container(row.role).await.expect("it is back under its name");
+        assert_eq!((&now.id, now.is_running, now.digests.contains(digest)), (id, true, false), "{}", row.role);
+        assert_eq!(now.restart_policy == "always", row.role == "loops", "{}: {}", row.role, now.restart_policy);
+    }
+    let args = ["quarantine", "list", "--json"];
+    let host = scene.stage.scope.engine().host();
+    let (code, listed) = run_to_end(host, &args, &[(STATE_DIR, scene.stage.state_dir())]).await;
+    let listed: Value = serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{code} {error}: {listed}"));
+    let listed = listed["quarantine"].as_array().expect("a list");
+    let rows: Vec<_> = listed.iter().map(|row| json!([row["target"], row["digest"], row["fault"]])).collect();
+    barred.sort_by_key(Value::to_string);
+    assert_eq!(rows, barred);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_as_healthy_as_it_says_or_as_its_predecessor_was_may_stay() {
+    let no_check = RunSpec { health: Some(health_check(&["NONE"])), ..RunSpec::default() };
+    let scene = Scene::start(vec![
+        Row::new("healthy", |version| ImageSpec {
+            health_command: Some("true".to_owned()),
+            ..ImageSpec::sleeper(version)
+        }),
+        Row::new("unchecked", sick).made(no_check),
+        Row::new("answering", web_with_feature).made(labelled(&[PROBE])),
+        Row::new("no-worse", sick).from(sick("old")),
+    ])
+    .await;
+    let docker = scene.stage.scope.engine().docker();
+    wait_for("the old container to be unhealthy", SOON, || async {
+        let found = docker.inspect_container(&scene.stage.scope.name("no-worse"), None).await.expect("it runs");
+        let health = found.state.and_then(|state| state.health?.status).map(|status| status.to_string());
+        if health.as_deref() == Some("unhealthy") { Ok(()) } else { Err(health) }
+    })
+    .await;
+    let new = scene.move_all().await;
+    for (row, digest) in scene.rows.iter().zip(&new) {
+        let name = scene.stage.scope.name(row.role);
+        scene.daemon.process.wait_for_line(&format!("recreated {name}"), LATER).await;
+        scene.stage.wait_until_on(row.role, digest, SOON).await;
+    }
+    assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+    assert_eq!(scene.daemon.count("is quarantined"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_can_put_an_update_off_and_another_is_run_in_the_new_container() {
+    let hooks = labelled(&[
+        ("imagewatch.hook.pre-update", "test -e /ready || exit 75"),
+        ("imagewatch.hook.post-update", "echo $VERSION > /updated"),
+    ]);
+    let scene = Scene::start(vec![Row::new("web", ImageSpec::sleeper).made(hooks)]).await;
+    let web = scene.stage.scope.name("web");
+    let before = scene.stage.container("web").await.expect("it runs");
+    let new = scene.move_all().await;
+    let line = scene.wait_for_failure("web").await;
+    assert!(line.contains("its imagewatch.hook.pre-update asked to be left alone this time"), "{line}");
+    assert!(line.contains("the container was not touched; rolled back, the next poll tries again"), "{line}");
+    scene.daemon.wait_for_more("asked to be left alone", 4).await;
+    assert_eq!(scene.stage.container("web").await, Some(before), "it was not even stopped");
+
+    scene.stage.scope.exec(&web, &["touch", "/ready"]).await;
+    scene.daemon.wait_for_line(&format!("recreated {web}")).await;
+    scene.stage.wait_until_on("web", &new[0], SOON).await;
+    assert_eq!(scene.stage.scope.exec(&web, &["cat", "/updated"]).await, "new\n");
+    assert_eq!((scene.daemon.count("is quarantined"), scene.stage.containers().await), (0, vec![web]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_hangs_ends_when_its_time_is_over() {
+    let limit = ("imagewatch.hook.timeout", "1s");
+    let scene = Scene::start(vec![
+        Row::new("before", ImageSpec::sleeper).made(labelled(&[limit, ("imagewatch.hook.pre-update", "sleep 600")])),
+        Row::new("after", ImageSpec::sleeper).made(labelled(&[limit, ("imagewatch.hook.post-update", "sleep 600")])),
+    ])
+    .await;
+    let before = scene.stage.container("before").await;
+    let new = scene.move_all().await;
+    let line = scene.wait_for_failure("before").await;
+    let expected = "its imagewatch.hook.pre-update (sleep 600) did not end within 1 s; the container was not touched";
+    assert!(line.contains(expected), "{line}");
+    assert_eq!(scene.stage.container("before").await, before);
+
+    scene
+        .daemon
+        .wait_for_line("replaced, but its imagewatch.hook.post-update (sleep 600) did not end within 1 s")
+        .await;
+    scene.stage.wait_until_on("after", &new[1], SOON).await;
+    assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+}

@@ -1,0 +1,141 @@
+//! The steps of an update that take long, fail halfway or find a container in another state than running; and what
+//! stays on the engine after it. The numbers T… are those of the design's list of cases.
+
+use std::time::{Duration, Instant};
+
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::wait::wait_for;
+
+use crate::stage::{Daemon, LATER, SOON, Stage, run_to_end, stubborn, watch_with};
+
+/// A program that watches the image of `web`, and has seen it.
+async fn watch_web(stage: &Stage) -> Daemon {
+    let daemon = stage.watch(&[stage.write(&stage.manifest().config("images", &stage.image("web")), "one")]);
+    daemon.wait_for_line("first seen").await;
+    daemon
+}
+
+/// Refreshes `web` by hand.
+async fn refresh_web(stage: &Stage) -> (i32, String) {
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "by-hand");
+    let args = ["refresh", "--manifest", manifest.to_str().expect("a path of ours")];
+    run_to_end(stage.scope.engine().host(), &args, &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t31_a_pull_that_fails_in_the_middle_touches_nothing_and_is_tried_again() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let before = stage.container("web").await;
+    let daemon = watch_web(&stage).await;
+    let damaged = ImageSpec::sleeper(&stage.scope.name("v2"));
+    stage.registry.target().push_damaged(&stage.scope.name("web"), "latest", &damaged).await;
+    daemon.wait_for_more("rolled back, the next poll tries again", 1).await;
+    assert_eq!(stage.container("web").await, before);
+    assert_eq!(stage.containers().await, [stage.scope.name("web")]);
+    assert_eq!(daemon.count("is quarantined"), 0);
+    let v3 = stage.push("web", "v3").await;
+    stage.wait_until_on("web", &v3, LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t29_a_stop_that_takes_its_time_is_waited_for_and_nothing_is_killed_or_made_twice() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::to_engine(stage.scope.engine().host()).await;
+    stage.push("web", "v1").await;
+    let old = stage.run_as("web", stubborn(stage.image("web"), 8)).await;
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let daemon = watch_with(&proxy.host(), &[manifest], &[]);
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    wait_for("the stop", SOON, || async {
+        let requests = proxy.requests();
+        if proxy.count("/stop") > 0 { Ok(()) } else { Err(requests) }
+    })
+    .await;
+    let asked = Instant::now();
+    wait_for("the old container's end", SOON, || async {
+        let now = stage.scope.inspect(&old).await;
+        if now.as_ref().is_some_and(|now| now.is_running) { Err(now) } else { Ok(()) }
+    })
+    .await;
+    assert!(asked.elapsed() > Duration::from_secs(7), "killed after {:?}", asked.elapsed());
+    stage.wait_until_on("web", &v2, LATER).await;
+    daemon.wait_for_line("recreated").await;
+    let counts = ["/containers/create", "/stop", "/kill"].map(|path| proxy.count(path));
+    assert_eq!(counts, [1, 1, 0], "{:#?}", proxy.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t43_a_paused_container_is_left_alone_with_its_reason() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let docker = stage.scope.engine().docker();
+    docker.pause_container(&stage.scope.name("web")).await.expect("it can be paused");
+    let before = stage.container("web").await;
+    let daemon = watch_web(&stage).await;
+    let v2 = stage.push("web", "v2").await;
+    let line = daemon.wait_for_line("is quarantined").await;
+    assert!(line.contains("it is paused; unpause it first; the container was not touched"), "{line}");
+    assert_eq!(stage.container("web").await, before);
+    let state = docker.inspect_container(&stage.scope.name("web"), None).await.expect("it is there").state;
+    assert_eq!(state.and_then(|state| state.paused), Some(true));
+    drop(daemon);
+
+    docker.unpause_container(&stage.scope.name("web")).await.expect("it was paused");
+    let (code, output) = refresh_web(&stage).await;
+    assert_eq!(code, 0, "{output}");
+    stage.wait_until_on("web", &v2, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t44_a_stopped_container_is_made_again_and_left_stopped_on_its_networks() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    let network = stage.scope.name("net");
+    stage.scope.create_network(&network).await;
+    let web = stage.scope.name("web");
+    let spec = RunSpec { image: stage.image("web"), network: Some(network.clone()), ..RunSpec::default() };
+    let id = stage.run_as("web", RunSpec { aliases: vec!["shop".to_owned()], ..spec }).await;
+    let docker = stage.scope.engine().docker();
+    docker.stop_container(&web, None).await.expect("it can be stopped");
+    let v2 = stage.push("web", "v2").await;
+    let (code, output) = refresh_web(&stage).await;
+    assert_eq!(code, 0, "{output}");
+
+    let now = stage.container("web").await.expect("it is there");
+    assert!(now.id != id && !now.is_running && now.digests.contains(&v2), "{now:?}");
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+    docker.start_container(&web, None).await.expect("it can be started");
+    let found = docker.inspect_container(&web, None).await.expect("it is there");
+    let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    assert_eq!(networks.keys().collect::<Vec<_>>(), [&network]);
+    let aliases = networks[&network].aliases.clone().unwrap_or_default();
+    assert!(aliases.contains(&"shop".to_owned()), "{aliases:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_replaced_images_only_as_many_stay_as_are_to_be_kept() {
+    let stage = Stage::new().await;
+    let mut digests = vec![stage.push("web", "v1").await];
+    stage.run("web").await;
+    let manifest = stage.manifest().config("images", &stage.image("web")).config("host.keep_images", "1");
+    let daemon = stage.watch(&[stage.write(&manifest, "one")]);
+    daemon.wait_for_line("first seen").await;
+    for version in ["v2", "v3", "v4"] {
+        let digest = stage.push("web", version).await;
+        stage.wait_until_on("web", &digest, LATER).await;
+        daemon.wait_for_more("recreated", digests.len() - 1).await;
+        digests.push(digest);
+    }
+    let repository = stage.image("web").replace(":latest", "");
+    let mut kept: Vec<_> = digests[2..].iter().map(|digest| format!("{repository}@{digest}")).collect();
+    kept.push(stage.image("web"));
+    kept.sort();
+    assert_eq!(stage.scope.image_references().await, kept);
+    assert_eq!(daemon.count("removed an old image"), 2);
+}

@@ -1,0 +1,66 @@
+//! How soon the old container serves again when the new one turns out to be unhealthy.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::engine_events::EngineEvents;
+use imagewatch_tests::image::{ImageSpec, WEB_PORT};
+use imagewatch_tests::prober::Prober;
+use imagewatch_tests::stage::{SOON, Stage};
+use imagewatch_tests::unique::free_port;
+use imagewatch_tests::wait::wait_for;
+
+use super::Service;
+use crate::report::{Aim, Row, Samples};
+
+/// Lets `rounds` updates fail.
+pub(crate) async fn measure(rounds: usize) -> Vec<Row> {
+    crate::say("failing health checks");
+    let stage = Stage::new().await;
+    let good = stage.scope.name("v0");
+    stage.push_image("web", &ImageSpec::web(&good)).await;
+    let port = free_port();
+    let fixed_ports = BTreeMap::from([(WEB_PORT, port)]);
+    let old = stage.run_as("web", RunSpec { image: stage.image("web"), fixed_ports, ..RunSpec::default() }).await;
+    let events = EngineEvents::start(stage.scope.engine().docker().clone());
+    let service = Service::watch(stage, ImageSpec::web).await;
+    let prober = Prober::start(format!("http://127.0.0.1:{port}/"));
+    let (mut backs, mut stops) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        let new = fail(&service, round, &old).await;
+        let at = |action: &str| events.find(action, &new).unwrap_or_else(|| panic!("the engine told of no {action}"));
+        let unhealthy = at("health_status: unhealthy");
+        let stop = since(at("kill"), at("die"));
+        let back = wait_for("the old container to answer", SOON, || async {
+            let probes = prober.probes();
+            let is_back = |at: SystemTime, version: &Option<String>| at > unhealthy && version.as_ref() == Some(&good);
+            let found = probes.iter().find(|probe| is_back(probe.at, &probe.version));
+            found.map(|probe| probe.at).ok_or(probes.len())
+        })
+        .await;
+        backs.push(since(unhealthy, back).saturating_sub(stop).as_secs_f64());
+        stops.push(stop.as_secs_f64());
+    }
+    vec![
+        Row::new("unhealthy to the old one serving, less the stop", "s", Samples::new(backs)).aim(Aim::AtMost(1.0)),
+        Row::new("  the stop", "s", Samples::new(stops)),
+    ]
+}
+
+/// Moves the tag to an image that serves and says that it is unhealthy; the id of its container, when all is over.
+async fn fail(service: &Service, round: usize, old: &str) -> String {
+    let bad = ImageSpec::web(&service.stage.scope.name(&format!("bad{round}")));
+    service.stage.push_image("web", &ImageSpec { health_command: Some("false".to_owned()), ..bad }).await;
+    let new = wait_for("the new container to be tried", SOON, || async {
+        let now = service.stage.container("web").await;
+        now.as_ref().filter(|now| now.id != old).map(|now| now.id.clone()).ok_or(now)
+    })
+    .await;
+    service.daemon.wait_for_more("is quarantined", round - 1).await;
+    new
+}
+
+fn since(from: SystemTime, to: SystemTime) -> Duration {
+    to.duration_since(from).unwrap_or_default()
+}
