@@ -268,8 +268,8 @@ impl App {
         Ok(())
     }
 
-    /// Ends the updater that this one is the successor of, and refuses to work beside any other. An engine that is
-    /// away shows neither; it is asked for as soon as there is something to do.
+    /// Ends the updater that this one is the successor of, and refuses to work beside any other. Where this program
+    /// runs in no container, an engine that is away is no reason not to start.
     async fn become_the_only_one(&self) -> Result<(), AppError> {
         self.replacer.take_over().await?;
         let look = other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref());

@@ -208,13 +208,11 @@ impl Handled<'_> {
             digest: self.image.digest.clone(),
         };
         let image = NewImage { id: &self.image.id, platform: self.order.platform.as_deref() };
-        let turn = Some(self.ctx.turn().await.ok_or_else(stopping)?);
-        let mut job = Job { image, strategy, stable_for: self.ctx.stable_for, origin, turn };
+        let mut job = Job { image, strategy, stable_for: self.ctx.stable_for, origin, turn: None };
         if let Some(inspection) = self.find().await?
-            && let Some(unit) = unit_of(&inspection)
+            && let Some(unit) = unit_of(&inspection, &self.image_of(&inspection).await?)
         {
-            let restarted = replacer.restart_unit(&inspection, unit, &job).await;
-            return Ok(self.ended(restarted, vec![self.listed.name.clone()]));
+            return self.restart_unit(&inspection, unit, &job).await;
         }
         let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
         let survey = match surveyed.ok_or_else(stopping)? {
@@ -222,6 +220,8 @@ impl Handled<'_> {
             Ok(None) => return Ok(Ending::Untouched),
             Err(error) => return Ok(self.ended(Err(error), Vec::new())),
         };
+        // Only now: who waits for a lock keeps nobody else from working.
+        job.turn = Some(self.ctx.turn().await.ok_or_else(stopping)?);
         let old = survey.root().container.clone();
         if !self.is_still_meant(&old) {
             return Ok(Ending::Untouched);
@@ -243,6 +243,22 @@ impl Handled<'_> {
         }
     }
 
+    async fn restart_unit(&self, inspection: &Value, unit: &str, job: &Job<'_>) -> Result<Ending, Failure> {
+        let names = vec![self.listed.name.clone()];
+        let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.replacer.locks.lock(&names)).await;
+        let _locked = locked.ok_or_else(|| shutting_down("the remaining containers were not handled"))?;
+        if !self.is_still_meant(inspection) {
+            return Ok(Ending::Untouched);
+        }
+        Ok(self.ended(self.ctx.replacer.restart_unit(inspection, unit, job).await, names))
+    }
+
+    async fn image_of(&self, inspection: &Value) -> Result<Value, Failure> {
+        let id = inspection["Image"].as_str().unwrap_or_default();
+        let image = self.ctx.replacer.engine.inspect_image(id).await.map_err(|error| error.failure())?;
+        Ok(image.unwrap_or_default())
+    }
+
     async fn remove(&self) -> Result<Ending, Failure> {
         let replacer = &self.ctx.replacer;
         let names = [self.listed.name.clone()];
@@ -252,7 +268,10 @@ impl Handled<'_> {
         let Some(inspection) = self.find().await?.filter(|inspection| self.is_still_meant(inspection)) else {
             return Ok(Ending::Untouched);
         };
-        match replacer.remove_container(inspection["Id"].as_str().unwrap_or_default()).await {
+        if replacer.own_id.is_some() && inspection["Id"].as_str() == replacer.own_id.as_deref() {
+            return Ok(self.failed(&Setback::refused("it is this updater, which nothing would bring back")));
+        }
+        match replacer.remove(inspection["Id"].as_str().unwrap_or_default()).await {
             Ok(()) => {
                 info!(container = %self.listed.name, "removed");
                 Ok(Ending::Done(names.to_vec()))

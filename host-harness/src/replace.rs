@@ -23,10 +23,10 @@ pub mod systemd;
 pub mod transaction;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use imagewatch_abi::{ContainerFailure, Strategy};
+use imagewatch_abi::{ContainerFailure, Report, Strategy};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::{Engine, EngineError};
@@ -53,6 +53,8 @@ pub struct Replacer {
     pub locks: ContainerLocks,
     /// The container that this program runs in.
     pub own_id: Option<String>,
+    /// Of transactions that were ended for somebody else, with the manifest's name.
+    reports: Mutex<Vec<(String, Report)>>,
 }
 
 impl fmt::Debug for Replacer {
@@ -70,6 +72,7 @@ impl Replacer {
             images: KnownImages::new(store),
             locks: ContainerLocks::default(),
             own_id,
+            reports: Mutex::default(),
         }
     }
 }

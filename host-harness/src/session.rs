@@ -82,6 +82,9 @@ impl Session {
     /// # Errors
     /// A fault of the policy; the reports were not taken.
     pub async fn settle(&mut self, reports: Vec<Report>) -> Result<SettleOutput, CallError> {
+        let mut reports = reports;
+        // What a container logs may hold secrets, and says nothing that a decision needs.
+        reports.iter_mut().flat_map(|report| &mut report.failed).for_each(|failure| failure.log.clear());
         let (now_ms, state, quarantine) = (now_ms(), self.state.clone(), self.quarantine.read());
         let input = SettleInput { now_ms, state, reports, quarantine };
         let (mut output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;

@@ -113,7 +113,7 @@ impl Watch {
                 Some(ended) = self.running.join_next_with_id() => self.take_ended(ended).await,
                 Some(Ok(reports)) = self.tending.join_next() => self.settle(reports).await,
                 Some(request) = self.requests.recv() => self.refresh(request).await,
-                () = sleep_until(next_poll), if is_polling => next_poll = Instant::now() + self.poll().await,
+                () = sleep_until(next_poll) => next_poll = Instant::now() + self.tick(is_polling).await,
             }
         }
         self.wind_up().await;
@@ -133,22 +133,26 @@ impl Watch {
         }
         let orders = self.orders.clone();
         self.tending.spawn(async move {
-            match orders.replacer.tend(&*orders.is_granted).await {
-                // Another manifest's policy would not know the target.
-                Ok(reports) => reports.into_iter().filter(|(of, _)| *of == orders.manifest).map(|(_, r)| r).collect(),
-                Err(error) => {
-                    debug!(manifest = orders.manifest, %error, "did not look for what was left half done");
-                    Vec::new()
-                }
-            }
+            orders.replacer.tend(&orders.manifest, &*orders.is_granted).await.unwrap_or_else(|error| {
+                debug!(manifest = orders.manifest, %error, "did not look for what was left half done");
+                Vec::new()
+            })
         });
     }
 
-    /// One tick; the time until the next.
-    async fn poll(&mut self) -> Duration {
+    /// One tick; the time until the next. Where polling is off, what was left half done is ended all the same.
+    async fn tick(&mut self, is_polling: bool) -> Duration {
         self.tend();
+        if is_polling { self.poll().await } else { self.interval() }
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.session.plugin.description.interval_ms.max(1))
+    }
+
+    async fn poll(&mut self) -> Duration {
         self.settle(Vec::new()).await;
-        let interval = Duration::from_millis(self.session.plugin.description.interval_ms.max(1));
+        let interval = self.interval();
         let manifest = self.session.manifest.name.clone();
         let polled = self.session.poll(None, self.in_flight(), PollMode::Watch).await;
         let (not_ready, next) = match polled {

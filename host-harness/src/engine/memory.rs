@@ -31,6 +31,8 @@ struct State {
     calls: Vec<String>,
     faults: Vec<Fault>,
     interruption: Option<(usize, Interruption)>,
+    /// A container that the engine is still stopping.
+    stopping: Option<String>,
     /// Calls since the interruption was set.
     changes: usize,
     pulls_hang: bool,
@@ -52,6 +54,8 @@ pub(crate) enum Interruption {
     DieBefore,
     /// The caller is killed once the engine has done it.
     DieAfter,
+    /// The caller is killed while the engine is at it, which it ends later if it is a stop, and never if it is not.
+    DieMeanwhile,
     /// The engine refuses.
     Refuse(EngineError),
     /// The answer does not come in time, and it was not done.
@@ -82,6 +86,7 @@ impl MemoryEngine {
                 calls: Vec::new(),
                 faults: Vec::new(),
                 interruption: None,
+                stopping: None,
                 changes: 0,
                 pulls_hang: false,
                 last_id: 0,
@@ -95,7 +100,8 @@ impl MemoryEngine {
     }
 
     /// Puts an image here, as if pulled before, and lets `reference` name it. Fields the image lacks are made up.
-    /// `Behaves` says how its containers do: `exits`, `restarts`, `unhealthy`, `starting`, `healthy`.
+    /// `Behaves` says how its containers do: `exits`, `restarts`, `unhealthy`, `starting`, `healthy`; `BehavesBeside`
+    /// the same for those that share the network of a container on that image.
     pub(crate) fn add_image(&self, reference: &str, image: &Value) -> String {
         self.state().tag(reference, image)
     }
@@ -123,6 +129,11 @@ impl MemoryEngine {
         self.state().faults.push(Fault { call: call.to_owned(), times, error });
     }
 
+    /// Nothing fails any more.
+    pub(crate) fn heal(&self) {
+        self.state().faults.clear();
+    }
+
     /// From now on the `nth` call (from 0) that changes something is interrupted.
     pub(crate) fn interrupt(&self, nth: usize, interruption: Interruption) {
         let mut state = self.state();
@@ -142,9 +153,19 @@ impl MemoryEngine {
         self.dead.send_replace(false);
     }
 
+    /// Time passes: what the engine was still at is done.
+    pub(crate) fn let_time_pass(&self) {
+        let mut state = self.state();
+        if let Some(container) = state.stopping.take() {
+            // It may be gone by now.
+            let _ = state.stop(&container);
+        }
+    }
+
     /// What the engine's daemon does when it is restarted: everything ends, and what has a policy to comes back.
     pub(crate) fn restart_daemon(&self) {
         let mut state = self.state();
+        state.stopping = None;
         for container in state.containers.values_mut() {
             let was_started = container["State"]["Status"] != "created";
             let policy = text(&container["HostConfig"]["RestartPolicy"]["Name"]).to_owned();
@@ -218,6 +239,7 @@ impl MemoryEngine {
         if *self.dead.borrow() {
             std::future::pending::<()>().await;
         }
+        let stopped = line.strip_prefix("stop ").map(str::to_owned);
         let interruption = {
             let mut state = self.state();
             state.record(line)?;
@@ -230,9 +252,18 @@ impl MemoryEngine {
             Some(Interruption::DieAfter) => Ok(Ending::Death),
             Some(Interruption::HangDone) => Ok(Ending::Silence),
             Some(Interruption::DieBefore) => self.die().await,
+            Some(Interruption::DieMeanwhile) => {
+                self.go_on_stopping(stopped);
+                self.die().await
+            }
             Some(Interruption::Refuse(error)) => Err(error),
             Some(Interruption::HangUndone) => Err(late()),
         }
+    }
+
+    fn go_on_stopping(&self, container: Option<String>) {
+        let mut state = self.state();
+        state.stopping = container.and_then(|name| state.find(&name).ok());
     }
 
     async fn leave<T>(&self, ending: Ending, value: T) -> Result<T, EngineError> {

@@ -2,10 +2,10 @@
 //! the very same old ones run again. Both can be begun any number of times, by the transaction itself or by
 //! somebody who finds it half done: each step looks first whether it is still to be done.
 
-use std::collections::BTreeMap;
+mod again;
+
 use std::time::Duration;
 
-use imagewatch_abi::Reference;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -13,7 +13,6 @@ use tracing::debug;
 use super::Replacer;
 use super::facts::{self, Handling, Origin, Part, Swap};
 use super::journal::Snapshot;
-use super::plan::{Plan, PlanInput, build_plan};
 use crate::engine::EngineError;
 
 /// How long an engine that is away is waited for to bring a container back; less than a shutdown waits.
@@ -56,17 +55,14 @@ impl Transaction {
     fn snapshot<'s>(&self, index: usize, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
         snapshots.iter().find(|snapshot| snapshot.container["Id"] == self.sides[index].part.old.as_str())
     }
+
+    /// How a container was that goes when it is stopped: only such a one is made again.
+    fn going<'s>(&self, index: usize, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
+        self.snapshot(index, snapshots).filter(|snapshot| snapshot.container["HostConfig"]["AutoRemove"] == true)
+    }
 }
 
 impl Replacer {
-    /// Removes a container that something else provisions again on next use; its volumes stay.
-    ///
-    /// # Errors
-    /// The engine did not do it.
-    pub async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
-        self.remove(container).await
-    }
-
     /// Forwards: what rested is started, then the old containers go, those first that need others.
     ///
     /// # Errors
@@ -93,10 +89,11 @@ impl Replacer {
         &self,
         transaction: &Transaction,
         snapshots: &[Snapshot],
+        may_be_stopping: bool,
     ) -> Result<Vec<String>, EngineError> {
         let until = Instant::now() + RESTORE_FOR;
         loop {
-            match self.abort(transaction, snapshots).await {
+            match self.abort(transaction, snapshots, may_be_stopping).await {
                 Err(error) if Instant::now() < until => {
                     debug!(%error, "not restored yet");
                     sleep(RETRY_EVERY).await;
@@ -116,9 +113,15 @@ impl Replacer {
         &self,
         transaction: &Transaction,
         snapshots: &[Snapshot],
+        may_be_stopping: bool,
     ) -> Result<Vec<String>, EngineError> {
         for side in transaction.sides.iter().rev() {
             self.put_aside_new(transaction, side).await?;
+        }
+        if may_be_stopping {
+            for side in &transaction.sides {
+                self.await_stop(transaction, side).await?;
+            }
         }
         let mut problems = Vec::new();
         let mut back = Vec::new();
@@ -130,12 +133,28 @@ impl Replacer {
         }
         for (index, id) in back {
             let snapshot = transaction.snapshot(index, snapshots);
-            problems.extend(self.bring_up(transaction, index, &id, snapshot).await?);
+            self.bring_up(transaction, index, &id, snapshot).await?;
         }
         for new in transaction.sides.iter().rev().filter_map(|side| side.new.as_ref()) {
             self.remove(new).await?;
         }
         Ok(problems)
+    }
+
+    /// An engine goes on with a stop whose asker died. A container that still runs then is not back: it is about to
+    /// end. Asking once more waits for that. One that has its policy still was not asked to stop.
+    async fn await_stop(&self, transaction: &Transaction, side: &Side) -> Result<(), EngineError> {
+        let Some(inspection) = self.find(&side.part.old).await? else { return Ok(()) };
+        let has_policy = is_restarted_by_engine(&inspection["HostConfig"]["RestartPolicy"]);
+        let was_asked = side.part.handling == Handling::Restart || !has_policy;
+        if transaction.swap != Swap::StopFirst || inspection["State"]["Running"] != true || !was_asked {
+            return Ok(());
+        }
+        self.stop(&side.part.old).await?;
+        if inspection["HostConfig"]["AutoRemove"] == true {
+            self.wait_until_gone(&side.part.old).await?;
+        }
+        Ok(())
     }
 
     /// Before an old container starts, its successor must not hold its ports, its addresses or its name.
@@ -165,7 +184,7 @@ impl Replacer {
     ) -> Result<Result<String, String>, EngineError> {
         let part = &transaction.sides[index].part;
         let Some(inspection) = self.find(&part.old).await? else {
-            return match transaction.snapshot(index, snapshots) {
+            return match transaction.going(index, snapshots) {
                 Some(snapshot) => self.make_again(transaction, index, snapshot).await.map(Ok),
                 None => Ok(Err(format!("{} is gone, and nothing is left to make it from", part.name))),
             };
@@ -186,79 +205,31 @@ impl Replacer {
         Ok(Ok(part.old.clone()))
     }
 
-    /// A container that went when it was stopped is made again from what was written down, on its own image. It
-    /// gets its name when it is complete.
-    async fn make_again(
-        &self,
-        transaction: &Transaction,
-        index: usize,
-        snapshot: &Snapshot,
-    ) -> Result<String, EngineError> {
-        let part = &transaction.sides[index].part;
-        let is_made = |c: &Value| facts_of(c).is_some_and(|f| f.is_restored && f.transaction == transaction.id);
-        if let Some(made) = self.find(&part.name).await?.filter(is_made) {
-            return Ok(id_of(&made));
-        }
-        let aside = part.aside_name(&transaction.id);
-        let id = match self.find(&aside).await?.filter(is_made) {
-            Some(made) => id_of(&made),
-            None => self.create_again(transaction, index, snapshot).await?,
-        };
-        let made = self.engine.inspect_container(&id).await?;
-        self.reconnect(transaction, &id, &made, Some(snapshot)).await?;
-        self.engine.rename(&id, &part.name).await?;
-        Ok(id)
-    }
-
-    async fn create_again(
-        &self,
-        transaction: &Transaction,
-        index: usize,
-        snapshot: &Snapshot,
-    ) -> Result<String, EngineError> {
-        let part = &transaction.sides[index].part;
-        let reference = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
-        if let Ok(reference) = reference.parse::<Reference>() {
-            self.engine.tag_image(&part.old_image, &reference).await?;
-        }
-        let plan = self.plan_again(transaction, snapshot).await?;
-        let mut body = plan.body;
-        let facts = facts::Facts { is_restored: true, ..transaction.facts(index) };
-        body["Labels"][facts::LABEL] = json!(facts.to_label());
-        self.engine.create_container(&part.aside_name(&transaction.id), &body, plan.platform.as_deref()).await
-    }
-
-    /// Policy, networks and life of an old container, as they were. What it says is a problem that stays.
+    /// Policy, networks and life of an old container, as they were. One that cannot be started now, because somebody
+    /// took its port say, is tried again with each poll.
     async fn bring_up(
         &self,
         transaction: &Transaction,
         index: usize,
         id: &str,
         snapshot: Option<&Snapshot>,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<(), EngineError> {
         let part = &transaction.sides[index].part;
-        let Some(inspection) = self.find(id).await? else { return Ok(None) };
+        let Some(inspection) = self.find(id).await? else { return Ok(()) };
+        // A start that fails may take endpoints away, which the inspection from before it still has.
+        let before = Snapshot { container: inspection.clone(), image: Value::Null };
+        let snapshot = snapshot.unwrap_or(&before);
         if part.handling == Handling::Recreate {
             self.rearm(part, id, &inspection).await?;
             self.reconnect(transaction, id, &inspection, snapshot).await?;
         }
-        if !part.was_running || inspection["State"]["Running"] == true {
-            return Ok(None);
+        if !part.was_running || inspection["State"]["Running"] == true || self.engine.start(id).await.is_ok() {
+            return Ok(());
         }
-        if self.engine.start(id).await.is_ok() {
-            return Ok(None);
-        }
-        // An engine may have taken an endpoint away with the failed start.
         sleep(RETRY_EVERY).await;
         let inspection = self.engine.inspect_container(id).await?;
         self.reconnect(transaction, id, &inspection, snapshot).await?;
-        match self.engine.start(id).await {
-            Ok(()) => Ok(None),
-            Err(error) if error.is_unavailable() => Err(error),
-            Err(error) => {
-                Ok(Some(format!("{} cannot be started again ({error}); it has its name and policy", part.name)))
-            }
-        }
+        self.engine.start(id).await
     }
 
     /// Gives a container the policy that the old one had.
@@ -269,20 +240,20 @@ impl Replacer {
         tolerate_fixed_policy(self.engine.set_restart_policy(id, &part.policy).await)
     }
 
+    /// Gives a container the networks back that it has no longer.
     async fn reconnect(
         &self,
         transaction: &Transaction,
         id: &str,
         inspection: &Value,
-        snapshot: Option<&Snapshot>,
+        before: &Snapshot,
     ) -> Result<(), EngineError> {
-        let Some(snapshot) = snapshot else { return Ok(()) };
         let has = &inspection["NetworkSettings"]["Networks"];
-        let had = snapshot.container["NetworkSettings"]["Networks"].as_object();
+        let had = before.container["NetworkSettings"]["Networks"].as_object();
         if had.is_none_or(|had| had.keys().all(|network| !has[network].is_null())) {
             return Ok(());
         }
-        let plan = self.plan_again(transaction, snapshot).await?;
+        let plan = self.plan_again(transaction, before).await?;
         let created = plan.body["NetworkingConfig"]["EndpointsConfig"].as_object().cloned().unwrap_or_default();
         for (network, endpoint) in created.into_iter().chain(plan.networks_to_connect) {
             if has[&network].is_null() {
@@ -292,32 +263,18 @@ impl Replacer {
         Ok(())
     }
 
-    /// How a container that was written down is made again, on its own image.
-    async fn plan_again(&self, transaction: &Transaction, snapshot: &Snapshot) -> Result<Plan, EngineError> {
-        let engine = self.engine.facts().await?;
-        let listed = self.engine.list().await?;
-        let mut names: BTreeMap<String, String> =
-            listed.iter().map(|container| (container.id.clone(), container.name().to_owned())).collect();
-        // The others of the transaction have their names back by now, or will have.
-        names.extend(transaction.sides.iter().map(|side| (side.part.old.clone(), side.part.name.clone())));
-        let mut sources = Vec::new();
-        for source in volume_sources(&snapshot.container) {
-            sources.extend(self.find(source).await?);
+    /// The new containers go, and nobody else is touched.
+    ///
+    /// # Errors
+    /// The first one that the engine did not remove.
+    pub(super) async fn discard(&self, transaction: &Transaction) -> Result<(), EngineError> {
+        for side in transaction.sides.iter().rev() {
+            self.put_aside_new(transaction, side).await?;
+            if let Some(new) = &side.new {
+                self.remove(new).await?;
+            }
         }
-        let input = PlanInput {
-            old: &snapshot.container,
-            old_image: &snapshot.image,
-            new_image: &snapshot.image,
-            volume_sources: &sources,
-            names: &names,
-            platform: None,
-            api: engine.api,
-            is_podman: engine.is_podman,
-        };
-        build_plan(&input).map_err(|reason| {
-            let name = name_of(&snapshot.container);
-            EngineError::BadAnswer { action: format!("make {name} again"), reason }
-        })
+        Ok(())
     }
 
     /// Takes a container's restart policy away, so that a restart of the engine does not wake it.
@@ -341,7 +298,10 @@ impl Replacer {
     }
 
     /// Removes a container, never its volumes; returns when it is gone.
-    pub(super) async fn remove(&self, container: &str) -> Result<(), EngineError> {
+    ///
+    /// # Errors
+    /// The engine did not do it.
+    pub async fn remove(&self, container: &str) -> Result<(), EngineError> {
         match self.engine.remove(container, true).await {
             Err(EngineError::Conflict { message }) if message.contains("already in progress") => {
                 self.wait_until_gone(container).await

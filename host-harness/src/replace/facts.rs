@@ -6,6 +6,8 @@ use imagewatch_abi::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::health::Illness;
+
 /// The label on every container that a transaction made. Labels cannot be changed, so it stays on those that
 /// succeeded; what it says is then history.
 pub const LABEL: &str = "imagewatch.transaction";
@@ -52,9 +54,9 @@ pub struct Part {
     pub was_running: bool,
     /// Its restart policy, in the engine's words.
     pub policy: Value,
-    /// Whether it was ill already, so that the same illness does not count against its successor.
+    /// What it suffered from already, so that the same does not count against its successor.
     #[serde(default)]
-    pub was_ill: bool,
+    pub was_ill: Option<Illness>,
 }
 
 /// What a transaction does with a container.
@@ -163,7 +165,7 @@ mod tests {
                 handling: Handling::Recreate,
                 was_running: true,
                 policy: serde_json::json!({ "Name": "always" }),
-                was_ill: false,
+                was_ill: None,
             },
             root: "web".to_owned(),
             others: Vec::new(),

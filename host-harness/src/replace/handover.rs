@@ -13,6 +13,7 @@ use super::Replacer;
 use super::ending::{facts_of, name_of};
 use super::facts::Swap;
 use super::labels::UPDATER;
+use super::plan::{endpoints, fixed_host_port, has_static_address};
 use super::setback::Setback;
 use crate::engine::{Engine, EngineError};
 
@@ -63,15 +64,11 @@ pub async fn other_updater(engine: &dyn Engine, own_id: Option<&str>) -> Result<
 
 /// Why an updater cannot run beside its successor, as a lowercase fragment; `None` if it can.
 pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Option<String> {
-    let bindings = own["HostConfig"]["PortBindings"].as_object().into_iter().flat_map(|ports| ports.values());
-    let is_fixed = |binding: &Value| binding["HostPort"].as_str().is_some_and(|port| !port.is_empty());
-    let networks = own["NetworkSettings"]["Networks"].as_object().into_iter().flat_map(|networks| networks.values());
-    let is_static = |network: &Value| {
-        network["IPAMConfig"]["IPv4Address"].is_string() || network["IPAMConfig"]["IPv6Address"].is_string()
-    };
-    let why = if bindings.flat_map(|list| list.as_array().into_iter().flatten()).any(is_fixed) {
+    let why = if own["HostConfig"]["AutoRemove"] == true {
+        "was created with --rm"
+    } else if fixed_host_port(&own["HostConfig"]["PortBindings"]).is_some() {
         "publishes a host port"
-    } else if networks.into_iter().any(is_static) {
+    } else if endpoints(own).any(|(_, endpoint)| has_static_address(endpoint)) {
         "has a fixed address"
     } else if has_dependents {
         "has containers that need it"
@@ -90,6 +87,11 @@ impl Replacer {
         loop {
             let inspection = match self.engine.inspect_container(new).await {
                 Ok(inspection) => inspection,
+                // It may be stopping us at this very moment: to give up for want of one answer would end both.
+                Err(error) if !error.is_gone() && Instant::now() < until => {
+                    sleep(LOOK_EVERY).await;
+                    continue;
+                }
                 Err(error) => return Err(Setback::engine("watch the successor", &error)),
             };
             let state = &inspection["State"];

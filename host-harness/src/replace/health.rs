@@ -7,6 +7,7 @@ mod probe;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -35,8 +36,8 @@ pub struct Gate {
     pub limit: Option<Duration>,
     /// What must answer as well.
     pub probe: Option<Probe>,
-    /// Its predecessor was ill already: then it need not be better.
-    pub was_ill: bool,
+    /// What its predecessor suffered from already: in that it need not be better.
+    pub was_ill: Option<Illness>,
     /// Podman without systemd never runs a health check; one that does not begin is then none.
     pub is_podman: bool,
 }
@@ -64,7 +65,12 @@ impl Gate {
     ///
     /// # Errors
     /// Names the label that cannot be read.
-    pub fn of(inspection: &Value, stable_for: Duration, was_ill: bool, is_podman: bool) -> Result<Self, String> {
+    pub fn of(
+        inspection: &Value,
+        stable_for: Duration,
+        was_ill: Option<Illness>,
+        is_podman: bool,
+    ) -> Result<Self, String> {
         let labels = Labels::of(inspection);
         Ok(Self {
             stable_for: labels.stable_for()?.unwrap_or(stable_for),
@@ -98,7 +104,7 @@ impl Gate {
             let first = started_at.get_or_insert_with(|| inspection["State"]["StartedAt"].clone());
             let mut judgement = self.judge(&inspection, first, start.elapsed());
             if judgement == Judgement::Pass
-                && let Some(probe) = self.probe.as_ref().filter(|_| !self.was_ill)
+                && let Some(probe) = self.probe.as_ref().filter(|_| self.was_ill.is_none())
                 && !probe::answers(probe, &inspection).await
             {
                 judgement = Judgement::Wait("its probe does not answer");
@@ -116,17 +122,23 @@ impl Gate {
 
     /// One look, so long after the start.
     fn judge(&self, inspection: &Value, started_at: &Value, elapsed: Duration) -> Judgement {
-        if self.was_ill {
-            return if elapsed >= self.stable_for { Judgement::Pass } else { Judgement::Wait("it is being watched") };
+        let is_late = elapsed >= self.stable_for;
+        if self.was_ill == Some(Illness::Restarting) {
+            return if is_late { Judgement::Pass } else { Judgement::Wait("it is being watched") };
         }
         if let Some(reason) = fallen(inspection, started_at) {
             return Judgement::Fail(reason);
         }
+        if self.was_ill == Some(Illness::Unhealthy) && is_late {
+            return Judgement::Pass;
+        }
         match self.health(inspection, elapsed) {
             Some("healthy") => Judgement::Pass,
-            Some("unhealthy") => Judgement::Fail(format!("it is unhealthy{}", last_check(inspection))),
+            Some("unhealthy") if self.was_ill.is_none() => {
+                Judgement::Fail(format!("it is unhealthy{}", last_check(inspection)))
+            }
             Some(_) => Judgement::Wait("it is not healthy yet"),
-            None if elapsed >= self.stable_for => Judgement::Pass,
+            None if is_late => Judgement::Pass,
             None => Judgement::Wait("it has not been up for long enough"),
         }
     }
@@ -156,14 +168,32 @@ impl Gate {
         let retries = u32::try_from(retries).unwrap_or(u32::MAX);
         let tries = span(check, "Interval", INTERVAL).saturating_mul(retries.saturating_add(1));
         let waits = span(check, "Timeout", TIMEOUT).saturating_mul(retries);
-        span(check, "StartPeriod", Duration::ZERO).saturating_add(tries).saturating_add(waits).clamp(SHORTEST, LONGEST)
+        let start = span(check, "StartPeriod", Duration::ZERO);
+        start
+            .saturating_add(tries)
+            .saturating_add(waits)
+            .clamp(SHORTEST, LONGEST.max(start.saturating_add(span(check, "Interval", INTERVAL))))
     }
 }
 
-/// Whether a container shows signs of illness; a successor that shows the same is no worse.
-pub fn is_ill(inspection: &Value) -> bool {
+/// What a container suffers from; a successor that suffers from the same is no worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Illness {
+    /// Its health check says so.
+    Unhealthy,
+    /// It ends again and again.
+    Restarting,
+}
+
+/// What a container suffers from before it is replaced.
+pub fn illness(inspection: &Value) -> Option<Illness> {
     let state = &inspection["State"];
-    state["Restarting"] == true || state["Health"]["Status"] == "unhealthy"
+    if state["Restarting"] == true {
+        Some(Illness::Restarting)
+    } else {
+        (state["Health"]["Status"] == "unhealthy").then_some(Illness::Unhealthy)
+    }
 }
 
 fn has_check(inspection: &Value) -> bool {

@@ -29,9 +29,9 @@ pub(super) async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> R
     match engine.exec(id, &["/bin/sh", "-c", command], limit).await {
         Ok(0) => Ok(()),
         Ok(NOT_NOW) => Err(Setback::of(Fault::Postponed, format!("its {label} asked to be left alone this time"))),
-        Ok(code) => Err(Setback::of(Fault::Host, format!("its {label} ({command}) exited with code {code}"))),
+        Ok(code) => Err(Setback::of(Fault::Host, format!("its {label} exited with code {code}"))),
         Err(EngineError::Timeout { limit, .. }) => {
-            let reason = format!("its {label} ({command}) did not end within {} s", limit.as_secs());
+            let reason = format!("its {label} did not end within {} s", limit.as_secs());
             Err(Setback::of(Fault::Host, reason))
         }
         Err(error) => Err(Setback::engine("run its hook", &error)),

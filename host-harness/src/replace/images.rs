@@ -75,7 +75,7 @@ impl Replacer {
             Ok(listed) => listed,
             Err(error) => return debug!(%repository, %error, "old images are left for the next time"),
         };
-        let open = diagnose(&listed, &[]);
+        let open = diagnose(&listed, &self.journal.transactions());
         let needed = open.iter().flat_map(|open| &open.transaction.sides).map(|side| side.part.old_image.as_str());
         let used: BTreeSet<&str> = listed.iter().map(|container| container.image_id.as_str()).chain(needed).collect();
         let previous = said(self.images.store.previous_images(&repository)).unwrap_or_default();

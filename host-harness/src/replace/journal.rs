@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use imagewatch_abi::ContainerFailure;
@@ -27,6 +27,12 @@ pub struct Entry {
     pub facts: Option<Facts>,
     /// Of those containers that go when they are stopped: how they were.
     pub snapshots: Vec<Snapshot>,
+    /// An old container's stop was asked for, and the engine may still be at it.
+    #[serde(default)]
+    pub is_stopping: bool,
+    /// The new ones are healthy; what is left is to remove the old ones.
+    #[serde(default)]
+    pub is_passed: bool,
     /// Why the new ones were given up, once that is known.
     #[serde(default)]
     pub failure: Option<ContainerFailure>,
@@ -107,6 +113,13 @@ impl Journal {
     }
 }
 
+impl Entry {
+    /// What is written down of the container of that id.
+    pub fn snapshot_of(&self, id: &str) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.container["Id"] == id)
+    }
+}
+
 impl Record {
     /// Replaces what is written, whole or not at all.
     ///
@@ -114,7 +127,7 @@ impl Record {
     /// When it cannot be written; what was written before stands.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         let staged = self.path.with_extension("tmp");
-        let mut file = File::create(&staged)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
         file.write_all(&serde_json::to_vec(entry)?)?;
         file.sync_all()?;
         fs::rename(&staged, &self.path)?;

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::ending::volume_sources;
 use super::labels::{COMPOSE_PROJECT, COMPOSE_SERVICE, DEPENDS_ON, Labels};
 
 const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
@@ -77,10 +78,9 @@ fn need(container: &Value, other: &Value) -> Option<Need> {
     let host = &container["HostConfig"];
     let namespaces = ["NetworkMode", "PidMode", "IpcMode"].iter().filter_map(|mode| host[*mode].as_str());
     let parents = namespaces.filter_map(|mode| mode.strip_prefix("container:"));
-    let sources = texts(&host["VolumesFrom"]).map(|source| source.split(':').next().unwrap_or(source));
     // `/target:/me/alias`
     let links = texts(&host["Links"]).map(|link| link.split(':').next().unwrap_or(link));
-    if parents.chain(sources).chain(links).any(|reference| is_named(other, reference)) {
+    if parents.chain(volume_sources(container)).chain(links).any(|reference| is_named(other, reference)) {
         return Some(Need::Identity);
     }
     let labels = Labels::of(container);

@@ -39,14 +39,16 @@ impl Setback {
     /// a port, a device or a mount that cannot be had is the machine's.
     pub fn start(error: &EngineError) -> Self {
         let text = error.to_string();
-        let is_program = [
-            "executable file not found",
-            "exec format error",
-            "no such file or directory: unknown",
-            "permission denied: unknown",
-        ]
-        .iter()
-        .any(|sign| text.contains(sign));
+        let is_about_exec = text.contains("exec") && !text.contains("mount");
+        let is_program = is_about_exec
+            && [
+                "executable file not found",
+                "exec format error",
+                "no such file or directory: unknown",
+                "permission denied: unknown",
+            ]
+            .iter()
+            .any(|sign| text.contains(sign));
         let setback = Self::engine("start the new container", error);
         if is_program { Self { fault: Some(Fault::Image), ..setback } } else { setback }
     }
@@ -68,6 +70,10 @@ mod tests {
             (refused("exec /serve: exec format error"), Some(Fault::Image)),
             (refused("driver failed programming external connectivity: port is already allocated"), Some(Fault::Host)),
             (refused("error gathering device information: no such file or directory"), Some(Fault::Host)),
+            (
+                refused("error mounting \"/x\" to rootfs at \"/y\": no such file or directory: unknown"),
+                Some(Fault::Host),
+            ),
             (away, None),
         ] {
             let setback = Setback::start(&error);

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use imagewatch_abi::{Reference, Strategy};
+use imagewatch_abi::Strategy;
 use serde_json::Value;
 use tracing::{info, warn};
 
 use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap, is_working_name};
 use super::handover::reason_against_handover;
-use super::health::is_ill;
+use super::health::illness;
 use super::journal::Snapshot;
 use super::labels::{COMPOSE_PROJECT, Labels};
 use super::locks::Locked;
@@ -20,7 +20,7 @@ use super::order::{Group, group_of};
 use super::plan::{filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_refuse};
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
-use crate::engine::{Engine, EngineError, EngineFacts};
+use crate::engine::{Engine, EngineError, EngineFacts, Listed};
 
 const PARALLEL_INSPECTIONS: usize = 8;
 /// Groups that change while their locks are waited for; more often than this nobody does that.
@@ -46,22 +46,9 @@ impl Survey {
         &self.snapshots[0]
     }
 
-    /// The image that a side's new container runs. Those that only go along stay on what their reference names here.
-    pub(super) async fn new_image(&self, index: usize, engine: &dyn Engine) -> Result<Value, Setback> {
-        if index == 0 {
-            return Ok(self.new_image.clone());
-        }
-        let inspect = |error| Setback::engine("inspect the image of a container that goes along", &error);
-        let snapshot = &self.snapshots[index];
-        let image = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
-        if let Some(found) = engine.inspect_image(image).await.map_err(inspect)? {
-            return Ok(found);
-        }
-        if let Ok(reference) = image.parse::<Reference>() {
-            let old = &self.transaction.sides[index].part.old_image;
-            engine.tag_image(old, &reference).await.map_err(inspect)?;
-        }
-        Ok(snapshot.image.clone())
+    /// The image that a side's new container runs. Those that only go along stay on theirs.
+    pub(super) fn new_image(&self, index: usize) -> &Value {
+        if index == 0 { &self.new_image } else { &self.snapshots[index].image }
     }
 
     /// The containers whose volumes a side uses. One that is gone gives none.
@@ -89,8 +76,8 @@ impl Replacer {
         let mut names = vec![name.to_owned()];
         for _ in 0..ATTEMPTS {
             let locked = self.locks.lock(&names).await;
-            self.recover_names(&names).await.map_err(untouched)?;
-            let all = self.inspect_all().await.map_err(untouched)?;
+            self.recover_names(&names).await.map_err(ReplaceError::untouched)?;
+            let all = self.inspect_all(name).await.map_err(untouched)?;
             let Some(root) = all.iter().find(|container| name_of(container) == name) else { return Ok(None) };
             let group = group_of(root, &all);
             let found = group_names(root, &group);
@@ -104,13 +91,18 @@ impl Replacer {
         Err(ReplaceError::untouched(Setback::of(imagewatch_abi::Fault::Postponed, why)))
     }
 
-    async fn inspect_all(&self) -> Result<Vec<Value>, EngineError> {
+    /// All containers. One that the engine itself cannot show needs nobody, unless it is the one that is meant.
+    async fn inspect_all(&self, name: &str) -> Result<Vec<Value>, EngineError> {
+        let inspect = async |listed: Listed| match self.find(&listed.id).await {
+            Err(error @ (EngineError::Refused { .. } | EngineError::BadAnswer { .. })) if listed.name() != name => {
+                warn!(container = listed.name(), %error, "taken for one that needs no other");
+                Ok(None)
+            }
+            found => found,
+        };
         let listed = self.engine.list().await?;
-        let found: Vec<Option<Value>> = stream::iter(listed.into_iter().map(|container| container.id))
-            .map(|id| async move { self.find(&id).await })
-            .buffered(PARALLEL_INSPECTIONS)
-            .try_collect()
-            .await?;
+        let found: Vec<Option<Value>> =
+            stream::iter(listed).map(inspect).buffered(PARALLEL_INSPECTIONS).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -241,17 +233,21 @@ impl Replacer {
 }
 
 fn side(container: &Value, handling: Handling) -> Side {
+    Side { part: part_of(container, handling), new: None }
+}
+
+/// A container as it is before.
+pub(super) fn part_of(container: &Value, handling: Handling) -> Part {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let part = Part {
+    Part {
         name: name_of(container).to_owned(),
         old: text(&container["Id"]),
         old_image: text(&container["Image"]),
         handling,
         was_running: container["State"]["Running"] == true,
         policy: container["HostConfig"]["RestartPolicy"].clone(),
-        was_ill: is_ill(container),
-    };
-    Side { part, new: None }
+        was_ill: illness(container),
+    }
 }
 
 fn group_names(root: &Value, group: &Group) -> Vec<String> {

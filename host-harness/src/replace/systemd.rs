@@ -8,20 +8,20 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::ending::name_of;
 use super::facts::{Handling, Part};
-use super::health::is_ill;
 use super::labels::Labels;
 use super::setback::Setback;
+use super::survey::part_of;
 use super::{Job, ReplaceError, Replacer};
 
 const UNIT: &str = "PODMAN_SYSTEMD_UNIT";
 /// A unit's own limit for starting is 90 s by default.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// The unit that makes a container, if one does.
-pub fn unit_of(container: &Value) -> Option<&str> {
-    Labels::of(container).value(UNIT)
+/// The service that makes a container, if one does. What its image says of a unit is not the operator's word.
+pub fn unit_of<'a>(container: &'a Value, image: &Value) -> Option<&'a str> {
+    let unit = Labels::of(container).value(UNIT).filter(|unit| unit.ends_with(".service"));
+    unit.filter(|unit| Labels::of(image).value(UNIT) != Some(unit))
 }
 
 impl Replacer {
@@ -31,16 +31,7 @@ impl Replacer {
     /// The unit did not start, or its new container may not stay; the tag then names the old image again and the
     /// unit was restarted on it.
     pub async fn restart_unit(&self, container: &Value, unit: &str, job: &Job<'_>) -> Result<(), ReplaceError> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let part = Part {
-            name: name_of(container).to_owned(),
-            old: text(&container["Id"]),
-            old_image: text(&container["Image"]),
-            handling: Handling::Recreate,
-            was_running: true,
-            policy: Value::Null,
-            was_ill: is_ill(container),
-        };
+        let part = part_of(container, Handling::Recreate);
         let Err(setback) = self.restart_and_watch(&part, unit, job).await else { return Ok(()) };
         let reference = container["Config"]["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
         if let Some(reference) = reference {
@@ -80,5 +71,26 @@ async fn restart(unit: &str) -> Result<(), Setback> {
         }
         Ok(Err(error)) => Err(failed(format!("{error}; is systemctl installed where imagewatch runs?"))),
         Err(_) => Err(failed(format!("it did not end within {} s", LIMIT.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn t46_a_unit_is_taken_from_the_operator_and_never_from_an_image() {
+        let labelled = |unit: &str| json!({ "Config": { "Labels": { UNIT: unit } } });
+        for (case, container, image, expected) in [
+            ("the operator's", labelled("web.service"), json!({}), Some("web.service")),
+            ("the image's", labelled("web.service"), labelled("web.service"), None),
+            ("the image has another", labelled("web.service"), labelled("x.service"), Some("web.service")),
+            ("no service", labelled("poweroff.target"), json!({}), None),
+            ("none", json!({}), json!({}), None),
+        ] {
+            assert_eq!(unit_of(&container, &image), expected, "{case}");
+        }
     }
 }

@@ -133,12 +133,25 @@ async fn t32_a_tag_that_moved_after_the_pull_leaves_the_container_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t26_an_old_container_that_cannot_come_back_is_said_to_be_lost_and_where() {
-    let stage = Stage::new(json!({}), true).await;
+async fn t26_an_old_container_whose_port_was_taken_comes_back_as_soon_as_that_is_free() {
+    let stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
+    let before = stage.picture();
     stage.engine.fail("start", u32::MAX, refused());
     let error = stage.replace("web").await.unwrap_err();
-    assert!(!error.is_restored && error.reason.contains("web cannot be started again"), "{error}");
-    assert_eq!(stage.engine.overview(), ["web old exited"], "it has its name at least");
+    assert!(!error.is_restored && error.reason.contains("could not be brought back yet"), "{error}");
+    let web = &stage.picture()["web"];
+    assert_eq!(
+        (&web["id"], &web["policy"]),
+        (&before["web"]["id"], &before["web"]["policy"]),
+        "it has its name at least"
+    );
+    stage.tend().await;
+    assert_eq!(stage.engine.inspections()["web"]["State"]["Running"], json!(false));
+    let again = stage.replace("web").await.unwrap_err();
+    assert!(again.reason.contains("an earlier replacement of it is not over"), "{again}");
+    stage.engine.heal();
+    stage.tend().await;
+    assert_eq!(stage.picture(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,6 +277,33 @@ async fn t20_if_one_of_a_group_fails_all_are_back_on_the_old_ids() {
     let error = stage.replace("web").await.unwrap_err();
     assert!(error.is_restored, "{error}");
     assert_eq!(stage.picture(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_goes_along_stays_on_its_image_and_is_not_the_fault_of_the_new_one() {
+    let stage = Stage::group(json!({})).await;
+    stage.engine.add_image(stage::OTHER, &json!({ "Id": "newer" }));
+    stage.replace("web").await.unwrap();
+    assert_eq!(stage.engine.inspections()["vpn-user"]["Image"], "other", "nobody asked to update it");
+    assert_eq!(stage.engine.tagged(stage::OTHER).as_deref(), Some("newer"), "its tag is as it was");
+
+    let stage = Stage::group(json!({})).await;
+    stage.engine.add_image(stage::OTHER, &json!({ "Id": "other", "BehavesBeside": { "new": "unhealthy" } }));
+    let error = stage.replace("web").await.unwrap_err();
+    assert_eq!(error.setback.fault, Some(Fault::Host), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t41_two_programs_that_begin_at_once_leave_it_at_that() {
+    let stage = Stage::new(json!({}), true).await;
+    let other = Stage::sharing(&stage);
+    let (ours, theirs) = (stage.survey("web").await.unwrap().unwrap(), other.survey("web").await.unwrap().unwrap());
+    let (mut our_job, mut their_job) = (stage.job(), other.job());
+    let both = tokio::join!(stage.replacer.replace(ours, &mut our_job), other.replacer.replace(theirs, &mut their_job));
+    let running: Vec<String> = stage.engine.overview().into_iter().filter(|line| line.ends_with("running")).collect();
+    assert_eq!(running.len(), 1, "{both:?}: {running:?}");
+    stage.tend().await;
+    assert_eq!(stage.engine.overview().len(), 1, "{:?}", stage.engine.overview());
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,7 +497,7 @@ async fn settings_are_written_to_disk_only_for_a_container_that_goes_when_it_is_
 async fn removing_takes_a_container_that_is_gone_already_for_done() {
     let stage = Stage::new(json!({}), true).await;
     let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
-    stage.replacer.remove_container(&id).await.unwrap();
-    stage.replacer.remove_container(&id).await.unwrap();
+    stage.replacer.remove(&id).await.unwrap();
+    stage.replacer.remove(&id).await.unwrap();
     assert_eq!(stage.engine.overview(), Vec::<String>::new());
 }

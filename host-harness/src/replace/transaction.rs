@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use imagewatch_abi::Fault;
+use imagewatch_abi::{ContainerFailure, Fault, Reference};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -17,6 +17,7 @@ use super::health::{Gate, GateError};
 use super::journal::{Entry, Record, Snapshot};
 use super::labels::{Hook, Labels};
 use super::plan::{Plan, PlanInput, build_plan};
+use super::recovery::Open;
 use super::setback::Setback;
 use super::survey::Survey;
 use super::{Job, ReplaceError, Replaced, Replacer, hooks};
@@ -37,7 +38,7 @@ impl Replacer {
         // A container's settings may hold secrets, so they are written down only where they would be lost.
         let goes_when_stopped = |snapshot: &&Snapshot| snapshot.container["HostConfig"]["AutoRemove"] == true;
         let snapshots = survey.snapshots.iter().filter(goes_when_stopped).cloned().collect();
-        let entry = Entry { facts: Some(survey.transaction.facts(0)), snapshots, failure: None };
+        let entry = Entry { facts: Some(survey.transaction.facts(0)), snapshots, ..Entry::default() };
         let record = self.journal.begin(&survey.transaction.id, &entry).map_err(|error| {
             let folder = "the state folder's journal; make room there or choose another with --state-dir";
             untouched(Setback::refused(format!("failed to write {folder}: {error}")))
@@ -64,6 +65,13 @@ struct Attempt<'a, 'j> {
 impl Attempt<'_, '_> {
     async fn run(&mut self) -> Result<(), Setback> {
         self.create(0).await?;
+        self.be_the_only_one().await?;
+        for index in 1..self.sides().len() {
+            // One that cannot be made again is to be known before anything is stopped for it.
+            if self.sides()[index].part.handling == Handling::Recreate {
+                self.plan(index).await?;
+            }
+        }
         hooks::run(&*self.replacer.engine, &self.survey.root().container, Hook::PreUpdate).await?;
         match self.survey.transaction.swap {
             Swap::StopFirst => self.stop_first().await,
@@ -72,8 +80,24 @@ impl Attempt<'_, '_> {
         }
     }
 
+    /// Another program may have begun at the same moment; both then leave it at that.
+    async fn be_the_only_one(&self) -> Result<(), Setback> {
+        let open = self.replacer.open().await;
+        let open = open.map_err(|error| Setback::engine("look for other replacements", &error))?;
+        let names: Vec<&String> = self.sides().iter().map(|side| &side.part.name).collect();
+        let is_other = |other: &Open| {
+            other.transaction.id != self.survey.transaction.id && other.names().iter().any(|name| names.contains(&name))
+        };
+        if open.iter().any(is_other) {
+            return Err(Setback::of(Fault::Postponed, "another program is replacing it"));
+        }
+        Ok(())
+    }
+
     async fn stop_first(&mut self) -> Result<(), Setback> {
         self.is_touched = true;
+        self.entry.is_stopping = true;
+        self.write_down();
         for index in (1..self.sides().len()).rev() {
             self.take_down_old(index).await?;
         }
@@ -148,10 +172,10 @@ impl Attempt<'_, '_> {
     async fn rename(&self, index: usize) -> Result<(), Setback> {
         let (engine, id) = (&self.replacer.engine, &self.survey.transaction.id);
         let part = &self.sides()[index].part;
-        match engine.rename(&part.old, &part.aside_name(id)).await {
-            // One that was created with --rm is gone by now.
-            Err(error) if !error.is_gone() => return Err(Setback::engine("rename the old container", &error)),
-            _ => {}
+        // One that was created with --rm is gone by now.
+        if self.survey.snapshots[index].container["HostConfig"]["AutoRemove"] != true {
+            let renamed = engine.rename(&part.old, &part.aside_name(id)).await;
+            renamed.map_err(|error| Setback::engine("rename the old container", &error))?;
         }
         let renamed = engine.rename(self.new_id(index)?, &part.name).await;
         renamed.map_err(|error| Setback::engine("rename the new container", &error))
@@ -160,7 +184,13 @@ impl Attempt<'_, '_> {
     async fn pass_gate(&mut self, index: usize) -> Result<(), Setback> {
         // Waiting takes nothing of the machine that others would have to wait for.
         drop(self.job.turn.take());
-        self.replacer.gate(&self.sides()[index].part, self.new_id(index)?, self.survey.transaction.stable_for).await
+        let stable_for = self.survey.transaction.stable_for;
+        let passed = self.replacer.gate(&self.sides()[index].part, self.new_id(index)?, stable_for).await;
+        // One that only goes along stays on its image, so the new image of the root is not to blame.
+        passed.map_err(|setback| match setback.fault {
+            Some(Fault::Image) if index > 0 => Setback { fault: Some(Fault::Host), ..setback },
+            _ => setback,
+        })
     }
 
     /// Creates the new container of a side, with all that it is to have.
@@ -171,7 +201,11 @@ impl Attempt<'_, '_> {
         let mut body = plan.body.clone();
         body["Labels"][facts::LABEL] = json!(transaction.facts(index).to_label());
         let engine = &self.replacer.engine;
-        let created = engine.create_container(&name, &body, plan.platform.as_deref()).await;
+        let created = if index == 0 {
+            engine.create_container(&name, &body, plan.platform.as_deref()).await
+        } else {
+            self.create_on_own_image(index, &name, &body, plan.platform.as_deref()).await
+        };
         if let Err(EngineError::Timeout { .. }) = &created {
             // It may have been made all the same; then it is to go.
             let found = engine.inspect_container(&name).await.ok();
@@ -182,14 +216,36 @@ impl Attempt<'_, '_> {
         self.complete(index, &plan, &id).await
     }
 
+    /// One that only goes along is not updated, though its tag may name a newer image here by now: that is for whoever
+    /// watches it. For as long as it takes to create it the tag names the old image again.
+    async fn create_on_own_image(
+        &self,
+        index: usize,
+        name: &str,
+        body: &Value,
+        platform: Option<&str>,
+    ) -> Result<String, EngineError> {
+        let engine = &self.replacer.engine;
+        let old_image = &self.sides()[index].part.old_image;
+        let reference = body["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
+        let Some(reference) = reference else { return engine.create_container(name, body, platform).await };
+        let here = engine.inspect_image(&reference.to_string()).await?;
+        let here = here.and_then(|image| image["Id"].as_str().map(str::to_owned)).filter(|id| id != old_image);
+        engine.tag_image(old_image, &reference).await?;
+        let created = engine.create_container(name, body, platform).await;
+        if let Some(newer) = here {
+            self.replacer.give_tag_back(&reference, &newer).await;
+        }
+        created
+    }
+
     async fn plan(&self, index: usize) -> Result<Plan, Setback> {
         let snapshot = &self.survey.snapshots[index];
-        let image = self.survey.new_image(index, &*self.replacer.engine).await?;
         let sources = self.survey.volume_sources(index, &*self.replacer.engine).await?;
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &snapshot.image,
-            new_image: &image,
+            new_image: self.survey.new_image(index),
             volume_sources: &sources,
             names: &self.survey.container_names,
             platform: (index == 0).then_some(self.job.image.platform).flatten(),
@@ -225,8 +281,18 @@ impl Attempt<'_, '_> {
         Err(Setback::of(Fault::Postponed, reason))
     }
 
+    /// A journal that cannot be written any more is gone without; labels and names tell the rest.
+    fn write_down(&self) {
+        if let Err(error) = self.record.write(&self.entry) {
+            let container = &self.survey.transaction.root().part.name;
+            warn!(%container, %error, "the journal cannot be written; going on without it");
+        }
+    }
+
     /// The old containers go, last of all.
     async fn succeed(mut self) -> Replaced {
+        self.entry.is_passed = true;
+        self.write_down();
         let sides = self.sides();
         let recreated = sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         let replaced = Replaced {
@@ -257,19 +323,18 @@ impl Attempt<'_, '_> {
             setback.log = self.last_log().await;
         }
         // Written down first: who dies now must still know tomorrow that the image was bad.
-        self.entry.failure = Some(setback.as_failure(root));
-        if let Err(error) = self.record.write(&self.entry) {
-            warn!(container = %root, %error, "the journal cannot be written; going on without it");
-        }
+        self.entry.failure = Some(ContainerFailure { log: Vec::new(), ..setback.as_failure(root) });
+        self.write_down();
         if !self.is_touched {
-            match self.replacer.abort_patiently(transaction, &self.survey.snapshots).await {
-                Ok(_) => self.record.close(),
+            // The old container is none of our business then: it may be another program's by now.
+            match self.replacer.discard(transaction).await {
+                Ok(()) => self.record.close(),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
             }
             return ReplaceError::untouched(setback);
         }
         info!(container = %root, reason = %setback.reason, "restoring");
-        match self.replacer.abort_patiently(transaction, &self.survey.snapshots).await {
+        match self.replacer.abort_patiently(transaction, &self.survey.snapshots, self.entry.is_stopping).await {
             Ok(problems) => {
                 self.record.close();
                 ReplaceError::restored(setback, &problems)

@@ -292,7 +292,11 @@ impl State {
             return Err(EngineError::Refused { status: 500, message });
         }
         let image = text(&this["Image"]).to_owned();
-        let behaves = self.images.get(&image).map(|image| text(&image["Behaves"]).to_owned()).unwrap_or_default();
+        let parent = text(&this["HostConfig"]["NetworkMode"]).strip_prefix("container:").unwrap_or_default();
+        let parents_image = self.containers.get(parent).map(|parent| text(&parent["Image"])).unwrap_or_default();
+        let image = self.images.get(&image).cloned().unwrap_or_default();
+        let beside = &image["BehavesBeside"][parents_image];
+        let behaves = text(if beside.is_null() { &image["Behaves"] } else { beside }).to_owned();
         let this = self.at(container)?;
         this["State"] = match behaves.as_str() {
             "exits" => json!({ "Running": false, "Status": "exited", "ExitCode": 3 }),
@@ -308,8 +312,9 @@ impl State {
         Ok(())
     }
 
-    fn stop(&mut self, container: &str) -> Result<(), EngineError> {
+    pub(super) fn stop(&mut self, container: &str) -> Result<(), EngineError> {
         let id = self.find(container)?;
+        self.stopping.take_if(|stopping| *stopping == id);
         let this = self.at(container)?;
         if this["State"]["Running"] != true {
             return Ok(());

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 fn gate() -> Gate {
-    Gate { stable_for: Duration::from_secs(10), limit: None, probe: None, was_ill: false, is_podman: false }
+    Gate { stable_for: Duration::from_secs(10), limit: None, probe: None, was_ill: None, is_podman: false }
 }
 
 fn started() -> Value {
@@ -91,18 +91,29 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
 }
 
 #[test]
-fn a_successor_need_not_be_better_than_an_ill_predecessor() {
-    let gate = Gate { was_ill: true, ..gate() };
-    let ill = container(&json!({ "Restarting": true }), &json!(null));
-    assert!(matches!(gate.judge(&ill, &started(), Duration::ZERO), Judgement::Wait(_)));
-    assert_eq!(gate.judge(&ill, &started(), Duration::from_secs(10)), Judgement::Pass);
-    for (state, expected) in [
-        (json!({ "Restarting": true }), true),
-        (json!({ "Health": { "Status": "unhealthy" } }), true),
-        (json!({ "Health": { "Status": "starting" } }), false),
-        (json!({ "Running": true }), false),
+fn a_successor_need_not_be_better_than_an_ill_predecessor_but_no_worse() {
+    let late = Duration::from_secs(10);
+    let check = json!({ "Test": ["CMD", "true"] });
+    let state = |restarting: bool, running: bool, health: &str| {
+        container(&json!({ "Restarting": restarting, "Running": running, "Health": { "Status": health } }), &check)
+    };
+    for (case, was, now, passes) in [
+        ("as unhealthy as before", Illness::Unhealthy, state(false, true, "unhealthy"), true),
+        ("dead, where it was only unhealthy", Illness::Unhealthy, state(false, false, "unhealthy"), false),
+        ("restarting, where it was only unhealthy", Illness::Unhealthy, state(true, true, "starting"), false),
+        ("restarting as before", Illness::Restarting, state(true, true, "starting"), true),
+        ("between two starts as before", Illness::Restarting, state(false, false, "starting"), true),
     ] {
-        assert_eq!(is_ill(&json!({ "State": state })), expected, "{state}");
+        let gate = Gate { was_ill: Some(was), ..gate() };
+        assert_eq!(gate.judge(&now, &started(), late) == Judgement::Pass, passes, "{case}");
+    }
+    for (state, expected) in [
+        (json!({ "Restarting": true }), Some(Illness::Restarting)),
+        (json!({ "Health": { "Status": "unhealthy" } }), Some(Illness::Unhealthy)),
+        (json!({ "Health": { "Status": "starting" } }), None),
+        (json!({ "Running": true }), None),
+    ] {
+        assert_eq!(illness(&json!({ "State": state })), expected, "{state}");
     }
 }
 
@@ -119,7 +130,8 @@ fn the_wait_is_as_long_as_the_health_check_may_take_within_bounds() {
             json!({ "Test": test, "Interval": s, "Timeout": s, "Retries": 1, "StartPeriod": 100 * s }),
             103,
         ),
-        ("at most ten minutes", json!({ "Test": test, "StartPeriod": 3600 * s }), 600),
+        ("at most ten minutes", json!({ "Test": test, "Interval": 600 * s }), 600),
+        ("but never less than it may take to start", json!({ "Test": test, "StartPeriod": 3600 * s }), 3630),
         ("no check", json!(null), 70),
     ] {
         assert_eq!(seconds(gate(), check), expected, "{case}");

@@ -10,13 +10,13 @@ const IMAGE: &str = "com.docker.compose.image";
 const VERSION: &str = "com.docker.compose.version";
 /// From here on compose writes the digest of the manifest for the platform, where the engine lists manifests.
 const BY_MANIFEST: (u32, u32) = (5, 4);
-const IMAGE_MANIFESTS: ApiVersion = ApiVersion { major: 1, minor: 48 };
 
 /// Writes the new image's identity as the compose that made the container would.
 pub(super) fn update_image(labels: &mut Object, input: &PlanInput<'_>) {
     let image = input.new_image;
     let version = labels.get(VERSION).and_then(Value::as_str).and_then(parse_version);
-    let is_by_manifest = version.is_some_and(|version| version >= BY_MANIFEST) && input.api >= IMAGE_MANIFESTS;
+    let is_by_manifest =
+        version.is_some_and(|version| version >= BY_MANIFEST) && input.api >= ApiVersion::IMAGE_MANIFESTS;
     let manifest = if is_by_manifest { manifest_of_platform(image, input.platform) } else { None };
     let identity = manifest.or_else(|| image["Id"].as_str());
     if let (Some(label), Some(identity)) = (labels.get_mut(IMAGE), identity) {

@@ -56,18 +56,18 @@ pub fn reason_against_start_first(
     None
 }
 
-fn endpoints(old: &Value) -> impl Iterator<Item = (&String, &Value)> {
+pub(in crate::replace) fn endpoints(old: &Value) -> impl Iterator<Item = (&String, &Value)> {
     old["NetworkSettings"]["Networks"].as_object().into_iter().flatten()
 }
 
 /// The first host port that is not left to the engine.
-fn fixed_host_port(bindings: &Value) -> Option<&str> {
+pub(in crate::replace) fn fixed_host_port(bindings: &Value) -> Option<&str> {
     let all = bindings.as_object().into_iter().flat_map(serde_json::Map::values);
     let each = all.filter_map(Value::as_array).flatten().filter_map(|binding| binding["HostPort"].as_str());
     each.into_iter().find(|port| !matches!(*port, "" | "0"))
 }
 
-fn has_static_address(endpoint: &Value) -> bool {
+pub(in crate::replace) fn has_static_address(endpoint: &Value) -> bool {
     endpoint["IPAMConfig"].as_object().is_some_and(|config: &Object| config.values().any(|value| !is_empty(value)))
 }
 

@@ -44,8 +44,8 @@ impl Scene {
             Self::Group { is_good } => {
                 let stage = Stage::group(image(true)).await;
                 if !is_good {
-                    // The root is well, the one that goes with it is not.
-                    stage.engine.add_image(OTHER, &json!({ "Id": "bad", "Behaves": "unhealthy" }));
+                    // The root is well, the one that goes with it does not bear it.
+                    stage.engine.add_image(OTHER, &json!({ "Id": "other", "BehavesBeside": { "new": "unhealthy" } }));
                 }
                 stage
             }
@@ -93,6 +93,7 @@ async fn recover(stage: &Stage) -> bool {
 }
 
 fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Value>) {
+    stage.engine.let_time_pass();
     let now = stage.picture();
     let names: Vec<&String> = now.keys().collect();
     assert_eq!(
@@ -148,7 +149,7 @@ async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_
     let all = [(false, false), (true, false), (false, true)];
     let ways = if matches!(scene, Scene::AutoRemove { .. }) { &all[..1] } else { &all[..] };
     for nth in 0..changes_of(scene).await {
-        for death in [Interruption::DieBefore, Interruption::DieAfter] {
+        for death in [Interruption::DieBefore, Interruption::DieAfter, Interruption::DieMeanwhile] {
             for (is_wiped, is_restarted) in ways {
                 cases += die_and_recover(scene, nth, &death, *is_wiped, *is_restarted).await;
             }

@@ -114,8 +114,8 @@ impl Stage {
         self.replacer.replace(survey, &mut job).await
     }
 
-    pub(super) async fn tend(&self) -> Vec<imagewatch_abi::Report> {
-        self.replacer.tend(&|_| true).await.unwrap().into_iter().map(|(_, report)| report).collect()
+    pub(super) async fn tend(&self) -> Vec<Report> {
+        self.replacer.tend("", &|_| true).await.unwrap()
     }
 
     /// What a program that is started anew works with.
