@@ -2,7 +2,7 @@
 //! so that it stays a move, which the next tick makes again or a quarantine holds. The same code
 //! serves orders that the host did at once.
 
-use imagewatch_abi::{LogLevel, Outcome, Report, SettleInput, SettleOutput, Verdict};
+use imagewatch_abi::{Fault, LogLevel, Outcome, Report, SettleInput, SettleOutput, Verdict};
 
 use crate::gate::quarantine::{Consequence, Quarantine};
 use crate::state::{Pending, Seen, State};
@@ -34,7 +34,12 @@ pub(crate) fn settle_report(
     quarantine: &mut Quarantine,
     report: &Report,
 ) -> Outcome {
-    let consequence = report.err.is_none().then(|| Consequence::of(report));
+    let consequence = match (&report.err, Consequence::of(report)) {
+        (None, consequence) => Some(consequence),
+        // What else went wrong does not make a bad image good.
+        (Some(_), Consequence::Bar(cause)) if cause.fault == Fault::Image => Some(Consequence::Bar(cause)),
+        (Some(_), _) => None,
+    };
     let waiting = state.pending_target(&report.order);
     let ended = if consequence.is_some() { Verdict::Refreshed } else { Verdict::Failed };
     let mut outcome = Outcome {

@@ -107,7 +107,7 @@ impl Quarantine {
 /// Why a digest is barred.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cause {
-    fault: Fault,
+    pub(crate) fault: Fault,
     /// A lowercase fragment that names the container.
     reason: String,
 }
