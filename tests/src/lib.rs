@@ -15,6 +15,7 @@ pub mod image;
 pub mod judge;
 pub mod kill;
 pub mod plugin_manifest;
+pub mod private_engine;
 pub mod process;
 pub mod program;
 pub mod proxy;
