@@ -1,6 +1,6 @@
 //! End-to-end scenarios, one module each, in one binary: they share one link and run side by side.
 
-#![allow(clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)]
 
 mod admin;
 mod auth;
@@ -11,10 +11,13 @@ mod failing;
 mod faults;
 mod gate;
 mod groups;
+mod itself;
 mod killed;
 mod moving;
 mod oracle;
 mod quarantine;
+mod restarted;
+mod stage;
 mod start_first;
 mod steps;
 mod support;

@@ -135,7 +135,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_image_is_restored_and_barred_until_it_is_cleared_or_a_newer_one_comes() {
+async fn t22_a_bad_image_is_restored_and_barred_until_it_is_cleared_or_a_newer_one_comes() {
     let scene = Scene::new().await;
     let mut daemon = scene.watch();
     daemon.wait_for_line("first seen").await;

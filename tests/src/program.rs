@@ -2,12 +2,18 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::components;
 use crate::process::Process;
+
+/// The program's file, for a test that runs it in a container.
+pub fn imagewatch() -> PathBuf {
+    components::imagewatch()
+}
 
 /// The variable that names the state folder, which only one `imagewatch run` may have.
 pub const STATE_DIR: &str = "IMAGEWATCH_STATE_DIR";

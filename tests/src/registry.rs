@@ -1,7 +1,8 @@
-//! A real docker-registry on a loopback port, in one of its three ways to authenticate.
+//! A real docker-registry on a port of loopback, or of an address that only a test's own engine reaches, in one of its three ways to authenticate.
 //! Starts, stops and restarts it; what is in it comes from [`push`](crate::push).
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -43,17 +44,23 @@ pub enum RegistryAuth {
 #[derive(Debug)]
 pub struct Registry {
     auth: RegistryAuth,
+    address: Ipv4Addr,
     port: u16,
     folder: TempDir,
     process: Option<Process>,
 }
 
 impl Registry {
-    /// Starts it and waits until it answers.
+    /// Starts it on loopback and waits until it answers.
     pub async fn start(auth: RegistryAuth) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, auth).await
+    }
+
+    /// The same on another address of this machine.
+    pub async fn start_at(address: Ipv4Addr, auth: RegistryAuth) -> Self {
         // In memory where there is such a place: a registry syncs each file to disk, which a busy one makes ten times slower.
         let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("the temp folder takes folders");
-        let mut registry = Self { auth, port: 0, folder, process: None };
+        let mut registry = Self { auth, address, port: 0, folder, process: None };
         let mut output = Vec::new();
         for _ in 0..5 {
             registry.port = free_port();
@@ -78,9 +85,9 @@ impl Registry {
         version.unwrap_or_else(|| panic!("docker-registry says no version: {lines:?}")).to_owned()
     }
 
-    /// `127.0.0.1:PORT`, as image references name it.
+    /// `ADDRESS:PORT`, as image references name it.
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.address, self.port)
     }
 
     /// Where to push, with the right to.
@@ -112,8 +119,8 @@ impl Registry {
         command.arg("serve").arg(self.folder.path().join("config.yml"));
         // It takes settings from REGISTRY_* variables too; the test's environment must not reach it.
         command.env_clear().current_dir(self.folder.path());
+        let (client, url) = (build_client(), format!("http://{}/v2/", self.host()));
         let process = self.process.insert(Process::start(command));
-        let (client, url) = (build_client(), format!("http://127.0.0.1:{}/v2/", self.port));
         let is_up = wait_for("docker-registry to answer", READY, || {
             let has_ended = process.exit_status().is_some();
             let (request, lines) = (client.get(&url).send(), process.lines());

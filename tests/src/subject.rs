@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ pub struct Arena {
     registry: Registry,
     scope: Scope,
     /// Nobody here may touch this scope's one container.
-    stranger: (Scope, Picture),
+    stranger: (Scope, Mutex<Picture>),
     folder: TempDir,
 }
 
@@ -62,7 +62,7 @@ impl Arena {
         theirs.run(&spec).await;
         let picture = take_picture(&theirs, &spec.name).await.expect("it was started");
         let folder = TempDir::new().expect("the temp folder takes folders");
-        Arc::new(Self { registry, scope, stranger: (theirs, picture), folder })
+        Arc::new(Self { registry, scope, stranger: (theirs, Mutex::new(picture)), folder })
     }
 
     /// The scope of the subjects.
@@ -73,8 +73,18 @@ impl Arena {
     /// Panics when the stranger is not as it was.
     pub async fn assert_stranger_untouched(&self) {
         let (scope, picture) = &self.stranger;
-        assert_eq!(take_picture(scope, &scope.name("stranger")).await.as_ref(), Some(picture), "nobody may touch it");
+        let now = take_picture(scope, &scope.name("stranger")).await;
+        assert_eq!(now.as_ref(), Some(&*picture.lock().expect("no holder panics")), "nobody may touch it");
         assert_eq!(scope.containers().await.len(), 1);
+    }
+
+    /// To be said after a restart of the engine, which starts the stranger anew and changes nothing else of it.
+    pub async fn take_restart_of_engine(&self) {
+        let (scope, picture) = &self.stranger;
+        let now = take_picture(scope, &scope.name("stranger")).await.expect("it is there");
+        let mut picture = picture.lock().expect("no holder panics");
+        assert_eq!((&now.id, &now.kept), (&picture.id, &picture.kept), "nobody may touch it");
+        *picture = now;
     }
 }
 
@@ -84,7 +94,10 @@ impl Subject {
         let scope = &arena.scope;
         let name = scope.name(role);
         let repository = format!("{}/{name}", arena.registry.host());
-        arena.registry.target().push(&name, "latest", &ImageSpec::sleeper(&scope.name("v1"))).await;
+        let mut first = ImageSpec::sleeper(&scope.name("v1"));
+        // As most programs end on SIGTERM, and a failure in the eyes of the policy `on-failure`.
+        first.cmd = first.cmd.iter().map(|word| word.replace("exit 0", "exit 143")).collect();
+        arena.registry.target().push(&name, "latest", &first).await;
         let spec = RunSpec {
             name: name.clone(),
             image: format!("{repository}:latest"),

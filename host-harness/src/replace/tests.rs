@@ -155,6 +155,17 @@ async fn t26_an_old_container_whose_port_was_taken_comes_back_as_soon_as_that_is
 }
 
 #[tokio::test(start_paused = true)]
+async fn t27_a_new_container_that_could_not_be_started_is_made_anew_and_never_started_again() {
+    let stage = Stage::new(json!({}), true).await;
+    stage.engine.fail("start", 1, refused());
+    stage.replace("web").await.unwrap_err();
+    assert_eq!(stage.engine.overview(), ["web old running"], "it is gone");
+    stage.replace("web").await.unwrap();
+    let creates = stage.engine.calls().iter().filter(|call| call.starts_with("create")).count();
+    assert_eq!((creates, stage.engine.overview()), (2, vec!["web new running".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn t26_networks_that_an_engine_takes_away_are_given_back() {
     let stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
     let before = stage.picture();

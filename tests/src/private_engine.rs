@@ -1,0 +1,223 @@
+//! A dockerd of a test's own, in a network namespace of its own, which the test may restart. Needs root. Whatever it
+//! starts is found by its folder and ended with it.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use bollard::Docker;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::engine::TestEngine;
+use crate::wait::wait_for;
+
+/// For its first answer.
+const READY: Duration = Duration::from_secs(60);
+/// It stops its containers in this time, 10 s each but side by side.
+const STOPPED: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Networks of four addresses in 10.200.0.0/16.
+const NETWORKS: u16 = 0x4000;
+
+/// A running engine. Dropping it ends everything that it started, and removes its namespace and folders.
+#[derive(Debug)]
+pub struct PrivateEngine {
+    network: Network,
+    folder: TempDir,
+    dockerd: Option<Child>,
+}
+
+/// A network namespace and the cable to it; dropping it removes both.
+#[derive(Debug)]
+struct Network {
+    namespace: String,
+    /// Of the cable's end in the test's namespace.
+    outer: Ipv4Addr,
+}
+
+impl PrivateEngine {
+    /// Starts one.
+    pub async fn start() -> Self {
+        let network = Network::create();
+        let folder = TempDir::new().expect("the temp folder takes folders");
+        let mut engine = Self { network, folder, dockerd: None };
+        engine.launch().await;
+        engine
+    }
+
+    /// The address under which its containers and itself reach the test; a registry for it listens there.
+    pub fn outer_address(&self) -> Ipv4Addr {
+        self.network.outer
+    }
+
+    /// Its socket's file.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("docker.sock")
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> TestEngine {
+        TestEngine::connect_to(self.host()).await
+    }
+
+    /// Stops it as a system does that goes down, with its containers, and starts it again.
+    pub async fn restart(&mut self) {
+        self.stop_dockerd();
+        self.launch().await;
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    async fn launch(&mut self) {
+        let path = |name: &str| self.folder.path().join(name);
+        let log = File::options().create(true).append(true).open(path("log")).expect("the folder takes files");
+        let mut command = Command::new("nsenter");
+        // Not `ip netns exec`: that mounts another /sys, and dockerd does not find the control groups there.
+        command.arg(format!("--net=/var/run/netns/{}", self.network.namespace)).arg("dockerd");
+        command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
+        command.arg("--pidfile").arg(path("pid")).arg("-H").arg(self.host()).args(["--storage-driver", "overlay2"]);
+        command.args(["--insecure-registry", "10.200.0.0/16"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+        self.dockerd = Some(command.spawn().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}")));
+        let (log, host) = (path("log"), self.host());
+        wait_for("a private engine to answer", READY, || async {
+            // A client can be made only once the socket is there.
+            let answer = async { Docker::connect_with_host(&host)?.ping().await };
+            answer.await.map_err(|error| (error.to_string(), fs::read_to_string(&log).unwrap_or_default()))
+        })
+        .await;
+    }
+
+    fn stop_dockerd(&mut self) {
+        let Some(mut dockerd) = self.dockerd.take() else { return };
+        send(Pid::from_child(&dockerd), Signal::TERM);
+        wait_until(STOPPED, || dockerd.try_wait().is_ok_and(|status| status.is_some()));
+        let _ = dockerd.kill();
+        let _ = dockerd.wait();
+    }
+}
+
+impl Drop for PrivateEngine {
+    fn drop(&mut self) {
+        self.stop_dockerd();
+        let folder = self.folder.path().to_owned();
+        for pid in processes_of(&folder) {
+            send(Some(pid), Signal::KILL);
+        }
+        wait_until(STOPPED, || processes_of(&folder).is_empty());
+        unmount_under(&folder);
+    }
+}
+
+impl Network {
+    /// Takes the first free one of the networks, beginning at one of this process's own: another process that wants
+    /// the same is refused by the kernel, and takes the next.
+    fn create() -> Self {
+        let first = u16::try_from(std::process::id() % u32::from(NETWORKS)).expect("it is below NETWORKS");
+        for step in 0..64 {
+            let number = (first + step * 7) % NETWORKS;
+            let [high, low] = (number * 4).to_be_bytes();
+            let (outer, inner) = (Ipv4Addr::new(10, 200, high, low + 1), Ipv4Addr::new(10, 200, high, low + 2));
+            let namespace = format!("iwt{number:x}");
+            if ip(&format!("netns add {namespace}")).is_err() {
+                continue;
+            }
+            // From here on dropping it cleans up.
+            let network = Self { namespace, outer };
+            network.connect(inner).unwrap_or_else(|error| panic!("failed to make a network for an engine: {error}"));
+            return network;
+        }
+        panic!("no network namespace can be made; a private engine needs root, and `ip` on PATH")
+    }
+
+    fn connect(&self, inner: Ipv4Addr) -> io::Result<()> {
+        let Self { namespace, outer } = self;
+        let (near, far) = (format!("{namespace}h"), format!("{namespace}c"));
+        ip(&format!("link add {near} type veth peer name {far} netns {namespace}"))?;
+        ip(&format!("addr add {outer}/30 dev {near}"))?;
+        ip(&format!("link set {near} up"))?;
+        ip(&format!("-n {namespace} addr add {inner}/30 dev {far}"))?;
+        ip(&format!("-n {namespace} link set {far} up"))?;
+        ip(&format!("-n {namespace} link set lo up"))?;
+        ip(&format!("-n {namespace} route add default via {outer}"))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // The other end goes with it, even while somebody still has the namespace open.
+        let _ = ip(&format!("link del {}h", self.namespace));
+        let _ = ip(&format!("netns del {}", self.namespace));
+    }
+}
+
+fn ip(arguments: &str) -> io::Result<()> {
+    let output = Command::new("ip").args(arguments.split(' ')).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("ip {arguments}: {}", said.trim())))
+}
+
+/// dockerd, containerd and its shims, which all carry the folder in their arguments, and what those started.
+fn processes_of(folder: &Path) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let all: Vec<(i32, i32)> = pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
+    let is_part = |pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+        let program = words.next().unwrap_or_default();
+        let name = program.rsplit('/').next().unwrap_or_default().to_owned();
+        (name == "dockerd" || name.starts_with("containerd"))
+            && words.any(|word| Path::new(word.strip_prefix("unix://").unwrap_or(&word)).starts_with(folder))
+    };
+    let mut found: Vec<i32> = all.iter().map(|(pid, _)| *pid).filter(|pid| is_part(*pid)).collect();
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        let children = all.iter().filter(|(pid, of)| *of == parent && !found.contains(pid)).map(|(pid, _)| *pid);
+        let children: Vec<i32> = children.collect();
+        found.extend(children);
+        next += 1;
+    }
+    found.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+/// The parent of a process that has not ended.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = stat.rsplit_once(") ")?.1.split(' ');
+    let state = words.next()?;
+    words.next()?.parse().ok().filter(|_| state != "Z")
+}
+
+fn send(pid: impl Into<Option<Pid>>, signal: Signal) {
+    if let Some(pid) = pid.into() {
+        // Fails only for one that has ended meanwhile.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn wait_until(deadline: Duration, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !is_so() && Instant::now() < end {
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The latest mount first.
+fn unmount_under(folder: &Path) {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let ours: Vec<&Path> = points.filter(|point| point.starts_with(folder)).collect();
+    for point in ours.iter().rev() {
+        let _ = Command::new("umount").arg("--lazy").arg(point).output();
+    }
+}
