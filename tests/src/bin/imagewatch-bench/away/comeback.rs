@@ -26,25 +26,21 @@ pub(crate) async fn measure(rounds: usize) -> Vec<Row> {
     let events = EngineEvents::start(stage.scope.engine().docker().clone());
     let service = Service::watch(stage, ImageSpec::web).await;
     let prober = Prober::start(format!("http://127.0.0.1:{port}/"));
-    let (mut backs, mut stops) = (Vec::new(), Vec::new());
+    let (mut backs, mut stops, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
         let new = fail(&service, round, &old).await;
         let at = |action: &str| events.find(action, &new).unwrap_or_else(|| panic!("the engine told of no {action}"));
         let unhealthy = at("health_status: unhealthy");
-        let stop = since(at("kill"), at("die"));
-        let back = wait_for("the old container to answer", SOON, || async {
-            let probes = prober.probes();
-            let is_back = |at: SystemTime, version: &Option<String>| at > unhealthy && version.as_ref() == Some(&good);
-            let found = probes.iter().find(|probe| is_back(probe.at, &probe.version));
-            found.map(|probe| probe.at).ok_or(probes.len())
-        })
-        .await;
+        let stop = since(at("kill"), at("stop"));
+        let back = first_answer(&prober, &good, unhealthy).await;
         backs.push(since(unhealthy, back).saturating_sub(stop).as_secs_f64());
         stops.push(stop.as_secs_f64());
+        starts.push(start_again(&service.stage, &prober, &good).await.as_secs_f64());
     }
     vec![
         Row::new("unhealthy to the old one serving, less the stop", "s", Samples::new(backs)).aim(Aim::AtMost(1.0)),
         Row::new("  the stop", "s", Samples::new(stops)),
+        Row::new("  a start of the old one alone, until it serves", "s", Samples::new(starts)),
     ]
 }
 
@@ -59,6 +55,25 @@ async fn fail(service: &Service, round: usize, old: &str) -> String {
     .await;
     service.daemon.wait_for_more("is quarantined", round - 1).await;
     new
+}
+
+/// The floor: how long the engine alone takes to start the container until it serves.
+async fn start_again(stage: &Stage, prober: &Prober, version: &str) -> Duration {
+    let (docker, web) = (stage.scope.engine().docker(), stage.scope.name("web"));
+    docker.stop_container(&web, None).await.expect("it can be stopped");
+    let begin = SystemTime::now();
+    docker.start_container(&web, None).await.expect("it can be started");
+    since(begin, first_answer(prober, version, begin).await)
+}
+
+/// When `version` first answered after that moment.
+async fn first_answer(prober: &Prober, version: &str, after: SystemTime) -> SystemTime {
+    wait_for("the container to answer", SOON, || async {
+        let probes = prober.probes();
+        let found = probes.iter().find(|probe| probe.at > after && probe.version.as_deref() == Some(version));
+        found.map(|probe| probe.at).ok_or(probes.len())
+    })
+    .await
 }
 
 fn since(from: SystemTime, to: SystemTime) -> Duration {
