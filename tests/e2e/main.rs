@@ -17,7 +17,6 @@ mod moving;
 mod oracle;
 mod quarantine;
 mod restarted;
-mod stage;
 mod start_first;
 mod steps;
 mod support;
