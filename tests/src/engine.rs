@@ -316,10 +316,7 @@ async fn clean_all(docker: &Docker, prefix: &str) -> Result<(), Error> {
 }
 
 async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
-    // A volume without a name of ours goes with its container only as long as no other container ever used it.
-    let mut volumes = Vec::new();
     for id in scope_containers(docker, prefix).await?.keys() {
-        volumes.extend(volumes_of(docker, id).await?);
         remove_container(docker, id).await?;
     }
     for network in docker.list_networks(None::<ListNetworksOptions>).await? {
@@ -327,10 +324,9 @@ async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
             ignore_absent(docker.remove_network(&name).await)?;
         }
     }
-    let all = docker.list_volumes(None::<ListVolumesOptions>).await?.volumes.unwrap_or_default();
-    volumes.extend(all.into_iter().map(|volume| volume.name).filter(|name| name.starts_with(prefix)));
-    for volume in volumes {
-        ignore_absent(docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await)?;
+    let volumes = docker.list_volumes(None::<ListVolumesOptions>).await?.volumes.unwrap_or_default();
+    for volume in volumes.iter().filter(|volume| volume.name.starts_with(prefix)) {
+        ignore_absent(docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await)?;
     }
     // By reference, not by id: another scope may use the same image under its own names.
     for reference in scope_references(docker, prefix).await? {
@@ -353,15 +349,6 @@ async fn scope_containers(docker: &Docker, prefix: &str) -> Result<BTreeMap<Stri
     Ok(containers.collect())
 }
 
-async fn volumes_of(docker: &Docker, container: &str) -> Result<Vec<String>, Error> {
-    let mounts = match docker.inspect_container(container, None).await {
-        Err(error) if is_absent(&error) => return Ok(Vec::new()),
-        found => found?.mounts.unwrap_or_default(),
-    };
-    let volumes = mounts.into_iter().filter(|mount| mount.typ.as_deref() == Some("volume"));
-    Ok(volumes.filter_map(|mount| mount.name).collect())
-}
-
 async fn scope_references(docker: &Docker, prefix: &str) -> Result<Vec<String>, Error> {
     let images = docker.list_images(None::<ListImagesOptions>).await?;
     let references = images.into_iter().flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests));
@@ -370,9 +357,24 @@ async fn scope_references(docker: &Docker, prefix: &str) -> Result<Vec<String>, 
     Ok(references)
 }
 
+/// With the volumes that nobody named. The engine takes those along only until another container has used them, as the
+/// one that comes of an update does.
 async fn remove_container(docker: &Docker, container: &str) -> Result<(), Error> {
+    let mounts = match docker.inspect_container(container, None).await {
+        Err(error) if is_absent(&error) => return Ok(()),
+        found => found?.mounts.unwrap_or_default(),
+    };
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-    ignore_absent(docker.remove_container(container, Some(options)).await)
+    ignore_absent(docker.remove_container(container, Some(options)).await)?;
+    let is_nameless = |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for volume in mounts.into_iter().filter_map(|mount| mount.name).filter(is_nameless) {
+        match docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await {
+            // Another container of the same update has it still; it goes with the last.
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
+            removed => ignore_absent(removed)?,
+        }
+    }
+    Ok(())
 }
 
 fn read_container(found: ContainerInspectResponse, image: Option<ImageInspect>) -> ContainerNow {
