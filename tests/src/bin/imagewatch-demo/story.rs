@@ -124,6 +124,7 @@ impl Place {
             .allow_host(&self.proxy.host())
             .config("containers", "labelled")
             .config("interval", "1s")
+            .config("host.stable_for", "2s")
             .config("grant.images", &format!("{}/*", self.proxy.host()))
             .config("grant.containers", &format!("name:{}*", self.service()));
         manifest.write(self.folder.path(), "shop")

@@ -1,0 +1,162 @@
+//! What somebody else finds: the next poll, the next program, another program, the updater's successor.
+
+use imagewatch_abi::Fault;
+use serde_json::json;
+
+use super::stage::{REFERENCE, Stage, refused};
+use super::*;
+use crate::engine::memory::Interruption;
+
+#[tokio::test(start_paused = true)]
+async fn t30_an_old_container_that_cannot_be_removed_yet_is_removed_by_the_next_poll() {
+    let stage = Stage::new(json!({}), true).await;
+    stage.engine.fail("remove", 1, refused());
+    stage.replace("web").await.unwrap();
+    assert_eq!(stage.engine.overview().len(), 2);
+    stage.tend().await;
+    assert_eq!(stage.engine.overview(), ["web new running"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_was_taken_away_on_the_way_back_is_given_again_when_it_goes_forwards_after_all() {
+    let mut stage = Stage::new(json!({}), true).await;
+    let before = stage.picture();
+    stage.engine.fail("remove", 1, refused());
+    stage.replace("web").await.unwrap();
+    let new = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+    stage.engine.edit(&new, |c| c["HostConfig"]["RestartPolicy"] = json!({ "Name": "no" }));
+    stage.restart_program();
+    stage.wipe_journal();
+    stage.tend().await;
+    assert_eq!(stage.engine.overview(), ["web new running"]);
+    assert_eq!(stage.picture()["web"]["policy"], before["web"]["policy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t41_two_programs_that_begin_at_once_leave_it_at_that() {
+    let stage = Stage::new(json!({}), true).await;
+    let other = Stage::sharing(&stage);
+    let (ours, theirs) = (stage.survey("web").await.unwrap().unwrap(), other.survey("web").await.unwrap().unwrap());
+    let (mut our_job, mut their_job) = (stage.job(), other.job());
+    let both = tokio::join!(stage.replacer.replace(ours, &mut our_job), other.replacer.replace(theirs, &mut their_job));
+    let running: Vec<String> = stage.engine.overview().into_iter().filter(|line| line.ends_with("running")).collect();
+    assert_eq!(running.len(), 1, "{both:?}: {running:?}");
+    stage.tend().await;
+    assert_eq!(stage.engine.overview().len(), 1, "{:?}", stage.engine.overview());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t28_a_name_that_somebody_else_took_meanwhile_is_left_to_them() {
+    let mut stage = Stage::new(json!({}), true).await;
+    // Killed when the old container had been renamed and the new one not yet.
+    stage.engine.interrupt(4, Interruption::DieAfter);
+    tokio::select! {
+        () = stage.engine.death() => {}
+        ended = stage.replace("web") => panic!("{ended:?}"),
+    }
+    stage.engine.revive();
+    stage.restart_program();
+    let theirs = stage.engine.add_container("web", REFERENCE, json!({}), false).await;
+    stage.tend().await;
+    stage.tend().await;
+    let now = stage.engine.inspections();
+    assert_eq!(now["web"]["Id"], theirs.as_str());
+    assert_eq!(now.len(), 2, "the new one is gone, the old one is kept: {:?}", stage.engine.overview());
+    assert!(now.keys().any(|name| facts::usual_name(name).is_some_and(|(_, is_old)| is_old)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_half_done_is_reported_to_the_policy_that_wanted_it() {
+    for (behaves, recreated, fault) in [("healthy", 1, None), ("unhealthy", 0, Some(Fault::Image))] {
+        let mut stage = Stage::new(json!({ "Behaves": behaves }), true).await;
+        stage.engine.interrupt(6, Interruption::DieAfter); // the start
+        tokio::select! {
+            () = stage.engine.death() => {}
+            ended = stage.replace("web") => panic!("{ended:?}"),
+        }
+        stage.engine.revive();
+        stage.restart_program();
+        let reports = stage.tend().await;
+        let [report] = &reports[..] else { panic!("{reports:?}") };
+        assert_eq!((report.target.as_str(), report.recreated.len()), ("web", recreated), "{behaves}");
+        assert_eq!(report.failed.first().and_then(|failure| failure.fault), fault, "{behaves}");
+        assert!(fault.is_none() || stage.engine.tagged(REFERENCE).as_deref() == Some("old"), "{behaves}: the tag too");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t41_a_transaction_that_another_program_works_on_is_left_to_it() {
+    let stage = Stage::new(json!({}), true).await;
+    stage.engine.interrupt(3, Interruption::DieAfter);
+    let mut other = Stage::sharing(&stage);
+    let replacing = stage.replace("web");
+    tokio::pin!(replacing);
+    tokio::select! {
+        () = stage.engine.death() => {}
+        ended = &mut replacing => panic!("{ended:?}"),
+    }
+    stage.engine.revive();
+    other.restart_program();
+    let before = stage.engine.overview();
+    assert_eq!(other.tend().await, [], "its program lives");
+    assert_eq!(stage.engine.overview(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t40_an_updater_starts_its_successor_and_is_replaced_by_it_or_goes_on() {
+    let mut stage = Stage::labelled(&json!({})).await;
+    let own = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+    stage.replacer.own_id = Some(own.clone());
+    let successor = async {
+        let new = loop {
+            let found = stage.engine.inspections();
+            match found.iter().find(|(name, c)| {
+                facts::usual_name(name).is_some_and(|(_, is_old)| !is_old) && c["State"]["Running"] == true
+            }) {
+                Some((_, new)) => break new["Id"].as_str().unwrap().to_owned(),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let mut next = Stage::sharing(&stage);
+        next.replacer.own_id = Some(new);
+        next.replacer.take_over().await.unwrap()
+    };
+    tokio::select! {
+        ended = stage.replace("web") => panic!("the old program is stopped before it gets here: {ended:?}"),
+        taken = successor => assert_eq!(taken.as_deref(), Some("web")),
+    }
+    assert_eq!(stage.engine.overview(), ["web new running"]);
+
+    let mut stage = Stage::new(json!({}), true).await;
+    stage.replacer.own_id = stage.engine.inspections()["web"]["Id"].as_str().map(str::to_owned);
+    let error = stage.replace("web").await.unwrap_err();
+    assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains("publishes a host port"), "{error}");
+
+    let mut stage =
+        Stage::of(json!({ "HostConfig": { "NetworkMode": "front" } }), json!({ "Behaves": "exits" }), true).await;
+    let before = stage.picture();
+    stage.replacer.own_id = stage.engine.inspections()["web"]["Id"].as_str().map(str::to_owned);
+    let error = stage.replace("web").await.unwrap_err();
+    assert_eq!(error.setback.fault, Some(Fault::Image), "{error}");
+    assert_eq!(stage.picture(), before, "the updater that works goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_are_written_to_disk_only_for_a_container_that_goes_when_it_is_stopped() {
+    for (host, expected) in [(json!({}), 0), (json!({ "AutoRemove": true }), 1)] {
+        let stage = Stage::with(host, json!({}), true).await;
+        let looking = async {
+            loop {
+                if let Some(entry) = stage.journal_entry() {
+                    break entry;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let entry = tokio::select! {
+            ended = stage.replace("web") => panic!("{ended:?}"),
+            entry = looking => entry,
+        };
+        assert_eq!(entry.snapshots.len(), expected);
+    }
+}
