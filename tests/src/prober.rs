@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crate::http_client::build_client;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// From one question to the next.
@@ -81,15 +81,22 @@ impl Drop for Prober {
     }
 }
 
+/// Each question goes by itself: one that hangs, as they do at an address that is just going or coming, must not
+/// keep the next from being answered.
 async fn ask_on(url: String, probes: Arc<Mutex<Vec<Probe>>>) {
     let client = build_client();
     let mut ticks = interval(ASK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut questions = JoinSet::new();
     loop {
         ticks.tick().await;
-        let answer = async { client.get(&url).timeout(PATIENCE).send().await?.error_for_status()?.text().await };
-        let version = answer.await.ok();
-        probes.lock().expect("no holder panics").push(Probe { at: SystemTime::now(), version });
+        while questions.try_join_next().is_some() {}
+        let (request, probes) = (client.get(&url).timeout(PATIENCE), Arc::clone(&probes));
+        questions.spawn(async move {
+            let answer = async { request.send().await?.error_for_status()?.text().await };
+            let version = answer.await.ok();
+            probes.lock().expect("no holder panics").push(Probe { at: SystemTime::now(), version });
+        });
     }
 }
 
