@@ -116,6 +116,9 @@ pub struct Listed {
     #[serde(rename = "ImageID")]
     pub image_id: String,
     labels: Option<BTreeMap<String, String>>,
+    /// When it was created, seconds since 1970.
+    #[serde(default, rename = "Created")]
+    pub created_s: u64,
     /// The engine's word: `running`, `exited`, `created`, …
     pub state: String,
 }

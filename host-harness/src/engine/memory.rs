@@ -222,6 +222,12 @@ impl MemoryEngine {
         self.state().images.keys().cloned().collect()
     }
 
+    /// All containers were created at that time.
+    pub(crate) fn created_at(&self, created_s: u64) {
+        let mut state = self.state();
+        state.containers.values_mut().for_each(|container| container["TestCreated"] = json!(created_s));
+    }
+
     /// Takes an image away, as `docker rmi -f` does.
     pub(crate) fn forget_image(&self, image_id: &str) {
         let mut state = self.state();

@@ -35,6 +35,8 @@ pub struct Transaction {
     pub stable_for: Duration,
     /// On whose behalf.
     pub origin: Origin,
+    /// Whose it is.
+    pub owner: String,
 }
 
 /// One container of a transaction, before and after.

@@ -34,6 +34,9 @@ pub struct Facts {
     pub stable_for_ms: u64,
     /// On whose behalf.
     pub origin: Origin,
+    /// Whose it is: the state folder of the program, see [`Journal::owner`](super::journal::Journal::owner).
+    #[serde(default)]
+    pub owner: String,
     /// This is the container from before, made again because it went when it was stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_restored: bool,
@@ -172,6 +175,7 @@ mod tests {
             swap: Swap::StopFirst,
             stable_for_ms: 10_000,
             origin: Origin::default(),
+            owner: String::new(),
             is_restored: false,
         };
         assert_eq!(Facts::parse(&facts.to_label()), Some(facts.clone()));

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use imagewatch_abi::ContainerFailure;
@@ -106,6 +106,12 @@ impl Journal {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|file| file.path());
         let locks = files.filter(|path| path.extension().is_some_and(|end| end == "lock"));
         locks.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
+    }
+
+    /// Tells one state folder from any other on this machine; empty when there is none.
+    pub fn owner(&self) -> String {
+        let state = self.folder.parent().and_then(|state| fs::metadata(state).ok());
+        state.map(|state| format!("{:x}-{:x}", state.dev(), state.ino())).unwrap_or_default()
     }
 
     fn path(&self, transaction: &str) -> PathBuf {

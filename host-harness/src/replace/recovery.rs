@@ -14,6 +14,7 @@ use super::ending::{Side, Transaction, name_of};
 use super::facts::Handling;
 use super::journal::{Claim, Entry};
 use super::setback::Setback;
+use crate::clock::now_ms;
 use crate::engine::{EngineError, Listed};
 
 use diagnose::transaction_of;
@@ -114,6 +115,9 @@ impl Replacer {
         let container = &transaction.root().part.name;
         let (record, entry) = match self.journal.claim(&transaction.id) {
             Claim::Theirs => return,
+            Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
+                return debug!(%container, "another program may be at work on it");
+            }
             // Then nothing is known of how far it was.
             Claim::Lost => (None, Box::new(Entry { is_stopping: true, ..Entry::default() })),
             Claim::Ours(record, entry) => (Some(record), entry),

@@ -152,6 +152,7 @@ impl Replacer {
             sides,
             stable_for: job.stable_for,
             origin: job.origin.clone(),
+            owner: self.journal.owner(),
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();

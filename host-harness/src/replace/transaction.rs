@@ -396,6 +396,7 @@ impl Transaction {
             swap: self.swap,
             stable_for_ms: u64::try_from(self.stable_for.as_millis()).unwrap_or(u64::MAX),
             origin: self.origin.clone(),
+            owner: self.owner.clone(),
             is_restored: false,
         }
     }

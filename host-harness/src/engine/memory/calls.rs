@@ -23,6 +23,7 @@ impl Engine for MemoryEngine {
             json!({
                 "Id": c["Id"], "Names": [c["Name"]], "Image": c["Config"]["Image"], "ImageID": c["Image"],
                 "Labels": c["Config"]["Labels"], "State": c["State"]["Status"],
+                "Created": c["TestCreated"].as_u64().unwrap_or(0),
             })
         };
         Ok(state

@@ -144,10 +144,20 @@ pub(in crate::replace) fn transaction_of(facts: &Facts, sides: Vec<Side>) -> Tra
         sides,
         stable_for: Duration::from_millis(facts.stable_for_ms),
         origin: facts.origin.clone(),
+        owner: facts.owner.clone(),
     }
 }
 
+/// How long another program is taken to be at work on what it has begun.
+const AT_WORK_FOR_S: u64 = 15 * 60;
+
 impl Open {
+    /// Whether it belongs to a program with another state folder, of which nobody here can tell whether it lives.
+    pub(in crate::replace) fn may_be_anothers(&self, own: &str, now_ms: u64) -> bool {
+        let age_s = (now_ms / 1000).saturating_sub(self.listed.created_s);
+        !self.transaction.owner.is_empty() && self.transaction.owner != own && age_s < AT_WORK_FOR_S
+    }
+
     /// The names of all its containers.
     pub(in crate::replace) fn names(&self) -> Vec<String> {
         self.transaction.sides.iter().map(|side| side.part.name.clone()).collect()

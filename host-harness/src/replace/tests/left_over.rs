@@ -103,6 +103,29 @@ async fn t41_a_transaction_that_another_program_works_on_is_left_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t41_what_a_program_with_another_state_folder_began_lately_is_left_to_it() {
+    for (begun_s_ago, is_left) in [(60, true), (3600, false)] {
+        let stage = Stage::new(json!({}), true).await;
+        stage.engine.interrupt(3, Interruption::DieAfter); // the stop
+        tokio::select! {
+            () = stage.engine.death() => {}
+            ended = stage.replace("web") => panic!("{ended:?}"),
+        }
+        stage.engine.revive();
+        let created_s = crate::clock::now_ms() / 1000 - begun_s_ago;
+        stage.engine.created_at(created_s);
+        let stranger = Stage::elsewhere(&stage);
+        stranger.tend().await;
+        let is_restored = stage.engine.overview() == ["web old running"];
+        assert_eq!(is_restored, !is_left, "{:?}", stage.engine.overview());
+        if is_left {
+            let error = stranger.replace("web").await.unwrap_err();
+            assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn t40_an_updater_starts_its_successor_and_is_replaced_by_it_or_goes_on() {
     let mut stage = Stage::labelled(&json!({})).await;
     let own = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();

@@ -60,6 +60,14 @@ impl Stage {
         Self { engine, replacer, strategy: Strategy::Replace, store, folder }
     }
 
+    /// Another program on the same engine, with a state folder of its own.
+    pub(super) fn elsewhere(other: &Self) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let store = Arc::new(Store::in_memory());
+        let replacer = replacer(&other.engine, &folder, &store);
+        Self { engine: other.engine.clone(), replacer, strategy: other.strategy, store, folder }
+    }
+
     /// Another program on the same engine and state folder.
     pub(super) fn sharing(other: &Self) -> Self {
         let replacer = replacer(&other.engine, &other.folder, &other.store);
