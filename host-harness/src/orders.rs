@@ -1,6 +1,7 @@
 //! What one accepted order does: have the image, then handle the containers created from it, one after
 //! the other. Decides neither when nor which image; does nothing that the manifest does not grant.
 
+mod batch;
 mod image;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use crate::replace::systemd::unit_of;
 use crate::replace::{Job, NewImage, ReplaceError, Replacer, is_working_name};
 use crate::secret::Credential;
 
+pub use batch::Batch;
 use image::{Image, ensure_image};
 
 /// How long a pull may take, unless configured otherwise.
@@ -78,10 +80,20 @@ impl OrderContext {
     }
 }
 
+/// As [`run_order`], for one of several that were placed together.
+pub async fn run_in_batch(ctx: &OrderContext, order: &Order, batch: &Batch) -> Report {
+    let _ends = batch.begin(order);
+    run(ctx, order, Some(batch)).await
+}
+
 /// Carries out `order` and reports how it ended. One container's failure does not stop the others, unless the image
 /// is to blame; the report's `err` is set when the image could not be had, the containers not be listed, the engine
 /// went away, or the host shuts down, and what was done until then is in the report.
 pub async fn run_order(ctx: &OrderContext, order: &Order) -> Report {
+    run(ctx, order, None).await
+}
+
+async fn run(ctx: &OrderContext, order: &Order, batch: Option<&Batch>) -> Report {
     let mut report = Report {
         order: order.order.clone(),
         target: order.target.clone(),
@@ -89,7 +101,7 @@ pub async fn run_order(ctx: &OrderContext, order: &Order) -> Report {
         digest: order.digest.clone(),
         ..Report::default()
     };
-    if let Err(failure) = carry_out(ctx, order, &mut report).await {
+    if let Err(failure) = carry_out(ctx, order, batch, &mut report).await {
         // The policy says it out loud when the report is settled.
         debug!(order = %order.order, target = %order.target, error = %failure, "order failed");
         report.err = Some(failure);
@@ -97,7 +109,12 @@ pub async fn run_order(ctx: &OrderContext, order: &Order) -> Report {
     report
 }
 
-async fn carry_out(ctx: &OrderContext, order: &Order, report: &mut Report) -> Result<(), Failure> {
+async fn carry_out(
+    ctx: &OrderContext,
+    order: &Order,
+    batch: Option<&Batch>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
     let image = ensure_image(ctx, order).await?;
     drop(turn);
@@ -105,6 +122,9 @@ async fn carry_out(ctx: &OrderContext, order: &Order, report: &mut Report) -> Re
     report.digest = image.digest.clone().or_else(|| report.digest.take());
     if !order.recreate {
         return Ok(());
+    }
+    if let Some(batch) = batch {
+        batch.wait_for_turn(ctx, order).await;
     }
     for container in list_containers(ctx, order).await? {
         let handled = Handled { ctx, order, image: &image, listed: &container };

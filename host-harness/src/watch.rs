@@ -2,6 +2,7 @@
 //! beside it, so that no tick waits for Docker and no manifest for another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use imagewatch_abi::{Failure, FailureCode, Order, Outcome, PollMode, Report};
@@ -10,7 +11,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::orders::{OrderContext, run_order};
+use crate::orders::{Batch, OrderContext, run_in_batch};
 use crate::plugin::CallError;
 use crate::session::Session;
 
@@ -197,9 +198,10 @@ impl Watch {
     }
 
     fn start(&mut self, orders: Vec<Order>) {
+        let batch = Arc::new(Batch::new(orders.clone()));
         for order in orders {
-            let (context, running) = (self.orders.clone(), order.clone());
-            let task = self.running.spawn(async move { run_order(&context, &running).await });
+            let (context, running, batch) = (self.orders.clone(), order.clone(), batch.clone());
+            let task = self.running.spawn(async move { run_in_batch(&context, &running, &batch).await });
             self.ids.insert(task.id(), order);
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::control::build_result;
 use super::{App, Ready};
 use crate::exit_code::Exit;
-use crate::orders::{ProgressObserver, run_order};
+use crate::orders::{Batch, ProgressObserver, run_in_batch};
 use crate::session::Session;
 
 /// What a check found.
@@ -149,7 +149,8 @@ impl App {
 
     async fn carry_out(&self, mut asked: Asked<'_>, turns: Arc<Semaphore>, progress: &ProgressObserver) -> Vec<Report> {
         let context = self.order_context(asked.ready, turns, progress.clone());
-        let reports = join_all(asked.orders.iter().map(|order| run_order(&context, order))).await;
+        let batch = Batch::new(asked.orders.clone());
+        let reports = join_all(asked.orders.iter().map(|order| run_in_batch(&context, order, &batch))).await;
         // The policy logs what became of them; its state ends with this process.
         if let Err(fault) = asked.session.settle(reports.clone()).await {
             tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}");

@@ -317,6 +317,39 @@ async fn the_strategy_remove_removes_stopped_ones_too_and_by_hand_also_those_up_
 }
 
 #[tokio::test]
+async fn orders_that_were_placed_together_go_one_after_the_other_where_containers_depend_on_each_other() {
+    let engine = engine().await;
+    let reference = "example.com/db:1";
+    engine.add_image(reference, &json!({ "Id": "old-db", "RepoDigests": [format!("example.com/db@{}", digest('c'))] }));
+    engine.publish(reference, json!({ "Id": "new-db", "RepoDigests": [format!("example.com/db@{}", digest('d'))] }));
+    engine.add_container("db", reference, json!({}), true).await;
+    let id = engine.inspections()["ws-1"]["Id"].as_str().unwrap().to_owned();
+    engine.edit(&id, |c| {
+        c["Config"]["Labels"] = json!({ "com.docker.compose.project": "p", "com.docker.compose.depends_on": "db:service_started:false" });
+    });
+    let id = engine.inspections()["db"]["Id"].as_str().unwrap().to_owned();
+    engine.edit(&id, |c| {
+        c["Config"]["Labels"] = json!({ "com.docker.compose.project": "p", "com.docker.compose.service": "db" });
+    });
+    let (reference, digest) = (reference.parse().unwrap(), Some(digest('d')));
+    let db = Order {
+        order: "db-1".to_owned(),
+        target: "db".to_owned(),
+        reference,
+        digest,
+        containers: Selector::default(),
+        ..order()
+    };
+    let (batch, context) = (Batch::new(vec![order(), db.clone()]), context(&engine));
+    let first = order();
+    let reports = tokio::join!(run_in_batch(&context, &first, &batch), run_in_batch(&context, &db, &batch));
+    assert_eq!((reports.0.recreated.len(), reports.1.recreated.len()), (2, 1), "{reports:?}");
+    let calls = engine.calls();
+    let at = |call: &str| calls.iter().position(|line| line.starts_with(call)).unwrap();
+    assert!(at("remove db.") < at("create ws-1."), "{calls:#?}");
+}
+
+#[tokio::test]
 async fn two_orders_at_once_replace_a_container_only_once() {
     let engine = engine().await;
     let context = context(&engine);

@@ -144,12 +144,20 @@ impl Replacer {
     }
 
     /// An engine goes on with a stop whose asker died. A container that still runs then is not back: it is about to
-    /// end. Asking once more waits for that. One that has its policy still was not asked to stop.
+    /// end. Asking once more waits for that. One that has its policy still was not asked to stop, and one that was
+    /// started since is back already.
     async fn await_stop(&self, transaction: &Transaction, side: &Side) -> Result<(), EngineError> {
         let Some(inspection) = self.find(&side.part.old).await? else { return Ok(()) };
         let has_policy = is_restarted_by_engine(&inspection["HostConfig"]["RestartPolicy"]);
         let was_asked = side.part.handling == Handling::Restart || !has_policy;
         if transaction.swap != Swap::StopFirst || inspection["State"]["Running"] != true || !was_asked {
+            return Ok(());
+        }
+        let new = match &transaction.root().new {
+            Some(new) => self.find(new).await?,
+            None => None,
+        };
+        if new.is_some_and(|new| was_started_since(&inspection, &new)) {
             return Ok(());
         }
         self.stop(&side.part.old).await?;
@@ -343,6 +351,15 @@ pub(super) fn volume_sources(container: &Value) -> impl Iterator<Item = &str> {
     sources.map(|source| source.split(':').next().unwrap_or(source))
 }
 
+/// Whether a container was started after another one was created, by whole seconds of the engine's own clock.
+fn was_started_since(container: &Value, created: &Value) -> bool {
+    let seconds = |time: &Value| time.as_str().and_then(|time| time.get(..19)).map(str::to_owned);
+    match (seconds(&container["State"]["StartedAt"]), seconds(&created["Created"])) {
+        (Some(started), Some(created)) => started > created,
+        _ => false,
+    }
+}
+
 fn is_restarted_by_engine(policy: &Value) -> bool {
     !matches!(policy["Name"].as_str(), None | Some("" | "no"))
 }
@@ -369,5 +386,23 @@ fn tolerate_fixed_policy(result: Result<(), EngineError>) -> Result<(), EngineEr
         Err(EngineError::Conflict { message }) if message.contains("AutoRemove") => Ok(()),
         Err(EngineError::NotFound { .. } | EngineError::Refused { status: 405, .. }) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_was_started_since_is_told_by_the_second() {
+        for (started, created, expected) in [
+            ("2026-11-21T12:00:05.1Z", "2026-11-21T12:00:01.999999999Z", true),
+            ("2026-11-21T12:00:01.9Z", "2026-11-21T12:00:01.1Z", false),
+            ("2026-11-21T11:59:59Z", "2026-11-21T12:00:01Z", false),
+            ("", "2026-11-21T12:00:01Z", false),
+        ] {
+            let container = json!({ "State": { "StartedAt": started } });
+            assert_eq!(was_started_since(&container, &json!({ "Created": created })), expected, "{started} {created}");
+        }
     }
 }

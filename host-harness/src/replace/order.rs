@@ -90,16 +90,27 @@ fn need(container: &Value, other: &Value) -> Option<Need> {
     None
 }
 
-/// Compose writes `service:condition:restart`, apart by commas.
+/// Whether `container` wants `other` to be updated before it, where both are.
+pub fn asks_for_order(container: &Value, other: &Value) -> bool {
+    let (labels, others) = (Labels::of(container), Labels::of(other));
+    labels.list(DEPENDS_ON).any(|name| is_named(other, name)) || compose_dependency(labels, others).is_some()
+}
+
 fn restarts_with(labels: Labels<'_>, other: Labels<'_>) -> bool {
-    let is_same_project =
-        labels.value(COMPOSE_PROJECT).is_some() && labels.value(COMPOSE_PROJECT) == other.value(COMPOSE_PROJECT);
-    let entries = labels.value(COMPOSE_DEPENDS_ON).unwrap_or_default().split(',');
-    is_same_project
-        && entries.map(|entry| entry.split(':')).any(|mut parts| {
-            let (service, restart) = (parts.next(), parts.nth(1));
-            service == other.value(COMPOSE_SERVICE) && restart == Some("true")
-        })
+    compose_dependency(labels, other) == Some("true")
+}
+
+/// What compose wrote of a dependency on `other`: whether to restart with it. Its label has
+/// `service:condition:restart`, apart by commas.
+fn compose_dependency<'a>(labels: Labels<'a>, other: Labels<'_>) -> Option<&'a str> {
+    let project = labels.value(COMPOSE_PROJECT)?;
+    let service = other.value(COMPOSE_SERVICE).filter(|_| other.value(COMPOSE_PROJECT) == Some(project))?;
+    let entries = labels.value(COMPOSE_DEPENDS_ON)?.split(',').map(|entry| entry.split(':'));
+    entries
+        .filter_map(|mut parts| Some((parts.next()?, parts.nth(1))))
+        .find(|(name, _)| *name == service)?
+        .1
+        .or(Some(""))
 }
 
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
