@@ -231,14 +231,11 @@ async fn a_hook_that_hangs_ends_when_its_time_is_over() {
     let before = scene.stage.container("before").await;
     let new = scene.move_all().await;
     let line = scene.wait_for_failure("before").await;
-    let expected = "its imagewatch.hook.pre-update (sleep 600) did not end within 1 s; the container was not touched";
+    let expected = "its imagewatch.hook.pre-update did not end within 1 s; the container was not touched";
     assert!(line.contains(expected), "{line}");
     assert_eq!(scene.stage.container("before").await, before);
 
-    scene
-        .daemon
-        .wait_for_line("replaced, but its imagewatch.hook.post-update (sleep 600) did not end within 1 s")
-        .await;
+    scene.daemon.wait_for_line("replaced, but its imagewatch.hook.post-update did not end within 1 s").await;
     scene.stage.wait_until_on("after", &new[1], SOON).await;
     assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
 }

@@ -179,6 +179,18 @@ impl Subject {
         .await
     }
 
+    /// The same, until the container runs the new image: an engine that did not answer is asked again by the next
+    /// poll, and until then all may look as if nothing had been begun.
+    pub async fn wait_until_forwards(&self, update: &Update, program: &Process) -> Way {
+        wait_for(&format!("{} on the new image", self.name), IN_ORDER_WITHIN, || async {
+            match self.judge(update).await {
+                Ok(Way::Forwards) => Ok(Way::Forwards),
+                other => Err((other, program.lines())),
+            }
+        })
+        .await
+    }
+
     /// Panics unless what its volumes held is there, and nobody else was touched.
     pub async fn assert_nothing_lost(&self) {
         for volume in VOLUMES {
