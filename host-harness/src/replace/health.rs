@@ -14,8 +14,6 @@ use tokio::time::{Instant, sleep};
 use super::labels::{Labels, Probe};
 use crate::engine::{Engine, EngineError};
 
-/// How long a container without a health check must stay up, unless configured otherwise.
-pub const DEFAULT_STABLE_FOR: Duration = Duration::from_secs(10);
 /// The longest wait for a health check, unless a label says otherwise.
 const LONGEST: Duration = Duration::from_mins(10);
 const SHORTEST: Duration = Duration::from_mins(1);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use imagewatch_abi::{Failure, Reference, Strategy, is_loopback_host};
+use imagewatch_abi::{Failure, Reference, Strategy, is_loopback_host, parse_duration_ms};
 
 use crate::Host;
 
@@ -121,7 +121,7 @@ impl Config {
         Ok(Self {
             // As the seed system has it: on for `true` and off for everything else.
             enabled: text("enabled").is_none_or(|value| value == "true"),
-            interval_ms: parse_duration_ms("interval", text("interval").as_deref().unwrap_or("5m"))?,
+            interval_ms: parse_interval_ms("interval", text("interval").as_deref().unwrap_or("5m"))?,
             watch,
             default_name,
             name_contains: text("container_name_contains"),
@@ -195,17 +195,8 @@ fn list(text: &str) -> Vec<String> {
     entries.filter(|entry| known.insert(*entry)).map(str::to_owned).collect()
 }
 
-fn parse_duration_ms(key: &str, text: &str) -> Result<u64, Failure> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let unit_ms = match &text[digits..] {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let duration = text[..digits].parse::<u64>().ok().zip(unit_ms).and_then(|(n, unit)| n.checked_mul(unit));
-    match duration {
+fn parse_interval_ms(key: &str, text: &str) -> Result<u64, Failure> {
+    match parse_duration_ms(text) {
         Some(ms @ 1..=MAX_INTERVAL_MS) => Ok(ms),
         _ => Err(Failure::config(
             key,
