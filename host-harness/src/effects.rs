@@ -156,6 +156,8 @@ mod tests {
             image: "a.io/b:1".to_owned(),
             image_id: String::new(),
             repo_digests: Vec::new(),
+            target_digest: None,
+            platform: None,
             labels: std::collections::BTreeMap::new(),
             state: "running".to_owned(),
         }

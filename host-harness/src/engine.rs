@@ -143,6 +143,8 @@ impl Listed {
             id: self.id.clone(),
             image_id: self.image_id.clone(),
             repo_digests: Vec::new(),
+            target_digest: None,
+            platform: None,
             image: self.image.clone(),
             labels: self.labels().clone(),
             state: self.state.clone(),

@@ -142,7 +142,7 @@ async fn exchange_with(
     let status = response.status().as_u16();
     let headers = wanted_headers(response.headers(), want, &host, limits)?;
     let body = if is_head { String::new() } else { read_body(response, &host, limits).await? };
-    Ok(HttpResponse { status, headers, body, authenticated })
+    Ok(HttpResponse { status, headers, body, authenticated, ..HttpResponse::default() })
 }
 
 /// A registry is not asked in vain without its credential; for tokens the guest says that it can do without.

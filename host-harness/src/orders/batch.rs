@@ -119,6 +119,7 @@ mod tests {
             order: name.to_owned(),
             target: name.to_owned(),
             reference: format!("a.io/{name}:1").parse().expect("a reference"),
+            from: None,
             digest: None,
             platform: None,
             recreate: true,
@@ -140,6 +141,8 @@ mod tests {
             image: format!("a.io/{service}:1"),
             image_id: String::new(),
             repo_digests: Vec::new(),
+            target_digest: None,
+            platform: None,
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             state: "running".to_owned(),
         }

@@ -54,6 +54,7 @@ fn order() -> Order {
         order: "codex-1".to_owned(),
         target: "codex".to_owned(),
         reference: REFERENCE.parse().unwrap(),
+        from: None,
         digest: Some(digest('b')),
         platform: None,
         recreate: true,

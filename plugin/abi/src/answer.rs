@@ -90,6 +90,13 @@ pub enum FailureCode {
     NoCredential,
     /// The registry refuses the credential, the token, or anonymous access.
     Unauthorized,
+    /// The credential that would be attached is the one that was refused before, see
+    /// [`unless_credential`](crate::HttpRequest::unless_credential).
+    Rejected,
+    /// The registry's credential is an identity token: its token realm is to be asked by POST.
+    IdentityToken,
+    /// The host keeps credentials by repository for this registry: name the repository with it.
+    PerRepository,
     /// The registry has no such repository or tag.
     NotFound,
     /// The registry asks to come back later.

@@ -41,6 +41,13 @@ pub struct Container {
     /// `repository@digest` of that image, as the engine has them; empty for images built locally.
     #[serde(default)]
     pub repo_digests: Vec<String>,
+    /// The digest by which the engine's image store itself names that image, of its index or its manifest; absent
+    /// where the store has no such digest (graph drivers). Stays when the tag moves on and `repo_digests` are emptied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_digest: Option<Digest>,
+    /// `os/arch[/variant]` of that image, where the engine says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -64,6 +71,10 @@ pub struct Order {
     pub target: String,
     /// What to pull, with its tag.
     pub reference: Reference,
+    /// The reference that its containers were created from, when that is another: the tag that they leave for the
+    /// one in `reference`. Absent: `reference`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Reference>,
     /// The digest that the tag must have after the pull; absent: whatever it has.
     #[serde(default)]
     pub digest: Option<Digest>,
@@ -74,7 +85,7 @@ pub struct Order {
     pub recreate: bool,
     /// How containers are handled.
     pub strategy: Strategy,
-    /// Which containers, among those created from `reference`.
+    /// Which containers, among those created from `from`, or else `reference`.
     #[serde(default)]
     pub containers: Selector,
     /// Leave containers alone that already run the pulled image. False only for a manual refresh

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Answer;
+use crate::{Answer, Digest};
 
 /// What `http_send` takes: at most [`MAX_BATCH`](crate::MAX_BATCH) requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,14 +27,45 @@ pub struct HttpRequest {
     /// The response headers wanted back, lower case; no other is returned.
     #[serde(default)]
     pub want: Vec<String>,
-    /// The registry host (`ghcr.io`, `registry.example.com:5000`) whose credential is to be
-    /// attached as Basic auth. The host does so only towards that registry and realms bound to it.
+    /// Whose credential is to be attached: the registry's host (`ghcr.io`, `registry.example.com:5000`), or
+    /// host and repository (`ghcr.io/o/a`) where credentials may differ by repository. The host attaches it
+    /// only towards that registry and realms bound to it: to a GET or HEAD as Basic auth, to a POST as the
+    /// form field `refresh_token`.
     #[serde(default)]
     pub credential: Option<String>,
     /// Send the request without a credential when none is stored; else that is a failure,
     /// `no_credential`, which says where one may be configured.
     #[serde(default)]
     pub or_anonymous: bool,
+    /// A [`HttpResponse::credential_id`] that was refused: when the credential to attach is still that one, nothing
+    /// is sent and the failure is [`Rejected`](crate::FailureCode::Rejected). Registries lock accounts that keep trying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unless_credential: Option<String>,
+    /// The fields of a POST, sent as `application/x-www-form-urlencoded`; empty with other methods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub form: Vec<(String, String)>,
+    /// What is wanted of the response's body.
+    #[serde(default, skip_serializing_if = "ReadBody::is_text")]
+    pub read: ReadBody,
+}
+
+/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadBody {
+    /// Its text, up to 64 KiB: tokens and errors.
+    #[default]
+    Text,
+    /// Its text, up to 4 MiB: manifests and pages of tag lists.
+    Document,
+    /// Not its text but its SHA-256, up to 4 MiB: the digest of a manifest whose registry does not say it.
+    Digest,
+}
+
+impl ReadBody {
+    fn is_text(&self) -> bool {
+        *self == Self::Text
+    }
 }
 
 /// Methods of [`HttpRequest`].
@@ -45,6 +76,8 @@ pub enum Method {
     Get,
     /// Read its headers.
     Head,
+    /// Ask a token realm for a token with an identity token; hosts allow it towards realms only.
+    Post,
 }
 
 /// What `http_send` answers.
@@ -68,6 +101,13 @@ pub struct HttpResponse {
     /// Whether the host attached the credential that the request named.
     #[serde(default)]
     pub authenticated: bool,
+    /// Names the credential that was attached, for [`HttpRequest::unless_credential`]: another one has another id.
+    /// Tells nothing of the credential and means nothing after the host's restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_id: Option<String>,
+    /// The body's digest, for [`ReadBody::Digest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_digest: Option<Digest>,
 }
 
 impl fmt::Debug for HttpRequest {
@@ -117,6 +157,9 @@ mod tests {
             want: vec![],
             credential: Some("r.io".to_owned()),
             or_anonymous: false,
+            unless_credential: None,
+            form: vec![("refresh_token".to_owned(), "canary".to_owned())],
+            read: ReadBody::Text,
         };
         let response = HttpResponse { body: "canary".to_owned(), ..HttpResponse::default() };
         let shown = format!("{request:?} {response:?}");

@@ -189,6 +189,7 @@ pub(crate) fn build_order(
         order,
         target: target.name.clone(),
         reference: target.reference.clone(),
+        from: None,
         // By hand, `remove` takes away every container of the image, as the seed system does.
         only_outdated: digest.is_some() || config.strategy != Strategy::Remove,
         digest,

@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use imagewatch_abi::FailureCode;
+use imagewatch_abi::{FailureCode, ReadBody};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,17 @@ use crate::credentials::env::parse_credentials;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn request(method: Method, url: String) -> HttpRequest {
-    HttpRequest { method, url, headers: Vec::new(), want: Vec::new(), credential: None, or_anonymous: false }
+    HttpRequest {
+        method,
+        url,
+        headers: Vec::new(),
+        want: Vec::new(),
+        credential: None,
+        or_anonymous: false,
+        unless_credential: None,
+        form: Vec::new(),
+        read: ReadBody::Text,
+    }
 }
 
 fn get(url: String) -> HttpRequest {

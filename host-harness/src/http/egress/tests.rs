@@ -1,5 +1,6 @@
 //! The rules row by row, and what must hold whatever the guest asks for.
 
+use imagewatch_abi::ReadBody;
 use proptest::prelude::*;
 
 use super::*;
@@ -18,6 +19,9 @@ fn get(url: &str, credential: Option<&str>) -> HttpRequest {
         want: Vec::new(),
         credential: credential.map(str::to_owned),
         or_anonymous: false,
+        unless_credential: None,
+        form: Vec::new(),
+        read: ReadBody::Text,
     }
 }
 

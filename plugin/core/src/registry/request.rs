@@ -1,6 +1,6 @@
 //! Builds the requests that registries are sent. Every part of a URL is checked or encoded.
 
-use imagewatch_abi::{HttpRequest, Method, Reference};
+use imagewatch_abi::{HttpRequest, Method, ReadBody, Reference};
 
 /// One `Accept` header for every manifest type, always the same: a registry that renegotiates the
 /// type answers with another document's digest.
@@ -32,6 +32,9 @@ pub(crate) fn build_head(scheme: &str, reference: &Reference, auth: Auth<'_>) ->
         want: ["docker-content-digest", "www-authenticate", "retry-after"].map(str::to_owned).to_vec(),
         credential: matches!(auth, Auth::Basic).then(|| host.to_owned()),
         or_anonymous: false,
+        unless_credential: None,
+        form: vec![],
+        read: ReadBody::Text,
     }
 }
 
@@ -57,6 +60,9 @@ pub(crate) fn build_token(registry: &str, realm: &str, service: Option<&str>, sc
         credential: Some(registry.to_owned()),
         // Public images need no credential, but a token all the same.
         or_anonymous: true,
+        unless_credential: None,
+        form: vec![],
+        read: ReadBody::Text,
     }
 }
 
