@@ -2,4 +2,5 @@
 //! Gathers and looks up; sends nothing anywhere and never shows a password.
 
 pub mod env;
+pub mod error;
 pub mod store;

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use secrecy::SecretString;
-
 use super::store::{CredentialStore, parse_registry};
 use crate::secret::Credential;
 
@@ -70,7 +68,7 @@ fn add_seed_credential(
         store.set_seed_registry(registry.clone());
     }
     let (Some(username), Some(token)) = (value("GHCR_USER"), value("GHCR_TOKEN")) else { return Ok(()) };
-    let credential = Credential { username: username.to_owned(), password: SecretString::from(token) };
+    let credential = Credential::basic(username, token);
     insert(store, registry.ok_or(CredentialEnvError::MalformedPrefix)?, credential, SEED_VARIABLES)
 }
 
@@ -80,7 +78,7 @@ fn parse_value(value: &str) -> Option<(String, Credential)> {
     if username.is_empty() || password.is_empty() {
         return None;
     }
-    let credential = Credential { username: username.to_owned(), password: SecretString::from(password) };
+    let credential = Credential::basic(username, password);
     Some((parse_registry(host)?, credential))
 }
 
@@ -99,6 +97,7 @@ fn insert(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
     use secrecy::ExposeSecret;
 
@@ -106,6 +105,15 @@ mod tests {
 
     fn parse(environment: &[(&str, &str)]) -> Result<CredentialStore, CredentialEnvError> {
         parse_credentials(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    fn find(store: &CredentialStore, registry: &str) -> Option<Credential> {
+        store.find(registry, None).now_or_never().expect("the environment is there at once").expect("nothing is broken")
+    }
+
+    fn login(credential: &Credential) -> (&str, &str) {
+        let Credential::Basic { username, password } = credential else { panic!("{credential:?}") };
+        (username, password.expose_secret())
     }
 
     #[test]
@@ -180,8 +188,8 @@ mod tests {
             },
         ];
         for Row { name, environment, registry, found } in rows {
-            let credential = parse(environment).expect(name).for_registry(registry);
-            let seen = credential.as_ref().map(|c| (c.username.as_str(), c.password.expose_secret()));
+            let credential = find(&parse(environment).expect(name), registry);
+            let seen = credential.as_ref().map(login);
             assert_eq!(seen, found, "{name}");
         }
     }
@@ -252,8 +260,8 @@ mod tests {
         fn a_password_survives_whole_and_never_shows(password in "[ -~é]{8,40}") {
             prop_assume!(password.chars().any(|c| c.is_ascii_punctuation() || c.is_ascii_digit()));
             let store = parse(&[("IMAGEWATCH_CREDENTIAL_P", &format!("quay.io=u:{password}"))]).expect("well formed");
-            let credential = store.for_registry("quay.io").expect("stored");
-            prop_assert_eq!(credential.password.expose_secret(), &password);
+            let credential = find(&store, "quay.io").expect("stored");
+            prop_assert_eq!(login(&credential).1, &password);
             let shown = format!("{store:?} {credential:?}");
             prop_assert!(!shown.contains(&password), "{}", shown);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use url::Url;
 
+use super::error::CredentialError;
 use crate::secret::Credential;
 
 /// The name under which Docker Hub is kept, whichever of its names was given.
@@ -27,12 +28,29 @@ struct Stored {
 }
 
 impl CredentialStore {
-    /// The credential for registry `host` (`ghcr.io`, `registry.example.com:5000`), under any of its names.
-    pub fn for_registry(&self, host: &str) -> Option<Credential> {
-        self.by_registry.get(&parse_registry(host)?).map(|stored| stored.credential.clone())
+    /// The credential for registry `host` (`ghcr.io`, `registry.example.com:5000`), under any of its names, and for
+    /// its `repository` (`org/app`) where one is kept for that alone. `None` when no source has one.
+    pub async fn find(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, CredentialError> {
+        let _ = repository;
+        let registry = parse_registry(host);
+        Ok(registry.and_then(|name| self.by_registry.get(&name)).map(|stored| stored.credential.clone()))
     }
 
-    /// Which environment variables would supply a credential for registry `host`; reads after "…: set ".
+    /// Whether repositories of registry `host` may have credentials of their own, so that [`find`](Self::find)
+    /// needs to know the repository.
+    pub fn is_per_repository(&self, host: &str) -> bool {
+        let _ = host;
+        false
+    }
+
+    /// Registry `host` says that the credential with this id has expired: the next [`find`](Self::find) asks its
+    /// source again. Answers whether that may give another one; a credential out of a file is what it is.
+    pub fn renew(&self, host: &str, credential_id: &str) -> bool {
+        let _ = (host, credential_id);
+        false
+    }
+
+    /// What would supply a credential for registry `host`; reads after "…: set ".
     pub fn sources_for(&self, host: &str) -> String {
         let general = format!("IMAGEWATCH_CREDENTIAL_<NAME>={host}=<user>:<password>");
         if self.seed_registry.is_some() && self.seed_registry == parse_registry(host) {

@@ -40,7 +40,7 @@ fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
         replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: Arc::new(Semaphore::new(4)),
         keep_images: None,
-        credentials: Arc::new(|_| None),
+        credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
         pull_timeout: DEFAULT_PULL_TIMEOUT,
         stable_for: Duration::from_millis(1),
         progress: Arc::new(|_, _| {}),
@@ -375,8 +375,9 @@ async fn a_pull_carries_the_credential_of_its_registry_and_its_platform_and_is_w
     let engine = engine().await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watch = seen.clone();
-    let credentials: CredentialLookup = Arc::new(|registry| {
-        (registry == "example.com").then(|| Credential { username: "robot".to_owned(), password: "pw".into() })
+    let credentials: CredentialLookup = Arc::new(|reference| {
+        let found = (reference.registry() == "example.com").then(|| Credential::basic("robot", "pw"));
+        Box::pin(async { Ok(found) })
     });
     let progress: ProgressObserver =
         Arc::new(move |order, progress| watch.lock().unwrap().push((order.target.clone(), progress.status)));
