@@ -167,3 +167,43 @@ proptest! {
         prop_assert!(!shown.contains(&password), "{}", shown);
     }
 }
+
+#[test]
+fn a_password_may_be_in_a_file_and_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (token, key) = (folder.path().join("token"), folder.path().join("key.json"));
+    let json_key = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"a:b\\n\"\n}";
+    std::fs::write(&token, " t0ken\r\n").unwrap();
+    std::fs::write(&key, format!("{json_key}\n")).unwrap();
+    let environment = [
+        ("GHCR_USER", "me".to_owned()),
+        ("GHCR_TOKEN_FILE", token.display().to_string()),
+        ("IMAGEWATCH_CREDENTIAL_GAR_FILE", format!("europe-docker.pkg.dev=_json_key:{}", key.display())),
+        ("IMAGEWATCH_CREDENTIAL_GONE_FILE", "gone.io=me:/nowhere/hunter2".to_owned()),
+    ];
+    let store = parse_credentials(environment.map(|(name, value)| (name.to_owned(), value))).unwrap();
+    assert_eq!(find(&store, "ghcr.io").as_ref().map(login), Some(("me", "t0ken")));
+    assert_eq!(find(&store, "europe-docker.pkg.dev").as_ref().map(login), Some(("_json_key", json_key)));
+    std::fs::write(&token, "another").unwrap();
+    assert_eq!(find(&store, "ghcr.io").as_ref().map(login), Some(("me", "another")));
+    for (content, reason) in [(&b"\n"[..], "it is empty"), (b"\xff", "it is no UTF-8 text")] {
+        std::fs::write(&token, content).unwrap();
+        let error = store.find("ghcr.io", None).now_or_never().unwrap().unwrap_err().to_string();
+        assert!(error.contains("the file that GHCR_TOKEN_FILE names") && error.contains(reason), "{error}");
+    }
+    let error = store.find("gone.io", None).now_or_never().unwrap().unwrap_err().to_string();
+    assert!(error.contains("IMAGEWATCH_CREDENTIAL_GONE_FILE") && !error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_variable_for_a_file_must_name_one_and_shows_nothing() {
+    for value in ["quay.io=me:hunter2", "quay.io=me:", "hunter2", "quay.io=:/hunter2"] {
+        let error = parse(&[("IMAGEWATCH_CREDENTIAL_Q_FILE", value)]).expect_err(value);
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("IMAGEWATCH_CREDENTIAL_Q_FILE") && text.contains("begins with /"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let both = [("GHCR_USER", "me"), ("GHCR_TOKEN", "x"), ("GHCR_TOKEN_FILE", "/x")];
+    let text = parse(&both).expect_err("both").to_string();
+    assert!(text.contains("both GHCR_TOKEN and GHCR_TOKEN_FILE"), "{text}");
+}

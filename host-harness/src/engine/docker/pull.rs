@@ -93,3 +93,6 @@ impl Sums {
         PullProgress { done_bytes: sum(|layer| layer.0), total_bytes: sum(|layer| layer.1), status }
     }
 }
+
+#[cfg(test)]
+mod tests;
