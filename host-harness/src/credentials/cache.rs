@@ -134,7 +134,7 @@ mod tests {
             if is_away.load(Ordering::Relaxed) == 1 { Err(failure()) } else { Ok(fresh(&n.to_string())) }
         };
         assert_eq!(id(cache.find("k", ask()).await), id_of("1"));
-        advance(6 * HOUR - Duration::from_secs(1)).await;
+        advance(Duration::from_secs(6 * 3600 - 1)).await;
         assert_eq!(id(cache.find("k", ask()).await), id_of("1"));
         assert_eq!(asked.load(Ordering::Relaxed), 1, "kept");
         advance(Duration::from_secs(1)).await;

@@ -387,3 +387,15 @@ async fn a_pull_carries_the_credential_of_its_registry_and_its_platform_and_is_w
     assert_eq!(engine.calls(), [format!("pull {REFERENCE} linux/arm64")]);
     assert_eq!(*seen.lock().unwrap(), [("codex".to_owned(), "Pull complete".to_owned())]);
 }
+
+#[tokio::test]
+async fn without_its_credential_an_image_is_not_pulled_anonymously() {
+    let engine = engine().await;
+    let credentials: CredentialLookup = Arc::new(|reference| {
+        let failure = Failure::passing(FailureCode::PullFailed, format!("{reference}: the file is broken"));
+        Box::pin(async { Err(failure) })
+    });
+    let report = run_order(&OrderContext { credentials, ..context(&engine) }, &order()).await;
+    assert_eq!(report.err.unwrap().message, format!("{REFERENCE}: the file is broken"));
+    assert_eq!(pulls(&engine), 0);
+}

@@ -23,8 +23,9 @@ pub(super) fn authorization(
 ) -> String {
     headers.sort_unstable_by_key(|(name, _)| *name);
     let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
-    let canonical = format!("POST\n{path}\n\n{lines}\n{names}\n{}", hex_sha256(body.as_bytes()));
+    let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}:{}", value.trim())).collect();
+    let (lines, body) = (lines.join("\n"), hex_sha256(body.as_bytes()));
+    let canonical = format!("POST\n{path}\n\n{lines}\n\n{names}\n{body}");
     let Scope { region, service, now } = scope;
     let date = now.format_date();
     let credential_scope = format!("{date}/{region}/{service}/aws4_request");

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -63,10 +64,11 @@ impl Env for Variables {
 pub(super) struct Files;
 
 impl FileRead for Files {
-    async fn file_read(&self, path: &str) -> Result<Vec<u8>> {
+    fn file_read(&self, path: &str) -> impl Future<Output = Result<Vec<u8>>> {
         let path = Path::new(path);
-        let metadata = path.metadata().map_err(|error| Error::config_invalid(error.to_string()))?;
-        read_small(path, &metadata).map_err(Error::config_invalid)
+        let metadata = path.metadata().map_err(|error| error.to_string());
+        let bytes = metadata.and_then(|metadata| read_small(path, &metadata));
+        ready(bytes.map_err(Error::config_invalid))
     }
 }
 
@@ -87,13 +89,11 @@ impl Wire {
     }
 
     fn client(&self) -> Result<&Client> {
-        match self.client.get() {
-            Some(client) => Ok(client),
-            None => {
-                let client = self.open()?;
-                Ok(self.client.get_or_init(|| client))
-            }
+        if let Some(client) = self.client.get() {
+            return Ok(client);
         }
+        let client = self.open()?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     fn open(&self) -> Result<Client> {

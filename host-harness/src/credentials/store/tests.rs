@@ -190,7 +190,7 @@ async fn a_canary_in_every_source_is_found_and_shows_nowhere() {
         ("HTTPS_PROXY", &format!("http://u:{}@proxy", canary("proxy"))),
         ("IMAGEWATCH_ADMIN_TOKEN", &canary("admin")),
     ]);
-    let mut shown = String::new();
+    let mut shown = vec![format!("{store:?}")];
     for (registry, source) in [
         ("ghcr.io", "file"),
         ("env.io", "env"),
@@ -207,9 +207,9 @@ async fn a_canary_in_every_source_is_found_and_shows_nowhere() {
         | Credential::IdentityToken(secret)
         | Credential::RegistryToken(secret)) = &found;
         assert_eq!(secret.expose_secret(), canary(source), "{registry}");
-        shown += &format!("{found:?} {} {} ", found.id(), store.sources_for(registry));
+        shown.push(format!("{found:?} {} {}", found.id(), store.sources_for(registry)));
     }
-    shown += &format!("{store:?}");
+    let shown = shown.join(" ");
     assert!(!shown.contains(SECRET), "{shown}");
     assert!(!shown.contains(&STANDARD.encode(SECRET)[..8]), "{shown}");
 }
