@@ -160,6 +160,25 @@ async fn all_registries_of_a_region_and_all_askers_share_one_token() {
     assert!(ecr.find("ghcr.io").await.unwrap().is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_that_the_registry_says_has_expired_is_got_anew_but_not_in_a_loop() {
+    let count = Mutex::new(0);
+    let (ecr, cloud) = ecr(&KEYS, move |_| {
+        let mut count = count.lock().unwrap();
+        *count += 1;
+        Some((200, token(&count.to_string())))
+    });
+    let first = ecr.find(REGISTRY).await.unwrap().unwrap();
+    assert!(!ecr.forget(&first.id()), "just got");
+    tokio::time::advance(Duration::from_mins(1)).await;
+    assert!(ecr.forget(&first.id()));
+    assert_eq!(password(ecr.find(REGISTRY).await.unwrap()), "2");
+    assert!(!ecr.forget(&first.id()), "it is another one by now");
+    tokio::time::advance(Duration::from_hours(6)).await;
+    assert_eq!(password(ecr.find(REGISTRY).await.unwrap()), "3", "half of its life is over");
+    assert_eq!(cloud.asked.lock().unwrap().len(), 3);
+}
+
 #[rstest]
 #[case::refused(
     Some((400, json!({
