@@ -2,6 +2,7 @@
 //! starts what a command needs. Prints nothing and never exits.
 
 mod control;
+mod history;
 mod oneshot;
 mod quarantine;
 mod state_folder;
@@ -30,7 +31,7 @@ use crate::exit_code::Exit;
 use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientError};
 use crate::http::egress::EgressRules;
 use crate::orders::{OrderContext, ProgressObserver};
-use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
+use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, StateKeeping, load};
 use crate::replace::Replacer;
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
@@ -39,6 +40,7 @@ use crate::state_dir::{self, StateDirError};
 use crate::store::StoreError;
 use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
 
+pub use history::{Happened, list_history};
 pub use oneshot::{Checked, Refreshed};
 pub use quarantine::{Barred, clear_quarantine, list_quarantine};
 pub use state_folder::StateFolder;
@@ -232,7 +234,8 @@ impl App {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
             let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
             let orders = self.order_context(ready, parallel.clone(), crate::progress::none());
-            let watch = Watch::new(self.session(ready), orders, inbox, status);
+            let session = self.session(ready, ready.manifest.host.state);
+            let watch = Watch::new(session, orders, inbox, status);
             actors.spawn(watch.run());
             handles.loaded.push(ManifestHandle { name: ready.manifest.name.clone(), requests, status: seen });
         }
@@ -283,10 +286,10 @@ impl App {
         Ok(())
     }
 
-    fn session(&self, ready: &Ready) -> Session {
+    fn session(&self, ready: &Ready, keeping: StateKeeping) -> Session {
         let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
         let store = self.adapters.store.clone();
-        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store)
+        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store, keeping)
     }
 
     fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {

@@ -47,6 +47,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Pull images now and replace the containers on them, whether they moved or not.
     Refresh(RefreshArgs),
+    /// Show what happened: what was seen first, moved, committed, rolled back or held.
+    History(HistoryArgs),
     /// Show or clear the digests that failed and are not tried again.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -100,6 +102,22 @@ pub struct RefreshArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
     /// Print JSON instead of a summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Only what happened to this target.
+    pub target: Option<String>,
+    /// Only what happened under the manifest of this name.
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<String>,
+    /// How many events, the newest.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
 }

@@ -8,12 +8,13 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
-use imagewatch::app::{App, AppError, StateFolder, clear_quarantine, list_quarantine};
+use imagewatch::app::{App, AppError, StateFolder, clear_quarantine, list_history, list_quarantine};
 use imagewatch::cli::{
-    CheckArgs, ClearArgs, Cli, Color, Command, PluginCommand, QuarantineCommand, RefreshArgs, RunArgs,
+    CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, RunArgs,
 };
 use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
+use imagewatch::store::HistoryQuery;
 use imagewatch::{plugin, progress, render, telemetry};
 use secrecy::SecretString;
 use serde::Serialize;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Run(args) => on_runtime(run(args, docker_host, state_dir)),
         Command::Check(args) => on_runtime(check(args, docker_host, state_dir)),
         Command::Refresh(args) => on_runtime(refresh(args, docker_host, state_dir)),
+        Command::History(args) => history(&args, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Quarantine(command) => quarantine(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Plugin(PluginCommand::Inspect { file, json }) => inspect(file, *json),
         Command::Completions { shell } => {
@@ -147,6 +149,18 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
         }
     }
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { refreshed.exit() })
+}
+
+fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    let store = StateFolder::open(state_dir)?.store;
+    let query = HistoryQuery { manifest: args.manifest.clone(), target: args.target.clone(), limit: args.limit };
+    let happened = list_history(&store, &query)?;
+    if args.json {
+        print_json(&happened)
+    } else {
+        print(&render::history_table(&happened.history, now_ms()))
+    }
+    Ok(Exit::Success)
 }
 
 fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {

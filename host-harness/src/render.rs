@@ -1,4 +1,4 @@
-//! Results for people, as text: the tables of `check` and `quarantine list`, the summary of `refresh`, a module's portrait.
+//! Results for people, as text: the tables of `check`, `history` and `quarantine list`, the summary of `refresh`, a module's portrait.
 //! Makes strings; prints nothing. Colours are always in them; who prints strips them where they do not belong.
 
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::NO
 use imagewatch_abi::{DescribeOutput, Digest, Outcome, Report, Verdict};
 use serde::Serialize;
 
-use crate::admin::BarredDigest;
+use crate::admin::{BarredDigest, Event};
 use crate::plugin::ModuleInfo;
 
 /// The outcomes of a check, a row each.
@@ -36,6 +36,26 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
         count(Verdict::Unchanged),
         count(Verdict::Unknown)
     )
+}
+
+/// What happened, a row each, newest first, at `now_ms` milliseconds since 1970.
+pub fn history_table(events: &[Event], now_ms: u64) -> String {
+    if events.is_empty() {
+        return "nothing has happened yet\n".to_owned();
+    }
+    let mut table = plain_table(&["AGO", "MANIFEST", "TARGET", "VERDICT", "FROM", "TO", "REASON"]);
+    for Event { at_ms, manifest, outcome } in events {
+        table.add_row([
+            Cell::new(duration_in_words(now_ms.saturating_sub(*at_ms))),
+            Cell::new(manifest),
+            Cell::new(&outcome.target),
+            Cell::new(word_of(outcome.verdict)).fg(colour(outcome.verdict)),
+            Cell::new(short(outcome.previous.as_ref())),
+            Cell::new(short(outcome.digest.as_ref())),
+            Cell::new(outcome.reason.as_deref().unwrap_or("")),
+        ]);
+    }
+    text_of(table) + "\n"
 }
 
 /// What is in quarantine, a row each, at `now_ms` milliseconds since 1970.
