@@ -232,7 +232,7 @@ impl App {
         let mut handles = Handles { loaded: Vec::new(), faults: Vec::new(), store: self.adapters.store.clone() };
         for ready in &self.ready {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
-            let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
+            let (status, seen) = watch::channel(Status::before_first_poll());
             let orders = self.order_context(ready, parallel.clone(), crate::progress::none());
             let session = self.session(ready, ready.manifest.host.state);
             let watch = Watch::new(session, orders, inbox, status);
