@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::admin::{BarredDigest, Event};
 use crate::plugin::ModuleInfo;
+use crate::transcript::{Replayed, Said};
 
 /// The outcomes of a check, a row each.
 pub fn check_table(outcomes: &[Outcome]) -> String {
@@ -56,6 +57,36 @@ pub fn history_table(events: &[Event], now_ms: u64) -> String {
         ]);
     }
     text_of(table) + "\n"
+}
+
+/// Where a replayed policy differs from the recorded one, a row each, and what it comes to.
+pub fn replay_table(replayed: &Replayed, now_ms: u64) -> String {
+    let mut text = String::new();
+    if !replayed.differences.is_empty() {
+        let mut table = plain_table(&["AGO", "CALL", "TARGET", "RECORDED", "REPLAYED", "REASON"]);
+        for difference in &replayed.differences {
+            let said = |said: &Option<Said>| {
+                said.as_ref()
+                    .map_or("-".to_owned(), |said| format!("{} {}", word_of(said.verdict), short(said.digest.as_ref())))
+            };
+            let reason = difference.replayed.as_ref().and_then(|said| said.reason.as_deref()).unwrap_or("");
+            table.add_row([
+                Cell::new(duration_in_words(now_ms.saturating_sub(difference.at_ms))),
+                Cell::new(&difference.export),
+                Cell::new(&difference.target),
+                Cell::new(said(&difference.recorded)),
+                Cell::new(said(&difference.replayed)).fg(Color::Yellow),
+                Cell::new(reason),
+            ]);
+        }
+        text = text_of(table) + "\n\n";
+    }
+    for fault in &replayed.faults {
+        let _ = writeln!(text, "failed to {fault}");
+    }
+    let (calls, outcomes) = (replayed.calls, replayed.outcomes);
+    let _ = writeln!(text, "{} different of {outcomes} outcomes in {calls} calls", replayed.differences.len());
+    text
 }
 
 /// What is in quarantine, a row each, at `now_ms` milliseconds since 1970.

@@ -19,6 +19,7 @@ use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
 use crate::plugin::{CallError, LoadedPlugin, PluginManifest, StateKeeping, call};
 use crate::store::Store;
+use crate::transcript::Recorder;
 
 use memory::PolicyMemory;
 use quarantine::KeptQuarantine;
@@ -35,6 +36,7 @@ pub struct Session {
     cache: Value,
     quarantine: KeptQuarantine,
     store: Arc<Store>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -55,7 +57,14 @@ impl Session {
         let quarantine = KeptQuarantine::new(store.clone(), &manifest.name);
         let kept = (keeping == StateKeeping::Persisted).then(|| store.clone());
         let memory = PolicyMemory::new(kept, &manifest.name);
-        Self { manifest, plugin, effects, memory, cache: Value::Null, quarantine, store }
+        Self { manifest, plugin, effects, memory, cache: Value::Null, quarantine, store, recorder: None }
+    }
+
+    /// The same, with every call taken down.
+    #[must_use]
+    pub fn recorded(self, recorder: Arc<Recorder>) -> Self {
+        recorder.note_policy(&self.manifest, &self.plugin.info.sha256);
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// One tick over the targets in `only`, or all. Returns what the policy says and the orders to run now.
@@ -144,11 +153,16 @@ impl Session {
     async fn call<I, O>(&self, export: &'static str, input: I) -> Result<(O, Vec<Order>), CallError>
     where
         I: Serialize + Send + 'static,
-        O: DeserializeOwned + Send + 'static,
+        O: Serialize + DeserializeOwned + Send + 'static,
     {
-        let (plugin, effects) = (self.plugin.clone(), self.effects.clone());
+        let (manifest, plugin, effects) = (self.manifest.clone(), self.plugin.clone(), self.effects.clone());
+        let recorder = self.recorder.clone();
         self.effects.take_placed();
-        let called = tokio::task::spawn_blocking(move || call(&plugin.compiled, export, &input, effects)).await;
+        let called = tokio::task::spawn_blocking(move || match recorder {
+            None => call(&plugin.compiled, export, &input, effects),
+            Some(recorder) => recorder.call(&manifest.name, &plugin.compiled, export, &input, effects),
+        });
+        let called = called.await;
         let fault = |error: tokio::task::JoinError| CallError { export, reason: format!("the host panicked: {error}") };
         let (output, cost) = called.map_err(fault)??;
         tracing::debug!(manifest = self.manifest.name, export, elapsed = ?cost.elapsed, fuel = cost.fuel, "policy called");
