@@ -99,7 +99,10 @@ fn the_schemas_are_those_of_the_types() {
     let checked_in = checked_in();
     assert!(checked_in.keys().eq(schemas.keys()), "in plugin/abi/schema are {:?}", checked_in.keys());
     for (name, schema) in &schemas {
-        assert_eq!(checked_in[name], *schema, "plugin/abi/schema/{name}: write it with UPDATE=1 and look at the change");
+        assert_eq!(
+            checked_in[name], *schema,
+            "plugin/abi/schema/{name}: write it with UPDATE=1 and look at the change"
+        );
     }
 }
 
