@@ -23,8 +23,9 @@ pub(crate) fn lint() -> Result<()> {
         let mut cargo = session.cargo("clippy");
         process::run(cargo.args(&NATIVE[..3]).arg("--all-targets").args(DENY_WARNINGS))
     })?;
-    stages.check("clippy of the plugin", || {
-        process::run(session.cargo_wasm("clippy", WASI).args(["-p", "imagewatch-plugin"]).args(DENY_WARNINGS))
+    stages.check("clippy of the policies", || {
+        let mut cargo = session.cargo_wasm("clippy", WASI);
+        process::run(cargo.args(["-p", "imagewatch-plugin", "-p", "imagewatch-weekdays"]).args(DENY_WARNINGS))
     })?;
     stages.check("documentation", || {
         let mut cargo = session.cargo("doc");
