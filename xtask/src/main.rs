@@ -36,7 +36,8 @@ cargo xtask <verb>: everything that imagewatch needs around `cargo`, from a fres
                    compiled to wasm under Node, and the built policies under Python and Node with what
                    tests/control-planes pins of PyPI and npm. With FILTERs only the workspace's tests whose
                    names contain one of them: cargo xtask test quarantine -- --nocapture
-  lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths.
+  lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths,
+                   and that code on pages is that of the files it comes from.
   bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench: `--quick`, or
                    `kill [N]` to kill the program in N (100) updates and judge what is left.
   help             this text.

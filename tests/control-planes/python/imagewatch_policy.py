@@ -93,6 +93,8 @@ class Policy:
         }
         try:
             self.compiled = CompiledPlugin(manifest, wasi=True, functions=HOST_FUNCTIONS)
+            with extism.Plugin(self.compiled):
+                pass  # once here, so that a module with a foreign import is refused now and not by its first call
         except extism.Error as error:
             raise PolicyFault(f"it cannot be loaded: {error}") from error
 

@@ -1,5 +1,6 @@
 """Plays the scripted scenarios on a built policy under the PyPI package `extism`, as `imagewatch_core::script` does
-natively; the format is described there. Then provokes the faults that no script can.
+natively; the format is described there. With the default policy, imagewatch.wasm, it then provokes the faults that no
+script can.
 
     python play.py OUTPUTS (WASM SCRIPTS)...
 
@@ -16,8 +17,14 @@ from imagewatch_policy import LOG, Policy, PolicyFault, Refused
 
 KEPT = {"state": None, "cache": None, "quarantine": []}
 # (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
-TRAPS = bytes.fromhex(
-    "0061736d010000000105016000017f030201000503010001071102066d656d6f7279020004706f6c6c00000a05010300000b"
+POLICY = "0061736d010000000105016000017f030201000503010001071102066d656d6f7279020004706f6c6c0000"
+TRAPS = bytes.fromhex(POLICY + "0a05010300000b")
+# The same with (loop (br 0)) i32.const 0 for a body.
+ENDLESS = bytes.fromhex(POLICY + "0a0b01090003400c000b41000b")
+# (module (import "env" "open" (func)) (memory (export "memory") 1) (func (export "poll") (result i32) i32.const 0))
+FOREIGN = bytes.fromhex(
+    "0061736d010000000108026000006000017f020c0103656e76046f70656e000003020101"
+    "0503010001071102066d656d6f7279020004706f6c6c00010a0601040041000b"
 )
 
 
@@ -181,7 +188,12 @@ def check_answer_over_the_memory_limit(wasm):
 
 def check_trap(_wasm):
     assert "wasm backtrace" in fault_of(lambda: Policy(TRAPS, {}).call("poll", {"now_ms": 0}, Silent()))
-    assert "cannot be loaded" in fault_of(lambda: Policy(TRAPS[:20], {}))
+    for wasm in (TRAPS[:20], FOREIGN):
+        assert "cannot be loaded" in fault_of(lambda: Policy(wasm, {}))
+
+
+def check_endless_loop(_wasm):
+    assert "timeout" in fault_of(lambda: Policy(ENDLESS, {}, timeout_ms=300).call("poll", {"now_ms": 0}, Silent()))
 
 
 def check_hash(wasm):
@@ -204,6 +216,15 @@ def check_departure(wasm, scripts):
         raise AssertionError(f"{new} in place of {old} was not noticed")
 
 
+def check_faults(wasm, scripts):
+    """What no script can bring about, on the default policy. Returns how many there are; a failed one raises."""
+    checks = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
+    checks += [check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
+    for check in checks:
+        check(wasm)
+    return len(checks)
+
+
 def main(results, *pairs):
     LOG.addHandler(Lines())
     results = pathlib.Path(results)
@@ -214,11 +235,9 @@ def main(results, *pairs):
         good, bad = play_all(file.read_bytes(), scripts, results / f"{file.stem}.txt")
         print(f"{file.stem}: {good} scripts as written, {bad} not")
         passed, failed = passed + good, failed + bad
-    wasm, scripts = policies[0][0].read_bytes(), policies[0][1]
-    faults = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
-    for check in [*faults, check_trap, check_hash, lambda wasm: check_departure(wasm, scripts)]:
-        check(wasm)
-        passed += 1
+    for file, scripts in policies:
+        if file.stem == "imagewatch":
+            passed += check_faults(file.read_bytes(), scripts)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 

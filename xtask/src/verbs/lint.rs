@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: what must hold of the text of every commit.
 
-use super::rules;
+use super::{rules, snippets};
 use crate::{
     error::Result,
     process,
@@ -17,6 +17,7 @@ pub(crate) fn lint() -> Result<()> {
     let session = Session::open(&mut stages)?;
     stages.check("format", || process::run(session.cargo("fmt").args(["--all", "--check"])))?;
     stages.check("file lengths", || rules::check_lengths(session.workspace()))?;
+    stages.check("code on pages", || snippets::check_snippets(session.workspace()))?;
     stages.check("who depends on whom", || rules::check_dependencies(&session))?;
     stages.check("clippy", || {
         // xtask too: it is in the workspace, only the plugin builds for nothing but wasm.
