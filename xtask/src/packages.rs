@@ -39,6 +39,18 @@ const NODE: Need = Need {
     purpose: "runs the decisions' tests as wasm",
     found: process::find_program,
 };
+const NPM: Need = Need {
+    program: "npm",
+    package: "npm",
+    purpose: "installs what the policy's test under Node needs",
+    found: process::find_program,
+};
+const PYTHON: Need = Need {
+    program: "python3",
+    package: "python3-venv",
+    purpose: "the policy's test as a Python control plane has it",
+    found: |name| process::find_program(name).filter(|python| has_venv(python)),
+};
 /// What an engine of our own needs; not asked for when one answers already.
 const ENGINE: [Need; 2] = [
     Need {
@@ -77,11 +89,30 @@ pub(crate) fn provide(own_engine: bool) -> Result<Programs> {
 
 /// Finds Node, after installing its package where it is missing.
 pub(crate) fn provide_node() -> Result<PathBuf> {
-    if (NODE.found)(NODE.program).is_none() {
-        say!("xtask: missing:\n{}", list(&[&NODE]));
-        install(&[NODE.package]).or_else(|error| failed(format!("{error}; missing:\n{}", list(&[&NODE]))))?;
+    provide_one(&NODE)
+}
+
+/// Finds npm, likewise.
+pub(crate) fn provide_npm() -> Result<PathBuf> {
+    provide_one(&NPM)
+}
+
+/// Finds a Python that can make virtual environments, likewise.
+pub(crate) fn provide_python() -> Result<PathBuf> {
+    provide_one(&PYTHON)
+}
+
+fn provide_one(need: &Need) -> Result<PathBuf> {
+    if (need.found)(need.program).is_none() {
+        say!("xtask: missing:\n{}", list(&[need]));
+        install(&[need.package]).or_else(|error| failed(format!("{error}; missing:\n{}", list(&[need]))))?;
     }
-    found(&NODE)
+    found(need)
+}
+
+/// Debian's Python comes without what fills a virtual environment with pip.
+fn has_venv(python: &Path) -> bool {
+    process::capture(Command::new(python).args(["-c", "import ensurepip, venv"])).is_some()
 }
 
 fn found(need: &Need) -> Result<PathBuf> {

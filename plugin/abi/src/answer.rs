@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// `{"ok": …}` or `{"err": {"code", "message", "retryable"}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Answer<T> {
     /// It was done.
@@ -36,6 +37,7 @@ impl<T> From<Result<T, Failure>> for Answer<T> {
 
 /// An expected failure. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// What kind of failure, for programs.
     pub code: FailureCode,
@@ -74,6 +76,7 @@ impl fmt::Display for Failure {
 
 /// Kinds of [`Failure`]. A code that this version does not know reads as [`FailureCode::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
     /// A config value cannot be used; `key` names it.

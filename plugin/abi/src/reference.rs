@@ -15,6 +15,7 @@ const MAX_TAG: usize = 128;
 
 /// A parsed, normalised reference. `nginx` reads as `docker.io/library/nginx`; a missing tag stays missing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
     registry: String,
