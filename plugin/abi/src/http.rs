@@ -49,7 +49,9 @@ pub struct HttpRequest {
     pub read: ReadBody,
 }
 
-/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these.
+/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these. The body
+/// of what is no success comes as [`Text`](Self::Text) in any case: it says why. Redirects are followed for a HEAD and
+/// for what is not read as text, so never for a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadBody {
@@ -63,6 +65,7 @@ pub enum ReadBody {
 }
 
 impl ReadBody {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
     fn is_text(&self) -> bool {
         *self == Self::Text
     }
