@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
-use crate::plugin::{CallError, LoadedPlugin, PluginManifest, call};
+use crate::plugin::{CallError, FaultKind, LoadedPlugin, PluginManifest, Record, call};
 use crate::store::Store;
 
 use quarantine::KeptQuarantine;
@@ -31,6 +31,7 @@ pub struct Session {
     /// Opaque; holds tokens, so it is shown nowhere.
     cache: Value,
     quarantine: KeptQuarantine,
+    record: Arc<Record>,
 }
 
 impl std::fmt::Debug for Session {
@@ -46,9 +47,17 @@ impl Session {
         plugin: Arc<LoadedPlugin>,
         effects: Arc<ManifestEffects>,
         store: Arc<Store>,
+        record: Arc<Record>,
     ) -> Self {
         let quarantine = KeptQuarantine::new(store, &manifest.name);
-        Self { manifest, plugin, effects, state: Value::Null, cache: Value::Null, quarantine }
+        Self { manifest, plugin, effects, state: Value::Null, cache: Value::Null, quarantine, record }
+    }
+
+    /// Goes on with another policy, or another manifest. What was seen and ordered stays; what was learnt of registries
+    /// does not, since it is the former policy's own, and holds tokens that this one may not be granted.
+    pub fn swap(&mut self, manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<ManifestEffects>) {
+        (self.manifest, self.plugin, self.effects) = (manifest, plugin, effects);
+        self.cache = Value::Null;
     }
 
     /// One tick over the targets in `only`, or all. Returns what the policy says and the orders to run now.
@@ -117,12 +126,17 @@ impl Session {
         let (plugin, effects) = (self.plugin.clone(), self.effects.clone());
         self.effects.take_placed();
         let called = tokio::task::spawn_blocking(move || call(&plugin.compiled, export, &input, effects)).await;
-        let fault = |error: tokio::task::JoinError| CallError { export, reason: format!("the host panicked: {error}") };
-        let (output, cost) = called.map_err(fault)??;
+        let panicked =
+            |error| CallError { export, kind: FaultKind::Host, reason: format!("the host panicked: {error}") };
+        let (output, cost) = called.map_err(panicked).flatten().inspect_err(|fault| self.record.fault(fault))?;
         tracing::debug!(manifest = self.manifest.name, export, elapsed = ?cost.elapsed, fuel = cost.fuel, "policy called");
         Ok((output, self.effects.take_placed()))
     }
 }
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+pub(crate) mod scene;
 #[cfg(test)]
 mod tests;

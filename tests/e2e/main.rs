@@ -11,12 +11,17 @@ mod failing;
 mod faults;
 mod gate;
 mod groups;
+mod hostile;
+#[path = "../../host-harness/src/plugin/inline.rs"]
+mod inline;
 mod itself;
 mod killed;
 mod moving;
 mod oracle;
 mod quarantine;
+mod reload;
 mod restarted;
+mod signed;
 mod start_first;
 mod steps;
 mod support;

@@ -24,12 +24,20 @@ impl StateFolder {
     /// # Errors
     /// When nothing says where it is, or its store cannot be used.
     pub fn open(named: Option<&Path>) -> Result<Self, AppError> {
-        let path = match named {
-            Some(path) => path.to_owned(),
-            None => default_state_dir(is_root(), |name| std::env::var_os(name))?,
-        };
+        let path = Self::path_of(named)?;
         let store = Arc::new(Store::open(&path)?);
         Ok(Self { path, store })
+    }
+
+    /// Where the folder `named`, or the user's own, is.
+    ///
+    /// # Errors
+    /// When nothing says where.
+    pub fn path_of(named: Option<&Path>) -> Result<PathBuf, AppError> {
+        match named {
+            Some(path) => Ok(path.to_owned()),
+            None => Ok(default_state_dir(is_root(), |name| std::env::var_os(name))?),
+        }
     }
 
     /// The same for who changes nothing: a folder that cannot be used is an empty one, with a warning.

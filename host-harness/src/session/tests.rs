@@ -52,8 +52,9 @@ impl Stage {
             store: store.clone(),
             cancel: CancellationToken::new(),
         };
-        let effects = ManifestEffects::new(self.manifest.clone(), rules, adapters);
-        Session::new(self.manifest.clone(), self.plugin.clone(), Arc::new(effects), store.clone())
+        let record = Arc::new(Record::default());
+        let effects = ManifestEffects::new(self.manifest.clone(), self.plugin.clone(), rules, adapters, record.clone());
+        Session::new(self.manifest.clone(), self.plugin.clone(), Arc::new(effects), store.clone(), record)
     }
 
     async fn publish(&self, letter: &str) {
