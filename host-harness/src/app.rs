@@ -3,6 +3,8 @@
 
 mod control;
 mod history;
+mod inspection;
+mod loading;
 mod oneshot;
 mod quarantine;
 mod replay;
@@ -17,7 +19,8 @@ use futures_util::future::join_all;
 use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -32,9 +35,8 @@ use crate::engine::EngineError;
 use crate::engine::docker::DockerEngine;
 use crate::exit_code::Exit;
 use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
-use crate::http::egress::EgressRules;
-use crate::orders::{CredentialLookup, OrderContext, ProgressObserver};
-use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, StateKeeping, load};
+use crate::orders::{CredentialLookup, ProgressObserver};
+use crate::plugin::{FileWatch, Kept, PluginError, RollbackError, StateKeeping, settled};
 use crate::replace::Replacer;
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
@@ -42,15 +44,17 @@ use crate::session::Session;
 use crate::state_dir::{self, StateDirError};
 use crate::store::StoreError;
 use crate::transcript::{Recorder, TranscriptError};
-use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
+use crate::watch::{ReloadRequest, Reloads, SHUTDOWN_GRACE, Status, Watch};
 
 pub use history::{Happened, list_history};
+pub use inspection::{Inspected, inspect_module, roll_back_policy};
 pub use oneshot::{Checked, Refreshed};
 pub use quarantine::{Barred, clear_quarantine, list_quarantine};
 pub use replay::{ReplayRequest, replay};
 pub use state_folder::StateFolder;
 
-use control::{Handles, ManifestHandle};
+use control::{Fault, Handles, ManifestHandle};
+use loading::{Ready, Tools, follow, keep_once_accepted, load_manifest};
 
 /// The manifest that is used when none is named; its module is the one built in.
 const DEFAULT_MANIFEST: &str = include_str!("../../manifests/generic.json");
@@ -99,6 +103,20 @@ pub enum AppError {
     /// A transcript.
     #[error(transparent)]
     Transcript(#[from] TranscriptError),
+    /// A file to look at.
+    #[error("{0}")]
+    Inspect(String),
+    /// A file that is no module.
+    #[error("inspect {file}: {reason}")]
+    NoModule {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// No files of a policy to put back.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
     /// There is nothing to clear.
     #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
     NotBarred {
@@ -124,8 +142,9 @@ impl AppError {
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
             Self::StateDir(_) | Self::Store(_) => Exit::Config,
-            Self::Transcript(_) => Exit::Config,
-            Self::NotBarred { .. } => Exit::Incomplete,
+            Self::NoModule { .. } => Exit::Policy,
+            Self::Transcript(_) | Self::Inspect(_) | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
+            Self::NotBarred { .. } | Self::Rollback(_) => Exit::Incomplete,
         }
     }
 }
@@ -140,14 +159,6 @@ pub struct App {
     ready: Vec<Ready>,
     /// Manifests that cannot be used; the others go on.
     faults: Vec<(String, AppError)>,
-}
-
-/// A manifest that can be used.
-#[derive(Debug)]
-struct Ready {
-    manifest: Arc<PluginManifest>,
-    plugin: Arc<LoadedPlugin>,
-    rules: EgressRules,
 }
 
 impl App {
@@ -213,8 +224,7 @@ impl App {
         };
         match loaded {
             Ok(ready) => {
-                let (description, sha256) = (&ready.plugin.description, &ready.plugin.info.sha256);
-                let policy = format!("{} {}", description.name, description.version);
+                let (policy, sha256) = (ready.plugin.title(), &ready.plugin.info.sha256);
                 let sha256 = sha256.get(..12).unwrap_or(sha256);
                 info!(manifest = %ready.manifest.name, %policy, %sha256, "loaded");
                 self.ready.push(ready);
@@ -231,7 +241,7 @@ impl App {
     /// # Errors
     /// When another one has the state folder, or the admin API cannot listen.
     pub async fn run(
-        self,
+        mut self,
         listen: Listen,
         token: Option<SecretString>,
         parallel: u16,
@@ -244,24 +254,49 @@ impl App {
             Listen::On(address) => Some(admin::bind(address, token.as_ref()).await?),
         };
         let cancel = self.adapters.cancel.clone();
-        let parallel = Arc::new(Semaphore::new(usize::from(parallel)));
         let recorder = recorder.map(Arc::new);
+        let tools = self.tools(parallel, crate::progress::none());
+        let files = FileWatch::new().inspect_err(|error| {
+            warn!("failed to watch files: {error}; a changed policy is loaded on SIGHUP or by the admin API");
+        });
+        let files = files.ok().map(Arc::new);
         let mut actors = JoinSet::new();
-        let mut handles = Handles { loaded: Vec::new(), faults: Vec::new(), store: self.adapters.store.clone() };
-        for ready in &self.ready {
+        let faults = std::mem::take(&mut self.faults).into_iter().map(|(name, fault)| Fault::new(name, &fault));
+        let mut handles = Handles {
+            loaded: Vec::new(),
+            faults: faults.collect(),
+            store: self.adapters.store.clone(),
+            state_dir: self.state_dir.clone(),
+        };
+        for mut ready in std::mem::take(&mut self.ready) {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
             let (status, seen) = watch::channel(Status::before_first_poll());
-            let orders = self.order_context(ready, parallel.clone(), crate::progress::none());
-            let session = self.session(ready, ready.manifest.host.state);
+            let (reloads, asked) = mpsc::channel(REQUEST_QUEUE);
+            let kept = Kept::new(&self.state_dir, &ready.manifest.name);
+            keep_once_accepted(kept, &ready.manifest, &std::mem::take(&mut ready.wasm))();
+            let changed = Arc::new(Notify::new());
+            follow(files.as_deref(), &ready.manifest, changed.clone());
+            let prepare = tools.clone().prepare(&ready, &self.state_dir, files.clone(), changed.clone());
+            let reload = Reloads { requests: asked, prepare, record: ready.record.clone() };
+            let orders = tools.orders(&ready.manifest, &ready.plugin);
+            let session = self.session(&ready, ready.manifest.host.state);
             let session = match &recorder {
                 Some(recorder) => session.recorded(recorder.clone()),
                 None => session,
             };
-            let watch = Watch::new(session, orders, inbox, status);
-            actors.spawn(watch.run());
-            handles.loaded.push(ManifestHandle { name: ready.manifest.name.clone(), requests, status: seen });
+            actors.spawn(Watch::new(session, orders, inbox, status, reload).run());
+            actors.spawn(ask_on_change(changed, reloads.clone(), cancel.clone()));
+            let Ready { manifest, record, .. } = ready;
+            handles.loaded.push(ManifestHandle {
+                name: manifest.name.clone(),
+                requests,
+                status: seen,
+                reloads,
+                record,
+            });
         }
-        handles.faults = self.faults.iter().map(|(name, fault)| (name.clone(), format!("failed to {fault}"))).collect();
+        actors
+            .spawn(ask_on_hangup(handles.loaded.iter().map(|handle| handle.reloads.clone()).collect(), cancel.clone()));
         if let Some(listener) = listener {
             if let Ok(address) = listener.local_addr() {
                 info!(%address, "admin API listens");
@@ -309,24 +344,23 @@ impl App {
     }
 
     fn session(&self, ready: &Ready, keeping: StateKeeping) -> Session {
-        let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
-        let store = self.adapters.store.clone();
-        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store, keeping)
+        let Ready { manifest, plugin, rules, record, .. } = ready;
+        let (adapters, store) = (self.adapters.clone(), self.adapters.store.clone());
+        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules.clone(), adapters, record.clone());
+        Session::new(manifest.clone(), plugin.clone(), Arc::new(effects), store, record.clone(), keeping)
     }
 
-    fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {
-        let manifest = ready.manifest.clone();
-        OrderContext {
-            manifest: ready.manifest.name.clone(),
-            replacer: self.replacer.clone(),
-            turns,
-            credentials: look_up_in(self.adapters.credentials.clone()),
-            pull_timeout: ready.manifest.host.pull_timeout,
-            stable_for: ready.manifest.host.stable_for,
-            keep_images: ready.manifest.host.keep_images,
-            progress,
-            shutdown: self.adapters.cancel.clone(),
-            is_granted: Arc::new(move |container| manifest.grants.has_container(container)),
+    fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
+        let turns = Arc::new(Semaphore::new(usize::from(parallel)));
+        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress }
+    }
+}
+
+/// Asks for a reload whenever the files changed and are quiet again.
+async fn ask_on_change(changed: Arc<Notify>, reloads: mpsc::Sender<ReloadRequest>, cancel: CancellationToken) {
+    while cancel.run_until_cancelled(settled(&changed)).await.is_some() {
+        if reloads.send(ReloadRequest::default()).await.is_err() {
+            return;
         }
     }
 }
@@ -345,27 +379,18 @@ fn look_up_in(credentials: Arc<CredentialStore>) -> CredentialLookup {
     })
 }
 
-fn load_manifest(source: Option<PathBuf>) -> Result<Ready, AppError> {
-    let manifest = match source {
-        Some(path) => PluginManifest::read(&path, &variable),
-        None => PluginManifest::parse("generic", "(built in)", DEFAULT_MANIFEST, &variable)
-            .map(PluginManifest::with_embedded),
+/// Asks every manifest for a reload on SIGHUP.
+async fn ask_on_hangup(reloads: Vec<mpsc::Sender<ReloadRequest>>, cancel: CancellationToken) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return warn!("failed to listen for SIGHUP: {error}; reload by the admin API"),
     };
-    let manifest = manifest.map_err(PluginError::from)?;
-    let host = &manifest.host;
-    let rules = EgressRules::parse(&manifest.allowed_hosts, &host.insecure_registries, &host.auth_realms)
-        .map_err(|error| PluginError::from(manifest.bad_key(error.key, &error.to_string())))?;
-    let plugin = load(&manifest)?;
-    Ok(Ready { manifest: Arc::new(manifest), plugin: Arc::new(plugin), rules })
-}
-
-/// A manifest's variable. One is our own, since a manifest cannot ask: the platform that the seed
-/// system pulls on Apple Silicon, whose images have no other.
-fn variable(name: &str) -> Option<String> {
-    let is_apple_silicon = cfg!(all(target_os = "macos", target_arch = "aarch64"));
-    match name {
-        "IMAGEWATCH_APPLE_SILICON_PLATFORM" => is_apple_silicon.then(|| "linux/amd64".to_owned()),
-        _ => std::env::var(name).ok(),
+    while let Some(Some(())) = cancel.run_until_cancelled(hangup.recv()).await {
+        info!("SIGHUP: loading what changed");
+        for reload in &reloads {
+            // An actor that has ended has nothing to reload.
+            let _ = reload.send(ReloadRequest::default()).await;
+        }
     }
 }
 

@@ -4,24 +4,29 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use imagewatch_abi::{
     Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders,
     Placed, Report, Selector,
 };
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::credentials::store::CredentialStore;
 use crate::engine::Engine;
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
-use crate::plugin::{Effects, HostSettings, PluginManifest};
+use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
 use crate::replace::facts::usual_name;
 use crate::store::Store;
 
 /// Longest log line taken from a policy, in characters.
 const MAX_LOG_CHARS: usize = 2_000;
+
+/// Refusals that are said once each; of more that differ, only the count is told.
+const MAX_SAID: usize = 64;
 
 /// What all manifests share.
 #[derive(Debug, Clone)]
@@ -38,23 +43,40 @@ pub struct Adapters {
     pub cancel: CancellationToken,
 }
 
-/// The effects of one manifest.
+/// The effects of one manifest's policy.
 #[derive(Debug)]
 pub struct ManifestEffects {
     manifest: Arc<PluginManifest>,
+    plugin: Arc<LoadedPlugin>,
     rules: EgressRules,
     limits: HttpLimits,
     adapters: Adapters,
+    record: Arc<Record>,
     runtime: Handle,
     placed: Mutex<Vec<Order>>,
+    /// Refusals that were said.
+    said: Mutex<BTreeSet<String>>,
 }
 
 impl ManifestEffects {
-    /// The effects that `manifest` grants. Must be made on the runtime that is to run them.
-    pub fn new(manifest: Arc<PluginManifest>, rules: EgressRules, adapters: Adapters) -> Self {
-        let HostSettings { http_timeout: deadline, connections: connections_per_host, .. } = manifest.host;
-        let limits = HttpLimits { deadline, connections_per_host, ..HttpLimits::default() };
-        Self { manifest, rules, limits, adapters, runtime: Handle::current(), placed: Mutex::default() }
+    /// The effects that `plugin` gets of what `manifest` grants; `rules` are those of its hosts. Must be made on the
+    /// runtime that is to run them.
+    pub fn new(
+        manifest: Arc<PluginManifest>,
+        plugin: Arc<LoadedPlugin>,
+        rules: EgressRules,
+        adapters: Adapters,
+        record: Arc<Record>,
+    ) -> Self {
+        let host = &manifest.host;
+        let limits = HttpLimits {
+            deadline: host.http_timeout,
+            max_document_bytes: host.max_response_bytes,
+            connections_per_host: host.connections,
+            ..HttpLimits::default()
+        };
+        let (placed, said) = Default::default();
+        Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, said }
     }
 
     /// The orders taken since the last time. Those of a call that failed are to be thrown away:
@@ -63,15 +85,42 @@ impl ManifestEffects {
         std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn grants(&self) -> &Grants {
+        &self.plugin.grants
+    }
+
     fn refuse(&self, order: &Order) -> Option<Failure> {
-        let is_granted = self.manifest.grants.has_image(&order.reference);
-        (!is_granted).then(|| {
-            let message = format!(
-                "manifest {} does not grant image {}; add it to config key `grant.images`",
-                self.manifest.name, order.reference
-            );
-            Failure::lasting(FailureCode::Denied, message)
-        })
+        let name = order.containers.name.as_deref().filter(|name| self.grants().never_has_name(name));
+        let (what, thing, key) = if !self.grants().has_image(&order.reference) {
+            (Denied::Image, format!("image {}", order.reference), "grant.images")
+        } else if !self.grants().has_strategy(order.strategy) {
+            (Denied::Strategy, format!("strategy {:?}", order.strategy), "grant.strategies")
+        } else if let Some(name) = name {
+            (Denied::Container, format!("container {name}"), "grant.containers")
+        } else {
+            return None;
+        };
+        let message = self.not_granted(&thing, key);
+        self.denied(what, 1, &message);
+        Some(Failure::lasting(FailureCode::Denied, message))
+    }
+
+    fn not_granted(&self, thing: &str, key: &str) -> String {
+        format!("manifest {} does not grant {thing}; add it to config key `{key}`", self.manifest.name)
+    }
+
+    /// Runs `work` for at most `deadline`.
+    fn within<T>(&self, what: &str, key: &str, deadline: Duration, work: impl Future<Output = Answer<T>>) -> Answer<T> {
+        let bounded = async {
+            match timeout(deadline, work).await {
+                Ok(answer) => answer,
+                Err(_) => Answer::Err(Failure::passing(
+                    FailureCode::Timeout,
+                    format!("{what} did not end within {deadline:?} (`{key}`)"),
+                )),
+            }
+        };
+        self.runtime.block_on(bounded)
     }
 }
 
@@ -98,20 +147,37 @@ fn stopping<T>() -> Answer<T> {
 impl Effects for ManifestEffects {
     fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
         let Adapters { http, credentials, cancel, .. } = &self.adapters;
-        Answer::Ok(self.runtime.block_on(http.send_all(&self.rules, credentials, batch, &self.limits, cancel)))
+        let sent = async { Answer::Ok(http.send_all(&self.rules, credentials, batch, &self.limits, cancel).await) };
+        let deadline = self.plugin.compiled.limits().http_send;
+        let answer = self.within("a batch of requests", "host.http_send_timeout", deadline, sent);
+        for failure in refusals(&answer) {
+            self.denied(Denied::Http, 1, &failure.message);
+        }
+        answer
     }
 
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
+        if let Some(name) = selector.name.as_deref().filter(|name| self.grants().never_has_name(name)) {
+            let message = self.not_granted(&format!("container {name}"), "grant.containers");
+            self.denied(Denied::Container, 1, &message);
+            return Answer::Err(Failure::lasting(FailureCode::Denied, message));
+        }
         let Adapters { engine, cancel, .. } = &self.adapters;
-        let listed = self.runtime.block_on(cancel.run_until_cancelled(engine.containers(&selector)));
-        match listed {
-            None => stopping(),
-            Some(Err(error)) => Answer::Err(error.failure()),
-            Some(Ok(containers)) => {
+        let listed = async {
+            match cancel.run_until_cancelled(engine.containers(&selector)).await {
+                None => stopping(),
+                Some(Err(error)) => Answer::Err(error.failure()),
+                Some(Ok(containers)) => Answer::Ok(Containers { containers }),
+            }
+        };
+        let deadline = self.plugin.compiled.limits().docker_containers;
+        match self.within("listing containers", "host.docker_containers_timeout", deadline, listed) {
+            Answer::Ok(Containers { containers }) => {
                 let mut containers = show_as_usual(containers);
-                containers.retain(|container| self.manifest.grants.shows(container));
+                containers.retain(|container| self.grants().shows(container));
                 Answer::Ok(Containers { containers })
             }
+            failed @ Answer::Err(_) => failed,
         }
     }
 
@@ -121,6 +187,7 @@ impl Effects for ManifestEffects {
         }
         let mut placed = Placed::default();
         let mut taken = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        // It only takes down, and waits for nothing: what an order takes is bounded where it is carried out.
         for order in orders.orders {
             if let Some(failure) = self.refuse(&order) {
                 let Order { order, target, .. } = order;
@@ -144,6 +211,25 @@ impl Effects for ManifestEffects {
             LogLevel::Warn => tracing::warn!(%manifest, "{message}"),
         }
     }
+
+    fn denied(&self, what: Denied, count: u64, message: &str) {
+        self.record.denied(what, count, message);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() < MAX_SAID && said.insert(message.to_owned()) {
+            tracing::warn!(manifest = self.manifest.name, "refused to the policy: {message}");
+        }
+    }
+}
+
+fn refusals(answer: &Answer<HttpResponses>) -> impl Iterator<Item = &Failure> {
+    let responses = match answer {
+        Answer::Ok(sent) => sent.responses.as_slice(),
+        Answer::Err(_) => &[],
+    };
+    responses.iter().filter_map(|response| match response {
+        Answer::Err(failure) if failure.code == FailureCode::Denied => Some(failure),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

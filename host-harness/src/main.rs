@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 use imagewatch::app::{
-    App, AppError, ReplayRequest, StateFolder, clear_quarantine, list_history, list_quarantine, replay,
+    App, AppError, ReplayRequest, StateFolder, clear_quarantine, inspect_module, list_history, list_quarantine, replay,
+    roll_back_policy,
 };
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
@@ -19,7 +20,7 @@ use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
 use imagewatch::store::HistoryQuery;
 use imagewatch::transcript::Recorder;
-use imagewatch::{plugin, progress, render, telemetry};
+use imagewatch::{progress, render, telemetry};
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,8 +46,7 @@ fn main() -> ExitCode {
         Command::Refresh(args) => on_runtime(refresh(args, docker_host, state_dir)),
         Command::History(args) => history(args, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Quarantine(command) => quarantine(command, state_dir).unwrap_or_else(|error| report(&error)),
-        Command::Plugin(PluginCommand::Inspect { file, json }) => inspect(file, *json),
-        Command::Plugin(PluginCommand::Replay(args)) => replay_transcript(args).unwrap_or_else(|error| report(&error)),
+        Command::Plugin(command) => plugin(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "imagewatch", &mut script);
@@ -187,40 +187,33 @@ fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<E
 fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
     let ReplayArgs { file, plugin, manifest, config, json } = args.clone();
     let replayed = replay(&ReplayRequest { file, plugin, manifest, config })?;
-    if json {
-        print_json(&replayed)
-    } else {
-        print(&render::replay_table(&replayed, now_ms()))
-    }
+    if json { print_json(&replayed) } else { print(&render::replay_table(&replayed, now_ms())) }
     let is_alike = replayed.differences.is_empty() && replayed.faults.is_empty();
     Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
 }
 
-fn inspect(file: &Path, json: bool) -> Exit {
-    let shown = file.display().to_string();
-    let wasm = match std::fs::read(file) {
-        Ok(wasm) => wasm,
-        Err(error) => {
-            anstream::eprintln!("imagewatch: failed to read {shown}: {error}; check the path");
-            return Exit::Config;
+fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    match command {
+        PluginCommand::Replay(args) => replay_transcript(args),
+        PluginCommand::Inspect { file, manifest, json } => {
+            let inspected = inspect_module(file, manifest.as_deref())?;
+            if *json {
+                print_json(&inspected)
+            } else {
+                print(&render::module_portrait(&inspected))
+            }
+            Ok(if inspected.refused.is_none() { Exit::Success } else { Exit::Policy })
         }
-    };
-    let info = match plugin::inspect(&wasm) {
-        Ok(info) => info,
-        Err(reason) => {
-            anstream::eprintln!("imagewatch: failed to inspect {shown}: {reason}");
-            return Exit::Policy;
+        PluginCommand::Rollback { name, json } => {
+            let rolled_back = roll_back_policy(state_dir, name)?;
+            if *json {
+                print_json(&rolled_back)
+            } else {
+                print(&render::rolled_back_line(&rolled_back))
+            }
+            Ok(Exit::Success)
         }
-    };
-    let description = plugin::load_module(wasm);
-    if json {
-        let refused = description.as_ref().err();
-        let described = description.as_ref().ok();
-        print_json(&serde_json::json!({"file": shown, "module": info, "refused": refused, "description": described}));
-    } else {
-        print(&render::module_portrait(&shown, &info, description.as_ref().map_err(String::as_str)));
     }
-    if description.is_ok() { Exit::Success } else { Exit::Policy }
 }
 
 /// Prints a result, its colours only where they belong.

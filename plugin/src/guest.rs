@@ -18,6 +18,13 @@ use imagewatch_core::abi::{
 static ABI: [u8; 1] = *b"1";
 const _: () = assert!(imagewatch_core::abi::ABI_VERSION == 1, "the section above says the same");
 
+/// What this policy needs, likewise: hosts, images and containers are what its config and the engine name.
+const CAPABILITIES_TEXT: &str = r#"{"functions":["docker_containers","docker_refresh","host_log","http_send"],"strategies":["replace","start-first","remove","pull-only","notify"],"hosts":"any","images":"any","containers":"any"}"#;
+#[used]
+#[unsafe(link_section = "imagewatch.capabilities")]
+static CAPABILITIES: [u8; CAPABILITIES_TEXT.len()] =
+    *CAPABILITIES_TEXT.as_bytes().as_array().expect("it has its length");
+
 #[host_fn]
 extern "ExtismHost" {
     fn http_send(batch: Json<HttpBatch>) -> Json<Answer<HttpResponses>>;

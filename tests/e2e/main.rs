@@ -11,13 +11,18 @@ mod failing;
 mod faults;
 mod gate;
 mod groups;
+mod hostile;
+#[path = "../../host-harness/src/plugin/inline.rs"]
+mod inline;
 mod itself;
 mod killed;
 mod moving;
 mod oracle;
 mod persisted;
 mod quarantine;
+mod reload;
 mod restarted;
+mod signed;
 mod start_first;
 mod steps;
 mod support;

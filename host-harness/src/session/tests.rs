@@ -52,14 +52,10 @@ impl Stage {
             store: store.clone(),
             cancel: CancellationToken::new(),
         };
-        let effects = ManifestEffects::new(self.manifest.clone(), rules, adapters);
-        Session::new(
-            self.manifest.clone(),
-            self.plugin.clone(),
-            Arc::new(effects),
-            store.clone(),
-            self.manifest.host.state,
-        )
+        let record = Arc::new(Record::default());
+        let effects = ManifestEffects::new(self.manifest.clone(), self.plugin.clone(), rules, adapters, record.clone());
+        let keeping = self.manifest.host.state;
+        Session::new(self.manifest.clone(), self.plugin.clone(), Arc::new(effects), store.clone(), record, keeping)
     }
 
     async fn publish(&self, letter: &str) {
