@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -25,13 +26,14 @@ use tracing::{error, info, warn};
 use crate::admin::{self, AdminError};
 use crate::cli::Listen;
 use crate::credentials::env::{CredentialEnvError, parse_credentials};
+use crate::credentials::store::CredentialStore;
 use crate::effects::{Adapters, ManifestEffects};
 use crate::engine::EngineError;
 use crate::engine::docker::DockerEngine;
 use crate::exit_code::Exit;
 use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientError};
 use crate::http::egress::EgressRules;
-use crate::orders::{OrderContext, ProgressObserver};
+use crate::orders::{CredentialLookup, OrderContext, ProgressObserver};
 use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, StateKeeping, load};
 use crate::replace::Replacer;
 use crate::replace::handover::{other_updater, own_container_id};
@@ -312,12 +314,12 @@ impl App {
     }
 
     fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {
-        let (credentials, manifest) = (self.adapters.credentials.clone(), ready.manifest.clone());
+        let manifest = ready.manifest.clone();
         OrderContext {
             manifest: ready.manifest.name.clone(),
             replacer: self.replacer.clone(),
             turns,
-            credentials: Arc::new(move |registry| credentials.for_registry(registry)),
+            credentials: look_up_in(self.adapters.credentials.clone()),
             pull_timeout: ready.manifest.host.pull_timeout,
             stable_for: ready.manifest.host.stable_for,
             keep_images: ready.manifest.host.keep_images,
@@ -326,6 +328,20 @@ impl App {
             is_granted: Arc::new(move |container| manifest.grants.has_container(container)),
         }
     }
+}
+
+/// What pulls find their credentials with.
+fn look_up_in(credentials: Arc<CredentialStore>) -> CredentialLookup {
+    Arc::new(move |reference| {
+        let credentials = credentials.clone();
+        Box::pin(async move {
+            let found = credentials.find(reference.registry(), Some(reference.repository())).await;
+            found.map_err(|error| {
+                let message = format!("{reference} was not pulled: failed to {error}");
+                Failure::passing(FailureCode::PullFailed, message)
+            })
+        })
+    })
 }
 
 fn load_manifest(source: Option<PathBuf>) -> Result<Ready, AppError> {

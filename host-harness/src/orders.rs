@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use imagewatch_abi::{
     Container, ContainerFailure, Failure, FailureCode, Fault, Order, Reference, Report, Strategy, short_digest,
 };
@@ -30,8 +31,9 @@ use image::{Image, ensure_image};
 /// How long a pull may take, unless configured otherwise.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Finds the credential of a registry, named as references name it: `ghcr.io`, `docker.io`, `127.0.0.1:5000`.
-pub type CredentialLookup = Arc<dyn Fn(&str) -> Option<Credential> + Send + Sync>;
+/// Finds the credential to pull a reference with; the failure says which source of credentials is broken.
+pub type CredentialLookup =
+    Arc<dyn Fn(Reference) -> BoxFuture<'static, Result<Option<Credential>, Failure>> + Send + Sync>;
 /// Is told how an order's pull goes, on every word of the engine.
 pub type ProgressObserver = Arc<dyn Fn(&Order, PullProgress) + Send + Sync>;
 /// Whether the manifest grants a container.

@@ -172,7 +172,7 @@ impl ControlPlane {
             replacer: Arc::new(replacer),
             turns: Arc::new(Semaphore::new(4)),
             keep_images: None,
-            credentials: Arc::new(|_| None),
+            credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
             pull_timeout: LATER,
             stable_for: Duration::from_millis(500),
             progress: Arc::new(|_, _| {}),

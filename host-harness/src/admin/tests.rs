@@ -132,7 +132,7 @@ async fn ask_with(
     method: &str,
     path: &str,
     authorization: Option<&str>,
-) -> (axum::http::response::Parts, Value) {
+) -> (http::response::Parts, Value) {
     let mut request = Request::builder().method(method).uri(path);
     if let Some(authorization) = authorization {
         request = request.header("authorization", authorization);

@@ -104,7 +104,7 @@ impl HttpClient {
     async fn send(&self, exchange: &Exchange<'_>, request: &HttpRequest) -> Result<HttpResponse, Failure> {
         let permit = exchange.rules.check(request)?;
         let host = permit.host.clone();
-        let credential = find_credential(&permit, exchange.credentials)?;
+        let credential = find_credential(&permit, exchange.credentials).await?;
         let lane = self.lanes.lane(&host).map_err(|error| broken_exchange(&host, &error))?;
         let sent = async {
             let Ok(_in_flight) = lane.in_flight.acquire().await else { return Err(failure::shutting_down(&host)) };
@@ -135,8 +135,12 @@ async fn exchange_with(
     let method = if is_head { reqwest::Method::HEAD } else { reqwest::Method::GET };
     let mut request = client.request(method, url).headers(headers);
     let authenticated = credential.is_some();
-    if let Some(Credential { username, password }) = credential {
-        request = request.basic_auth(username, Some(password.expose_secret()));
+    match &credential {
+        Some(Credential::Basic { username, password }) => {
+            request = request.basic_auth(username, Some(password.expose_secret()));
+        }
+        Some(Credential::RegistryToken(token)) => request = request.bearer_auth(token.expose_secret()),
+        Some(Credential::IdentityToken(_)) | None => {}
     }
     let response = request.send().await.map_err(|error| failed_send(&host, &error, limits.deadline))?;
     let status = response.status().as_u16();
@@ -146,17 +150,21 @@ async fn exchange_with(
 }
 
 /// A registry is not asked in vain without its credential; for tokens the guest says that it can do without.
-fn find_credential(permit: &Permit, credentials: &CredentialStore) -> Result<Option<Credential>, Failure> {
+async fn find_credential(permit: &Permit, credentials: &CredentialStore) -> Result<Option<Credential>, Failure> {
     if let Some((registry, failure)) = &permit.withheld
-        && credentials.for_registry(registry).is_some()
+        && credentials
+            .find(registry, None)
+            .await
+            .map_err(|error| failure::unreadable_credential(registry, &error))?
+            .is_some()
     {
         return Err(failure.clone());
     }
     let Some(permitted) = &permit.credential else { return Ok(None) };
-    match credentials.for_registry(&permitted.registry) {
-        None if !permit.or_anonymous => {
-            Err(failure::no_credential(&permitted.registry, &credentials.sources_for(&permitted.registry)))
-        }
+    let registry = &permitted.registry;
+    let found = credentials.find(registry, None).await;
+    match found.map_err(|error| failure::unreadable_credential(registry, &error))? {
+        None if !permit.or_anonymous => Err(failure::no_credential(registry, &credentials.sources_for(registry))),
         found => Ok(found),
     }
 }

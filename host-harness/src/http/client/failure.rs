@@ -8,6 +8,8 @@ use std::time::Duration;
 use imagewatch_abi::{Failure, FailureCode};
 use rustls::CertificateError;
 
+use crate::credentials::error::CredentialError;
+
 /// Enough to see what it is; the text may be the other side's.
 const MAX_CAUSE_CHARS: usize = 256;
 
@@ -25,6 +27,13 @@ pub(super) fn no_answer(host: &str, deadline: Duration) -> Failure {
 
 pub(super) fn no_credential(registry: &str, sources: &str) -> Failure {
     Failure::lasting(FailureCode::NoCredential, format!("no credential is stored for {registry}: set {sources}"))
+}
+
+pub(super) fn unreadable_credential(registry: &str, error: &CredentialError) -> Failure {
+    Failure::passing(
+        FailureCode::NoCredential,
+        format!("the credential for {registry} was not found: failed to {error}"),
+    )
 }
 
 pub(super) fn too_large(host: &str, what: &str, limit_bytes: usize) -> Failure {
