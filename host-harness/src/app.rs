@@ -31,7 +31,7 @@ use crate::effects::{Adapters, ManifestEffects};
 use crate::engine::EngineError;
 use crate::engine::docker::DockerEngine;
 use crate::exit_code::Exit;
-use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientError};
+use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
 use crate::http::egress::EgressRules;
 use crate::orders::{CredentialLookup, OrderContext, ProgressObserver};
 use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, StateKeeping, load};
@@ -163,11 +163,12 @@ impl App {
         cancel: CancellationToken,
     ) -> Result<Self, AppError> {
         let credentials = parse_credentials(environment())?;
+        let http = HttpSettings::parse(environment()).map_err(HttpClientError::from)?;
         let engine = DockerEngine::connect(docker_host)?;
         info!(version = env!("CARGO_PKG_VERSION"), engine = engine.host(), "imagewatch starts");
         let adapters = Adapters {
             engine: Arc::new(engine),
-            http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST)?),
+            http: Arc::new(HttpClient::new(&http)?),
             credentials: Arc::new(credentials),
             store: state.store,
             cancel,

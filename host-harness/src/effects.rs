@@ -16,7 +16,7 @@ use crate::credentials::store::CredentialStore;
 use crate::engine::Engine;
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
-use crate::plugin::{Effects, PluginManifest};
+use crate::plugin::{Effects, HostSettings, PluginManifest};
 use crate::replace::facts::usual_name;
 use crate::store::Store;
 
@@ -52,7 +52,8 @@ pub struct ManifestEffects {
 impl ManifestEffects {
     /// The effects that `manifest` grants. Must be made on the runtime that is to run them.
     pub fn new(manifest: Arc<PluginManifest>, rules: EgressRules, adapters: Adapters) -> Self {
-        let limits = HttpLimits { deadline: manifest.host.http_timeout, ..HttpLimits::default() };
+        let HostSettings { http_timeout: deadline, connections: connections_per_host, .. } = manifest.host;
+        let limits = HttpLimits { deadline, connections_per_host, ..HttpLimits::default() };
         Self { manifest, rules, limits, adapters, runtime: Handle::current(), placed: Mutex::default() }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use imagewatch::credentials::store::CredentialStore;
 use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::HttpClient;
+use imagewatch::http::client::{HttpClient, HttpSettings};
 use imagewatch::http::egress::EgressRules;
 use imagewatch::orders::{OrderContext, run_order};
 use imagewatch::plugin::{PluginManifest, StateKeeping, load};
@@ -159,7 +159,7 @@ impl ControlPlane {
         let cancel = CancellationToken::new();
         let adapters = Adapters {
             engine: Arc::new(DockerEngine::connect(Some(docker_host)).expect("an engine's address")),
-            http: Arc::new(HttpClient::new(4).expect("a client")),
+            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
             store: store.clone(),
             cancel: cancel.clone(),

@@ -65,6 +65,8 @@ pub struct HostSettings {
     pub fuel: u64,
     /// Whether what the policy has seen outlives the process.
     pub state: StateKeeping,
+    /// Requests under way at once to one registry.
+    pub connections: usize,
     /// See `http::egress`.
     pub insecure_registries: String,
     /// See `http::egress`.
@@ -81,7 +83,7 @@ pub enum StateKeeping {
 }
 
 /// The keys that the host reads, as `(key, type, default, meaning)`; policies declare their own.
-pub const HOST_KEYS: [(&str, &str, &str, &str); 10] = [
+pub const HOST_KEYS: [(&str, &str, &str, &str); 11] = [
     (
         IMAGES_KEY,
         "list of patterns",
@@ -95,6 +97,13 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 10] = [
         "Containers that may be seen and handled; no other is.",
     ),
     ("host.http_timeout", "duration", "10s", "Deadline of one registry request, body included."),
+    (
+        "host.connections",
+        "number",
+        "28",
+        "Requests under way at once to one registry; with those being made or kept at most 2¼ times as many \
+         connections are open over HTTP/1.1, and one over HTTP/2.",
+    ),
     ("host.pull_timeout", "duration", "5m", "Deadline of one pull."),
     (
         "host.stable_for",
@@ -300,6 +309,7 @@ impl HostSettings {
                 (key, format!("{:?} is no duration; expected for example `500ms`, `10s` or `5m`", or(key)))
             })
         };
+        let connections = or("host.connections").parse().ok().filter(|number| (1..=1024).contains(number));
         let fuel = or("host.fuel").parse().ok().filter(|fuel| *fuel > 0);
         Ok(Self {
             http_timeout: duration("host.http_timeout")?,
@@ -319,6 +329,9 @@ impl HostSettings {
                 other => return Err(("host.state", format!("{other:?} is neither `persisted` nor `memory`"))),
             },
             fuel: fuel.ok_or_else(|| ("host.fuel", format!("{:?} is no positive number", or("host.fuel"))))?,
+            connections: connections.ok_or_else(|| {
+                ("host.connections", format!("{:?} is no number from 1 to 1024", or("host.connections")))
+            })?,
             insecure_registries: or("host.insecure_registries").to_owned(),
             auth_realms: or("host.auth_realms").to_owned(),
         })

@@ -51,7 +51,9 @@ pub struct HttpRequest {
     pub read: ReadBody,
 }
 
-/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these.
+/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these. The body
+/// of what is no success comes as [`Text`](Self::Text) in any case: it says why. Redirects are followed for a HEAD and
+/// for what is not read as text, so never for a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]

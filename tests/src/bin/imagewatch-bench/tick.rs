@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use imagewatch::credentials::env::parse_credentials;
 use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient};
+use imagewatch::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpSettings};
 use imagewatch::http::egress::EgressRules;
 use imagewatch::plugin::{StateKeeping, call};
 use imagewatch::session::Session;
@@ -78,7 +78,7 @@ fn build_session(policy: &Policy, world: &World) -> Session {
     let rules = EgressRules::parse(&policy.manifest.allowed_hosts, &host.insecure_registries, &host.auth_realms);
     let adapters = Adapters {
         engine: Arc::new(DockerEngine::connect(Some(&world.docker_host)).expect("DOCKER_HOST is an address")),
-        http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST).expect("the client builds")),
+        http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("the client builds")),
         credentials: Arc::new(parse_credentials([]).expect("there are none")),
         store: Arc::new(Store::open(&world.state_dir()).expect("the temp folder takes a store")),
         cancel: CancellationToken::new(),
