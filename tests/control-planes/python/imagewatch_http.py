@@ -2,7 +2,8 @@
 
 It is the one place that holds credentials, so the rules that keep them are here: which hosts are asked, which of them
 gets which credential, how long an answer may be. Tested by `play.py`. It does not send POST, which registries with
-identity tokens want (Azure's), and does not look at the addresses behind the hosts that it is allowed.
+identity tokens want (Azure's), follows no redirects, and does not look at the addresses behind the hosts that it is
+allowed.
 """
 
 import base64
@@ -64,7 +65,7 @@ class RegistryHttp:
             connection.close()
         wanted = [[name.lower(), value] for name, value in response.getheaders() if name.lower() in request["want"]]
         said = {"status": response.status, "headers": wanted, "authenticated": is_authenticated, "body": ""}
-        if read == "digest":
+        if read == "digest" and 200 <= response.status < 300:  # of anything else the text says why
             return {**said, "body_digest": "sha256:" + hashlib.sha256(body).hexdigest()}
         return {**said, "body": body.decode(errors="replace")}
 
