@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 
 use imagewatch_core::script::{SCRIPTS, parse_script, play};
 
-fn main() {
-    let file = std::env::args().nth(1).expect("the file to write is the argument");
+fn main() -> Result<(), String> {
+    let file = std::env::args().nth(1).ok_or("the file to write is the argument")?;
     let mut scripts = SCRIPTS.to_vec();
     scripts.sort_by_key(|(name, _)| format!("{name}.json"));
     let mut lines = String::new();
     for (name, text) in scripts {
-        let script = parse_script(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let script = parse_script(text).map_err(|error| format!("{name}: {error}"))?;
         let mut steps = 0..;
         let played = play(&script, |export, input, mut host| {
             let output = imagewatch_core::call(export, input, &mut host);
@@ -23,7 +23,7 @@ fn main() {
             let _ = writeln!(lines, "{name} {step} {text}");
             (output, host)
         });
-        assert_eq!(played, Ok(()), "{name}: {}", script.shows);
+        played.map_err(|departure| format!("{name}: {}\n{departure}", script.shows))?;
     }
-    std::fs::write(&file, lines).unwrap_or_else(|error| panic!("failed to write {file}: {error}"));
+    std::fs::write(&file, lines).map_err(|error| format!("failed to write {file}: {error}"))
 }

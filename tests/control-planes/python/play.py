@@ -14,6 +14,8 @@ import re
 import sys
 
 from imagewatch_policy import LOG, Policy, PolicyFault, Refused
+from play_engine import check_engine
+from play_http import check_control_plane, check_what_is_refused
 
 KEPT = {"state": None, "cache": None, "quarantine": []}
 # (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
@@ -219,7 +221,7 @@ def check_departure(wasm, scripts):
 def check_faults(wasm, scripts):
     """What no script can bring about, on the default policy. Returns how many there are; a failed one raises."""
     checks = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
-    checks += [check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
+    checks += [check_control_plane, check_what_is_refused, check_engine, check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
     for check in checks:
         check(wasm)
     return len(checks)
