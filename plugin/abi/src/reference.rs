@@ -66,6 +66,12 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// Its repository alone.
+    #[must_use]
+    pub fn without_tag(&self) -> Self {
+        Self { tag: None, digest: None, ..self.clone() }
+    }
+
     /// The same with its tag written out.
     #[must_use]
     pub fn with_explicit_tag(mut self) -> Self {
@@ -165,7 +171,8 @@ fn is_domain_component(part: &str) -> bool {
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn is_tag(tag: &str) -> bool {
+/// Whether `tag` is one by the grammar: letters, digits, `_`, `.` and `-`, at most 128, none of the last two first.
+pub fn is_tag(tag: &str) -> bool {
     tag.len() <= MAX_TAG
         && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))

@@ -4,4 +4,5 @@
 pub(crate) mod challenge;
 pub(crate) mod request;
 pub(crate) mod resolve;
+pub(crate) mod tags;
 pub(crate) mod token;

@@ -20,17 +20,39 @@ pub(crate) enum Auth<'a> {
 
 /// The request for a tag's digest.
 pub(crate) fn build_head(scheme: &str, reference: &Reference, auth: Auth<'_>) -> HttpRequest {
-    let host = reference.api_host();
-    let mut headers = vec![("accept".to_owned(), ACCEPT.to_owned())];
-    if let Auth::Bearer(token) = auth {
-        headers.push(("authorization".to_owned(), format!("Bearer {token}")));
-    }
+    let url = format!(
+        "{scheme}://{}/v2/{}/manifests/{}",
+        reference.api_host(),
+        reference.repository(),
+        reference.tag_or_latest()
+    );
+    let accept = ("accept".to_owned(), ACCEPT.to_owned());
+    let request = build_registry(reference.api_host(), url, &["docker-content-digest"], auth);
+    HttpRequest { method: Method::Head, headers: [vec![accept], request.headers].concat(), ..request }
+}
+
+/// The URL of the first page of a repository's tags.
+pub(crate) fn tags_url(scheme: &str, reference: &Reference) -> String {
+    format!("{scheme}://{}/v2/{}/tags/list?n=1000", reference.api_host(), reference.repository())
+}
+
+/// The request for a page of tags.
+pub(crate) fn build_tags(registry: &str, url: &str, auth: Auth<'_>) -> HttpRequest {
+    HttpRequest { read: ReadBody::Document, ..build_registry(registry, url.to_owned(), &["link"], auth) }
+}
+
+/// A GET of a registry's own, with what every answer of it is read for.
+fn build_registry(registry: &str, url: String, want: &[&str], auth: Auth<'_>) -> HttpRequest {
+    let token = match auth {
+        Auth::Bearer(token) => vec![("authorization".to_owned(), format!("Bearer {token}"))],
+        Auth::None | Auth::Basic => vec![],
+    };
     HttpRequest {
-        method: Method::Head,
-        url: format!("{scheme}://{host}/v2/{}/manifests/{}", reference.repository(), reference.tag_or_latest()),
-        headers,
-        want: ["docker-content-digest", "www-authenticate", "retry-after"].map(str::to_owned).to_vec(),
-        credential: matches!(auth, Auth::Basic).then(|| host.to_owned()),
+        method: Method::Get,
+        url,
+        headers: token,
+        want: want.iter().chain(&["www-authenticate", "retry-after"]).map(|&name| name.to_owned()).collect(),
+        credential: matches!(auth, Auth::Basic).then(|| registry.to_owned()),
         or_anonymous: false,
         unless_credential: None,
         form: vec![],
