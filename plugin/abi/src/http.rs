@@ -63,6 +63,7 @@ pub enum ReadBody {
 }
 
 impl ReadBody {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_text(&self) -> bool {
         *self == Self::Text
     }

@@ -31,7 +31,8 @@ impl TagList {
     /// # Errors
     /// A fragment saying what is wrong with the page.
     pub(crate) fn add(&mut self, url: &str, body: &str, links: &[&str]) -> Result<(), String> {
-        let page: Page = serde_json::from_str(body).map_err(|_| "answered something that is no tag list".to_owned())?;
+        let page: Page =
+            serde_json::from_slice(body.as_bytes()).map_err(|_| "answered something that is no tag list".to_owned())?;
         // What is no tag by the grammar cannot be pulled either.
         self.tags.extend(page.tags.unwrap_or_default().into_iter().filter(|tag| is_tag(tag)));
         self.pages += 1;

@@ -27,8 +27,8 @@ struct TokenAnswer {
 /// # Errors
 /// A fragment saying what is wrong with the body.
 pub(crate) fn parse_token(body: &str, now_ms: u64) -> Result<Token, String> {
-    let answer: TokenAnswer =
-        serde_json::from_str(body).map_err(|_| "answered something that is no token document".to_owned())?;
+    let answer: TokenAnswer = serde_json::from_slice(body.as_bytes())
+        .map_err(|_| "answered something that is no token document".to_owned())?;
     let is_given = |token: &String| !token.is_empty();
     let value = answer
         .token
