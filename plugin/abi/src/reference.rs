@@ -66,6 +66,12 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// The document with `digest` in its repository, whatever its tag.
+    #[must_use]
+    pub fn at(&self, digest: &Digest) -> Self {
+        Self { digest: Some(digest.clone()), ..self.without_tag() }
+    }
+
     /// Its repository alone.
     #[must_use]
     pub fn without_tag(&self) -> Self {

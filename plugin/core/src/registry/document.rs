@@ -1,0 +1,115 @@
+//! What an image index or manifest says of the images behind it, read for one question: whether two digests are
+//! the same image in another wrapper. Fetches nothing.
+
+use imagewatch_abi::Digest;
+use serde::{Deserialize, Serialize};
+
+/// No index is read beyond so many children: they are for people's platforms, of which there are few dozen.
+const MAX_CHILDREN: usize = 256;
+
+/// An index by its children, a manifest by its config.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Document {
+    /// `os/arch[/variant]` and the manifest for it.
+    children: Vec<(String, Digest)>,
+    /// The digest of the config, by which graph drivers name the image.
+    pub(crate) config: Option<Digest>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    manifests: Option<Vec<Descriptor>>,
+    config: Option<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: Digest,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Document {
+    /// Reads an OCI or Docker index or manifest.
+    ///
+    /// # Errors
+    /// A fragment saying that it is none.
+    pub(crate) fn parse(body: &str) -> Result<Self, String> {
+        let manifest: Manifest = serde_json::from_slice(body.as_bytes())
+            .map_err(|_| "answered something that is no image manifest".to_owned())?;
+        let child = |child: Descriptor| {
+            let Platform { os, architecture, variant } = child.platform?;
+            let variant = variant.filter(|variant| !variant.is_empty()).map(|variant| format!("/{variant}"));
+            Some((format!("{os}/{architecture}{}", variant.unwrap_or_default()), child.digest))
+        };
+        let children = manifest.manifests.unwrap_or_default().into_iter().filter_map(child).take(MAX_CHILDREN);
+        Ok(Self { children: children.collect(), config: manifest.config.map(|config| config.digest) })
+    }
+
+    /// The manifest for `platform`. A variant that only one side names does not part them: `arm64` is `arm64/v8`.
+    pub(crate) fn child(&self, platform: &str) -> Option<&Digest> {
+        let is_of = |(name, _): &&(String, Digest)| {
+            let starts = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('/'));
+            let is_base = |name: &str| name.split('/').count() == 2;
+            name == platform
+                || (is_base(platform) && starts(name, platform))
+                || (is_base(name) && starts(platform, name))
+        };
+        let exact = self.children.iter().find(|(name, _)| name == platform);
+        exact.or_else(|| self.children.iter().find(is_of)).map(|(_, digest)| digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::any_test;
+
+    fn digest(letter: &str) -> Digest {
+        format!("sha256:{}", letter.repeat(64)).parse().expect("a digest")
+    }
+
+    fn index() -> Document {
+        let child = |letter: &str, platform: &str| {
+            format!(r#"{{"mediaType":"m","size":1,"digest":"{}","platform":{platform}}}"#, digest(letter))
+        };
+        let children = [
+            child("a", r#"{"os":"linux","architecture":"amd64"}"#),
+            child("b", r#"{"os":"linux","architecture":"arm","variant":"v6"}"#),
+            child("c", r#"{"os":"linux","architecture":"arm","variant":"v7"}"#),
+            child("d", r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#),
+            child("e", r#"{"os":"unknown","architecture":"unknown"}"#),
+        ];
+        Document::parse(&format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, children.join(","))).expect("an index")
+    }
+
+    #[rstest]
+    #[test_attr(any_test)]
+    #[case::plain("linux/amd64", Some("a"))]
+    #[case::variant("linux/arm/v7", Some("c"))]
+    #[case::variant_only_there("linux/arm64", Some("d"))]
+    #[case::variant_only_here("linux/amd64/v2", Some("a"))]
+    #[case::other_variant("linux/arm/v5", None)]
+    #[case::other_system("windows/amd64", None)]
+    #[case::beginning_of_a_name("linux/ar", None)]
+    fn a_platform_finds_its_manifest(#[case] platform: &str, #[case] letter: Option<&str>) {
+        assert_eq!(index().child(platform), letter.map(digest).as_ref());
+    }
+
+    #[any_test]
+    fn a_manifest_is_known_by_its_config() {
+        let body = format!(r#"{{"config":{{"digest":"{}","size":2}},"layers":[]}}"#, digest("f"));
+        assert_eq!(Document::parse(&body).expect("a manifest").config, Some(digest("f")));
+        for body in ["", "<html>", "[]", r#"{"manifests":[{"digest":"sha256:short"}]}"#] {
+            Document::parse(body).expect_err(body);
+        }
+    }
+}
