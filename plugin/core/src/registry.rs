@@ -9,3 +9,6 @@ pub(crate) mod request;
 pub(crate) mod resolve;
 pub(crate) mod tags;
 pub(crate) mod token;
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests;
