@@ -25,6 +25,7 @@ pub(crate) struct Cache {
 /// What is known of a registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing learnt by itself")]
 pub(crate) struct Known {
     /// How it wants to be asked; absent: without any proof, so far.
     pub(crate) challenge: Option<Challenge>,

@@ -71,7 +71,7 @@ pub(crate) enum Limit {
 pub(crate) fn read_limit(response: &HttpResponse, now_ms: u64) -> Limit {
     let wait_ms = response.header("retry-after").and_then(|text| parse_wait_ms(text, response.header("date"), now_ms));
     match (response.status, wait_ms) {
-        (429, Some(_)) | (503, Some(_)) => return Limit::Refused(wait_ms),
+        (429 | 503, Some(_)) => return Limit::Refused(wait_ms),
         (429, None) => return Limit::Refused(parse_body_ms(&response.body)),
         _ => {}
     }
@@ -88,12 +88,11 @@ pub(crate) fn read_limit(response: &HttpResponse, now_ms: u64) -> Limit {
 /// `Retry-After`: seconds, or a date as the server's own clock has it. Zero and what is past say nothing.
 fn parse_wait_ms(text: &str, server_date: Option<&str>, now_ms: u64) -> Option<u64> {
     let text = text.trim();
-    let wait_ms = match text.parse::<u64>() {
-        Ok(seconds) => seconds.saturating_mul(SECOND_MS),
-        Err(_) => {
-            let there_ms = server_date.and_then(parse_http_date).unwrap_or(now_ms);
-            parse_http_date(text)?.saturating_sub(there_ms)
-        }
+    let wait_ms = if let Ok(seconds) = text.parse::<u64>() {
+        seconds.saturating_mul(SECOND_MS)
+    } else {
+        let there_ms = server_date.and_then(parse_http_date).unwrap_or(now_ms);
+        parse_http_date(text)?.saturating_sub(there_ms)
     };
     (wait_ms > 0).then_some(wait_ms)
 }

@@ -98,21 +98,27 @@ impl Job {
     }
 }
 
+/// What has passed with a registry in this call.
+#[derive(Debug, Default)]
+struct Talk {
+    /// How many queries there were for it.
+    crowd: usize,
+    /// Whether it has answered anything.
+    is_heard: bool,
+    /// How often its login was tried; see [`plan::ENOUGH`].
+    logins: u32,
+    /// Whether its challenge led nowhere.
+    is_doubted: bool,
+}
+
 struct Resolver<'a> {
     cache: &'a mut Cache,
     insecure: &'a Insecure,
     now_ms: u64,
     open: BTreeMap<Query, Job>,
-    /// How many queries there were for a registry.
-    crowds: BTreeMap<String, usize>,
-    /// Registries that have answered anything in this call.
-    heard: BTreeSet<String>,
-    /// How often a registry's login was tried in this call; see [`plan::ENOUGH`].
-    logins: BTreeMap<String, u32>,
+    talks: BTreeMap<String, Talk>,
     /// Names of logins that are not sent any more in this call.
     refused: BTreeSet<String>,
-    /// Registries whose challenge led nowhere.
-    doubted: BTreeSet<String>,
     done: Vec<(Query, Result<Found, Failure>)>,
     notes: Vec<String>,
 }
@@ -205,23 +211,12 @@ fn look_up(
     queries: impl IntoIterator<Item = Query>,
 ) -> Vec<(Query, Result<Found, Failure>)> {
     let open: BTreeMap<Query, Job> = gather(queries.into_iter().map(|query| (query, Job::default())));
-    let mut crowds = BTreeMap::new();
+    let mut talks: BTreeMap<String, Talk> = BTreeMap::new();
     for query in open.keys() {
-        *crowds.entry(query.registry().to_owned()).or_default() += 1;
+        talks.entry(query.registry().to_owned()).or_default().crowd += 1;
     }
-    let mut resolver = Resolver {
-        cache,
-        insecure,
-        now_ms,
-        open,
-        crowds,
-        heard: BTreeSet::new(),
-        logins: BTreeMap::new(),
-        refused: BTreeSet::new(),
-        doubted: BTreeSet::new(),
-        done: Vec::new(),
-        notes: Vec::new(),
-    };
+    let (refused, done, notes) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let mut resolver = Resolver { cache, insecure, now_ms, open, talks, refused, done, notes };
     let mut idle_rounds = 0;
     while idle_rounds < MAX_IDLE_ROUNDS {
         let round = resolver.next_round();
@@ -241,7 +236,7 @@ fn look_up(
         let message = format!("{} kept asking for another proof; gave up until the next poll", query.registry());
         resolver.finish(query, Err(Failure::passing(FailureCode::Unauthorized, message)));
     }
-    for registry in &resolver.doubted {
+    for (registry, _) in resolver.talks.iter().filter(|(_, talk)| talk.is_doubted) {
         if let Some(known) = resolver.cache.registries.get_mut(registry) {
             known.is_doubted = true;
         }

@@ -5,7 +5,7 @@ use imagewatch_abi::{Answer, Digest, Failure, FailureCode, HttpResponse};
 use super::super::document::Document;
 use super::super::limit::{Limit, Parked, read_limit};
 use super::words::{bad_answer, refusal, shown};
-use super::{Found, Proof, Purpose, Query, Resolver, Way};
+use super::{Found, Proof, Purpose, Query, Resolver, Talk, Way};
 
 impl Resolver<'_> {
     pub(super) fn take(&mut self, purpose: Purpose, answer: Answer<HttpResponse>) {
@@ -18,7 +18,7 @@ impl Resolver<'_> {
 
     /// Nothing came from the registry.
     fn take_failure(&mut self, query: Query, proof: &Proof, failure: Failure) {
-        self.heard.insert(query.registry().to_owned());
+        self.talk(query.registry()).is_heard = true;
         self.note_login_try(query.registry());
         let known = self.cache.registries.entry(query.registry().to_owned()).or_default();
         match (failure.code, proof) {
@@ -28,7 +28,7 @@ impl Resolver<'_> {
                 return;
             }
             (FailureCode::NoCredential, _) => {
-                self.doubted.insert(query.registry().to_owned());
+                self.talk(query.registry()).is_doubted = true;
             }
             (_, Proof::Token { is_borrowed: true, .. }) => known.is_shared = known.is_shared.or(Some(false)),
             _ => {}
@@ -38,7 +38,7 @@ impl Resolver<'_> {
 
     fn take_response(&mut self, query: Query, proof: &Proof, response: &HttpResponse) {
         let registry = query.registry().to_owned();
-        self.heard.insert(registry.clone());
+        self.talk(&registry).is_heard = true;
         if let Some(parked) = self.note_limit(&registry, response) {
             let failure = parked.to_failure(&registry);
             return self.finish(query, Err(failure));
@@ -77,10 +77,9 @@ impl Resolver<'_> {
                 self.cache.parked.remove(server);
                 return None;
             }
-            (Limit::None, Some(_)) => return None,
+            (Limit::None | Limit::Spent(_), Some(_)) => return None,
             // Those that were sent together with the first are turned away with it, and count as one.
             (Limit::Refused(_), Some(active)) => return Some(active.clone()),
-            (Limit::Spent(_), Some(_)) => return None,
             (Limit::Refused(wait_ms), None) => Parked::new(server, self.now_ms, wait_ms, before),
             (Limit::Spent(wait_ms), None) => Parked::new(server, self.now_ms, Some(wait_ms), None),
         };
@@ -155,7 +154,7 @@ impl Resolver<'_> {
         match proof {
             Proof::Login(login) => {
                 known.rejected.remove(login);
-                self.logins.insert(query.registry().to_owned(), super::plan::ENOUGH);
+                self.talk(query.registry()).logins = super::plan::ENOUGH;
             }
             Proof::Token { is_borrowed: true, .. } => known.is_shared = Some(true),
             _ => {}
@@ -163,7 +162,11 @@ impl Resolver<'_> {
     }
 
     pub(super) fn note_login_try(&mut self, registry: &str) {
-        *self.logins.entry(registry.to_owned()).or_default() += 1;
+        self.talk(registry).logins += 1;
+    }
+
+    pub(super) fn talk(&mut self, registry: &str) -> &mut Talk {
+        self.talks.entry(registry.to_owned()).or_default()
     }
 
     pub(super) fn may_try(&mut self, query: &Query, way: Way) -> bool {

@@ -51,7 +51,7 @@ impl Resolver<'_> {
                 Plan::Wait => {}
                 Plan::Fail(failure) => failed.push((query.clone(), failure)),
                 Plan::Ask(proof) => {
-                    round.push((Purpose::Query(query.clone(), proof.clone()), self.build(query, job, &proof)))
+                    round.push((Purpose::Query(query.clone(), proof.clone()), self.build(query, job, &proof)));
                 }
                 Plan::Token(login, scope) => {
                     let (shared, own) = wanted.entry((query.registry().to_owned(), login)).or_default();
@@ -78,13 +78,13 @@ impl Resolver<'_> {
             return Plan::Fail(parked.to_failure(registry));
         }
         let Some(known) = self.cache.registries.get(registry) else {
-            let is_crowd = self.crowds.get(registry).is_some_and(|queries| *queries > FEW);
-            let goes_ahead = !is_crowd || self.heard.contains(registry) || busy.insert(registry.to_owned());
+            let is_crowd = self.talks.get(registry).is_some_and(|talk| talk.crowd > FEW);
+            let goes_ahead = !is_crowd || self.is_heard(registry) || busy.insert(registry.to_owned());
             return if goes_ahead { Plan::Ask(Proof::None) } else { Plan::Wait };
         };
         match &known.challenge {
             None => Plan::Ask(Proof::None),
-            Some(Challenge::Basic) if known.is_doubted && !self.heard.contains(registry) => ask_anew(registry, busy),
+            Some(Challenge::Basic) if known.is_doubted && !self.is_heard(registry) => ask_anew(registry, busy),
             Some(Challenge::Basic) => match self.login_of(known, reference, job) {
                 None => Plan::Ask(Proof::None),
                 // A wrong password is sent once, not once for each image: accounts are locked for less.
@@ -125,7 +125,7 @@ impl Resolver<'_> {
                 return if goes_ahead { Plan::Ask(Proof::Token { at, is_borrowed: true }) } else { Plan::Wait };
             }
         }
-        if known.is_doubted && !self.heard.contains(registry) {
+        if known.is_doubted && !self.is_heard(registry) {
             return ask_anew(registry, busy);
         }
         match self.parked(host_of(realm)) {
@@ -213,7 +213,11 @@ impl Resolver<'_> {
     }
 
     fn is_login_proven(&self, registry: &str) -> bool {
-        self.logins.get(registry).is_some_and(|tries| *tries >= ENOUGH)
+        self.talks.get(registry).is_some_and(|talk| talk.logins >= ENOUGH)
+    }
+
+    fn is_heard(&self, registry: &str) -> bool {
+        self.talks.get(registry).is_some_and(|talk| talk.is_heard)
     }
 
     fn parked(&self, server: &str) -> Option<&super::super::limit::Parked> {

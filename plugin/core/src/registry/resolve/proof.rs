@@ -86,9 +86,8 @@ impl Resolver<'_> {
         let known = self.cache.registries.entry(query.registry().to_owned()).or_default();
         let mut is_authenticated = is_authenticated;
         match proof {
-            Proof::None => {}
             Proof::Login(_) if is_ecr(query.registry()) && job.may_try(Way::Repeat) => return,
-            Proof::Login(_) => {}
+            Proof::None | Proof::Login(_) => {}
             Proof::Token { at, is_borrowed } => {
                 if *is_borrowed {
                     known.is_shared = known.is_shared.or(Some(false));
@@ -134,7 +133,7 @@ impl Resolver<'_> {
                     (FailureCode::PerRepository, _) if !known.is_per_repository => known.is_per_repository = true,
                     (FailureCode::Rejected, Some(login)) if self.refused.insert(login.clone()) => {}
                     _ => {
-                        self.doubted.insert(ask.registry.clone());
+                        self.talk(&ask.registry).is_doubted = true;
                         self.fail_waiting(ask, &failure);
                     }
                 }
@@ -149,15 +148,15 @@ impl Resolver<'_> {
         }
         match parse_token(&response.body, self.now_ms) {
             Err(why) => {
-                self.doubted.insert(ask.registry.clone());
+                self.talk(&ask.registry).is_doubted = true;
                 self.fail_waiting(ask, &bad_answer(format!("{server} {why}")));
             }
             Ok((value, expires_at_ms)) => {
+                self.talk(&ask.registry).logins = ENOUGH;
                 let Some(known) = self.cache.registries.get_mut(&ask.registry) else { return };
                 if let (Some(login), true) = (&ask.login, response.authenticated) {
                     known.rejected.remove(login);
                 }
-                self.logins.insert(ask.registry.clone(), ENOUGH);
                 known.tokens.push(Token {
                     value,
                     expires_at_ms,
@@ -200,7 +199,7 @@ impl Resolver<'_> {
         let failure = refused_token(known, &ask.registry, server, response);
         self.fail_waiting(ask, &failure);
         if !is_denial {
-            self.doubted.insert(ask.registry.clone());
+            self.talk(&ask.registry).is_doubted = true;
         }
     }
 

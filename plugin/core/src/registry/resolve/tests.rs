@@ -16,9 +16,11 @@ use crate::config::Insecure;
 const NOW_MS: u64 = 1_795_269_600_000;
 const MINUTE_MS: u64 = 60_000;
 
+type Registries<'a> = dyn FnMut(&HttpRequest) -> Answer<HttpResponse> + 'a;
+
 /// A host whose registries are `answer`.
 struct World<'a> {
-    answer: Box<dyn FnMut(&HttpRequest) -> Answer<HttpResponse> + 'a>,
+    answer: Box<Registries<'a>>,
     asked: Vec<HttpRequest>,
     rounds: usize,
     logged: Vec<String>,

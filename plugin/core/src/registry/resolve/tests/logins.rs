@@ -95,8 +95,7 @@ fn a_denial_with_and_without_login_is_final() {
     let mut world = World::new(|request| {
         Answer::Ok(match (&request.credential, token_of(request), request.url.contains("/token")) {
             (Some(_), _, true) => with_login(token("mine")),
-            (None, _, true) => answer(403, &[], ""),
-            (_, Some(_), _) => answer(403, &[], ""),
+            (None, _, true) | (_, Some(_), _) => answer(403, &[], ""),
             _ => bearer("https://r.io/token", ""),
         })
     });
@@ -167,17 +166,12 @@ fn an_expired_ecr_login_is_sent_once_more() {
     ] {
         let mut tries = 0;
         let mut world = World::new(|request| {
-            Answer::Ok(match &request.credential {
-                None => basic(),
-                Some(_) => {
-                    tries += 1;
-                    with_login(if tries == 1 {
-                        answer(403, &[], "denied: Your authorization token has expired.")
-                    } else {
-                        found()
-                    })
-                }
-            })
+            if request.credential.is_none() {
+                return Answer::Ok(basic());
+            }
+            tries += 1;
+            let expired = answer(403, &[], "denied: Your authorization token has expired.");
+            Answer::Ok(with_login(if tries == 1 { expired } else { found() }))
         });
         let found = world.resolve(&mut Cache::default(), NOW_MS, &images(registry, 1));
         assert_eq!(found.values().all(Result::is_ok), is_found, "{registry}");

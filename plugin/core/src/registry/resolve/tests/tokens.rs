@@ -143,10 +143,8 @@ fn a_token_that_is_over_before_its_time_is_renewed_once() {
         assert_eq!(world.take_asked().len(), asks, "{now}");
     }
     let mut world = World::new(|request| {
-        Answer::Ok(match request.url.contains("/token") {
-            true => token("t3"),
-            false => bearer("https://r.io/token", ",error=\"invalid_token\""),
-        })
+        let is_token = request.url.contains("/token");
+        Answer::Ok(if is_token { token("t3") } else { bearer("https://r.io/token", ",error=\"invalid_token\"") })
     });
     let found = world.resolve(&mut cache, NOW_MS, &images("r.io", 1));
     assert!(found.values().all(Result::is_err));
