@@ -149,7 +149,10 @@ fn decide(
     let previous = known.filter(|seen| seen.reference == target.reference).map(|seen| seen.digest);
     let remote = match lookup {
         Some(Ok(digest)) => digest.clone(),
-        Some(Err(failure)) => return Outcome { reason: Some(failure.message.clone()), ..outcome(Verdict::Unknown) },
+        Some(Err(failure)) => {
+            let (reason, until_ms) = (Some(failure.message.clone()), failure.until_ms);
+            return Outcome { reason, until_ms, ..outcome(Verdict::Unknown) };
+        }
         None => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
     };
     quarantine.lift_older(&target.name, &remote);
