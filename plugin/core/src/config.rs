@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use imagewatch_abi::{Failure, Reference, Strategy, is_loopback_host, parse_duration_ms};
 
 use crate::Host;
+use crate::update::UpdatePolicy;
 
 /// A config key, its type with unit, its default, and what it is for.
 #[derive(Debug)]
@@ -61,6 +62,18 @@ pub const KEYS: &[Key] = &[
         "replace",
         "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before, but for `pull-only` and `notify` here.",
     ),
+    key(
+        "update_policy",
+        "`digest`, `semver:RANGE`, `numeric` or `alphabetical`",
+        "digest",
+        "Stay on the tag and follow its digest; or follow the repository's newest tag: the highest version in a range (`semver:^1.2`), the highest number, or the last in the order of bytes. The last two with `:desc` the other way round. A container's label `imagewatch.update-policy` goes before, and then its `imagewatch.tag-filter` too.",
+    ),
+    key(
+        "tag_filter",
+        "regular expression",
+        "",
+        "With a policy that leaves its tag: only the tags that this matches count, and what its first group catches is what is compared. A container's label `imagewatch.tag-filter` goes before.",
+    ),
     key("platform", "`os/arch[/variant]`", "", "The platform to pull; empty means the engine's default."),
     key(
         "host.insecure_registries",
@@ -79,6 +92,7 @@ pub(crate) struct Config {
     pub(crate) default_name: Option<String>,
     pub(crate) name_contains: Option<String>,
     pub(crate) strategy: Strategy,
+    pub(crate) update: UpdatePolicy,
     pub(crate) platform: Option<String>,
     pub(crate) insecure: Insecure,
 }
@@ -126,6 +140,7 @@ impl Config {
             default_name,
             name_contains: text("container_name_contains"),
             strategy: parse_strategy(text("strategy").as_deref().unwrap_or("replace"))?,
+            update: parse_update(&text)?,
             platform: text("platform").map(parse_platform).transpose()?,
             insecure: Insecure(list(text("host.insecure_registries").as_deref().unwrap_or("loopback"))),
         })
@@ -218,6 +233,15 @@ fn parse_strategy(text: &str) -> Result<Strategy, Failure> {
             "strategy",
             format!("{other:?} is none of `replace`, `start-first`, `remove`, `pull-only` and `notify`"),
         )),
+    }
+}
+
+fn parse_update(text: &dyn Fn(&str) -> Option<String>) -> Result<UpdatePolicy, Failure> {
+    let policy = text("update_policy").unwrap_or_else(|| "digest".to_owned());
+    let policy = UpdatePolicy::parse(&policy).map_err(|why| Failure::config("update_policy", why))?;
+    match text("tag_filter") {
+        None => Ok(policy),
+        Some(filter) => policy.filtered(&filter).map_err(|why| Failure::config("tag_filter", why)),
     }
 }
 

@@ -16,6 +16,7 @@ mod registry;
 mod settle;
 mod state;
 mod target;
+mod update;
 
 #[cfg(any(test, feature = "script"))]
 pub mod script;

@@ -2,10 +2,12 @@
 
 use imagewatch_abi::{Container, Digest, Failure, Outcome, Reference, Selector, Verdict};
 
+use super::aim::find_aims;
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
 use crate::state::Cache;
+use crate::update::in_words;
 use crate::target::{Target, Targets};
 use crate::{Host, gather};
 
@@ -25,17 +27,19 @@ pub(super) fn check(
     let parse =
         |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
     let containers: Vec<(Reference, Container)> = containers.into_iter().filter_map(parse).collect();
-    let open = found.targets.iter().map(|target| target.reference.clone()).filter(|r| r.digest().is_none());
+    let aims = find_aims(host, config, cache, now_ms, &found.targets, &|_| true);
+    let open = aims.iter().filter_map(|aim| aim.as_ref().ok()).filter(|r| r.digest().is_none()).cloned();
     let lookups = resolve(host, cache, &config.insecure, now_ms, gather(open));
     let mut outcomes = found.unwatchable;
-    for target in &found.targets {
-        let lookup = lookups.get(&target.reference);
-        let on_image = containers.iter().filter(|(reference, _)| *reference == target.reference);
-        let used: Vec<&Container> = on_image.map(|(_, container)| container).filter(|c| follows(c, target)).collect();
+    for (target, aim) in found.targets.iter().zip(&aims) {
+        let lookup = aim.as_ref().map_or_else(|failure| Some(Err(failure.clone())), |aim| lookups.get(aim).cloned());
+        let aim = aim.as_ref().unwrap_or(&target.reference);
+        let compare = |used| compare(target, aim, used, lookup.as_ref(), quarantine);
+        let used: Vec<_> = containers.iter().filter(|(r, container)| target.has(r) && follows(container, target)).collect();
         if used.is_empty() {
-            outcomes.push(compare(target, None, lookup, quarantine));
+            outcomes.push(compare(None));
         }
-        outcomes.extend(used.into_iter().map(|container| compare(target, Some(container), lookup, quarantine)));
+        outcomes.extend(used.into_iter().map(|used| compare(Some(used))));
     }
     Ok(outcomes)
 }
@@ -48,10 +52,13 @@ fn follows(container: &Container, target: &Target) -> bool {
 
 fn compare(
     target: &Target,
-    container: Option<&Container>,
+    aim: &Reference,
+    used: Option<&(Reference, Container)>,
     lookup: Option<&Lookup>,
     quarantine: &Quarantine,
 ) -> Outcome {
+    let from = used.map(|(reference, _)| reference).filter(|reference| *reference != aim);
+    let container = used.map(|(_, container)| container);
     let has = container.map(|container| digests_of(container, &target.reference)).unwrap_or_default();
     let remote = lookup.and_then(|lookup| lookup.as_ref().ok());
     let failure = lookup.and_then(|lookup| lookup.as_ref().err());
@@ -63,15 +70,19 @@ fn compare(
         (Some(_), Some(_), _) if has.is_empty() => {
             (Verdict::Unknown, Some("the engine has no registry digest for the image that it runs".to_owned()))
         }
-        (Some(_), Some(remote), _) => match quarantine.hold(&target.name, &target.reference, remote) {
+        (Some(_), Some(remote), _) => match quarantine.hold(&target.name, aim, remote) {
             Some(held) => (Verdict::Held, Some(held)),
+            None if from.is_some() => (Verdict::Moved, Some("a newer tag is there".to_owned())),
             None => (Verdict::Moved, Some("the tag points to another image than the one running".to_owned())),
         },
         (Some(_), None, None) => (Verdict::Unknown, Some("was not looked up".to_owned())),
     };
     let running = remote.filter(|remote| has.contains(remote)).or(has.last()).cloned();
+    let in_words = from.map(|from| in_words(from, aim));
+    let reason = in_words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
     Outcome {
-        reference: Some(target.reference.clone()),
+        reference: Some(aim.clone()),
+        from: from.cloned(),
         digest: remote.cloned(),
         reason,
         container: container.map(|container| container.name.clone()),
