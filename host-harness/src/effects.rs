@@ -61,17 +61,19 @@ impl ManifestEffects {
     pub fn take_placed(&self) -> Vec<Order> {
         std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    fn refuse(&self, order: &Order) -> Option<Failure> {
-        let is_granted = self.manifest.grants.has_image(&order.reference);
-        (!is_granted).then(|| {
-            let message = format!(
-                "manifest {} does not grant image {}; add it to config key `grant.images`",
-                self.manifest.name, order.reference
-            );
-            Failure::lasting(FailureCode::Denied, message)
-        })
-    }
+/// Why `manifest` does not let `order` be carried out.
+fn refuse(manifest: &PluginManifest, order: &Order) -> Option<Failure> {
+    let mut images = order.from.iter().chain([&order.reference]);
+    let message = if let Some(refused) = images.find(|image| !manifest.grants.has_image(image)) {
+        format!("manifest {} does not grant image {refused}; add it to config key `grant.images`", manifest.name)
+    } else if let Some(from) = order.from.as_ref().filter(|from| from.name() != order.reference.name()) {
+        format!("{} is not in the repository of {from}, which a container never leaves", order.reference)
+    } else {
+        return None;
+    };
+    Some(Failure::lasting(FailureCode::Denied, message))
 }
 
 /// In the middle of a replacement a container goes by another name. A policy sees it under its own, and its
@@ -121,7 +123,7 @@ impl Effects for ManifestEffects {
         let mut placed = Placed::default();
         let mut taken = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         for order in orders.orders {
-            if let Some(failure) = self.refuse(&order) {
+            if let Some(failure) = refuse(&self.manifest, &order) {
                 let Order { order, target, .. } = order;
                 placed.reports.push(Report { order, target, err: Some(failure), ..Report::default() });
             } else {
@@ -160,6 +162,26 @@ mod tests {
             platform: None,
             labels: std::collections::BTreeMap::new(),
             state: "running".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_order_is_refused_that_leaves_or_reaches_what_is_not_granted_or_another_repository() {
+        let manifest = serde_json::json!({"wasm": [{"path": "none"}], "config": {"grant.images": "a.io/b:1* a.io/c:*"}});
+        let manifest = PluginManifest::parse("m", "(test)", &manifest.to_string(), &|_| None).expect("a good manifest");
+        for (from, to, refused) in [
+            (None, "a.io/b:1.1", None),
+            (Some("a.io/b:1.0"), "a.io/b:1.1", None),
+            (Some("a.io/b:1.0"), "a.io/b:2.0", Some("grant image a.io/b:2.0")),
+            (Some("a.io/b:0.9"), "a.io/b:1.0", Some("grant image a.io/b:0.9")),
+            (Some("a.io/b:1.0"), "a.io/c:1.1", Some("never leaves")),
+        ] {
+            let order = serde_json::json!({"order": "1", "target": "t", "reference": to, "from": from, "recreate": true,
+                "strategy": "replace"});
+            let order = serde_json::from_value(order).expect("an order");
+            let message = refuse(&manifest, &order).map(|failure| failure.message);
+            assert_eq!(message.is_some(), refused.is_some(), "{message:?}");
+            assert!(message.unwrap_or_default().contains(refused.unwrap_or_default()), "{to}");
         }
     }
 
