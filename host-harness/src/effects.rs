@@ -68,10 +68,9 @@ fn refuse(manifest: &PluginManifest, order: &Order) -> Option<Failure> {
     let mut images = order.from.iter().chain([&order.reference]);
     let message = if let Some(refused) = images.find(|image| !manifest.grants.has_image(image)) {
         format!("manifest {} does not grant image {refused}; add it to config key `grant.images`", manifest.name)
-    } else if let Some(from) = order.from.as_ref().filter(|from| from.name() != order.reference.name()) {
-        format!("{} is not in the repository of {from}, which a container never leaves", order.reference)
     } else {
-        return None;
+        let from = order.from.as_ref().filter(|from| from.name() != order.reference.name())?;
+        format!("{} is not in the repository of {from}, which a container never leaves", order.reference)
     };
     Some(Failure::lasting(FailureCode::Denied, message))
 }
@@ -167,7 +166,8 @@ mod tests {
 
     #[test]
     fn an_order_is_refused_that_leaves_or_reaches_what_is_not_granted_or_another_repository() {
-        let manifest = serde_json::json!({"wasm": [{"path": "none"}], "config": {"grant.images": "a.io/b:1* a.io/c:*"}});
+        let manifest =
+            serde_json::json!({"wasm": [{"path": "none"}], "config": {"grant.images": "a.io/b:1* a.io/c:*"}});
         let manifest = PluginManifest::parse("m", "(test)", &manifest.to_string(), &|_| None).expect("a good manifest");
         for (from, to, refused) in [
             (None, "a.io/b:1.1", None),

@@ -85,7 +85,8 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
         let mut outcome = decide(config, &mut state, &mut quarantine, target, lookup, &mut orders);
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
-            outcome.reason = outcome.reason.into_iter().chain([lost]).reduce(|reason, lost| format!("{reason}; {lost}"));
+            outcome.reason =
+                outcome.reason.into_iter().chain([lost]).reduce(|reason, lost| format!("{reason}; {lost}"));
         }
         log_outcome(host, &outcome);
         outcomes.push(outcome);
@@ -116,8 +117,7 @@ fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String,
 /// Forgets targets that are gone, or that follow another reference now and so are new ones. A
 /// container that only rests, stopped for a backup say, is not gone. Nothing stays barred for a target that is.
 fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targets) {
-    let current: BTreeMap<&str, &Target> =
-        gather(found.targets.iter().map(|target| (target.name.as_str(), target)));
+    let current: BTreeMap<&str, &Target> = gather(found.targets.iter().map(|target| (target.name.as_str(), target)));
     let is_there = |name: &String, reference: &Reference| {
         found.resting.contains(name) || current.get(name.as_str()).is_some_and(|target| target.is_kin(reference))
     };

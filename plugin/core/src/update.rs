@@ -1,4 +1,4 @@
-//! Which tag a target is to follow: its UpdatePolicy, read from text, and the choice among a repository's tags. Pure:
+//! Which tag a target is to follow: its update policy, read from text, and the choice among a repository's tags. Pure:
 //! lists no tags, knows no registry, and orders nothing.
 //!
 //! A policy is an order of tags, `digest`, `semver:RANGE`, `numeric[:asc|desc]` or `alphabetical[:asc|desc]`, and maybe a
@@ -54,12 +54,13 @@ impl UpdatePolicy {
     /// What is wrong with it, a fragment that quotes it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-        let direction = || {
-            Direction::parse(rest.trim()).ok_or_else(|| format!("{text:?} has another order than `asc` and `desc`"))
-        };
+        let direction =
+            || Direction::parse(rest.trim()).ok_or_else(|| format!("{text:?} has another order than `asc` and `desc`"));
         let order = match kind.trim() {
             "digest" if rest.is_empty() => Order::Digest,
-            "semver" => Order::Semver(Range::parse(rest).map_err(|why| format!("{text:?} has no version range: {why}"))?),
+            "semver" => {
+                Order::Semver(Range::parse(rest).map_err(|why| format!("{text:?} has no version range: {why}"))?)
+            }
             "numeric" => Order::Numeric(direction()?),
             "alphabetical" => Order::Alphabetical(direction()?),
             _ => {
@@ -109,12 +110,10 @@ impl UpdatePolicy {
     /// order is taken, whatever order they come in.
     pub(crate) fn choose<'a>(&self, tags: &'a [String], current: &str) -> Option<&'a str> {
         let comes_after = |tag: &&str| self.admits(tag) && self.compare(tag, current) == Some(Ordering::Greater);
-        tags.iter().map(String::as_str).filter(comes_after).reduce(|best, tag| {
-            match self.compare(tag, best) {
-                Some(Ordering::Greater) => tag,
-                Some(Ordering::Equal) => tag.max(best),
-                _ => best,
-            }
+        tags.iter().map(String::as_str).filter(comes_after).reduce(|best, tag| match self.compare(tag, best) {
+            Some(Ordering::Greater) => tag,
+            Some(Ordering::Equal) => tag.max(best),
+            _ => best,
         })
     }
 
@@ -145,7 +144,7 @@ impl UpdatePolicy {
     fn extract<'a>(&self, tag: &'a str) -> Option<&'a str> {
         match &self.filter {
             None => Some(tag),
-            Some(filter) => filter.find(tag).map(|group| group.map_or(tag, |(start, end)| &tag[start..end])),
+            Some(filter) => filter.find(tag).map(|(start, end)| &tag[start..end]),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where each target is to go: the tag that it has, or a newer one that its UpdatePolicy chooses. Asks registries for
+//! Where each target is to go: the tag that it has, or a newer one that its update policy chooses. Asks registries for
 //! their tags, once for each repository; decides nothing about digests.
 
 use std::collections::BTreeSet;
@@ -39,7 +39,9 @@ pub(super) fn find_aims(
         };
         let chosen = target.update.choose(tags, target.reference.tag_or_latest());
         let with_tag = |tag| target.reference.with_tag(tag);
-        chosen.map_or_else(|| Ok(present()), with_tag).map_err(|e| Failure::passing(FailureCode::BadAnswer, e.to_string()))
+        chosen
+            .map_or_else(|| Ok(present()), with_tag)
+            .map_err(|e| Failure::passing(FailureCode::BadAnswer, e.to_string()))
     };
     targets.iter().map(aim).collect()
 }

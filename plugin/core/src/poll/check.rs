@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
 use crate::state::Cache;
-use crate::update::in_words;
 use crate::target::{Target, Targets};
+use crate::update::in_words;
 use crate::{Host, gather};
 
 /// One outcome for each container of each target, and one for a target without containers.
@@ -35,7 +35,8 @@ pub(super) fn check(
         let lookup = aim.as_ref().map_or_else(|failure| Some(Err(failure.clone())), |aim| lookups.get(aim).cloned());
         let aim = aim.as_ref().unwrap_or(&target.reference);
         let compare = |used| compare(target, aim, used, lookup.as_ref(), quarantine);
-        let used: Vec<_> = containers.iter().filter(|(r, container)| target.has(r) && follows(container, target)).collect();
+        let used: Vec<_> =
+            containers.iter().filter(|(r, container)| target.has(r) && follows(container, target)).collect();
         if used.is_empty() {
             outcomes.push(compare(None));
         }

@@ -16,7 +16,13 @@ pub(super) fn compare(one: &str, other: &str) -> Option<Ordering> {
     Some(match (one.is_negative, other.is_negative) {
         (false, false) => one.compare_size(&other),
         (true, true) => other.compare_size(&one),
-        (is_negative, _) => if is_negative { Ordering::Less } else { Ordering::Greater },
+        (is_negative, _) => {
+            if is_negative {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            }
+        }
     })
 }
 
@@ -32,7 +38,7 @@ impl<'a> Number<'a> {
         };
         let is_zero = number.whole.is_empty() && number.fraction.is_empty();
         (is_digits(whole) && is_digits(fraction))
-            .then(|| Self { is_negative: number.is_negative && !is_zero, ..number })
+            .then_some(Self { is_negative: number.is_negative && !is_zero, ..number })
     }
 
     fn compare_size(&self, other: &Self) -> Ordering {

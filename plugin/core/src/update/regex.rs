@@ -26,7 +26,9 @@ enum Step {
     Either(isize, isize),
     Jump(isize),
     /// Notes where the first group begins, or ends.
-    Note { is_end: bool },
+    Note {
+        is_end: bool,
+    },
     AtStart,
     AtEnd,
 }
@@ -51,12 +53,13 @@ impl Regex {
         parse::parse(pattern).map(Self)
     }
 
-    /// The leftmost match in `text`: where its first group begins and ends, if it took part. None without a match.
-    pub(super) fn find(&self, text: &str) -> Option<Option<(usize, usize)>> {
+    /// Where the first group of the leftmost match in `text` begins and ends; all of `text` where no group took part.
+    /// None without a match.
+    pub(super) fn find(&self, text: &str) -> Option<(usize, usize)> {
         // A step that failed at a place fails there again, wherever the match began.
         let mut tried = vec![false; (self.0.len() + 1) * (text.len() + 1)];
         let found = (0..=text.len()).find_map(|start| self.find_at(text.as_bytes(), start, &mut tried));
-        found.map(|[start, end]| start.zip(end))
+        found.map(|[start, end]| start.zip(end).unwrap_or((0, text.len())))
     }
 
     fn find_at(&self, text: &[u8], start: usize, tried: &mut [bool]) -> Option<Group> {

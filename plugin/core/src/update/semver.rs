@@ -12,8 +12,22 @@ pub(super) use range::Range;
 
 /// The words that make a pre-release; those of one letter only with a number (`b2`).
 const PRE_RELEASES: &[&str] = &[
-    "alpha", "a", "beta", "b", "rc", "cr", "pre", "preview", "dev", "snapshot", "nightly", "canary", "milestone", "m",
-    "ea", "unstable",
+    "alpha",
+    "a",
+    "beta",
+    "b",
+    "rc",
+    "cr",
+    "pre",
+    "preview",
+    "dev",
+    "snapshot",
+    "nightly",
+    "canary",
+    "milestone",
+    "m",
+    "ea",
+    "unstable",
 ];
 
 /// Three numbers and a pre-release, which comes before the version without one.
@@ -79,7 +93,7 @@ fn is_pre_release(piece: &str) -> bool {
     let word = piece.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     let has_number = word.len() < piece.len();
     let is_word = |known: &&str| word.eq_ignore_ascii_case(known) && (has_number || known.len() > 1);
-    !piece.is_empty() && (word.is_empty() || PRE_RELEASES.iter().any(|known| is_word(&known)))
+    !piece.is_empty() && (word.is_empty() || PRE_RELEASES.iter().any(is_word))
 }
 
 fn parse_number(text: &str) -> Option<u64> {

@@ -8,8 +8,19 @@ use crate::any_test;
 #[any_test]
 fn versions_come_in_the_order_of_semver() {
     let sorted = [
-        "0.0.9", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-beta.2", "1.0.0-beta.11", "1.0.0-rc1", "1.0.0-rc9",
-        "1.0.0-rc10", "1.0.0", "1.0.1", "1.2.0", "1.10.0", "2.0.0",
+        "0.0.9",
+        "1.0.0-alpha",
+        "1.0.0-alpha.1",
+        "1.0.0-beta.2",
+        "1.0.0-beta.11",
+        "1.0.0-rc1",
+        "1.0.0-rc9",
+        "1.0.0-rc10",
+        "1.0.0",
+        "1.0.1",
+        "1.2.0",
+        "1.10.0",
+        "2.0.0",
     ];
     for (index, one) in sorted.iter().enumerate() {
         for (other_index, other) in sorted.iter().enumerate() {
