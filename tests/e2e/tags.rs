@@ -90,7 +90,8 @@ async fn a_listed_image_is_found_on_the_tag_to_which_it_went_when_the_program_st
         .manifest()
         .config("images", &tagged(&stage, "build-9"))
         .config("update_policy", "numeric")
-        .config("tag_filter", "^build-([0-9]+)$");
+        // A single `$` would be a variable.
+        .config("tag_filter", "^build-([0-9]+)$$");
     let manifest = stage.write(&manifest, "listed");
     let daemon = stage.watch(std::slice::from_ref(&manifest));
     daemon.wait_for_line("first seen").await;
