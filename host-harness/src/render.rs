@@ -29,8 +29,12 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
         0 => String::new(),
         held => format!(", {held} held"),
     };
+    let limited = match outcomes.iter().filter_map(|outcome| outcome.until_ms).max() {
+        None => String::new(),
+        Some(until_ms) => format!("; the last limit ends at {}", time_of_day(until_ms)),
+    };
     format!(
-        "{}\n\n{} to update, {} up to date, {} unknown{held}\n",
+        "{}\n\n{} to update, {} up to date, {} unknown{held}{limited}\n",
         text_of(table),
         count(Verdict::Moved),
         count(Verdict::Unchanged),
@@ -97,6 +101,12 @@ fn duration_in_words(ms: u64) -> String {
     let largest = units.into_iter().find(|(unit_ms, _)| ms >= 2 * unit_ms);
     let (unit_ms, name) = largest.unwrap_or((1_000, "s"));
     format!("{} {name}", ms / unit_ms)
+}
+
+/// `14:05:09Z`, of a time that is hours away at most.
+fn time_of_day(ms: u64) -> String {
+    let seconds = ms / 1_000 % 86_400;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
 }
 
 fn short(digest: Option<&Digest>) -> &str {
@@ -198,6 +208,9 @@ mod tests {
         }
         assert!(!table.contains(&"a".repeat(13)), "digests are short");
         assert!(check_table(&[outcome(Verdict::Held)]).contains("0 unknown, 1 held"));
+        let limited = |until_ms| Outcome { until_ms, ..outcome(Verdict::Unknown) };
+        let table = check_table(&[limited(Some(50_709_000)), limited(None)]);
+        assert!(table.contains("2 unknown; the last limit ends at 14:05:09Z"), "{table}");
     }
 
     #[test]

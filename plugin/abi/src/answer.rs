@@ -47,17 +47,20 @@ pub struct Failure {
     /// The config key at fault, for [`FailureCode::BadConfig`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Not before this time, milliseconds since 1970, is trying again of use; for [`FailureCode::RateLimited`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }
 
 impl Failure {
     /// A failure that stays until somebody changes something.
     pub fn lasting(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: false, key: None }
+        Self { code, message: message.into(), retryable: false, key: None, until_ms: None }
     }
 
     /// A failure that may be gone at the next try.
     pub fn passing(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: true, key: None }
+        Self { code, message: message.into(), retryable: true, key: None, until_ms: None }
     }
 
     /// The value of config key `key` is not usable.

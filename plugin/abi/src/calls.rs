@@ -184,6 +184,9 @@ pub struct Outcome {
     /// In words, where the verdict does not say it all.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Until when it is held or cannot be looked up, milliseconds since 1970, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     /// The order that was placed or ended.
     #[serde(default)]
     pub order: Option<String>,
@@ -206,6 +209,7 @@ impl Outcome {
             previous: None,
             digest: None,
             reason: None,
+            until_ms: None,
             order: None,
             container: None,
             running: None,

@@ -111,6 +111,12 @@ pub(crate) enum Watch {
 pub(crate) struct Insecure(Vec<String>);
 
 impl Insecure {
+    /// None of them.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// `http` or `https` for `host`.
     pub(crate) fn scheme(&self, host: &str) -> &'static str {
         let is_insecure = |entry: &String| entry == host || (entry == "loopback" && is_loopback_host(host));

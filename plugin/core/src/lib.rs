@@ -13,6 +13,7 @@ mod gate;
 mod poll;
 mod refresh;
 mod registry;
+mod running;
 mod settle;
 mod state;
 mod target;

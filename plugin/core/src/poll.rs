@@ -160,7 +160,8 @@ fn decide(
     let (aim, remote) = match aim {
         Ok((aim, Some(Ok(digest)))) => (aim, digest.clone()),
         Ok((_, Some(Err(failure)))) | Err(failure) => {
-            return Outcome { reason: Some(failure.message.clone()), ..outcome(Verdict::Unknown) };
+            let (reason, until_ms) = (Some(failure.message.clone()), failure.until_ms);
+            return Outcome { reason, until_ms, ..outcome(Verdict::Unknown) };
         }
         Ok((_, None)) => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
     };

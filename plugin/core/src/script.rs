@@ -23,6 +23,7 @@ use crate::Host;
 pub const SCRIPTS: &[(&str, &str)] = &[
     ("basic-auth", include_str!("../scripts/basic-auth.json")),
     ("check", include_str!("../scripts/check.json")),
+    ("check-reasons", include_str!("../scripts/check-reasons.json")),
     ("containers", include_str!("../scripts/containers.json")),
     ("disabled", include_str!("../scripts/disabled.json")),
     ("done-at-once", include_str!("../scripts/done-at-once.json")),

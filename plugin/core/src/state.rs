@@ -1,11 +1,13 @@
 //! What the policy remembers between calls: the digests seen, the orders pending, and in `cache`
-//! the registries' challenges and tokens. Opaque to the host, versioned here.
+//! what was learnt of registries. Opaque to the host, versioned here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use imagewatch_abi::{Digest, Failure, FailureCode, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub(crate) use crate::registry::cache::Cache;
 
 /// Grows when a state written by this policy can no longer be read by the one before.
 const STATE_VERSION: u32 = 1;
@@ -85,63 +87,5 @@ impl State {
     pub(crate) fn pending_target(&self, order: &str) -> Option<String> {
         let is_it = |seen: &Seen| seen.pending.as_ref().is_some_and(|pending| pending.order == order);
         self.targets.iter().find(|(_, seen)| is_it(seen)).map(|(name, _)| name.clone())
-    }
-}
-
-/// What was learnt of registries. Lost at a restart; costs a few requests then.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Cache {
-    /// By API host.
-    #[serde(default)]
-    pub(crate) registries: BTreeMap<String, KnownRegistry>,
-}
-
-/// How a registry wants to be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum KnownRegistry {
-    /// With the credential itself.
-    Basic,
-    /// With tokens from its realm.
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        /// A scope of its own kind (`aws`, `*`), asked for in place of `repository:…:pull`.
-        scope: Option<String>,
-        /// By scope.
-        tokens: BTreeMap<String, Token>,
-        /// Scopes that got no token the last time: the registry is asked anew for its realm first.
-        #[serde(default)]
-        refused: BTreeSet<String>,
-    },
-}
-
-/// A bearer token. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Token {
-    pub(crate) value: String,
-    pub(crate) expires_at_ms: u64,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("expires_at_ms", &self.expires_at_ms).finish_non_exhaustive()
-    }
-}
-
-impl Cache {
-    /// Reads what the host kept. A cache that cannot be read is an empty one: it costs requests, nothing else.
-    pub(crate) fn parse(value: &Value) -> Self {
-        Self::deserialize(value).unwrap_or_default()
-    }
-
-    /// For the host to keep, without tokens that are over.
-    pub(crate) fn into_value(mut self, now_ms: u64) -> Value {
-        for registry in self.registries.values_mut() {
-            if let KnownRegistry::Bearer { tokens, .. } = registry {
-                tokens.retain(|_, token| token.expires_at_ms > now_ms);
-            }
-        }
-        serde_json::to_value(self).expect("a cache has string keys only")
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Verdict};
 
 use crate::config::{Config, Watch};
+use crate::running::is_from_registry;
 use crate::update::UpdatePolicy;
 use crate::{Host, gather};
 
@@ -203,9 +204,9 @@ fn read_update_policy(config: &Config, container: &Container) -> Result<UpdatePo
 
 fn read_reference(container: &Container) -> Result<Reference, String> {
     let reference: Reference = container.image.parse().map_err(|error| format!("{error}"))?;
-    if container.repo_digests.is_empty() && reference.digest().is_none() {
+    if !is_from_registry(container) && reference.digest().is_none() {
         return Err(format!(
-            "its image {} came from no registry: it was built or loaded on this machine",
+            "its image {} came from no registry, so that it cannot be watched: it was built or loaded on this machine",
             container.image
         ));
     }
