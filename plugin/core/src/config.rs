@@ -2,6 +2,7 @@
 //! there is; the README's table is compared with it in a test. Takes no decision.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use imagewatch_abi::{Failure, Reference, Strategy, is_loopback_host, parse_duration_ms};
 
@@ -66,13 +67,13 @@ pub const KEYS: &[Key] = &[
         "update_policy",
         "`digest`, `semver:RANGE`, `numeric` or `alphabetical`",
         "digest",
-        "Stay on the tag and follow its digest; or follow the repository's newest tag: the highest version in a range (`semver:^1.2`), the highest number, or the last in the order of bytes. The last two with `:desc` the other way round. A container's label `imagewatch.update-policy` goes before, and then its `imagewatch.tag-filter` too.",
+        "Which tag to follow; see Following tags. Label `imagewatch.update-policy` goes before, and then `imagewatch.tag-filter` too.",
     ),
     key(
         "tag_filter",
         "regular expression",
         "",
-        "With a policy that leaves its tag: only the tags that this matches count, and what its first group catches is what is compared. A container's label `imagewatch.tag-filter` goes before.",
+        "Which tags count, and with its first group what of them is compared. Label `imagewatch.tag-filter` goes before.",
     ),
     key("platform", "`os/arch[/variant]`", "", "The platform to pull; empty means the engine's default."),
     key(
@@ -92,7 +93,7 @@ pub(crate) struct Config {
     pub(crate) default_name: Option<String>,
     pub(crate) name_contains: Option<String>,
     pub(crate) strategy: Strategy,
-    pub(crate) update: UpdatePolicy,
+    pub(crate) update: Rc<UpdatePolicy>,
     pub(crate) platform: Option<String>,
     pub(crate) insecure: Insecure,
 }
@@ -242,13 +243,14 @@ fn parse_strategy(text: &str) -> Result<Strategy, Failure> {
     }
 }
 
-fn parse_update(text: &dyn Fn(&str) -> Option<String>) -> Result<UpdatePolicy, Failure> {
+fn parse_update(text: &dyn Fn(&str) -> Option<String>) -> Result<Rc<UpdatePolicy>, Failure> {
     let policy = text("update_policy").unwrap_or_else(|| "digest".to_owned());
     let policy = UpdatePolicy::parse(&policy).map_err(|why| Failure::config("update_policy", why))?;
-    match text("tag_filter") {
-        None => Ok(policy),
-        Some(filter) => policy.filtered(&filter).map_err(|why| Failure::config("tag_filter", why)),
-    }
+    let policy = match text("tag_filter") {
+        None => policy,
+        Some(filter) => policy.filtered(&filter).map_err(|why| Failure::config("tag_filter", why))?,
+    };
+    Ok(Rc::new(policy))
 }
 
 fn parse_platform(text: String) -> Result<String, Failure> {

@@ -4,7 +4,7 @@
 mod aim;
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imagewatch_abi::{
     Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
@@ -117,9 +117,11 @@ fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String,
 /// Forgets targets that are gone, or that follow another reference now and so are new ones. A
 /// container that only rests, stopped for a backup say, is not gone. Nothing stays barred for a target that is.
 fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targets) {
-    let current: BTreeMap<&str, &Target> = gather(found.targets.iter().map(|target| (target.name.as_str(), target)));
+    let known = |name: &str, what: String| format!("{name} {what}");
+    let current: BTreeSet<String> = gather(found.targets.iter().map(|target| known(&target.name, target.kin())));
     let is_there = |name: &String, reference: &Reference| {
-        found.resting.contains(name) || current.get(name.as_str()).is_some_and(|target| target.is_kin(reference))
+        let is_known = |what| current.contains(&known(name, what));
+        found.resting.contains(name) || is_known(reference.to_string()) || is_known(reference.name())
     };
     state.targets.retain(|name, seen| seen.pending.is_some() || is_there(name, &seen.reference));
     let is_pending = |name: &String| state.targets.get(name).is_some_and(|seen| seen.pending.is_some());

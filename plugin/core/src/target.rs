@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Verdict};
 
@@ -29,7 +30,7 @@ pub(crate) struct Target {
     /// Which containers follow it, among those created from its reference.
     pub(crate) containers: Selector,
     /// Which tag it is to follow.
-    pub(crate) update: UpdatePolicy,
+    pub(crate) update: Rc<UpdatePolicy>,
 }
 
 impl Target {
@@ -40,13 +41,14 @@ impl Target {
 
     /// Whether containers created from `reference` are its own: it may have brought them there.
     pub(crate) fn has(&self, reference: &Reference) -> bool {
+        let is_of_repository = || reference.name() == self.reference.name() && reference.digest().is_none();
         let reaches = || self.update.reaches(self.first.tag_or_latest(), reference.tag_or_latest());
-        *reference == self.reference || (self.is_kin(reference) && reference.digest().is_none() && reaches())
+        *reference == self.reference || (self.follows_tags() && is_of_repository() && reaches())
     }
 
-    /// Whether what is known of `reference` is known of this target.
-    pub(crate) fn is_kin(&self, reference: &Reference) -> bool {
-        *reference == self.reference || (self.follows_tags() && reference.name() == self.reference.name())
+    /// What is known of it is known of these: of its reference, or, when it follows tags, of its repository.
+    pub(crate) fn kin(&self) -> String {
+        if self.follows_tags() { self.reference.name() } else { self.reference.to_string() }
     }
 
     /// The same with its present tag, given the references that are in use.
@@ -190,15 +192,17 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, String>
     target.at_present(&[])
 }
 
-fn read_update_policy(config: &Config, container: &Container) -> Result<UpdatePolicy, String> {
+fn read_update_policy(config: &Config, container: &Container) -> Result<Rc<UpdatePolicy>, String> {
     let label = |key: &str| container.labels.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
     let policy = match label(UPDATE_POLICY_LABEL) {
         None => config.update.clone(),
-        Some(text) => UpdatePolicy::parse(text).map_err(|why| format!("its label {UPDATE_POLICY_LABEL}: {why}"))?,
+        Some(text) => {
+            Rc::new(UpdatePolicy::parse(text).map_err(|why| format!("its label {UPDATE_POLICY_LABEL}: {why}"))?)
+        }
     };
     match label(TAG_FILTER_LABEL) {
         None => Ok(policy),
-        Some(text) => policy.filtered(text).map_err(|why| format!("its label {TAG_FILTER_LABEL}: {why}")),
+        Some(text) => policy.filtered(text).map(Rc::new).map_err(|why| format!("its label {TAG_FILTER_LABEL}: {why}")),
     }
 }
 

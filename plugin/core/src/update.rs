@@ -17,7 +17,7 @@ use regex::Regex;
 use semver::Range;
 
 /// Which tag to follow.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct UpdatePolicy {
     text: String,
     order: Order,
@@ -25,10 +25,9 @@ pub(crate) struct UpdatePolicy {
 }
 
 /// In which order tags follow each other.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 enum Order {
     /// A tag is followed to wherever it points, and none comes after it.
-    #[default]
     Digest,
     /// By version, within a range.
     Semver(Range),
@@ -77,12 +76,13 @@ impl UpdatePolicy {
     ///
     /// # Errors
     /// What is wrong with the pattern, or with having one, a fragment that quotes it.
-    pub(crate) fn filtered(self, pattern: &str) -> Result<Self, String> {
+    pub(crate) fn filtered(&self, pattern: &str) -> Result<Self, String> {
         if !self.follows_tags() {
             return Err(format!("{pattern:?} filters nothing: the update policy `digest` stays on its tag"));
         }
         let filter = Regex::parse(pattern).map_err(|why| format!("{pattern:?} cannot be used: {why}"))?;
-        Ok(Self { filter: Some(filter), ..self })
+        // Read anew rather than cloned: a clone of all that is in it is code that nothing else needs.
+        Ok(Self { filter: Some(filter), ..Self::parse(&self.text)? })
     }
 
     /// Whether it may leave a tag for another one.

@@ -14,7 +14,7 @@ mod parse;
 type Bytes = u128;
 
 /// A pattern, as a program.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Regex(Vec<Step>);
 
 /// Offsets are from the step itself.
@@ -49,7 +49,7 @@ impl Regex {
     ///
     /// # Errors
     /// What it asks for that there is not, or where it is malformed.
-    pub(super) fn parse(pattern: &str) -> Result<Self, String> {
+    pub(super) fn parse(pattern: &str) -> Result<Self, &'static str> {
         parse::parse(pattern).map(Self)
     }
 

@@ -11,6 +11,9 @@ const ALL: Bytes = Bytes::MAX;
 const DIGITS: Bytes = range(b'0', b'9');
 const WORD: Bytes = DIGITS | range(b'a', b'z') | range(b'A', b'Z') | range(b'_', b'_');
 
+/// What was read, or why that is none.
+type Parsed<T> = Result<T, &'static str>;
+
 /// The steps of a part of a pattern.
 struct Part {
     steps: Vec<Step>,
@@ -25,16 +28,16 @@ struct Parser<'a> {
 }
 
 /// The program of `pattern`.
-pub(super) fn parse(pattern: &str) -> Result<Vec<Step>, String> {
+pub(super) fn parse(pattern: &str) -> Parsed<Vec<Step>> {
     if !pattern.is_ascii() {
-        return Err("tags are ASCII, and it is not".to_owned());
+        return Err("tags are ASCII, and it is not");
     }
     if pattern.len() > MAX_PATTERN_BYTES {
-        return Err(format!("it is longer than {MAX_PATTERN_BYTES} characters"));
+        return Err("it is longer than 500 characters");
     }
     let mut parser = Parser { rest: pattern.as_bytes(), groups: 0, depth: 0 };
     let part = parser.alternatives()?;
-    if parser.rest.is_empty() { Ok(part.steps) } else { Err("a `)` closes nothing".to_owned()) }
+    if parser.rest.is_empty() { Ok(part.steps) } else { Err("a `)` closes nothing") }
 }
 
 const fn range(first: u8, last: u8) -> Bytes {
@@ -55,13 +58,13 @@ impl Part {
         Self { may_be_empty: !matches!(step, Step::Byte(_)), steps: vec![step] }
     }
 
-    fn then(mut self, next: &Self) -> Result<Self, String> {
+    fn then(mut self, next: &Self) -> Parsed<Self> {
         self.steps.extend(&next.steps);
         self.may_be_empty &= next.may_be_empty;
-        if self.steps.len() > MAX_STEPS { Err("it is too large".to_owned()) } else { Ok(self) }
+        if self.steps.len() > MAX_STEPS { Err("it is too large") } else { Ok(self) }
     }
 
-    fn or(self, other: &Self) -> Result<Self, String> {
+    fn or(self, other: &Self) -> Parsed<Self> {
         let may_be_empty = self.may_be_empty || other.may_be_empty;
         let choice = Self::one(Step::Either(1, offset(self.steps.len() + 2)));
         let skip = Self::one(Step::Jump(offset(other.steps.len() + 1)));
@@ -69,20 +72,20 @@ impl Part {
     }
 
     /// None or one of it.
-    fn maybe(&self, is_lazy: bool) -> Result<Self, String> {
+    fn maybe(&self, is_lazy: bool) -> Parsed<Self> {
         let choice = either(1, offset(self.steps.len() + 1), is_lazy);
         Ok(Self { may_be_empty: true, ..choice.then(self)? })
     }
 
     /// None or more of it.
-    fn any(&self, is_lazy: bool) -> Result<Self, String> {
+    fn any(&self, is_lazy: bool) -> Parsed<Self> {
         let length = offset(self.steps.len());
         let part = either(1, length + 2, is_lazy).then(self)?.then(&Self::one(Step::Jump(-length - 1)))?;
         Ok(Self { may_be_empty: true, ..part })
     }
 
     /// From `least` to `most` of it; `None`: or more.
-    fn repeat(&self, least: usize, most: Option<usize>, is_lazy: bool) -> Result<Self, String> {
+    fn repeat(&self, least: usize, most: Option<usize>, is_lazy: bool) -> Parsed<Self> {
         let tail = match most {
             None => self.any(is_lazy)?,
             // One in the other: x(x(x)?)?
@@ -93,7 +96,7 @@ impl Part {
     }
 }
 
-fn self_then(part: &Part, tail: &Part) -> Result<Part, String> {
+fn self_then(part: &Part, tail: &Part) -> Parsed<Part> {
     Part { steps: part.steps.clone(), ..*part }.then(tail)
 }
 
@@ -108,19 +111,19 @@ impl Parser<'_> {
         is_next
     }
 
-    fn next(&mut self) -> Result<u8, String> {
+    fn next(&mut self) -> Parsed<u8> {
         let (first, rest) = self.rest.split_first().ok_or("it ends too early")?;
         self.rest = rest;
         Ok(*first)
     }
 
-    fn alternatives(&mut self) -> Result<Part, String> {
+    fn alternatives(&mut self) -> Parsed<Part> {
         let first = self.sequence()?;
         // The last two first, so that an earlier one is tried before all later ones.
         if self.take(b'|') { first.or(&self.alternatives()?) } else { Ok(first) }
     }
 
-    fn sequence(&mut self) -> Result<Part, String> {
+    fn sequence(&mut self) -> Parsed<Part> {
         let mut part = Part::empty();
         while !matches!(self.rest.first(), None | Some(b'|' | b')')) {
             part = part.then(&self.repeated()?)?;
@@ -128,7 +131,7 @@ impl Parser<'_> {
         Ok(part)
     }
 
-    fn repeated(&mut self) -> Result<Part, String> {
+    fn repeated(&mut self) -> Parsed<Part> {
         let part = self.single()?;
         let (least, most) = match self.rest.first() {
             Some(b'*') => (0, None),
@@ -140,17 +143,17 @@ impl Parser<'_> {
         self.next()?;
         let is_lazy = self.take(b'?');
         if part.may_be_empty {
-            return Err("it repeats what may be empty".to_owned());
+            return Err("it repeats what may be empty");
         }
         if matches!(self.rest.first(), Some(b'*' | b'+' | b'?' | b'{')) {
-            return Err("it repeats a repetition; put the inner one in a group".to_owned());
+            return Err("it repeats a repetition; put the inner one in a group");
         }
         part.repeat(least, most, is_lazy)
     }
 
     /// `{2`, `{2,` or `{2,4`, up to its closing brace.
-    fn bounds(&mut self) -> Result<(usize, Option<usize>), String> {
-        let malformed = || "a `{` begins no repetition; write it as `\\{`".to_owned();
+    fn bounds(&mut self) -> Parsed<(usize, Option<usize>)> {
+        let malformed = || "a `{` begins no repetition; write it as `\\{`";
         let end = self.rest.iter().position(|byte| *byte == b'}').ok_or_else(malformed)?;
         let text = str::from_utf8(&self.rest[1..end]).map_err(|_| malformed())?;
         self.rest = &self.rest[end..];
@@ -167,7 +170,7 @@ impl Parser<'_> {
         }
     }
 
-    fn single(&mut self) -> Result<Part, String> {
+    fn single(&mut self) -> Parsed<Part> {
         Ok(Part::one(match self.next()? {
             b'(' => return self.group(),
             b'[' => Step::Byte(self.class()?),
@@ -175,12 +178,12 @@ impl Parser<'_> {
             b'^' => Step::AtStart,
             b'$' => Step::AtEnd,
             b'\\' => Step::Byte(self.escaped()?),
-            byte @ (b'*' | b'+' | b'?' | b'{') => return Err(format!("`{}` repeats nothing", char::from(byte))),
+            b'*' | b'+' | b'?' | b'{' => return Err("a `*`, `+`, `?` or `{` repeats nothing"),
             byte => Step::Byte(range(byte, byte)),
         }))
     }
 
-    fn group(&mut self) -> Result<Part, String> {
+    fn group(&mut self) -> Parsed<Part> {
         let mut is_caught = true;
         if self.take(b'?') {
             is_caught = !self.take(b':');
@@ -190,7 +193,7 @@ impl Parser<'_> {
                 let is_name = |name: &[u8]| name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
                 let name = end.and_then(|end| self.rest[..end].strip_prefix(b"<"));
                 if !name.is_some_and(|name| !name.is_empty() && is_name(name)) {
-                    return Err("flags and looking around (`(?…`) are not supported".to_owned());
+                    return Err("flags and looking around (`(?…`) are not supported");
                 }
                 self.rest = &self.rest[end.map_or(0, |end| end + 1)..];
             }
@@ -199,12 +202,12 @@ impl Parser<'_> {
         let is_first = is_caught && self.groups == 1;
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err("its groups are too deep".to_owned());
+            return Err("its groups are too deep");
         }
         let inner = self.alternatives()?;
         self.depth -= 1;
         if !self.take(b')') {
-            return Err("a `(` is not closed".to_owned());
+            return Err("a `(` is not closed");
         }
         if !is_first {
             return Ok(inner);
@@ -214,7 +217,7 @@ impl Parser<'_> {
         Ok(Part { may_be_empty, ..note(false).then(&inner)?.then(&note(true))? })
     }
 
-    fn class(&mut self) -> Result<Bytes, String> {
+    fn class(&mut self) -> Parsed<Bytes> {
         let is_negated = self.take(b'^');
         let mut bytes = 0;
         let mut is_first = true;
@@ -229,7 +232,7 @@ impl Parser<'_> {
             self.next()?;
             let (last, is_last_single) = self.class_part()?;
             if !(is_single && is_last_single && first <= last) {
-                return Err("a range in `[…]` goes from a character to a later one".to_owned());
+                return Err("a range in `[…]` goes from a character to a later one");
             }
             // From the lower bit to the higher one.
             bytes |= last | (last - first);
@@ -238,24 +241,24 @@ impl Parser<'_> {
     }
 
     /// What stands for one byte or several in a class, and whether it is one.
-    fn class_part(&mut self) -> Result<(Bytes, bool), String> {
+    fn class_part(&mut self) -> Parsed<(Bytes, bool)> {
         let bytes = match self.next().map_err(|_| "a `[` is not closed")? {
-            b'[' => return Err("a `[` in `[…]` is not supported; write it as `\\[`".to_owned()),
-            b'&' if self.rest.first() == Some(&b'&') => return Err("`&&` in `[…]` is not supported".to_owned()),
+            b'[' => return Err("a `[` in `[…]` is not supported; write it as `\\[`"),
+            b'&' if self.rest.first() == Some(&b'&') => return Err("`&&` in `[…]` is not supported"),
             b'\\' => self.escaped()?,
             byte => range(byte, byte),
         };
         Ok((bytes, bytes.is_power_of_two()))
     }
 
-    fn escaped(&mut self) -> Result<Bytes, String> {
+    fn escaped(&mut self) -> Parsed<Bytes> {
         match self.next()? {
             b'd' => Ok(DIGITS),
             b'D' => Ok(!DIGITS),
             b'w' => Ok(WORD),
             b'W' => Ok(!WORD),
             byte if byte.is_ascii_punctuation() => Ok(range(byte, byte)),
-            byte => Err(format!("`\\{}` is not supported", char::from(byte).escape_default())),
+            _ => Err(r"a `\` before this letter or digit is not supported"),
         }
     }
 }

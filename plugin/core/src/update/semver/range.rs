@@ -9,11 +9,11 @@
 use super::{Tag, Version, parse_number, split_suffix};
 
 /// Sets of comparators of which one must hold.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::update) struct Range(Vec<Vec<Comparator>>);
 
 /// The versions from `from` on that come before `before`; or, negated, all others.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Comparator {
     from: Bound,
     before: Option<Bound>,
@@ -22,7 +22,7 @@ struct Comparator {
 }
 
 /// A [`Version`] of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Bound {
     numbers: [u64; 3],
     pre: String,
@@ -41,7 +41,11 @@ impl Range {
     /// # Errors
     /// Names the part that cannot be read.
     pub(in crate::update) fn parse(text: &str) -> Result<Self, String> {
-        text.split("||").map(parse_set).collect::<Result<_, _>>().map(Self)
+        let mut sets = Vec::new();
+        for set in text.split("||") {
+            sets.push(parse_set(set)?);
+        }
+        Ok(Self(sets))
     }
 
     /// Whether `text` is a version in it.
