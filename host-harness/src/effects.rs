@@ -90,23 +90,9 @@ impl ManifestEffects {
     }
 
     fn refuse(&self, order: &Order) -> Option<Failure> {
-        let name = order.containers.name.as_deref().filter(|name| self.grants().never_has_name(name));
-        let (what, thing, key) = if !self.grants().has_image(&order.reference) {
-            (Denied::Image, format!("image {}", order.reference), "grant.images")
-        } else if !self.grants().has_strategy(order.strategy) {
-            (Denied::Strategy, format!("strategy {:?}", order.strategy), "grant.strategies")
-        } else if let Some(name) = name {
-            (Denied::Container, format!("container {name}"), "grant.containers")
-        } else {
-            return None;
-        };
-        let message = self.not_granted(&thing, key);
+        let (what, message) = refusal(&self.manifest.name, self.grants(), order)?;
         self.denied(what, 1, &message);
         Some(Failure::lasting(FailureCode::Denied, message))
-    }
-
-    fn not_granted(&self, thing: &str, key: &str) -> String {
-        format!("manifest {} does not grant {thing}; add it to config key `{key}`", self.manifest.name)
     }
 
     /// Runs `work` for at most `deadline`.
@@ -122,6 +108,28 @@ impl ManifestEffects {
         };
         self.runtime.block_on(bounded)
     }
+}
+
+/// Why `order` is not taken under `grants`, those of `manifest`.
+fn refusal(manifest: &str, grants: &Grants, order: &Order) -> Option<(Denied, String)> {
+    let not_granted = |what, thing: String, key| Some((what, not_granted(manifest, &thing, key)));
+    let mut images = order.from.iter().chain([&order.reference]);
+    if let Some(image) = images.find(|image| !grants.has_image(image)) {
+        return not_granted(Denied::Image, format!("image {image}"), "grant.images");
+    }
+    if let Some(from) = order.from.as_ref().filter(|from| from.name() != order.reference.name()) {
+        let message = format!("{} is not in the repository of {from}, which a container never leaves", order.reference);
+        return Some((Denied::Image, message));
+    }
+    if !grants.has_strategy(order.strategy) {
+        return not_granted(Denied::Strategy, format!("strategy {:?}", order.strategy), "grant.strategies");
+    }
+    let name = order.containers.name.as_deref().filter(|name| grants.never_has_name(name))?;
+    not_granted(Denied::Container, format!("container {name}"), "grant.containers")
+}
+
+fn not_granted(manifest: &str, thing: &str, key: &str) -> String {
+    format!("manifest {manifest} does not grant {thing}; add it to config key `{key}`")
 }
 
 /// In the middle of a replacement a container goes by another name. A policy sees it under its own, and its
@@ -158,7 +166,7 @@ impl Effects for ManifestEffects {
 
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
         if let Some(name) = selector.name.as_deref().filter(|name| self.grants().never_has_name(name)) {
-            let message = self.not_granted(&format!("container {name}"), "grant.containers");
+            let message = not_granted(&self.manifest.name, &format!("container {name}"), "grant.containers");
             self.denied(Denied::Container, 1, &message);
             return Answer::Err(Failure::lasting(FailureCode::Denied, message));
         }
@@ -247,6 +255,27 @@ mod tests {
             platform: None,
             labels: std::collections::BTreeMap::new(),
             state: "running".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_order_is_refused_that_leaves_or_reaches_what_is_not_granted_or_another_repository() {
+        let manifest =
+            serde_json::json!({"wasm": [{"path": "none"}], "config": {"grant.images": "a.io/b:1* a.io/c:*"}});
+        let manifest = PluginManifest::parse("m", "(test)", &manifest.to_string(), &|_| None).expect("a good manifest");
+        for (from, to, refused) in [
+            (None, "a.io/b:1.1", None),
+            (Some("a.io/b:1.0"), "a.io/b:1.1", None),
+            (Some("a.io/b:1.0"), "a.io/b:2.0", Some("grant image a.io/b:2.0")),
+            (Some("a.io/b:0.9"), "a.io/b:1.0", Some("grant image a.io/b:0.9")),
+            (Some("a.io/b:1.0"), "a.io/c:1.1", Some("never leaves")),
+        ] {
+            let order = serde_json::json!({"order": "1", "target": "t", "reference": to, "from": from, "recreate": true,
+                "strategy": "replace"});
+            let order = serde_json::from_value(order).expect("an order");
+            let message = refusal("m", &manifest.grants, &order).map(|(_, message)| message);
+            assert_eq!(message.is_some(), refused.is_some(), "{message:?}");
+            assert!(message.unwrap_or_default().contains(refused.unwrap_or_default()), "{to}");
         }
     }
 

@@ -187,7 +187,11 @@ fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<E
 fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
     let ReplayArgs { file, plugin, manifest, config, json } = args.clone();
     let replayed = replay(&ReplayRequest { file, plugin, manifest, config })?;
-    if json { print_json(&replayed) } else { print(&render::replay_table(&replayed, now_ms())) }
+    if json {
+        print_json(&replayed)
+    } else {
+        print(&render::replay_table(&replayed, now_ms()))
+    }
     let is_alike = replayed.differences.is_empty() && replayed.faults.is_empty();
     Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
 }

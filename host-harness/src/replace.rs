@@ -82,6 +82,8 @@ impl Replacer {
 pub struct NewImage<'a> {
     /// The engine's id of it; a new container that runs another one is not used.
     pub id: &'a str,
+    /// The reference that the new container is created from; absent: the old one's.
+    pub reference: Option<&'a str>,
     /// What it was pulled for, `os/arch[/variant]`; absent: as the old container.
     pub platform: Option<&'a str>,
 }

@@ -180,7 +180,8 @@ impl ControlPlane {
             shutdown: cancel,
             is_granted: Arc::new(|_| true),
         };
-        let session = Session::new(manifest, plugin, Arc::new(effects), adapters.store, record, StateKeeping::Persisted);
+        let session =
+            Session::new(manifest, plugin, Arc::new(effects), adapters.store, record, StateKeeping::Persisted);
         Self { session, orders }
     }
 

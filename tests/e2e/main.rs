@@ -27,5 +27,6 @@ mod start_first;
 mod steps;
 mod support;
 mod systemd;
+mod tags;
 
 use imagewatch_tests::stage;

@@ -93,6 +93,9 @@ pub struct Origin {
     pub target: String,
     /// The target's reference.
     pub reference: Option<Reference>,
+    /// The tag that is left, when it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Reference>,
     /// The digest that is moved to.
     pub digest: Option<Digest>,
 }

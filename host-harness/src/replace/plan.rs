@@ -50,6 +50,8 @@ pub struct PlanInput<'a> {
     /// Full id and name of every container on the engine. A container refers to others by ids that change when
     /// those are replaced; the new one refers to them by name.
     pub names: &'a BTreeMap<String, String>,
+    /// What the new container is created from; absent: what the old one was.
+    pub reference: Option<&'a str>,
     /// The platform that the new image was pulled for; absent: the old image's.
     pub platform: Option<&'a str>,
     /// The version that the plan is carried out with.

@@ -206,7 +206,7 @@ impl Replacer {
             warn!(container = %root.name, %problem, "not all is as before");
         }
         if failure.as_ref().is_some_and(|failure| failure.fault == Some(Fault::Image))
-            && let Some(reference) = &transaction.origin.reference
+            && let (Some(reference), None) = (&transaction.origin.reference, &transaction.origin.from)
         {
             self.give_tag_back(reference, &root.old_image).await;
         }

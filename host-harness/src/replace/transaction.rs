@@ -249,6 +249,7 @@ impl Attempt<'_, '_> {
             new_image: self.survey.new_image(index),
             volume_sources: &sources,
             names: &self.survey.container_names,
+            reference: (index == 0).then_some(self.job.image.reference).flatten(),
             platform: (index == 0).then_some(self.job.image.platform).flatten(),
             api: self.survey.engine.api,
             is_podman: self.survey.engine.is_podman,
@@ -273,7 +274,7 @@ impl Attempt<'_, '_> {
             return Ok(());
         }
         let short = imagewatch_abi::short_digest;
-        let reference = self.survey.root().container["Config"]["Image"].as_str().unwrap_or_default();
+        let reference = created["Config"]["Image"].as_str().unwrap_or_default();
         let reason = format!(
             "{reference} names the image {} here, not {} as pulled; its tag moved",
             short(runs),

@@ -178,6 +178,9 @@ pub struct Outcome {
     /// Its reference, unless that is what is wrong with it.
     #[serde(default)]
     pub reference: Option<Reference>,
+    /// The tag that it leaves for the one in `reference`, when that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Reference>,
     /// In one word.
     pub verdict: Verdict,
     /// The digest before.
@@ -209,6 +212,7 @@ impl Outcome {
         Self {
             target: target.to_owned(),
             reference: None,
+            from: None,
             verdict,
             previous: None,
             digest: None,

@@ -79,6 +79,14 @@ impl Reference {
         Self { tag: None, digest: None, ..self.clone() }
     }
 
+    /// Another tag of its repository.
+    ///
+    /// # Errors
+    /// When `tag` is none.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        format!("{}:{tag}", self.name()).parse()
+    }
+
     /// The same with its tag written out.
     #[must_use]
     pub fn with_explicit_tag(mut self) -> Self {

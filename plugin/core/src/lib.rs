@@ -17,6 +17,7 @@ mod running;
 mod settle;
 mod state;
 mod target;
+mod update;
 
 #[cfg(any(test, feature = "script"))]
 pub mod script;

@@ -44,6 +44,11 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("seed-move-commit", include_str!("../scripts/seed-move-commit.json")),
     ("start-first", include_str!("../scripts/start-first.json")),
     ("strange-answers", include_str!("../scripts/strange-answers.json")),
+    ("tags-hold", include_str!("../scripts/tags-hold.json")),
+    ("tags-left-alone", include_str!("../scripts/tags-left-alone.json")),
+    ("tags-listed", include_str!("../scripts/tags-listed.json")),
+    ("tags-move", include_str!("../scripts/tags-move.json")),
+    ("tags-roll-back", include_str!("../scripts/tags-roll-back.json")),
     ("token-auth", include_str!("../scripts/token-auth.json")),
 ];
 

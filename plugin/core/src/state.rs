@@ -25,10 +25,15 @@ pub(crate) struct State {
 /// What is known of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
-    /// A target whose reference changes is a new one.
+    /// A target whose reference is changed by others is a new one.
     pub(crate) reference: Reference,
-    /// The digest that its containers are believed to follow.
-    pub(crate) digest: Digest,
+    /// The digest that its containers are believed to follow; absent until the first order for a tag that was never
+    /// looked up, since a newer one was there already, has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<Digest>,
+    /// The tag that was left for this one. Where its containers are still on it, a strategy or a failure left them there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<Reference>,
     /// The move that is under way; [`Seen::digest`] stays until it is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pending: Option<Pending>,
@@ -39,6 +44,9 @@ pub(crate) struct Seen {
 pub(crate) struct Pending {
     pub(crate) order: String,
     pub(crate) digest: Digest,
+    /// The tag that is moved to; absent: [`Seen::reference`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reference: Option<Reference>,
 }
 
 impl State {

@@ -78,6 +78,7 @@ impl Replacer {
             new_image: &image,
             volume_sources: &sources,
             names: &names,
+            reference: None,
             platform: None,
             api: engine.api,
             is_podman: engine.is_podman,

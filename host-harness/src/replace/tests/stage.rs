@@ -104,7 +104,7 @@ impl Stage {
 
     pub(super) fn job(&self) -> Job<'static> {
         Job {
-            image: NewImage { id: "new", platform: None },
+            image: NewImage { id: "new", reference: None, platform: None },
             strategy: self.strategy,
             stable_for: Duration::from_secs(1),
             origin: Origin { target: "web".to_owned(), reference: REFERENCE.parse().ok(), ..Origin::default() },
