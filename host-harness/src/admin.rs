@@ -4,6 +4,7 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. Without `runtime` all are meant, without `recreate` true. |
+//! | `GET /admin/history?target=<name>&manifest=<name>&limit=<n>` | 200 `{"history": […]}`, one [`Event`] each, newest first; 100 unless `limit` says otherwise, at most 1000 |
 //! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
 //! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |
 //! | `GET /healthz` | 200 while the process lives |
@@ -22,7 +23,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
-use imagewatch_abi::Quarantined;
+use imagewatch_abi::{Outcome, Quarantined};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 mod auth;
 mod health;
+mod history;
 mod quarantine;
 mod refresh;
 
@@ -52,6 +54,12 @@ pub trait Control: Send + Sync {
     /// Why they cannot be told; no secrets.
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String>;
 
+    /// What happened to `target`, or to all, under `manifest` or under all: at most `limit` events, newest first.
+    ///
+    /// # Errors
+    /// Why it cannot be told; no secrets.
+    fn history(&self, target: Option<String>, manifest: Option<String>, limit: u32) -> Result<Vec<Event>, String>;
+
     /// Takes out what is barred for `target`, under `manifest` or under all, and returns it.
     ///
     /// # Errors
@@ -67,6 +75,18 @@ pub struct BarredDigest {
     /// What the policy says.
     #[serde(flatten)]
     pub entry: Quarantined,
+}
+
+/// Something that happened to a target, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+    /// The name of the manifest whose policy says so.
+    pub manifest: String,
+    /// What the policy says.
+    #[serde(flatten)]
+    pub outcome: Outcome,
 }
 
 /// How a manual refresh ended.
@@ -172,6 +192,7 @@ pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router 
     let token = token.filter(is_usable).map(Arc::new);
     let admin = Router::new()
         .route("/workspace-images/refresh", post(refresh::workspaces))
+        .route("/history", get(history::list))
         .route("/quarantine", get(quarantine::list).delete(quarantine::clear))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

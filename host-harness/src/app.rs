@@ -2,8 +2,10 @@
 //! starts what a command needs. Prints nothing and never exits.
 
 mod control;
+mod history;
 mod oneshot;
 mod quarantine;
+mod replay;
 mod state_folder;
 
 use std::collections::BTreeSet;
@@ -32,17 +34,20 @@ use crate::exit_code::Exit;
 use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
 use crate::http::egress::EgressRules;
 use crate::orders::{CredentialLookup, OrderContext, ProgressObserver};
-use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
+use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, StateKeeping, load};
 use crate::replace::Replacer;
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
 use crate::session::Session;
 use crate::state_dir::{self, StateDirError};
 use crate::store::StoreError;
+use crate::transcript::{Recorder, TranscriptError};
 use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
 
+pub use history::{Happened, list_history};
 pub use oneshot::{Checked, Refreshed};
 pub use quarantine::{Barred, clear_quarantine, list_quarantine};
+pub use replay::{ReplayRequest, replay};
 pub use state_folder::StateFolder;
 
 use control::{Handles, ManifestHandle};
@@ -91,6 +96,9 @@ pub enum AppError {
     /// The store in it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A transcript.
+    #[error(transparent)]
+    Transcript(#[from] TranscriptError),
     /// There is nothing to clear.
     #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
     NotBarred {
@@ -116,6 +124,7 @@ impl AppError {
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
             Self::StateDir(_) | Self::Store(_) => Exit::Config,
+            Self::Transcript(_) => Exit::Config,
             Self::NotBarred { .. } => Exit::Incomplete,
         }
     }
@@ -216,11 +225,18 @@ impl App {
         }
     }
 
-    /// Watches until cancelled, alone on the state folder. The admin API listens before the first tick.
+    /// Watches until cancelled, alone on the state folder. The admin API listens before the first tick. With a `recorder`
+    /// every call of a policy is taken down.
     ///
     /// # Errors
     /// When another one has the state folder, or the admin API cannot listen.
-    pub async fn run(self, listen: Listen, token: Option<SecretString>, parallel: u16) -> Result<(), AppError> {
+    pub async fn run(
+        self,
+        listen: Listen,
+        token: Option<SecretString>,
+        parallel: u16,
+        recorder: Option<Recorder>,
+    ) -> Result<(), AppError> {
         self.become_the_only_one().await?;
         let _alone = state_dir::lock(&self.state_dir)?;
         let listener = match listen {
@@ -229,13 +245,19 @@ impl App {
         };
         let cancel = self.adapters.cancel.clone();
         let parallel = Arc::new(Semaphore::new(usize::from(parallel)));
+        let recorder = recorder.map(Arc::new);
         let mut actors = JoinSet::new();
         let mut handles = Handles { loaded: Vec::new(), faults: Vec::new(), store: self.adapters.store.clone() };
         for ready in &self.ready {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
-            let (status, seen) = watch::channel(Status { not_ready: Some("its first poll is not over".to_owned()) });
+            let (status, seen) = watch::channel(Status::before_first_poll());
             let orders = self.order_context(ready, parallel.clone(), crate::progress::none());
-            let watch = Watch::new(self.session(ready), orders, inbox, status);
+            let session = self.session(ready, ready.manifest.host.state);
+            let session = match &recorder {
+                Some(recorder) => session.recorded(recorder.clone()),
+                None => session,
+            };
+            let watch = Watch::new(session, orders, inbox, status);
             actors.spawn(watch.run());
             handles.loaded.push(ManifestHandle { name: ready.manifest.name.clone(), requests, status: seen });
         }
@@ -286,10 +308,10 @@ impl App {
         Ok(())
     }
 
-    fn session(&self, ready: &Ready) -> Session {
+    fn session(&self, ready: &Ready, keeping: StateKeeping) -> Session {
         let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
         let store = self.adapters.store.clone();
-        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store)
+        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store, keeping)
     }
 
     fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {

@@ -47,6 +47,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Pull images now and replace the containers on them, whether they moved or not.
     Refresh(RefreshArgs),
+    /// Show what happened: what was seen first, moved, committed, rolled back or held.
+    History(HistoryArgs),
     /// Show or clear the digests that failed and are not tried again.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -72,6 +74,10 @@ pub struct RunArgs {
     /// How many refreshes run side by side.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
+    /// Take down every call of a policy in this file, for `plugin replay`. Credentials and tokens are left out; the names,
+    /// labels and images of containers are not.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 }
 
 /// Of `check`.
@@ -100,6 +106,22 @@ pub struct RefreshArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
     /// Print JSON instead of a summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Only what happened to this target.
+    pub target: Option<String>,
+    /// Only what happened under the manifest of this name.
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<String>,
+    /// How many events, the newest.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
 }
@@ -147,6 +169,29 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show what another policy would have decided on the days that `run --record` took down. Touches nothing.
+    ///
+    /// Ends with exit code 1 when it would have decided anything differently.
+    Replay(ReplayArgs),
+}
+
+/// Of `plugin replay`.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    /// The transcript.
+    pub file: PathBuf,
+    /// The wasm file to try.
+    #[arg(long, value_name = "FILE")]
+    pub plugin: PathBuf,
+    /// Which manifest of the transcript; needed when there are several.
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<String>,
+    /// Config for the policy, before what was recorded; may be given again.
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = parse_config)]
+    pub config: Vec<(String, String)>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How log lines are written.
@@ -176,6 +221,12 @@ pub enum Listen {
     Off,
     /// There.
     On(SocketAddr),
+}
+
+fn parse_config(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| "expected a key and a value, as in interval=5m".to_owned())?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn parse_listen(text: &str) -> Result<Listen, String> {

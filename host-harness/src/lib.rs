@@ -21,4 +21,5 @@ pub mod session;
 pub mod state_dir;
 pub mod store;
 pub mod telemetry;
+pub mod transcript;
 pub mod watch;

@@ -8,12 +8,17 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
-use imagewatch::app::{App, AppError, StateFolder, clear_quarantine, list_quarantine};
+use imagewatch::app::{
+    App, AppError, ReplayRequest, StateFolder, clear_quarantine, list_history, list_quarantine, replay,
+};
 use imagewatch::cli::{
-    CheckArgs, ClearArgs, Cli, Color, Command, PluginCommand, QuarantineCommand, RefreshArgs, RunArgs,
+    CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
+    RunArgs,
 };
 use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
+use imagewatch::store::HistoryQuery;
+use imagewatch::transcript::Recorder;
 use imagewatch::{plugin, progress, render, telemetry};
 use secrecy::SecretString;
 use serde::Serialize;
@@ -38,8 +43,10 @@ fn main() -> ExitCode {
         Command::Run(args) => on_runtime(run(args, docker_host, state_dir)),
         Command::Check(args) => on_runtime(check(args, docker_host, state_dir)),
         Command::Refresh(args) => on_runtime(refresh(args, docker_host, state_dir)),
+        Command::History(args) => history(args, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Quarantine(command) => quarantine(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Plugin(PluginCommand::Inspect { file, json }) => inspect(file, *json),
+        Command::Plugin(PluginCommand::Replay(args)) => replay_transcript(args).unwrap_or_else(|error| report(&error)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "imagewatch", &mut script);
@@ -102,9 +109,10 @@ fn cancelled_by_signals() -> CancellationToken {
 
 async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let state = StateFolder::open(state_dir)?;
+    let recorder = args.record.as_deref().map(Recorder::open).transpose()?;
     let app = App::load(&args.manifests, docker_host, state, cancelled_by_signals()).await?;
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
-    app.run(args.admin_listen, token, args.parallel).await?;
+    app.run(args.admin_listen, token, args.parallel, recorder).await?;
     Ok(Exit::Success)
 }
 
@@ -149,6 +157,18 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { refreshed.exit() })
 }
 
+fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    let store = StateFolder::open(state_dir)?.store;
+    let query = HistoryQuery { manifest: args.manifest.clone(), target: args.target.clone(), limit: args.limit };
+    let happened = list_history(&store, &query)?;
+    if args.json {
+        print_json(&happened)
+    } else {
+        print(&render::history_table(&happened.history, now_ms()))
+    }
+    Ok(Exit::Success)
+}
+
 fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let store = StateFolder::open(state_dir)?.store;
     match command {
@@ -162,6 +182,18 @@ fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<E
         }
     }
     Ok(Exit::Success)
+}
+
+fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
+    let ReplayArgs { file, plugin, manifest, config, json } = args.clone();
+    let replayed = replay(&ReplayRequest { file, plugin, manifest, config })?;
+    if json {
+        print_json(&replayed)
+    } else {
+        print(&render::replay_table(&replayed, now_ms()))
+    }
+    let is_alike = replayed.differences.is_empty() && replayed.faults.is_empty();
+    Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
 }
 
 fn inspect(file: &Path, json: bool) -> Exit {

@@ -14,4 +14,4 @@ pub use grants::Grants;
 pub use inspect::{ModuleInfo, inspect};
 pub use instance::{CallCost, CallError, call, call_bytes};
 pub use loader::{LoadedPlugin, PluginError, load, load_module};
-pub use manifest::{HOST_KEYS, HostSettings, ManifestError, PluginManifest, WasmSource};
+pub use manifest::{HOST_KEYS, HostSettings, ManifestError, PluginManifest, StateKeeping, WasmSource};

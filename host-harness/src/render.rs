@@ -1,4 +1,4 @@
-//! Results for people, as text: the tables of `check` and `quarantine list`, the summary of `refresh`, a module's portrait.
+//! Results for people, as text: the tables of `check`, `history` and `quarantine list`, the summary of `refresh`, a module's portrait.
 //! Makes strings; prints nothing. Colours are always in them; who prints strips them where they do not belong.
 
 use std::fmt::Write as _;
@@ -7,8 +7,9 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::NO
 use imagewatch_abi::{DescribeOutput, Digest, Outcome, Report, Verdict};
 use serde::Serialize;
 
-use crate::admin::BarredDigest;
+use crate::admin::{BarredDigest, Event};
 use crate::plugin::ModuleInfo;
+use crate::transcript::{Replayed, Said};
 
 /// The outcomes of a check, a row each.
 pub fn check_table(outcomes: &[Outcome]) -> String {
@@ -36,6 +37,56 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
         count(Verdict::Unchanged),
         count(Verdict::Unknown)
     )
+}
+
+/// What happened, a row each, newest first, at `now_ms` milliseconds since 1970.
+pub fn history_table(events: &[Event], now_ms: u64) -> String {
+    if events.is_empty() {
+        return "nothing has happened yet\n".to_owned();
+    }
+    let mut table = plain_table(&["AGO", "MANIFEST", "TARGET", "VERDICT", "FROM", "TO", "REASON"]);
+    for Event { at_ms, manifest, outcome } in events {
+        table.add_row([
+            Cell::new(duration_in_words(now_ms.saturating_sub(*at_ms))),
+            Cell::new(manifest),
+            Cell::new(&outcome.target),
+            Cell::new(word_of(outcome.verdict)).fg(colour(outcome.verdict)),
+            Cell::new(short(outcome.previous.as_ref())),
+            Cell::new(short(outcome.digest.as_ref())),
+            Cell::new(outcome.reason.as_deref().unwrap_or("")),
+        ]);
+    }
+    text_of(table) + "\n"
+}
+
+/// Where a replayed policy differs from the recorded one, a row each, and what it comes to.
+pub fn replay_table(replayed: &Replayed, now_ms: u64) -> String {
+    let mut text = String::new();
+    if !replayed.differences.is_empty() {
+        let mut table = plain_table(&["AGO", "CALL", "TARGET", "RECORDED", "REPLAYED", "REASON"]);
+        for difference in &replayed.differences {
+            let said = |said: &Option<Said>| {
+                said.as_ref()
+                    .map_or("-".to_owned(), |said| format!("{} {}", word_of(said.verdict), short(said.digest.as_ref())))
+            };
+            let reason = difference.replayed.as_ref().and_then(|said| said.reason.as_deref()).unwrap_or("");
+            table.add_row([
+                Cell::new(duration_in_words(now_ms.saturating_sub(difference.at_ms))),
+                Cell::new(&difference.export),
+                Cell::new(&difference.target),
+                Cell::new(said(&difference.recorded)),
+                Cell::new(said(&difference.replayed)).fg(Color::Yellow),
+                Cell::new(reason),
+            ]);
+        }
+        text = text_of(table) + "\n\n";
+    }
+    for fault in &replayed.faults {
+        let _ = writeln!(text, "failed to {fault}");
+    }
+    let (calls, outcomes) = (replayed.calls, replayed.outcomes);
+    let _ = writeln!(text, "{} different of {outcomes} outcomes in {calls} calls", replayed.differences.len());
+    text
 }
 
 /// What is in quarantine, a row each, at `now_ms` milliseconds since 1970.

@@ -1,12 +1,15 @@
 //! One manifest's policy with what it remembers: hands state, cache and quarantine in and takes
-//! them back, one call at a time. A call that faults changes nothing. Knows no schedule and runs no orders.
+//! them back, one call at a time, and notes what happened. A call that faults changes nothing. Knows no
+//! schedule and runs no orders.
 
+mod memory;
 mod quarantine;
 
 use std::sync::Arc;
 
 use imagewatch_abi::{
-    Order, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput, SettleOutput, exports,
+    Order, Outcome, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput, SettleOutput,
+    Verdict, exports,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,9 +17,11 @@ use serde_json::Value;
 
 use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
-use crate::plugin::{CallError, LoadedPlugin, PluginManifest, call};
+use crate::plugin::{CallError, LoadedPlugin, PluginManifest, StateKeeping, call};
 use crate::store::Store;
+use crate::transcript::Recorder;
 
+use memory::PolicyMemory;
 use quarantine::KeptQuarantine;
 
 /// A policy at work. `Debug` shows neither state nor cache.
@@ -26,11 +31,12 @@ pub struct Session {
     /// Its module.
     pub plugin: Arc<LoadedPlugin>,
     effects: Arc<ManifestEffects>,
-    /// Opaque; the policy's own.
-    pub state: Value,
+    memory: PolicyMemory,
     /// Opaque; holds tokens, so it is shown nowhere.
     cache: Value,
     quarantine: KeptQuarantine,
+    store: Arc<Store>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -40,15 +46,25 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// A policy that remembers nothing yet but what is quarantined in `store`.
+    /// A policy that knows what is quarantined in `store`, and if `keeping` says so what it has seen before.
     pub fn new(
         manifest: Arc<PluginManifest>,
         plugin: Arc<LoadedPlugin>,
         effects: Arc<ManifestEffects>,
         store: Arc<Store>,
+        keeping: StateKeeping,
     ) -> Self {
-        let quarantine = KeptQuarantine::new(store, &manifest.name);
-        Self { manifest, plugin, effects, state: Value::Null, cache: Value::Null, quarantine }
+        let quarantine = KeptQuarantine::new(store.clone(), &manifest.name);
+        let kept = (keeping == StateKeeping::Persisted).then(|| store.clone());
+        let memory = PolicyMemory::new(kept, &manifest.name);
+        Self { manifest, plugin, effects, memory, cache: Value::Null, quarantine, store, recorder: None }
+    }
+
+    /// The same, with every call taken down.
+    #[must_use]
+    pub fn recorded(self, recorder: Arc<Recorder>) -> Self {
+        recorder.note_policy(&self.manifest, &self.plugin.info.sha256);
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// One tick over the targets in `only`, or all. Returns what the policy says and the orders to run now.
@@ -63,7 +79,7 @@ impl Session {
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
         let input = PollInput {
             now_ms: now_ms(),
-            state: self.state.clone(),
+            state: self.memory.read(),
             cache: self.cache.clone(),
             only,
             in_flight,
@@ -72,8 +88,11 @@ impl Session {
         };
         let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
         self.quarantine.write(output.quarantine.take());
-        self.state = output.state.clone();
+        self.memory.write(output.state.clone());
         self.cache = output.cache.clone();
+        if mode == PollMode::Watch {
+            self.note(&output.outcomes);
+        }
         Ok((output, orders))
     }
 
@@ -85,12 +104,13 @@ impl Session {
         let mut reports = reports;
         // What a container logs may hold secrets, and says nothing that a decision needs.
         reports.iter_mut().flat_map(|report| &mut report.failed).for_each(|failure| failure.log.clear());
-        let (now_ms, state, quarantine) = (now_ms(), self.state.clone(), self.quarantine.read());
+        let (now_ms, state, quarantine) = (now_ms(), self.memory.read(), self.quarantine.read());
         let input = SettleInput { now_ms, state, reports, quarantine };
         let (mut output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
         // Before all else: what failed stays barred if the program is killed now.
         self.quarantine.write(output.quarantine.take());
-        self.state = output.state.clone();
+        self.memory.write(output.state.clone());
+        self.note(&output.outcomes);
         Ok(output)
     }
 
@@ -103,20 +123,46 @@ impl Session {
         targets: Option<Vec<String>>,
         recreate: bool,
     ) -> Result<(RefreshOutput, Vec<Order>), CallError> {
-        let input = RefreshInput { now_ms: now_ms(), state: self.state.clone(), targets, recreate };
+        let input = RefreshInput { now_ms: now_ms(), state: self.memory.read(), targets, recreate };
         let (output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
-        self.state = output.state.clone();
+        self.memory.write(output.state.clone());
+        self.note(&output.outcomes);
         Ok((output, orders))
+    }
+
+    /// Puts what happened into the history; that nothing did, or that nothing is known, is no event.
+    fn note(&self, outcomes: &[Outcome]) {
+        let is_event = |outcome: &&Outcome| {
+            matches!(
+                outcome.verdict,
+                Verdict::Seeded
+                    | Verdict::Moved
+                    | Verdict::Held
+                    | Verdict::Committed
+                    | Verdict::RolledBack
+                    | Verdict::Refreshed
+                    | Verdict::Failed
+            )
+        };
+        let events: Vec<&Outcome> = outcomes.iter().filter(is_event).collect();
+        if let Err(error) = self.store.record_history(&self.manifest.name, &events, now_ms()) {
+            tracing::warn!(manifest = self.manifest.name, "failed to {error}; the history lacks what just happened");
+        }
     }
 
     async fn call<I, O>(&self, export: &'static str, input: I) -> Result<(O, Vec<Order>), CallError>
     where
         I: Serialize + Send + 'static,
-        O: DeserializeOwned + Send + 'static,
+        O: Serialize + DeserializeOwned + Send + 'static,
     {
-        let (plugin, effects) = (self.plugin.clone(), self.effects.clone());
+        let (manifest, plugin, effects) = (self.manifest.clone(), self.plugin.clone(), self.effects.clone());
+        let recorder = self.recorder.clone();
         self.effects.take_placed();
-        let called = tokio::task::spawn_blocking(move || call(&plugin.compiled, export, &input, effects)).await;
+        let called = tokio::task::spawn_blocking(move || match recorder {
+            None => call(&plugin.compiled, export, &input, effects),
+            Some(recorder) => recorder.call(&manifest.name, &plugin.compiled, export, &input, effects),
+        });
+        let called = called.await;
         let fault = |error: tokio::task::JoinError| CallError { export, reason: format!("the host panicked: {error}") };
         let (output, cost) = called.map_err(fault)??;
         tracing::debug!(manifest = self.manifest.name, export, elapsed = ?cost.elapsed, fuel = cost.fuel, "policy called");

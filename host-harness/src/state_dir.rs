@@ -78,8 +78,8 @@ pub fn lock(folder: &Path) -> Result<RunLock, StateDirError> {
         Err(TryLockError::WouldBlock) => return Err(StateDirError::Taken { file: shown(), pid: read_pid(&mut file) }),
         Err(TryLockError::Error(source)) => return Err(refused(source)),
     }
-    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(refused)?;
+    // For the message above only: a full disk is no reason not to run.
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(RunLock { _file: file })
 }
 

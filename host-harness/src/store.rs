@@ -1,8 +1,10 @@
-//! What must outlive the process, in one SQLite file of the state folder: the digests in quarantine, and
-//! for replacements the images that containers came from. Answers and keeps; what any of it
-//! means is not its business. Calls block for as long as a small file takes to read or sync.
+//! What must outlive the process, in one SQLite file of the state folder: what policies remember, the digests
+//! in quarantine, what happened, and for replacements the images that containers came from. Answers and
+//! keeps; what any of it means is not its business. Calls block for as long as a small file takes to read or sync.
 
+mod history;
 mod images;
+mod policy_state;
 mod quarantine;
 mod schema;
 
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use thiserror::Error;
+
+pub use history::{HistoryEntry, HistoryQuery};
 
 /// The database's name in the state folder.
 pub const FILE_NAME: &str = "imagewatch.db";
@@ -36,7 +40,7 @@ pub enum StoreError {
     /// The file is no database, or damaged.
     #[error(
         "read {file}: it is damaged, or no database of imagewatch ({reason}); move it away to start with an \
-         empty one, in which no digest is quarantined"
+         empty one, in which no digest is seen or quarantined"
     )]
     Damaged {
         /// The file.
@@ -75,6 +79,20 @@ pub struct Store {
     connection: Mutex<Connection>,
     /// For errors.
     file: PathBuf,
+}
+
+impl StoreError {
+    /// Whether nothing is wrong but that the disk takes no more.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Folder { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            // SQLite cannot make the files beside its own: what it then says has no code of its own.
+            Self::Refused { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+            }
+            Self::Damaged { .. } | Self::Newer { .. } => false,
+        }
+    }
 }
 
 impl Store {
@@ -166,6 +184,13 @@ impl Store {
     /// Lets every write fail, as on a full disk, or none.
     pub(crate) fn set_read_only(&self, is_read_only: bool) {
         self.lock().pragma_update(None, "query_only", is_read_only).expect("a setting of the connection");
+    }
+
+    /// Lets the file grow no further, as on a full disk.
+    fn fill_up(&self) {
+        let connection = self.lock();
+        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");
+        connection.pragma_update(None, "max_page_count", pages).expect("a setting of the connection");
     }
 }
 

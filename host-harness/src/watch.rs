@@ -19,6 +19,8 @@ use crate::session::Session;
 /// Docker's own 10 s for a container that does not heed SIGTERM.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(25);
 
+const BEFORE_FIRST_POLL: &str = "its first poll is not over";
+
 /// What a manifest's actor can be asked.
 #[derive(Debug)]
 pub struct RefreshRequest {
@@ -48,6 +50,17 @@ pub struct RefreshReply {
 pub struct Status {
     /// Why it is not ready; none when its first tick is over or polling is off by config.
     pub not_ready: Option<String>,
+}
+
+impl Status {
+    /// Of an actor that has not polled yet.
+    pub fn before_first_poll() -> Self {
+        Self { not_ready: Some(BEFORE_FIRST_POLL.to_owned()) }
+    }
+
+    fn is_before_first_poll(&self) -> bool {
+        self.not_ready.as_deref() == Some(BEFORE_FIRST_POLL)
+    }
 }
 
 /// The actor.
@@ -164,6 +177,9 @@ impl Watch {
             Ok((output, orders)) => {
                 let next = Duration::from_millis(output.next_poll_ms.max(1));
                 self.start(orders);
+                if output.err.is_none() && self.status.borrow().is_before_first_poll() {
+                    info!(manifest, targets = output.outcomes.len(), "watching; polled again in {next:?}");
+                }
                 let failure = output.err.map(|failure| {
                     warn!(manifest, "failed to poll: {failure}; tried again in {next:?}");
                     failure.message

@@ -9,7 +9,7 @@ use imagewatch::engine::docker::DockerEngine;
 use imagewatch::http::client::{HttpClient, HttpSettings};
 use imagewatch::http::egress::EgressRules;
 use imagewatch::orders::{OrderContext, run_order};
-use imagewatch::plugin::{PluginManifest, load};
+use imagewatch::plugin::{PluginManifest, StateKeeping, load};
 use imagewatch::replace::Replacer;
 use imagewatch::replace::journal::Journal;
 use imagewatch::session::Session;
@@ -19,7 +19,6 @@ use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::process::Signal;
 use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::wait::wait_for;
-use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -150,7 +149,8 @@ struct ControlPlane {
 }
 
 impl ControlPlane {
-    fn start(stage: &Stage, docker_host: &str, state: Value) -> Self {
+    /// Over what the one before left in `store`.
+    fn start(stage: &Stage, docker_host: &str, store: &Arc<Store>) -> Self {
         let manifest = stage.manifest().config("images", &stage.image("web"));
         let path = stage.write(&manifest, "control-plane");
         let manifest = Arc::new(PluginManifest::read(&path, &|_| None).expect("a good manifest"));
@@ -161,7 +161,7 @@ impl ControlPlane {
             engine: Arc::new(DockerEngine::connect(Some(docker_host)).expect("an engine's address")),
             http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
-            store: Arc::new(Store::in_memory()),
+            store: store.clone(),
             cancel: cancel.clone(),
         };
         let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters.clone()));
@@ -179,8 +179,7 @@ impl ControlPlane {
             shutdown: cancel,
             is_granted: Arc::new(|_| true),
         };
-        let mut session = Session::new(manifest, plugin, effects, adapters.store);
-        session.state = state;
+        let session = Session::new(manifest, plugin, effects, adapters.store, StateKeeping::Persisted);
         Self { session, orders }
     }
 
@@ -200,25 +199,24 @@ async fn an_order_lost_in_a_crash_is_ordered_again_and_done_once() {
     stage.push("web", "v1").await;
     stage.run("web").await;
 
-    let mut first = ControlPlane::start(&stage, &proxy.host(), Value::Null);
+    let store = Arc::new(Store::open(stage.folder.path()).expect("a store"));
+    let mut first = ControlPlane::start(&stage, &proxy.host(), &store);
     assert_eq!(first.poll().await.0, Verdict::Seeded);
     let v2 = stage.push("web", "v2").await;
     let (verdict, _, orders) = first.poll().await;
     assert_eq!((verdict, orders.len()), (Verdict::Moved, 1));
-    let state = first.session.state.clone();
     drop(first); // dies between order and work
 
-    let mut second = ControlPlane::start(&stage, &proxy.host(), state);
+    let mut second = ControlPlane::start(&stage, &proxy.host(), &store);
     let (verdict, reason, orders) = second.poll().await;
     assert_eq!((verdict, orders.len()), (Verdict::Moved, 1));
     assert!(reason.is_some_and(|reason| reason.contains("was lost")));
     let report = run_order(&second.orders, &orders[0]).await;
     assert_eq!(report.recreated, [stage.scope.name("web")], "{report:?}");
     let now = stage.wait_until_on("web", &v2, SOON).await;
-    let state = second.session.state.clone();
     drop(second); // dies between work and report
 
-    let mut third = ControlPlane::start(&stage, &proxy.host(), state);
+    let mut third = ControlPlane::start(&stage, &proxy.host(), &store);
     let (verdict, _, orders) = third.poll().await;
     assert_eq!((verdict, orders.len()), (Verdict::Moved, 1), "ordered again");
     let report = run_order(&third.orders, &orders[0]).await;

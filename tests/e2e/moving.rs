@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::registry::{Registry, RegistryAuth, host_that_is_down};
 
-use crate::stage::{LATER, SOON, Stage, stubborn};
+use crate::stage::{LATER, SOON, Stage, stubborn, watch_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_is_seeded_then_moves_and_its_container_follows_by_digest() {
@@ -75,16 +76,21 @@ async fn strategy_remove_force_removes_the_containers_of_that_image_and_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_seeds_again_and_refreshes_nothing() {
+async fn with_its_state_in_memory_a_restart_seeds_again_and_refreshes_nothing() {
     let stage = Stage::new().await;
     let v1 = stage.push("web", "v1").await;
     let id = stage.run("web").await;
-    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
-    let daemon = stage.watch(std::slice::from_ref(&manifest));
+    let manifest = stage.manifest().config("images", &stage.image("web")).config("host.state", "memory");
+    let manifest = stage.write(&manifest, "one");
+    let watch = || {
+        let envs = [(STATE_DIR, stage.state_dir())];
+        watch_with(stage.scope.engine().host(), std::slice::from_ref(&manifest), &envs)
+    };
+    let daemon = watch();
     daemon.wait_for_line(&format!("first seen at {}", v1.short())).await;
     daemon.stop().await;
     let v2 = stage.push("web", "v2").await;
-    let daemon = stage.watch(&[manifest]);
+    let daemon = watch();
     daemon.wait_for_line(&format!("first seen at {}", v2.short())).await;
     let lines = daemon.stop().await;
     assert!(!lines.iter().any(|line| line.contains("moved")), "{lines:#?}");

@@ -159,7 +159,7 @@ async fn t22_a_bad_image_is_restored_and_barred_until_it_is_cleared_or_a_newer_o
     assert_eq!(daemon.process.wait_exit(SOON).await, None);
     assert_eq!(scene.barred().await, barred, "it survives a kill");
     let daemon = scene.watch();
-    daemon.wait_for_line("first seen").await;
+    daemon.wait_for_line("is held").await;
     assert_eq!((scene.barred().await, scene.check().await.0), (barred, json!("held")));
 
     let v3 = scene.stage.push("web", "v3").await;
@@ -224,7 +224,7 @@ async fn a_second_run_on_a_state_folder_is_refused_and_other_commands_are_not() 
 
     first.process.signal(Signal::KILL);
     assert_eq!(first.process.wait_exit(SOON).await, None);
-    scene.watch().wait_for_line("first seen").await;
+    scene.watch().wait_for_line("loaded").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

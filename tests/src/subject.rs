@@ -147,7 +147,7 @@ impl Subject {
         let manifest = self.manifest.to_str().expect("the temp folder's name is text");
         let args = ["run", "--admin-listen", "off", manifest];
         let program = start_imagewatch(docker_host, args, &[(STATE_DIR, state)]);
-        program.wait_for_line("first seen", IN_ORDER_WITHIN).await;
+        program.wait_for_line("watching; polled again", IN_ORDER_WITHIN).await;
         program
     }
 

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
+use imagewatch_abi::Verdict;
 use rstest::rstest;
 use serde_json::{Value, json as value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -79,6 +80,13 @@ impl Control for FakeControl {
         self.barred()
     }
 
+    fn history(&self, target: Option<String>, manifest: Option<String>, limit: u32) -> Result<Vec<Event>, String> {
+        self.barred()?;
+        let outcome = Outcome::new(target.as_deref().unwrap_or("all"), Verdict::Moved);
+        let event = Event { at_ms: 7, manifest: manifest.unwrap_or_else(|| "every".to_owned()), outcome };
+        Ok(vec![event; limit.min(3) as usize])
+    }
+
     fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String> {
         let is_meant = |barred: &BarredDigest| {
             barred.entry.target == target && manifest.is_none_or(|manifest| manifest == barred.manifest)
@@ -87,6 +95,26 @@ impl Control for FakeControl {
         *self.barred.lock().expect("no test panics while it holds this") = Ok(left);
         Ok(cleared)
     }
+}
+
+#[tokio::test]
+async fn history_is_asked_by_target_and_manifest_and_bounded() {
+    let control = FakeControl::with_readiness(&[]);
+    let (status, body) =
+        ask(&control, "GET", "/admin/history?target=web&manifest=apps&limit=2", Some("Bearer t0ken")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body["history"].as_array().map(Vec::len), Some(2));
+    let event = &body["history"][0];
+    assert_eq!(
+        (&event["target"], &event["manifest"], &event["verdict"]),
+        (&value!("web"), &value!("apps"), &value!("moved"))
+    );
+    let (_, body) = ask(&control, "GET", "/admin/history", Some("Bearer t0ken")).await;
+    assert_eq!(body["history"][0]["target"], "all");
+    let (status, _) = ask(&control, "GET", "/admin/history?limit=many", Some("Bearer t0ken")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, _) = ask(&control, "GET", "/admin/history", None).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
 }
 
 fn token(text: &str) -> SecretString {

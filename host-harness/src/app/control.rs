@@ -8,9 +8,10 @@ use imagewatch_abi::{FailureCode, Outcome, Report, Verdict};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
+use super::history::as_events;
 use super::quarantine::name_manifests;
-use crate::admin::{BarredDigest, Control, ManifestReadiness, RefreshAnswer, RefreshResult};
-use crate::store::Store;
+use crate::admin::{BarredDigest, Control, Event, ManifestReadiness, RefreshAnswer, RefreshResult};
+use crate::store::{HistoryQuery, Store};
 use crate::watch::{RefreshReply, RefreshRequest, Status};
 
 /// The manifest that the workspaces endpoint serves.
@@ -77,6 +78,11 @@ impl Control for Handles {
 
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
         self.store.all_quarantined().map(name_manifests).map_err(|error| format!("failed to {error}"))
+    }
+
+    fn history(&self, target: Option<String>, manifest: Option<String>, limit: u32) -> Result<Vec<Event>, String> {
+        let query = HistoryQuery { manifest, target, limit };
+        self.store.history(&query).map(as_events).map_err(|error| format!("failed to {error}"))
     }
 
     fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String> {

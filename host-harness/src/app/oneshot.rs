@@ -12,6 +12,7 @@ use super::control::build_result;
 use super::{App, Ready};
 use crate::exit_code::Exit;
 use crate::orders::{Batch, ProgressObserver, run_in_batch};
+use crate::plugin::StateKeeping;
 use crate::session::Session;
 
 /// What a check found.
@@ -89,7 +90,7 @@ impl App {
         let mut checked = Checked::default();
         self.note_faults(&mut checked.errors, &mut checked.exit);
         let polls = self.ready.iter().map(|ready| async {
-            let polled = self.session(ready).poll(None, Vec::new(), PollMode::Check).await;
+            let polled = self.session(ready, StateKeeping::Memory).poll(None, Vec::new(), PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
         for (manifest, polled) in join_all(polls).await {
@@ -125,7 +126,8 @@ impl App {
         let mut unknown: BTreeSet<&String> = names.iter().collect();
         let mut known = BTreeSet::new();
         for ready in &self.ready {
-            let mut session = self.session(ready);
+            // What `run` keeps is its own: a command that ends beside it writes no state.
+            let mut session = self.session(ready, StateKeeping::Memory);
             if let Some(orders) = ask(&mut session, names, recreate, &mut unknown, &mut known, &mut refreshed).await {
                 asked.push(Asked { ready, session, orders });
             }

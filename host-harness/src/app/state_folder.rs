@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::AppError;
 use crate::state_dir::{default_state_dir, is_root};
@@ -19,7 +19,8 @@ pub struct StateFolder {
 }
 
 impl StateFolder {
-    /// Opens the folder `named`, or the user's own.
+    /// Opens the folder `named`, or the user's own. Where only the disk is full the work goes on, with a store that ends
+    /// with the process.
     ///
     /// # Errors
     /// When nothing says where it is, or its store cannot be used.
@@ -28,8 +29,14 @@ impl StateFolder {
             Some(path) => path.to_owned(),
             None => default_state_dir(is_root(), |name| std::env::var_os(name))?,
         };
-        let store = Arc::new(Store::open(&path)?);
-        Ok(Self { path, store })
+        let store = Store::open(&path).or_else(|error| {
+            let is_full = error.is_disk_full();
+            if is_full {
+                error!("failed to {error}; nothing outlives this process until there is room and it is started again");
+            }
+            if is_full { Ok(Store::in_memory()) } else { Err(error) }
+        });
+        Ok(Self { path, store: Arc::new(store?) })
     }
 
     /// The same for who changes nothing: a folder that cannot be used is an empty one, with a warning.

@@ -65,14 +65,25 @@ pub struct HostSettings {
     pub fuel: u64,
     /// Requests under way at once to one registry.
     pub connections: usize,
+    /// Whether what the policy has seen outlives the process.
+    pub state: StateKeeping,
     /// See `http::egress`.
     pub insecure_registries: String,
     /// See `http::egress`.
     pub auth_realms: String,
 }
 
+/// Whether a policy's state outlives the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateKeeping {
+    /// In the store: what moves while nobody watches is noticed afterwards.
+    Persisted,
+    /// Until the process ends: the first poll seeds, as in the seed system.
+    Memory,
+}
+
 /// The keys that the host reads, as `(key, type, default, meaning)`; policies declare their own.
-pub const HOST_KEYS: [(&str, &str, &str, &str); 10] = [
+pub const HOST_KEYS: [(&str, &str, &str, &str); 11] = [
     (
         IMAGES_KEY,
         "list of patterns",
@@ -107,6 +118,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 10] = [
         "How many images before the present one are kept of each repository; older ones that nothing uses are removed.",
     ),
     ("host.fuel", "instructions", "5000000000", "What one call of the policy may compute before it is ended."),
+    (
+        "host.state",
+        "`persisted`, or `memory`",
+        "persisted",
+        "Whether what was seen outlives the program; with `memory` a move that happens while it is down goes unnoticed.",
+    ),
     (
         "host.insecure_registries",
         "list of hosts, or `loopback`",
@@ -305,6 +322,11 @@ impl HostSettings {
                         .parse()
                         .map_err(|_| ("host.keep_images", format!("{number:?} is neither a number nor `all`")))?,
                 ),
+            },
+            state: match or("host.state") {
+                "persisted" => StateKeeping::Persisted,
+                "memory" => StateKeeping::Memory,
+                other => return Err(("host.state", format!("{other:?} is neither `persisted` nor `memory`"))),
             },
             fuel: fuel.ok_or_else(|| ("host.fuel", format!("{:?} is no positive number", or("host.fuel"))))?,
             connections: connections.ok_or_else(|| {

@@ -41,7 +41,8 @@ impl Replacer {
         let entry = Entry { facts: Some(survey.transaction.facts(0)), snapshots, ..Entry::default() };
         let record = self.journal.begin(&survey.transaction.id, &entry).map_err(|error| {
             let folder = "the state folder's journal; make room there or choose another with --state-dir";
-            untouched(Setback::refused(format!("failed to write {folder}: {error}")))
+            // Nothing is wrong with the image or the container: as soon as there is room the next poll goes on.
+            untouched(Setback::of(Fault::Postponed, format!("failed to write {folder}: {error}")))
         })?;
         let mut attempt = Attempt { replacer: self, survey, job, record, entry, is_touched: false };
         match attempt.run().await {

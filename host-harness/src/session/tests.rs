@@ -53,7 +53,13 @@ impl Stage {
             cancel: CancellationToken::new(),
         };
         let effects = ManifestEffects::new(self.manifest.clone(), rules, adapters);
-        Session::new(self.manifest.clone(), self.plugin.clone(), Arc::new(effects), store.clone())
+        Session::new(
+            self.manifest.clone(),
+            self.plugin.clone(),
+            Arc::new(effects),
+            store.clone(),
+            self.manifest.host.state,
+        )
     }
 
     async fn publish(&self, letter: &str) {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Step `n` takes a file from version `n` to `n + 1`; SQLite's `user_version` says where a file stands. Steps
 /// that were released are never changed.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     // The entry is JSON, as the boundary has it: what is in it is the policy's own.
     "CREATE TABLE quarantine (
         manifest TEXT NOT NULL,
@@ -26,6 +26,19 @@ const STEPS: [&str; 2] = [
         at_ms INTEGER NOT NULL,
         PRIMARY KEY (repository, image_id)
     ) STRICT, WITHOUT ROWID;",
+    // The state is JSON, opaque; an outcome is JSON, as the boundary has it.
+    "CREATE TABLE policy_state (
+        manifest TEXT NOT NULL PRIMARY KEY,
+        state TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE history (
+        id INTEGER PRIMARY KEY,
+        at_ms INTEGER NOT NULL,
+        manifest TEXT NOT NULL,
+        target TEXT NOT NULL,
+        outcome TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX history_of_target ON history (manifest, target, id);",
 ];
 
 /// Why a file cannot be used.

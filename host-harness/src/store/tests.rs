@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use imagewatch_abi::{Outcome, Verdict};
 use rstest::rstest;
 use serde_json::json;
 use tempfile::TempDir;
@@ -131,6 +132,74 @@ fn a_write_that_is_refused_names_the_file_and_leaves_all_as_it_was() {
     let error = store.clear_quarantine(None, &[]).expect_err("refused").to_string();
     assert!(error.contains(FILE_NAME) && error.contains("free space"), "{error}");
     assert_eq!(store.quarantine("apps").expect("read").len(), 1);
+}
+
+#[test]
+fn a_full_disk_is_said_and_what_was_there_stands() {
+    let folder = folder();
+    let store = open(&folder);
+    store.keep_policy_state("apps", &json!({"seen": "old"})).expect("written");
+    store.fill_up();
+    let error = store.keep_policy_state("apps", &json!({"seen": "x".repeat(1 << 20)})).expect_err("no room");
+    assert!(error.is_disk_full() && error.to_string().contains("free space"), "{error}");
+    drop(store);
+    assert_eq!(open(&folder).policy_state("apps").expect("read"), Some(json!({"seen": "old"})));
+}
+
+fn happened(target: &str, verdict: Verdict) -> Outcome {
+    Outcome { reason: Some("why".to_owned()), ..Outcome::new(target, verdict) }
+}
+
+fn listed(store: &Store, manifest: Option<&str>, target: Option<&str>, limit: u32) -> Vec<(u64, String, Verdict)> {
+    let query = HistoryQuery { manifest: manifest.map(str::to_owned), target: target.map(str::to_owned), limit };
+    let entries = store.history(&query).expect("read");
+    entries.into_iter().map(|entry| (entry.at_ms, entry.outcome.target, entry.outcome.verdict)).collect()
+}
+
+#[test]
+fn history_comes_newest_first_by_manifest_and_target_and_repeats_nothing() {
+    let store = Store::in_memory();
+    let record = |manifest: &str, target: &str, verdict, at_ms| {
+        store.record_history(manifest, &[&happened(target, verdict)], at_ms).expect("written");
+    };
+    record("apps", "web", Verdict::Seeded, 1);
+    record("apps", "web", Verdict::Held, 2);
+    record("apps", "db", Verdict::Moved, 3);
+    record("apps", "web", Verdict::Held, 4);
+    record("more", "web", Verdict::Held, 5);
+    record("apps", "web", Verdict::Moved, 6);
+    record("apps", "web", Verdict::Held, 7);
+    let web = |at_ms, verdict| (at_ms, "web".to_owned(), verdict);
+    assert_eq!(
+        listed(&store, Some("apps"), Some("web"), 9),
+        [web(7, Verdict::Held), web(6, Verdict::Moved), web(2, Verdict::Held), web(1, Verdict::Seeded)]
+    );
+    assert_eq!(
+        listed(&store, None, Some("web"), 3),
+        [web(7, Verdict::Held), web(6, Verdict::Moved), web(5, Verdict::Held)]
+    );
+    assert_eq!(listed(&store, None, None, 99).len(), 6);
+}
+
+#[test]
+fn history_is_bounded_and_loses_the_oldest() {
+    let store = Store::in_memory();
+    let outcomes: Vec<Outcome> = (0..10_050).map(|n| happened(&format!("t{n}"), Verdict::Seeded)).collect();
+    store.record_history("apps", &outcomes.iter().collect::<Vec<_>>(), 1).expect("written");
+    let kept = listed(&store, None, None, u32::MAX);
+    assert_eq!(kept.len(), 10_000);
+    assert_eq!((&*kept[0].1, &*kept[9_999].1), ("t10049", "t50"));
+}
+
+#[test]
+fn a_policys_state_is_its_manifests_own_and_the_last_one_counts() {
+    let store = Store::in_memory();
+    assert_eq!(store.policy_state("apps").expect("read"), None);
+    for state in [json!({"version": 1}), json!(null), json!({"version": 2})] {
+        store.keep_policy_state("apps", &state).expect("written");
+        assert_eq!(store.policy_state("apps").expect("read"), Some(state));
+    }
+    assert_eq!(store.policy_state("more").expect("read"), None);
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! What one manifest's policy remembers between calls: read from the store once, when the policy begins, and
+//! written whenever a call changed it. What cannot be written counts all the same, and is written as soon
+//! as that works again. What it says is the policy's own.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tracing::error;
+
+use crate::store::Store;
+
+#[derive(Debug)]
+pub(super) struct PolicyMemory {
+    /// Where it is kept; none: it ends with the process.
+    store: Option<Arc<Store>>,
+    manifest: String,
+    /// As it is in the store.
+    stored: Value,
+    current: Value,
+}
+
+impl PolicyMemory {
+    /// What the policy of `manifest` remembers in `store`, or nothing.
+    pub(super) fn new(store: Option<Arc<Store>>, manifest: &str) -> Self {
+        let kept = store.as_ref().map(|store| store.policy_state(manifest)).transpose();
+        let stored = kept.unwrap_or_else(|error| {
+            error!(manifest, "failed to {error}; the policy begins as if it had seen nothing");
+            None
+        });
+        let stored = stored.flatten().unwrap_or_default();
+        Self { store, manifest: manifest.to_owned(), current: stored.clone(), stored }
+    }
+
+    pub(super) fn read(&self) -> Value {
+        self.current.clone()
+    }
+
+    /// Takes over what a call gave back. Returns when it is on the disk, or cannot be.
+    pub(super) fn write(&mut self, state: Value) {
+        self.current = state;
+        let Some(store) = self.store.as_ref().filter(|_| self.stored != self.current) else { return };
+        match store.keep_policy_state(&self.manifest, &self.current) {
+            Ok(()) => self.stored.clone_from(&self.current),
+            Err(error) => error!(
+                manifest = self.manifest,
+                "failed to {error}; what the policy has seen counts until this process ends"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_new_process_knows_what_the_one_before_saw_unless_it_is_to_be_in_memory_only() {
+        let store = Arc::new(Store::in_memory());
+        let mut kept = PolicyMemory::new(Some(store.clone()), "apps");
+        assert_eq!(kept.read(), Value::Null);
+        kept.write(json!({"version": 1}));
+        assert_eq!(PolicyMemory::new(Some(store.clone()), "apps").read(), json!({"version": 1}));
+        assert_eq!(PolicyMemory::new(Some(store), "others").read(), Value::Null);
+
+        let mut lost = PolicyMemory::new(None, "apps");
+        lost.write(json!({"version": 2}));
+        assert_eq!(lost.read(), json!({"version": 2}));
+        assert_eq!(PolicyMemory::new(None, "apps").read(), Value::Null);
+    }
+
+    #[test]
+    fn what_cannot_be_written_counts_all_the_same_and_is_written_later() {
+        let store = Arc::new(Store::in_memory());
+        let mut kept = PolicyMemory::new(Some(store.clone()), "apps");
+        kept.write(json!(1));
+        store.set_read_only(true);
+        kept.write(json!(2));
+        assert_eq!((kept.read(), store.policy_state("apps").expect("read")), (json!(2), Some(json!(1))));
+        store.set_read_only(false);
+        kept.write(json!(2));
+        assert_eq!(store.policy_state("apps").expect("read"), Some(json!(2)));
+    }
+}

@@ -1,0 +1,30 @@
+//! What policies remember, one JSON value by manifest. Opaque here: only the policy knows its shape and version.
+
+use rusqlite::types::Type;
+use rusqlite::{OptionalExtension, params};
+use serde_json::Value;
+
+use super::{Store, StoreError};
+
+impl Store {
+    /// The state of `manifest`'s policy as it was last kept.
+    pub fn policy_state(&self, manifest: &str) -> Result<Option<Value>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT state FROM policy_state WHERE manifest = ?1";
+            let parse = |row: &rusqlite::Row<'_>| {
+                let json: String = row.get(0)?;
+                serde_json::from_str(&json)
+                    .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
+            };
+            connection.prepare_cached(sql)?.query_row([manifest], parse).optional()
+        })
+    }
+
+    /// Keeps `state` for `manifest`, in place of the one before.
+    pub fn keep_policy_state(&self, manifest: &str, state: &Value) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let sql = "INSERT OR REPLACE INTO policy_state (manifest, state) VALUES (?1, ?2)";
+            transaction.execute(sql, params![manifest, state.to_string()]).map(drop)
+        })
+    }
+}

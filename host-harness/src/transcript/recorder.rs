@@ -1,0 +1,137 @@
+//! Writes a transcript while policies work. A disk that takes no more ends the recording, never the work.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use extism::CompiledPlugin;
+use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tracing::error;
+
+use super::{CallLine, Exchange, FORMAT, Line, PolicyLine, TranscriptError, redact};
+use crate::plugin::{CallCost, CallError, Effects, PluginManifest, call};
+
+/// An open transcript, shared by all manifests.
+#[derive(Debug)]
+pub struct Recorder {
+    /// None once writing failed.
+    file: Mutex<Option<File>>,
+    shown: String,
+}
+
+impl Recorder {
+    /// Begins, or goes on with, the transcript in `file`, for its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(file: &Path) -> Result<Self, TranscriptError> {
+        let shown = file.display().to_string();
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(file);
+        let opened = opened.map_err(|source| TranscriptError::File { what: "open", file: shown.clone(), source })?;
+        Ok(Self { file: Mutex::new(Some(opened)), shown })
+    }
+
+    /// Notes that `manifest` is now decided by the module with hash `sha256`.
+    pub fn note_policy(&self, manifest: &PluginManifest, sha256: &str) {
+        self.write(&Line::Policy(PolicyLine {
+            format: FORMAT,
+            manifest: manifest.name.clone(),
+            sha256: sha256.to_owned(),
+            config: manifest.config.clone(),
+            allowed_hosts: manifest.allowed_hosts.clone(),
+        }));
+    }
+
+    /// Calls `manifest`'s policy as [`call`] does, and takes down how that went.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn call<I: Serialize, O: Serialize + DeserializeOwned>(
+        &self,
+        manifest: &str,
+        compiled: &CompiledPlugin,
+        export: &'static str,
+        input: &I,
+        effects: Arc<dyn Effects>,
+    ) -> Result<(O, CallCost), CallError> {
+        let tape = Arc::new(Tape { effects, asked: Mutex::default() });
+        let called = call(compiled, export, input, tape.clone());
+        let (output, fault) = match &called {
+            Ok((output, _)) => (as_value(output), None),
+            Err(fault) => (Value::Null, Some(fault.to_string())),
+        };
+        self.write(&Line::Call(Box::new(CallLine {
+            manifest: manifest.to_owned(),
+            export: export.to_owned(),
+            input: redact::without_cache(as_value(input)),
+            asked: tape.take(),
+            output: redact::without_cache(output),
+            fault,
+        })));
+        called
+    }
+
+    fn write(&self, line: &Line) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = file.as_mut() else { return };
+        let written = serde_json::to_vec(line).map_err(std::io::Error::from).and_then(|mut bytes| {
+            bytes.push(b'\n');
+            // In one piece: a kill cuts off the last line at most.
+            open.write_all(&bytes)
+        });
+        if let Err(source) = written {
+            error!("failed to write transcript {}: {source}; nothing more is recorded", self.shown);
+            *file = None;
+        }
+    }
+}
+
+fn as_value(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// The effects of one call, with what is asked of them taken down.
+struct Tape {
+    effects: Arc<dyn Effects>,
+    asked: Mutex<Vec<Exchange>>,
+}
+
+impl Tape {
+    fn take(&self) -> Vec<Exchange> {
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, exchange: Exchange) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(exchange);
+    }
+}
+
+impl Effects for Tape {
+    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+        let shown = redact::batch(&batch);
+        let answer = self.effects.http_send(batch);
+        self.note(Exchange::Http { answer: redact::responses(&shown, &answer), batch: shown });
+        answer
+    }
+
+    fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
+        let answer = self.effects.docker_containers(selector.clone());
+        self.note(Exchange::Containers { selector, answer: answer.clone() });
+        answer
+    }
+
+    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+        let answer = self.effects.docker_refresh(orders.clone());
+        self.note(Exchange::Refresh { orders, answer: answer.clone() });
+        answer
+    }
+
+    fn log(&self, line: LogLine) {
+        self.effects.log(line);
+    }
+}

@@ -1,0 +1,69 @@
+//! Takes out of an exchange what proves something to somebody. What is left is what decisions were taken by.
+
+use imagewatch_abi::{Answer, HttpBatch, HttpResponse, HttpResponses};
+use serde_json::Value;
+
+/// Stands for what was taken out.
+const REDACTED: &str = "redacted";
+
+/// Request headers that prove something.
+const PROOFS: [&str; 2] = ["authorization", "cookie"];
+
+/// The batch without what proves something.
+pub(super) fn batch(batch: &HttpBatch) -> HttpBatch {
+    let mut batch = batch.clone();
+    for request in &mut batch.requests {
+        let headers = request.headers.iter_mut();
+        headers.filter(|(name, _)| is_proof(name)).for_each(|(_, value)| REDACTED.clone_into(value));
+        let fields = request.form.iter_mut();
+        fields.filter(|(name, _)| is_secret(name)).for_each(|(_, value)| REDACTED.clone_into(value));
+    }
+    batch
+}
+
+/// The responses to `batch` without tokens.
+pub(super) fn responses(batch: &HttpBatch, answer: &Answer<HttpResponses>) -> Answer<HttpResponses> {
+    let mut answer = answer.clone();
+    if let Answer::Ok(HttpResponses { responses }) = &mut answer {
+        for (index, response) in responses.iter_mut().enumerate() {
+            let url = batch.requests.get(index).map_or("", |request| request.url.as_str());
+            if let Answer::Ok(response) = response {
+                response.body = body(url, response);
+            }
+        }
+    }
+    answer
+}
+
+/// A value without the member `cache`, which holds tokens.
+pub(super) fn without_cache(mut value: Value) -> Value {
+    if let Some(object) = value.as_object_mut() {
+        object.remove("cache");
+    }
+    value
+}
+
+/// Manifests and tag lists are public to who may ask for them; all else may be a token server's answer.
+fn body(url: &str, response: &HttpResponse) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    if path.contains("/manifests/") || path.ends_with("/tags/list") || response.body.is_empty() {
+        return response.body.clone();
+    }
+    match serde_json::from_str::<Value>(&response.body) {
+        Ok(Value::Object(mut object)) => {
+            let secrets = object.iter_mut().filter(|(name, _)| is_secret(name));
+            secrets.for_each(|(_, value)| *value = Value::from(REDACTED));
+            Value::Object(object).to_string()
+        }
+        _ => REDACTED.to_owned(),
+    }
+}
+
+fn is_proof(name: &str) -> bool {
+    PROOFS.iter().any(|proof| name.eq_ignore_ascii_case(proof))
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["token", "password", "secret"].iter().any(|word| name.contains(word))
+}

@@ -1,0 +1,129 @@
+//! What a policy has seen outlives the program: stopped, killed, or on a disk that is full.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use imagewatch_tests::process::Signal;
+use imagewatch_tests::program::STATE_DIR;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::stage::{Daemon, LATER, SOON, Stage, run_to_end, watch_with};
+
+/// One container, `web`, on `v1`, under a manifest that keeps its state.
+struct Scene {
+    stage: Stage,
+    state: TempDir,
+    manifest: PathBuf,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let stage = Stage::new().await;
+        stage.push("web", "v1").await;
+        stage.run("web").await;
+        let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "kept");
+        Self { stage, state: TempDir::new().expect("a folder"), manifest }
+    }
+
+    fn state_dir(&self) -> &str {
+        self.state.path().to_str().expect("a path of ours")
+    }
+
+    fn watch(&self) -> Daemon {
+        let envs = [(STATE_DIR, self.state_dir())];
+        watch_with(self.stage.scope.engine().host(), std::slice::from_ref(&self.manifest), &envs)
+    }
+
+    /// The verdicts of the history, oldest first.
+    async fn happened(&self) -> Vec<String> {
+        let args = ["history", "--json"];
+        let (code, output) =
+            run_to_end(self.stage.scope.engine().host(), &args, &[(STATE_DIR, self.state_dir())]).await;
+        assert_eq!(code, 0, "{output}");
+        let listed: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+        let events = listed["history"].as_array().expect("a list");
+        events.iter().rev().map(|event| event["verdict"].as_str().expect("a word").to_owned()).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_after_a_stop_is_noticed_by_the_next_program() {
+    move_while_nobody_watches(Signal::TERM).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_after_a_kill_is_noticed_by_the_next_program() {
+    move_while_nobody_watches(Signal::KILL).await;
+}
+
+async fn move_while_nobody_watches(end: Signal) {
+    let scene = Scene::new().await;
+    let mut first = scene.watch();
+    first.wait_for_line("watching; polled again").await;
+    first.process.signal(end);
+    first.process.wait_exit(SOON).await;
+
+    let v2 = scene.stage.push("web", "v2").await;
+    let second = scene.watch();
+    scene.stage.wait_until_on("web", &v2, LATER).await;
+    second.wait_for_line("recreated").await;
+    let lines = second.stop().await;
+    assert!(!lines.iter().any(|line| line.contains("first seen")), "{lines:#?}");
+    assert_eq!(scene.happened().await, ["seeded", "moved", "committed"]);
+}
+
+/// A file system of `size_kib`, mounted over a folder until this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: PathBuf, size_kib: u32) -> Self {
+        let size = format!("size={size_kib}k");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "imagewatch-test"]).arg(&folder).status();
+        assert!(mounted.expect("mount can be run").success(), "this test needs root, as the engine does");
+        Self(folder)
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) {
+        let filled = std::fs::write(self.0.join("ballast"), vec![0; 8 << 20]);
+        assert!(filled.is_err(), "the disk is smaller than that");
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).expect("it is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_it_goes_on_says_so_and_what_was_kept_stands() {
+    let scene = Scene::new().await;
+    let disk = SmallDisk::mount(scene.state.path().to_owned(), 512);
+    let first = scene.watch();
+    first.wait_for_line("first seen").await;
+    disk.fill();
+    let v2 = scene.stage.push("web", "v2").await;
+    // No update begins that could not be written down, and the program says why.
+    first.wait_for_line("No space left").await;
+    disk.free();
+    scene.stage.wait_until_on("web", &v2, LATER).await;
+    first.wait_for_line("recreated").await;
+    first.stop().await;
+
+    disk.fill();
+    let second = scene.watch();
+    second.wait_for_line("loaded").await;
+    second.wait_for_line("admin API listens").await;
+    second.stop().await;
+    disk.free();
+    let v3 = scene.stage.push("web", "v3").await;
+    let third = scene.watch();
+    scene.stage.wait_until_on("web", &v3, LATER).await;
+    third.stop().await;
+}
