@@ -18,6 +18,9 @@ const INSECURE_REGISTRIES: &str = "host.insecure_registries";
 const AUTH_REALMS: &str = "host.auth_realms";
 const LOOPBACK: &str = "loopback";
 
+/// RFC 1035; messages quote the host.
+const MAX_HOST_BYTES: usize = 253;
+
 /// Registries whose tokens are issued by another host, as they document it themselves.
 const KNOWN_REALMS: [(&str, &str); 5] = [
     (DOCKER_HUB, "auth.docker.io"),
@@ -326,6 +329,9 @@ fn parse_url(text: &str) -> Result<(Url, UrlHost), Failure> {
 
 fn check_url(url: Url) -> Result<(Url, UrlHost), Failure> {
     let name = url.host_str().unwrap_or("a url without a host");
+    if name.len() > MAX_HOST_BYTES {
+        return denied(format!("the url's host has more than {MAX_HOST_BYTES} characters, which no name server knows"));
+    }
     if !matches!(url.scheme(), "https" | "http") {
         return denied(format!("{name} may be spoken to by https only, not by {}", url.scheme()));
     }

@@ -55,8 +55,12 @@ impl HttpClient {
         }
         if permit.may_redirect && matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            if let Some(location) = location {
-                return Ok(Answered::Elsewhere(location.to_owned()));
+            if let Some(location) = location.map(str::to_owned) {
+                if permit.method != Method::Head {
+                    // Only so that the connection can be used again.
+                    let _ = read_body(response, ReadBody::Text, host, limits).await;
+                }
+                return Ok(Answered::Elsewhere(location));
             }
         }
         let status = response.status().as_u16();

@@ -185,3 +185,46 @@ impl Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use imagewatch_abi::{HttpRequest, Method, ReadBody};
+
+    use super::*;
+    use crate::http::client::names::SystemNames;
+    use crate::http::egress::EgressRules;
+    use crate::http::realms::Realms;
+
+    fn permit(host: &str) -> Permit {
+        let request = HttpRequest {
+            method: Method::Head,
+            url: format!("https://{host}/v2/"),
+            headers: vec![],
+            want: vec![],
+            credential: None,
+            or_anonymous: false,
+            unless_credential: None,
+            form: vec![],
+            read: ReadBody::Text,
+        };
+        let rules = EgressRules::parse(&["*".to_owned()], "", "").expect("well formed");
+        rules.check(&request, &Realms::default()).expect("everything is allowed")
+    }
+
+    #[test]
+    fn lanes_are_shared_by_what_may_go_the_same_way_and_closed_when_there_are_too_many() {
+        let lanes = Lanes::new(&HttpSettings::default(), Arc::new(SystemNames)).expect("CA certificates");
+        let lane = |permit: &Permit, connections| lanes.lane(permit, connections).expect("nothing to read");
+        let used = lane(&permit("used.test"), 28);
+        assert!(Arc::ptr_eq(&used, &lane(&permit("used.test"), 28)));
+        assert!(!Arc::ptr_eq(&used, &lane(&permit("used.test"), 5)));
+        let public = Permit { network: Network::Public, ..permit("used.test") };
+        assert!(!Arc::ptr_eq(&used, &lane(&public, 28)));
+        for n in 0..MAX_LANES + 5 {
+            lane(&permit(&format!("h{n}.test")), 1);
+        }
+        let open = lanes.open.lock().expect("not poisoned").len();
+        assert!(open <= MAX_LANES, "{open}");
+        assert!(Arc::ptr_eq(&used, &lane(&permit("used.test"), 28)), "what is in use stays");
+    }
+}

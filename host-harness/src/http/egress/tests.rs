@@ -62,6 +62,7 @@ fn requests_within_the_grant_are_permitted() {
 #[test]
 fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
     const GHCR: &str = "ghcr.io";
+    let long = format!("https://{}.io/", "a.".repeat(130));
     let token_to_realm = HttpRequest {
         headers: vec![("authorization".to_owned(), "Bearer t".to_owned())],
         ..get("https://authn.nvidia.com/token", Some("nvcr.io"))
@@ -77,6 +78,7 @@ fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
         ("a backslash", GHCR, get("https://evil.example\\@ghcr.io/", None), "evil.example"),
         ("a final dot", GHCR, get("https://ghcr.io./", None), "ghcr.io."),
         ("a fragment", GHCR, get("https://ghcr.io/#x", None), "ghcr.io|fragment"),
+        ("an endless host", "*", get(&long, None), "more than 253"),
         ("another scheme", GHCR, get("ftp://ghcr.io/", None), "ghcr.io|https"),
         ("a file", "*", get("file:///etc/passwd", None), "https"),
         ("a relative url", GHCR, get("/v2/", None), "malformed"),
