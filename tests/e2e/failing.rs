@@ -9,7 +9,7 @@ use imagewatch::engine::docker::DockerEngine;
 use imagewatch::http::client::HttpClient;
 use imagewatch::http::egress::EgressRules;
 use imagewatch::orders::{OrderContext, run_order};
-use imagewatch::plugin::{PluginManifest, load};
+use imagewatch::plugin::{PluginManifest, Record, load};
 use imagewatch::replace::Replacer;
 use imagewatch::replace::journal::Journal;
 use imagewatch::session::Session;
@@ -164,7 +164,8 @@ impl ControlPlane {
             store: Arc::new(Store::in_memory()),
             cancel: cancel.clone(),
         };
-        let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters.clone()));
+        let record = Arc::new(Record::default());
+        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters.clone(), record.clone());
         let journal = Journal::new(stage.folder.path().join("journal"));
         let replacer = Replacer::new(adapters.engine, journal, adapters.store.clone(), None);
         let orders = OrderContext {
@@ -179,7 +180,7 @@ impl ControlPlane {
             shutdown: cancel,
             is_granted: Arc::new(|_| true),
         };
-        let mut session = Session::new(manifest, plugin, effects, adapters.store);
+        let mut session = Session::new(manifest, plugin, Arc::new(effects), adapters.store, record);
         session.state = state;
         Self { session, orders }
     }

@@ -10,7 +10,7 @@ use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
 use imagewatch::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient};
 use imagewatch::http::egress::EgressRules;
-use imagewatch::plugin::call;
+use imagewatch::plugin::{Record, call};
 use imagewatch::session::Session;
 use imagewatch::store::Store;
 use imagewatch_abi::{HttpRequest, PollInput, PollMode, PollOutput, Verdict, exports};
@@ -84,8 +84,10 @@ fn build_session(policy: &Policy, world: &World) -> Session {
         cancel: CancellationToken::new(),
     };
     let store = adapters.store.clone();
-    let effects = ManifestEffects::new(policy.manifest.clone(), rules.expect("the manifest is ours"), adapters);
-    Session::new(policy.manifest.clone(), policy.plugin.clone(), Arc::new(effects), store)
+    let (manifest, plugin, record) = (policy.manifest.clone(), policy.plugin.clone(), Arc::new(Record::default()));
+    let rules = rules.expect("the manifest is ours");
+    let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
+    Session::new(manifest, plugin, Arc::new(effects), store, record)
 }
 
 /// In milliseconds.
