@@ -94,10 +94,8 @@ impl ManifestEffects {
             (Denied::Image, format!("image {}", order.reference), "grant.images")
         } else if !self.grants().has_strategy(order.strategy) {
             (Denied::Strategy, format!("strategy {:?}", order.strategy), "grant.strategies")
-        } else if let Some(name) = name {
-            (Denied::Container, format!("container {name}"), "grant.containers")
         } else {
-            return None;
+            (Denied::Container, format!("container {}", name?), "grant.containers")
         };
         let message = self.not_granted(&thing, key);
         self.denied(what, 1, &message);
