@@ -136,14 +136,14 @@ impl AppError {
             Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
                 Exit::Config
             }
-            Self::Plugin(_) => Exit::Policy,
-            Self::Engine(EngineError::UnsupportedHost { .. }) => Exit::Config,
+            Self::Plugin(_) | Self::NoModule { .. } => Exit::Policy,
+            Self::Engine(EngineError::UnsupportedHost { .. })
+            | Self::Inspect(_)
+            | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
             Self::Engine(_) => Exit::Engine,
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
-            Self::StateDir(_) | Self::Store(_) => Exit::Config,
-            Self::NoModule { .. } => Exit::Policy,
-            Self::Transcript(_) | Self::Inspect(_) | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
+            Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
             Self::NotBarred { .. } | Self::Rollback(_) => Exit::Incomplete,
         }
     }

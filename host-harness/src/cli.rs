@@ -41,7 +41,8 @@ pub enum Command {
     /// Watch until told to stop: poll, and refresh what moved.
     ///
     /// SIGTERM and Ctrl-C let a container that is being replaced come to a safe end, for at most
-    /// 25 seconds; a second one ends at once.
+    /// 25 seconds; a second one ends at once. A policy or manifest whose files change is loaded anew
+    /// while it runs, and on SIGHUP.
     Run(RunArgs),
     /// Show for every image what runs and what the registry has. Changes nothing.
     Check(CheckArgs),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use imagewatch_tests::http_client::build_client;
 use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::wait::wait_for;
 
 use crate::inline::Inline;
 use crate::reload::{plugin_status, polls_of};
@@ -15,7 +16,10 @@ fn write(stage: &Stage, name: &str, policy: &Inline) -> PathBuf {
     let wasm = stage.folder.path().join(format!("{name}.wasm"));
     std::fs::write(&wasm, policy.build()).expect("the test's folder takes files");
     let manifest = PluginManifest { wasm, ..stage.manifest() };
-    let mut manifest = manifest.config("host.allow_unhashed", "true").config("host.fuel", "500000000");
+    let mut manifest = manifest
+        .config("host.allow_unhashed", "true")
+        .config("host.fuel", "500000000")
+        .config("host.max_host_calls", "20");
     manifest.config.remove("interval");
     stage.write(&manifest, name)
 }
@@ -81,6 +85,13 @@ async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
     for version in ["v2", "v3"] {
         let digest = stage.push("web", version).await;
         stage.wait_until_on("web", &digest, LATER).await;
+    }
+    for (name, what) in faults.iter().map(|row| (row.0, "faults")).chain(denials.iter().map(|row| (row.0, "denied"))) {
+        wait_for(&format!("{what} of {name}"), LATER, || async {
+            let status = plugin_status(&daemon, name).await;
+            if status[what].as_object().is_some_and(|counts| !counts.is_empty()) { Ok(()) } else { Err(status) }
+        })
+        .await;
     }
     let metrics = build_client().get(daemon.admin_url("/metrics").await).send().await.expect("it answers");
     let metrics = metrics.text().await.expect("text");

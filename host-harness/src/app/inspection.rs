@@ -60,3 +60,47 @@ pub fn roll_back_policy(state_dir: Option<&Path>, name: &str) -> Result<RolledBa
     let folder: PathBuf = StateFolder::path_of(state_dir)?;
     Ok(roll_back(&folder, name)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::plugin::inline::{ASKS_FOR_ALL, Inline};
+    use crate::render::module_portrait;
+
+    #[test]
+    fn what_a_module_asks_for_stands_beside_what_the_manifest_grants() {
+        let folder = TempDir::new().expect("a folder");
+        let (module, manifest) = (folder.path().join("p.wasm"), folder.path().join("m.json"));
+        let capabilities = ASKS_FOR_ALL.replace(r#""hosts": "any""#, r#""hosts": ["ghcr.io", "evil.io"]"#);
+        let policy = Inline { capabilities, ..Inline::default() };
+        std::fs::write(&module, policy.build()).expect("a file");
+        let config = json!({"host.allow_unhashed": "true", "grant.images": "ghcr.io/*"});
+        let text =
+            |hosts: &[&str]| json!({"wasm": [{"path": "x"}], "allowed_hosts": hosts, "config": config}).to_string();
+        std::fs::write(&manifest, text(&["ghcr.io"])).expect("a file");
+
+        let inspected = inspect_module(&module, Some(&manifest)).expect("it can be read");
+        let portrait = module_portrait(&inspected);
+        for part in [
+            "asks     hosts: ghcr.io evil.io  <- not granted: evil.io\n  granted  hosts: ghcr.io\n",
+            "asks     images: whatever is granted\n  granted  images: ghcr.io/*\n",
+            "refused  failed to load policy",
+        ] {
+            assert!(portrait.contains(part), "{part} in\n{portrait}");
+        }
+        let shown = json!(inspected);
+        assert_eq!(shown["capabilities"][2]["beyond"], json!(["evil.io"]), "{shown}");
+
+        std::fs::write(&manifest, text(&["*"])).expect("a file");
+        let inspected = inspect_module(&module, Some(&manifest)).expect("it can be read");
+        assert_eq!(
+            (inspected.refused, inspected.description.map(|policy| policy.name)),
+            (None, Some("inline".to_owned()))
+        );
+        let alone = module_portrait(&inspect_module(&module, None).expect("it can be read"));
+        assert!(alone.contains("asks     hosts: ghcr.io evil.io\n"), "{alone}");
+    }
+}

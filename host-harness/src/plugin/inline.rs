@@ -82,7 +82,7 @@ impl Inline {
                 format!("(func (export \"{name}\") (result i32) (local $a i64) (local $n i32) {body} (i32.const 0))\n")
             })
             .concat();
-        let data: String = data.iter().map(|byte| format!("\\{byte:02x}")).collect();
+        let data = data.iter().fold(String::new(), |text, byte| text + &format!("\\{byte:02x}"));
         let (abi, capabilities) = (self.abi, self.capabilities.replace('\n', " ").replace('"', "\\\""));
         // Imports stand before all else.
         let is_import = self.fields.starts_with("(import");
@@ -102,7 +102,7 @@ fn hand_over(body: &str, data: &mut Vec<u8>) -> String {
     while let Some((before, after)) = rest.split_once('«') {
         let (text, after) = after.split_once('»').expect("« has its »");
         let bytes = unescape(text);
-        out += &format!("{before}(call $give (i32.const {}) (i32.const {}))", data.len(), bytes.len());
+        out = out + before + &format!("(call $give (i32.const {}) (i32.const {}))", data.len(), bytes.len());
         data.extend(bytes);
         rest = after;
     }

@@ -97,7 +97,7 @@ impl ModuleInfo {
     fn admit_capabilities(&self) -> Result<&Capabilities, String> {
         let Some(capabilities) = &self.capabilities else {
             return Err(format!(
-                "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}`, see plugin/README.md"
+                "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}` (README, Limits)"
             ));
         };
         let imported = self.imports.iter().filter_map(|import| import.split_once(' '));

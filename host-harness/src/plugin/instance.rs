@@ -87,9 +87,9 @@ pub fn call_bytes(
     debug_assert!(exports::ALL.contains(&export), "only exports of the boundary are called");
     tracing::trace!(export, input_bytes = input.len(), "calling the policy");
     let meter = Arc::new(Meter::new(compiled.limits.clone()));
-    let context = Context { effects: effects.clone(), meter: meter.clone() };
-    let called = call_metered(&compiled.plugin, export, input, context);
-    say_dropped(&meter, &*effects);
+    let context = Context { effects, meter: meter.clone() };
+    let called = call_metered(&compiled.plugin, export, input, context.clone());
+    say_dropped(&context);
     let (output, cost) = called.map_err(|error| {
         // What a host function ended says so; the runtime only knows that one failed.
         let (kind, reason) = meter.passed().unwrap_or_else(|| {
@@ -120,7 +120,7 @@ fn call_metered(
     Ok((output, CallCost { elapsed: start.elapsed(), fuel: plugin.fuel_consumed().unwrap_or_default() }))
 }
 
-fn say_dropped(meter: &Meter, effects: &dyn Effects) {
+fn say_dropped(Context { effects, meter }: &Context) {
     let dropped = meter.dropped_log_lines();
     if dropped > 0 {
         effects.denied(Denied::LogLines, dropped, "log lines of one call beyond `host.max_log_lines` were dropped");

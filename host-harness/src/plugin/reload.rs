@@ -75,12 +75,11 @@ impl Reloader {
         };
         let known = self.recent().iter().find(|loaded| is_it(loaded)).cloned();
         let wasm = admitted.wasm.clone();
-        let loaded = match known {
-            Some(loaded) => loaded,
-            None => {
-                let plugin = Arc::new(compile(&manifest, admitted)?);
-                Loaded { manifest: Arc::new(manifest), plugin }
-            }
+        let loaded = if let Some(loaded) = known {
+            loaded
+        } else {
+            let plugin = Arc::new(compile(&manifest, admitted)?);
+            Loaded { manifest: Arc::new(manifest), plugin }
         };
         let mut recent = self.recent();
         recent.retain(|known| !known.is_same(&loaded.manifest, &loaded.plugin));

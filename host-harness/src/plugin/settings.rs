@@ -121,7 +121,7 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 24] = [
         "How many images before the present one are kept of each repository; older ones that nothing uses are removed.",
     ),
     ("host.fuel", "instructions", "5000000000", "What one call of the policy may compute before it is ended."),
-    ("host.max_host_calls", "number", "1000", "Calls of host functions in one call of the policy, log lines aside."),
+    ("host.max_host_calls", "number", "200", "Calls of host functions in one call of the policy, log lines aside."),
     ("host.max_host_bytes", "bytes", "67108864", "What one call gives to host functions and gets from them, together."),
     ("host.max_batch", "number", "512", "Requests in one `http_send`, 512 at most; a larger one is refused."),
     ("host.max_orders", "number", "10000", "Orders that one call may place."),

@@ -56,8 +56,14 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// Loads the files as they are now; none when they are those of what runs. Called where blocking is allowed.
-pub type Prepare = Arc<dyn Fn(&PluginManifest, &LoadedPlugin) -> Result<Option<Prepared>, String> + Send + Sync>;
+/// What comes of preparing: none when the files are those of what runs, or a fragment saying why not.
+type Prepares = Result<Option<Prepared>, String>;
+
+/// Loads the files as they are now, for who runs these.
+type PrepareFn = dyn Fn(&PluginManifest, &LoadedPlugin) -> Prepares + Send + Sync;
+
+/// Loads the files as they are now. Called where blocking is allowed.
+pub type Prepare = Arc<PrepareFn>;
 
 /// What an actor needs for reloads.
 pub struct Reloads {
@@ -82,7 +88,7 @@ type Replies = Vec<oneshot::Sender<ReloadReply>>;
 #[derive(Debug, Default)]
 pub(super) struct Loading {
     /// At most one.
-    pub(super) task: JoinSet<Result<Option<Prepared>, String>>,
+    pub(super) task: JoinSet<Prepares>,
     replies: Replies,
     /// Asked for after the files were read, perhaps: so they are read once more.
     again: Option<Replies>,
@@ -105,7 +111,7 @@ impl Watch {
     }
 
     /// A reload was prepared, or refused. Whether another policy is at work now.
-    pub(super) fn take_prepared(&mut self, prepared: Result<Result<Option<Prepared>, String>, JoinError>) -> bool {
+    pub(super) fn take_prepared(&mut self, prepared: Result<Prepares, JoinError>) -> bool {
         let prepared =
             prepared.unwrap_or_else(|error| Err(format!("load it: the host panicked ({error}); please report it")));
         let manifest = self.session.manifest.name.clone();
@@ -148,12 +154,7 @@ impl Watch {
     }
 }
 
-fn prepare_for(
-    prepare: &(dyn Fn(&PluginManifest, &LoadedPlugin) -> Result<Option<Prepared>, String> + Send + Sync),
-    manifest: &PluginManifest,
-    plugin: &LoadedPlugin,
-    state: &Value,
-) -> Result<Option<Prepared>, String> {
+fn prepare_for(prepare: &PrepareFn, manifest: &PluginManifest, plugin: &LoadedPlugin, state: &Value) -> Prepares {
     let prepared = prepare(manifest, plugin)?;
     if let Some(prepared) = &prepared {
         prepared.plugin.can_read(state)?;

@@ -132,8 +132,9 @@ async fn a_thousand_swaps_lose_and_double_no_tick_and_no_refresh() {
     let second = Scene::new(&Inline::polling(&format!("nop {ASKS_ONCE}")), &[]).await;
     let (one, two) = (preparing(&first, &shutdown), preparing(&second, &shutdown));
     let number = AtomicUsize::new(0);
-    let prepare: Prepare =
-        Arc::new(move |_, _| Ok(Some(if number.fetch_add(1, Ordering::Relaxed) % 2 == 0 { two() } else { one() })));
+    let prepare: Prepare = Arc::new(move |_, _| {
+        Ok(Some(if number.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { two() } else { one() }))
+    });
     let start = Instant::now();
     let actor = Actor::start(first, shutdown, prepare);
     for swaps in 0..1_000 {

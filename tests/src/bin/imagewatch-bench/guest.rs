@@ -1,15 +1,17 @@
 //! What the guest takes of a tick: the same 500 decisions with answers from memory, in the sandbox and natively.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imagewatch::plugin::{Effects, call};
+use imagewatch::plugin::{Effects, PluginManifest, Reloader, call};
 use imagewatch_abi::{
     Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, PollInput, PollOutput, Selector,
     SettleInput, SettleOutput, Verdict, exports,
 };
 use imagewatch_core::Host;
+use serde_json::{Value, json};
 
 use crate::policy::{Canned, Policy};
 use crate::report::{Aim, Row, Samples, ms, us};
@@ -55,6 +57,7 @@ fn compare(world: &World, rounds: usize) -> Vec<Row> {
     let (policy, _) = &loads[0];
     let answers = Arc::new(Canned::default());
     let steady = seed(policy, &answers);
+    let (changed, known) = reloads(&path, &steady.state);
     let bytes = serde_json::to_vec(&steady).expect("it is JSON");
     let (mut whole, mut guest, mut fuel) = (Vec::new(), Vec::new(), Vec::new());
     let (mut native, mut empty) = (Vec::new(), Vec::new());
@@ -76,7 +79,34 @@ fn compare(world: &World, rounds: usize) -> Vec<Row> {
         Row::new("  fuel per image", "", Samples::new(fuel)),
         Row::new("  fresh instance and an empty call", "us", empty),
         Row::new("  load: read, check, compile, describe", "ms", Samples::new(loads.iter().map(|(_, took)| ms(*took)))),
+        Row::new("reload of a changed module, up to the swap", "ms", changed).aim(Aim::AtMost(250.0)),
+        Row::new("  of the one before it", "ms", known),
     ]
+}
+
+/// Reloads as the program makes them: each of another module, and each of the one before. From reading the files until it
+/// is known that the policy can go on from `state`; what follows is the swap of a pointer.
+fn reloads(manifest: &Path, state: &Value) -> (Samples, Samples) {
+    let text = std::fs::read_to_string(manifest).expect("it was written");
+    let mut text: Value = serde_json::from_str(&text).expect("it is JSON");
+    let original = std::fs::read(text["wasm"][0]["path"].as_str().expect("a path")).expect("it was built");
+    let module = manifest.with_extension("wasm");
+    text["wasm"][0]["path"] = json!(module);
+    text["config"]["host.allow_unhashed"] = json!("true");
+    let text = text.to_string();
+    let reloader = Reloader::new(Box::new(move || PluginManifest::parse("guest", "guest.json", &text, &|_| None)));
+    let reload = |letter: u8| {
+        // The same code under another hash: a custom section more.
+        let wasm = [&original[..], &[0, 2, 1, letter]].concat();
+        std::fs::write(&module, wasm).expect("the folder takes files");
+        let start = Instant::now();
+        let (loaded, _) = reloader.load().expect("the plugin is ours");
+        loaded.plugin.can_read(state).expect("it wrote that");
+        ms(start.elapsed())
+    };
+    let changed = Samples::new((b'a'..=b'j').map(reload));
+    let known = Samples::new([b'i', b'j'].into_iter().cycle().take(10).map(reload));
+    (changed, known)
 }
 
 /// The input of every tick after the first.
