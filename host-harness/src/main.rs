@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
-use imagewatch::app::{App, AppError, StateFolder, clear_quarantine, list_quarantine};
+use imagewatch::app::{App, AppError, StateFolder, clear_quarantine, list_quarantine, run_errand};
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, PluginCommand, QuarantineCommand, RefreshArgs, RunArgs,
 };
@@ -102,7 +102,11 @@ fn cancelled_by_signals() -> CancellationToken {
 
 async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let state = StateFolder::open(state_dir)?;
-    let app = App::load(&args.manifests, docker_host, state, cancelled_by_signals()).await?;
+    let cancel = cancelled_by_signals();
+    if run_errand(docker_host, &state, &cancel).await? {
+        return Ok(Exit::Success);
+    }
+    let app = App::load(&args.manifests, docker_host, state, cancel).await?;
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
     app.run(args.admin_listen, token, args.parallel).await?;
     Ok(Exit::Success)
@@ -133,7 +137,7 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     let is_watched = std::io::stderr().is_terminal() && !args.json;
     let (screen, observer) = progress::bars();
     let observer = if is_watched { observer } else { progress::none() };
-    let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await;
+    let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await?;
     // The bars have done their work; a terminal that refuses to clear them is no failure.
     let _ = screen.clear();
     if args.json {

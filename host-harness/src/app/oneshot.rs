@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::control::build_result;
-use super::{App, Ready};
+use super::{App, AppError, Ready};
 use crate::exit_code::Exit;
 use crate::orders::{Batch, ProgressObserver, run_in_batch};
 use crate::session::Session;
@@ -112,13 +112,17 @@ impl App {
 
     /// Refreshes the targets in `names`, or all, wherever a manifest knows them. A name that none
     /// knows is refused before anything is touched.
+    ///
+    /// # Errors
+    /// When another updater runs on the engine.
     pub async fn refresh(
         &self,
         names: &[String],
         recreate: bool,
         parallel: u16,
         progress: &ProgressObserver,
-    ) -> Refreshed {
+    ) -> Result<Refreshed, AppError> {
+        self.refuse_beside_another().await?;
         let mut refreshed = Refreshed::default();
         self.note_faults(&mut refreshed.errors, &mut refreshed.exit);
         let mut asked = Vec::new();
@@ -137,14 +141,14 @@ impl App {
             let message = format!("refresh {name}: unknown target; known are {}", known.join(", "));
             refreshed.errors.push(ManifestFailure { manifest: "all".to_owned(), message });
             refreshed.exit = Some(Exit::Usage);
-            return refreshed;
+            return Ok(refreshed);
         }
         let turns = Arc::new(Semaphore::new(usize::from(parallel)));
         let runs = asked.into_iter().map(|asked| self.carry_out(asked, turns.clone(), progress));
         refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
         let result = build_result(&refreshed.reports, &refreshed.outcomes);
         (refreshed.pulled, refreshed.failed, refreshed.recreated) = (result.pulled, result.failed, result.recreated);
-        refreshed
+        Ok(refreshed)
     }
 
     async fn carry_out(&self, mut asked: Asked<'_>, turns: Arc<Semaphore>, progress: &ProgressObserver) -> Vec<Report> {

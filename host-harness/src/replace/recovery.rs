@@ -30,6 +30,7 @@ impl Replacer {
     /// # Errors
     /// When the engine cannot be asked; the next time will do.
     pub async fn tend(&self, manifest: &str, is_granted: &Granted<'_>) -> Result<Vec<Report>, EngineError> {
+        self.tend_helpers().await?;
         for found in self.open().await?.iter().filter(|open| is_granted(&open.container())) {
             let Some(_locked) = self.locks.try_lock(&found.names()) else { continue };
             // What was listed may be over by now, or another one.
@@ -53,7 +54,7 @@ impl Replacer {
     }
 
     /// Reports wait for the policy that wanted the replacement, whoever ended it.
-    fn take_reports(&self, manifest: &str) -> Vec<Report> {
+    pub(super) fn take_reports(&self, manifest: &str) -> Vec<Report> {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.extract_if(.., |(of, _)| of == manifest).map(|(_, report)| report).collect()
     }
@@ -66,6 +67,14 @@ impl Replacer {
     /// A transaction of which the engine shows nothing: it is over, unless both containers went when they were stopped.
     async fn recover_journaled(&self, id: &str, is_granted: &Granted<'_>) -> Result<(), EngineError> {
         let Claim::Ours(record, entry) = self.journal.claim(id) else { return Ok(()) };
+        if let (true, Some(facts)) = (entry.is_over, &entry.facts) {
+            // Who still waits for it takes it there.
+            let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)) else { return Ok(()) };
+            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
+            self.put_report(&transaction, entry.failure.clone().map(|failure| failed(&transaction, failure, true)));
+            record.close();
+            return Ok(());
+        }
         // Asked only now: before, its program may have been at work.
         let listed = self.engine.list().await?;
         if diagnose(&listed, &self.journal.transactions()).iter().any(|open| open.transaction.id == id) {
@@ -113,6 +122,9 @@ impl Replacer {
     async fn recover(&self, open: &Open) {
         let transaction = &open.transaction;
         let container = &transaction.root().part.name;
+        if self.is_left_to_helper(open).await {
+            return debug!(%container, "left to its helper");
+        }
         let (record, entry) = match self.journal.claim(&transaction.id) {
             Claim::Theirs => return,
             Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
@@ -124,6 +136,7 @@ impl Replacer {
         };
         info!(%container, transaction = %transaction.id, way = ?open.way, "ending what was left half done");
         let ended = match open.way {
+            Way::Forwards | Way::Back if self.is_successor(transaction) => self.stay(transaction).await.map(|()| None),
             Way::Start => self.start_again(transaction).await.map(|()| None),
             Way::Discard => {
                 warn!(%container, "somebody else has the name by now; left alone");

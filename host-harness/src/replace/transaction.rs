@@ -33,6 +33,9 @@ impl Replacer {
     /// # Errors
     /// Why not, and what became of the old container: it was not touched, or it is back, or where to look for it.
     pub async fn replace(&self, survey: Survey, job: &mut Job<'_>) -> Result<Replaced, ReplaceError> {
+        if survey.needs_helper {
+            return Err(self.send_helper(survey, job).await);
+        }
         let untouched = |setback| ReplaceError::untouched(setback);
         hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
         // A container's settings may hold secrets, so they are written down only where they would be lost.
