@@ -158,7 +158,7 @@ fn decide(
     let (verdict, reason, now) = match &previous {
         None => (Verdict::Seeded, held, Some(seen(&remote, None))),
         Some(digest) if *digest == remote => (Verdict::Unchanged, None, None),
-        Some(_) if config.strategy == Strategy::Notify => {
+        Some(_) if strategy_of(config, target) == Strategy::Notify => {
             (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(seen(&remote, None)))
         }
         Some(_) if held.is_some() => (Verdict::Held, held, None),
@@ -176,6 +176,10 @@ fn decide(
     Outcome { previous, digest: Some(remote), reason, order, ..outcome(verdict) }
 }
 
+fn strategy_of(config: &Config, target: &Target) -> Strategy {
+    target.strategy.unwrap_or(config.strategy)
+}
+
 /// An order for `target`, by the tick (with the digest that it saw) or by hand (with none). Where
 /// containers are to be left alone, by hand too, it only pulls.
 pub(crate) fn build_order(
@@ -185,17 +189,18 @@ pub(crate) fn build_order(
     digest: Option<Digest>,
     recreate: bool,
 ) -> Order {
+    let strategy = strategy_of(config, target);
     Order {
         order,
         target: target.name.clone(),
         reference: target.reference.clone(),
         // By hand, `remove` takes away every container of the image, as the seed system does.
-        only_outdated: digest.is_some() || config.strategy != Strategy::Remove,
+        only_outdated: digest.is_some() || strategy != Strategy::Remove,
         digest,
         platform: config.platform.clone(),
-        recreate: recreate && !matches!(config.strategy, Strategy::PullOnly | Strategy::Notify),
+        recreate: recreate && !matches!(strategy, Strategy::PullOnly | Strategy::Notify),
         // Who asks by hand has been told, and wants more.
-        strategy: if config.strategy == Strategy::Notify { Strategy::PullOnly } else { config.strategy },
+        strategy: if strategy == Strategy::Notify { Strategy::PullOnly } else { strategy },
         containers: target.containers.clone(),
     }
 }

@@ -3,13 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Verdict};
+use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Strategy, Verdict};
 
 use crate::config::{Config, Watch};
 use crate::{Host, gather};
 
 /// The label that opts a container in (`true`) or out (`false`).
 const ENABLE_LABEL: &str = "imagewatch.enable";
+
+/// The label that says how a container is handled.
+const STRATEGY_LABEL: &str = "imagewatch.strategy";
 
 /// One watched name.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub(crate) struct Target {
     pub(crate) reference: Reference,
     /// Which containers follow it, among those created from its reference.
     pub(crate) containers: Selector,
+    /// As its container's label has it; goes before the manifest's. A label that cannot be read is for the host to refuse.
+    pub(crate) strategy: Option<Strategy>,
 }
 
 /// All that is to be watched now. Containers that do not run are left alone: nobody runs old code in them.
@@ -43,6 +48,8 @@ impl Targets {
                     name: name.clone(),
                     reference: reference.clone(),
                     containers: Selector { name_contains: config.name_contains.clone(), ..Selector::default() },
+                    // Many containers may follow it, each with a label of its own.
+                    strategy: None,
                 };
                 Ok(Self { targets: listed.iter().map(target).collect(), ..Self::default() })
             }
@@ -98,6 +105,7 @@ impl<'a> FromIterator<&'a Container> for Targets {
                     name: container.name.clone(),
                     reference,
                     containers: Selector { name: Some(container.name.clone()), ..Selector::default() },
+                    strategy: read_strategy(container),
                 }),
                 Err(reason) => found.unwatchable.push(Outcome {
                     reason: Some(reason),
@@ -108,6 +116,11 @@ impl<'a> FromIterator<&'a Container> for Targets {
         }
         found
     }
+}
+
+fn read_strategy(container: &Container) -> Option<Strategy> {
+    let label = container.labels.get(STRATEGY_LABEL)?.trim();
+    serde_json::from_value(serde_json::Value::from(label)).ok()
 }
 
 fn read_reference(container: &Container) -> Result<Reference, String> {

@@ -16,7 +16,7 @@ use crate::replace::handover::other_updater;
 
 /// Long after the last patience of anybody has run out.
 const IN_ORDER_WITHIN: Duration = Duration::from_mins(30);
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(50);
 /// Nobody runs for so long: then an operator starts somebody.
 const NOTICED_AFTER: Duration = Duration::from_secs(30);
 
@@ -275,26 +275,27 @@ async fn t23_t40_an_updater_or_its_helper_that_dies_after_any_call_leaves_one_up
     let (all, own) = calls_of(behaves, has_port).await;
     let mut cases = 0;
     for nth in 0..all {
-        for interruption in [Interruption::DieBefore, Interruption::DieAfter, Interruption::DieMeanwhile] {
-            for death in [Death::Crash, Death::Kill, Death::Everybody] {
-                for is_wiped in [false, true].into_iter().take(if death == Death::Crash { 2 } else { 1 }) {
-                    let case = format!("{behaves}, {interruption:?} {nth}, {death:?}, wiped {is_wiped}");
-                    let mut machine = Machine::new(json!({ "Behaves": behaves }), has_port).await;
-                    if !machine.run_until_death(nth, interruption.clone()).await {
-                        continue;
-                    }
-                    machine.die(death, has_port && nth >= own);
-                    if is_wiped {
-                        machine.stage.wipe_journal();
-                    }
-                    machine.settle(&case).await;
-                    cases += 1;
-                }
+        for (interruption, death, is_wiped) in [
+            (Interruption::DieAfter, Death::Crash, false),
+            (Interruption::DieAfter, Death::Crash, true),
+            (Interruption::DieAfter, Death::Kill, false),
+            (Interruption::DieAfter, Death::Everybody, false),
+            (Interruption::DieMeanwhile, Death::Crash, false),
+            (Interruption::DieMeanwhile, Death::Kill, true),
+        ] {
+            let case = format!("{behaves}, {interruption:?} {nth}, {death:?}, wiped {is_wiped}");
+            let mut machine = Machine::new(json!({ "Behaves": behaves }), has_port).await;
+            assert!(machine.run_until_death(nth, interruption).await, "{case}");
+            machine.die(death, has_port && nth >= own);
+            if is_wiped {
+                machine.stage.wipe_journal();
             }
+            machine.settle(&case).await;
+            cases += 1;
         }
     }
     println!("{behaves}, port {has_port}: {cases} cases");
-    assert!(cases >= 60, "{cases} cases");
+    assert!(cases >= 40, "{cases} cases");
 }
 
 #[tokio::test(start_paused = true)]
