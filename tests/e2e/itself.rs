@@ -199,10 +199,12 @@ async fn t40_t41_an_updater_hands_over_to_its_successor_which_works_alone() {
     scene.wait_until_gone(&of_app, Way::Forwards).await;
 
     let host = format!("unix://{}", scene.engine.socket().display());
-    let mut second = start_imagewatch(&host, ["run", "--admin-listen", "off"], &[]);
-    assert_eq!(second.wait_exit(LATER).await, Some(7), "{:?}", second.lines());
-    let said = second.lines().join("\n");
-    assert!(said.contains(&scene.scope.name("updater")), "it names the one that runs: {said}");
+    for args in [&["run", "--admin-listen", "off"][..], &["refresh"]] {
+        let mut second = start_imagewatch(&host, args, &[]);
+        assert_eq!(second.wait_exit(LATER).await, Some(7), "{:?}", second.lines());
+        let said = second.lines().join("\n");
+        assert!(said.contains(&scene.scope.name("updater")), "it names the one that runs: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

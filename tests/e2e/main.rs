@@ -15,6 +15,7 @@ mod itself;
 mod killed;
 mod moving;
 mod oracle;
+mod podman;
 mod quarantine;
 mod restarted;
 mod start_first;

@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// A program that must be there.
+#[derive(Clone, Copy)]
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -39,6 +40,12 @@ const NODE: Need = Need {
     purpose: "runs the decisions' tests as wasm",
     found: process::find_program,
 };
+/// For the tests on the other engine. Its parts are no programs on PATH.
+const PODMAN: [Need; 3] = [
+    Need { program: "podman", package: "podman", purpose: "the tests on Podman", found: process::find_program },
+    Need { program: "netavark", package: "netavark", purpose: "Podman's networks", found: find_helper },
+    Need { program: "aardvark-dns", package: "aardvark-dns", purpose: "names in Podman's networks", found: find_helper },
+];
 /// What an engine of our own needs; not asked for when one answers already.
 const ENGINE: [Need; 2] = [
     Need {
@@ -64,24 +71,38 @@ pub(crate) struct Programs {
 ///
 /// `own_engine`: whether dockerd is needed as well.
 pub(crate) fn provide(own_engine: bool) -> Result<Programs> {
-    let engine = if own_engine { ENGINE.as_slice() } else { &[] };
-    let missing: Vec<&Need> =
-        [REGISTRY, BUSYBOX].iter().chain(engine).filter(|need| (need.found)(need.program).is_none()).collect();
-    if !missing.is_empty() {
-        say!("xtask: missing:\n{}", list(&missing));
-        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-        install(&packages).or_else(|error| failed(format!("{error}; missing:\n{}", list(&missing))))?;
-    }
-    Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new: !missing.is_empty() })
+    let mut needs = vec![REGISTRY, BUSYBOX];
+    needs.extend(if own_engine { ENGINE.as_slice() } else { &[] });
+    let is_new = install_missing(&needs)?;
+    Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new })
 }
 
 /// Finds Node, after installing its package where it is missing.
 pub(crate) fn provide_node() -> Result<PathBuf> {
-    if (NODE.found)(NODE.program).is_none() {
-        say!("xtask: missing:\n{}", list(&[&NODE]));
-        install(&[NODE.package]).or_else(|error| failed(format!("{error}; missing:\n{}", list(&[&NODE]))))?;
-    }
+    install_missing(&[NODE])?;
     found(&NODE)
+}
+
+/// Finds Podman, after installing its packages where they are missing.
+pub(crate) fn provide_podman() -> Result<()> {
+    install_missing(&PODMAN)?;
+    PODMAN.iter().try_for_each(|need| found(need).map(drop))
+}
+
+/// Whether anything was missing.
+fn install_missing(needs: &[Need]) -> Result<bool> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| (need.found)(need.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    say!("xtask: missing:\n{}", list(&missing));
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install(&packages).or_else(|error| failed(format!("{error}; missing:\n{}", list(&missing))))?;
+    Ok(true)
+}
+
+fn find_helper(program: &str) -> Option<PathBuf> {
+    Some(Path::new("/usr/lib/podman").join(program)).filter(|file| file.is_file())
 }
 
 fn found(need: &Need) -> Result<PathBuf> {

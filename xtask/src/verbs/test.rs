@@ -4,7 +4,7 @@ use super::build_binary;
 use crate::{
     bindgen,
     error::Result,
-    process,
+    packages, process,
     session::{NATIVE, Session},
     stages::Stages,
     toolchain::BARE,
@@ -19,6 +19,7 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
     let is_all = filters.is_empty();
     // Before the long builds, so that a missing Node is told at once.
     let runner = if is_all { Some(stages.need("wasm test runner", || bindgen::provide(&session))?) } else { None };
+    stages.check("Podman", packages::provide_podman)?;
     stages.need("build", || build_binary(&mut session))?;
     let engine = session.add_engine(&mut stages)?;
     stages.check("workspace tests", || {

@@ -120,7 +120,7 @@ impl Machine {
         let until = Instant::now() + IN_ORDER_WITHIN;
         let mut in_order_since = None;
         let mut none_since = None;
-        while in_order_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(10)) {
+        while in_order_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(5)) {
             self.keep_up();
             sleep(Duration::from_millis(200)).await;
             self.stage.engine.let_time_pass();
@@ -303,7 +303,7 @@ async fn t23_t40_a_machine_that_goes_down_while_a_helpers_work_is_ended_leaves_o
     let (all, own) = calls_of("healthy", true).await;
     let mut cases = 0;
     for nth in 0..all {
-        for mth in 0..all {
+        for mth in (nth % 2..all).step_by(2) {
             let mut machine = Machine::new(json!({ "Behaves": "healthy" }), true).await;
             assert!(machine.run_until_death(nth, Interruption::DieAfter).await);
             machine.die(Death::Crash, nth >= own);
@@ -315,5 +315,5 @@ async fn t23_t40_a_machine_that_goes_down_while_a_helpers_work_is_ended_leaves_o
             cases += 1;
         }
     }
-    assert!(cases >= 60, "{cases} cases");
+    assert!(cases >= 30, "{cases} cases");
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn t43_t44_containers_that_something_else_looks_after_are_refused_and_stopped_ones_are_not() {
+fn t44_containers_that_something_else_looks_after_are_refused_and_stopped_ones_are_not() {
     let labelled = |label: &str, value: &str| json!({ "Config": { "Labels": { label: value } } });
     let rm = |label: &str| json!({ "HostConfig": { "AutoRemove": true }, "Config": { "Labels": { "imagewatch.allow-rm": label } } });
     let on = |reference: &str| json!({ "Image": "sha256:0d07a439861c55", "Config": { "Image": reference } });
