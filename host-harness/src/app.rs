@@ -32,9 +32,9 @@ use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientEr
 use crate::http::egress::EgressRules;
 use crate::orders::{OrderContext, ProgressObserver};
 use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, load};
-use crate::replace::{ReplaceError, Replacer};
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
+use crate::replace::{ReplaceError, Replacer};
 use crate::session::Session;
 use crate::state_dir::{self, RunLock, StateDirError};
 use crate::store::{Store, StoreError};
@@ -297,7 +297,9 @@ impl App {
         let predecessor = self.replacer.rest_predecessor().await?;
         let held = match self.hold(listen, token).await {
             Ok(held) => match &predecessor {
-                Some(predecessor) => self.replacer.take_place_of(predecessor).await.map(|()| held).map_err(AppError::from),
+                Some(predecessor) => {
+                    self.replacer.take_place_of(predecessor).await.map(|()| held).map_err(AppError::from)
+                }
                 None => Ok(held),
             },
             Err(error) => Err(error),

@@ -242,7 +242,8 @@ async fn a_hook_that_hangs_ends_when_its_time_is_over() {
     for role in ["before", "after"] {
         let docker = scene.stage.scope.engine().docker();
         let top = docker.top_processes(&scene.stage.scope.name(role), None).await.expect("it runs");
-        let hanging: Vec<_> = top.processes.iter().flatten().filter(|line| line.concat().contains("sleep 600")).collect();
+        let hanging: Vec<_> =
+            top.processes.iter().flatten().filter(|line| line.concat().contains("sleep 600")).collect();
         assert!(hanging.is_empty(), "what the hook of {role} started is gone too: {hanging:?}");
     }
 }

@@ -222,8 +222,9 @@ async fn t40_an_updater_whose_successor_does_not_start_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t40_an_updater_that_publishes_a_port_is_replaced_by_a_helper_whenever_that_is_killed() {
     let scene = Scene::new(Some(8321)).await;
-    for (number, moment) in
-        [None, Some(Moment::HelperRuns), Some(Moment::UpdaterRests), Some(Moment::SuccessorRuns)].into_iter().enumerate()
+    for (number, moment) in [None, Some(Moment::HelperRuns), Some(Moment::UpdaterRests), Some(Moment::SuccessorRuns)]
+        .into_iter()
+        .enumerate()
     {
         let update = scene.release("updater", &updater_image(&format!("v{}", number + 2), true), true).await;
         if let Some(moment) = moment {

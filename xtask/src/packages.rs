@@ -44,7 +44,12 @@ const NODE: Need = Need {
 const PODMAN: [Need; 3] = [
     Need { program: "podman", package: "podman", purpose: "the tests on Podman", found: process::find_program },
     Need { program: "netavark", package: "netavark", purpose: "Podman's networks", found: find_helper },
-    Need { program: "aardvark-dns", package: "aardvark-dns", purpose: "names in Podman's networks", found: find_helper },
+    Need {
+        program: "aardvark-dns",
+        package: "aardvark-dns",
+        purpose: "names in Podman's networks",
+        found: find_helper,
+    },
 ];
 /// What an engine of our own needs; not asked for when one answers already.
 const ENGINE: [Need; 2] = [

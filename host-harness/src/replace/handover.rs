@@ -58,8 +58,8 @@ pub async fn other_updater(engine: &dyn Engine, own_id: Option<&str>) -> Result<
     let predecessor = own.and_then(handover);
     let other = listed.iter().find(|container| {
         let is_updater = container.labels().get(UPDATER).is_some_and(|value| value != "false");
-        let is_partner =
-            predecessor.as_ref() == Some(&container.id) || (own_id.is_some() && handover(container).as_deref() == own_id);
+        let is_partner = predecessor.as_ref() == Some(&container.id)
+            || (own_id.is_some() && handover(container).as_deref() == own_id);
         is_updater && container.state == "running" && Some(container.id.as_str()) != own_id && !is_partner
     });
     Ok(other.map(|container| container.name().to_owned()))

@@ -316,7 +316,8 @@ mod tests {
 
     #[test]
     fn t40_a_helper_needs_the_state_folder_of_the_updater() {
-        let own = |rm: bool, mount: &str| json!({ "HostConfig": { "AutoRemove": rm }, "Mounts": [{ "Destination": mount }] });
+        let own =
+            |rm: bool, mount: &str| json!({ "HostConfig": { "AutoRemove": rm }, "Mounts": [{ "Destination": mount }] });
         for (case, own, says) in [
             ("the folder itself", own(false, "/var/lib/imagewatch"), None),
             ("a folder above it", own(false, "/var/lib"), None),

@@ -121,7 +121,10 @@ impl Journal {
 
     /// Tells one state folder from any other on this machine; empty when there is none.
     pub fn owner(&self) -> String {
-        fs::metadata(self.state_folder()).ok().map(|state| format!("{:x}-{:x}", state.dev(), state.ino())).unwrap_or_default()
+        fs::metadata(self.state_folder())
+            .ok()
+            .map(|state| format!("{:x}-{:x}", state.dev(), state.ino()))
+            .unwrap_or_default()
     }
 
     fn path(&self, transaction: &str) -> PathBuf {

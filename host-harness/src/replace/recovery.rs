@@ -146,7 +146,9 @@ impl Replacer {
                 warn!(%container, "somebody else has the name by now; left alone");
                 self.discard(transaction).await.map(|()| None)
             }
-            Way::Forwards if entry.failure.is_none() => self.go_forwards(transaction, &mut entry, record.as_ref()).await,
+            Way::Forwards if entry.failure.is_none() => {
+                self.go_forwards(transaction, &mut entry, record.as_ref()).await
+            }
             Way::Forwards | Way::Back => self.go_back(transaction, &entry, entry.failure.clone()).await,
         };
         match ended {

@@ -18,7 +18,9 @@ use super::journal::Snapshot;
 use super::labels::{COMPOSE_PROJECT, Labels};
 use super::locks::Locked;
 use super::order::{Group, group_of};
-use super::plan::{filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_postpone, reason_to_refuse};
+use super::plan::{
+    filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_postpone, reason_to_refuse,
+};
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
 use crate::engine::{Engine, EngineError, EngineFacts, Listed};

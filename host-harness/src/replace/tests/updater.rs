@@ -67,7 +67,8 @@ impl Machine {
     fn keep_up(&mut self) {
         let now = self.stage.engine.inspections();
         let is_up = |c: &Value| c["State"]["Running"] == true;
-        let updaters: Vec<&String> = now.iter().filter(|(_, c)| is_up(c) && is_updater(c)).map(|(name, _)| name).collect();
+        let updaters: Vec<&String> =
+            now.iter().filter(|(_, c)| is_up(c) && is_updater(c)).map(|(name, _)| name).collect();
         assert!(updaters.len() <= 1 + usize::from(self.is_handover), "two updaters: {updaters:?}\n{:#?}", self.calls());
         self.programs.retain(|id, program| {
             let lives = now.values().any(|c| c["Id"] == id.as_str() && is_up(c));
@@ -130,7 +131,13 @@ impl Machine {
                 self.start_somebody();
             }
             let overview = || self.stage.engine.overview();
-            assert!(Instant::now() < until, "{case}: {:?}, journal {}\n{:#?}", overview(), self.stage.journal_files(), self.calls());
+            assert!(
+                Instant::now() < until,
+                "{case}: {:?}, journal {}\n{:#?}",
+                overview(),
+                self.stage.journal_files(),
+                self.calls()
+            );
         }
         let now = self.stage.picture();
         for (name, was) in &self.before {
@@ -175,7 +182,9 @@ impl Machine {
         }
         let all = self.stage.engine.inspections();
         // The others' programs are begun anew as well, which they do not notice.
-        let Some(dead) = all.values().find(|c| c["State"]["Running"] == true && if is_helpers { is_helper(c) } else { is_updater(c) })
+        let Some(dead) = all
+            .values()
+            .find(|c| c["State"]["Running"] == true && if is_helpers { is_helper(c) } else { is_updater(c) })
         else {
             return;
         };
@@ -183,7 +192,9 @@ impl Machine {
         if death == Death::Crash {
             self.exit(id, 137);
         } else {
-            self.stage.engine.edit(id, |c| c["State"] = json!({ "Running": false, "Status": "exited", "ExitCode": 137 }));
+            self.stage
+                .engine
+                .edit(id, |c| c["State"] = json!({ "Running": false, "Status": "exited", "ExitCode": 137 }));
         }
     }
 
@@ -227,7 +238,8 @@ async fn run_program(stage: &Stage, is_outdated: bool, is_barred: &AtomicBool) -
             stage.pull_again().await;
             let tried = stage.try_replace("web").await;
             let is_lasting = |error: &ReplaceError| error.setback.fault.is_some_and(|fault| fault != Fault::Postponed);
-            is_barred.fetch_or(tried.is_some_and(|tried| tried.is_err_and(|error| is_lasting(&error))), Ordering::Relaxed);
+            is_barred
+                .fetch_or(tried.is_some_and(|tried| tried.is_err_and(|error| is_lasting(&error))), Ordering::Relaxed);
         }
         sleep(Duration::from_secs(1)).await;
     }
@@ -243,7 +255,10 @@ async fn run_program(stage: &Stage, is_outdated: bool, is_barred: &AtomicBool) -
 async fn t40_an_updater_is_replaced_or_goes_on(#[case] behaves: &str, #[case] has_port: bool, #[case] image: &str) {
     let mut machine = Machine::new(json!({ "Behaves": behaves }), has_port).await;
     let until = Instant::now() + Duration::from_mins(5);
-    while machine.stage.picture()["web"]["image"] != "new" && !machine.is_barred.load(Ordering::Relaxed) && Instant::now() < until {
+    while machine.stage.picture()["web"]["image"] != "new"
+        && !machine.is_barred.load(Ordering::Relaxed)
+        && Instant::now() < until
+    {
         machine.keep_up();
         sleep(TICK).await;
     }
