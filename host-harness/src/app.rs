@@ -11,7 +11,7 @@ mod replay;
 mod state_folder;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use futures_util::future::join_all;
 use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -37,12 +38,12 @@ use crate::exit_code::Exit;
 use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
 use crate::orders::{CredentialLookup, ProgressObserver};
 use crate::plugin::{FileWatch, Kept, PluginError, RollbackError, StateKeeping, settled};
-use crate::replace::Replacer;
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
+use crate::replace::{ReplaceError, Replacer};
 use crate::session::Session;
-use crate::state_dir::{self, StateDirError};
-use crate::store::StoreError;
+use crate::state_dir::{self, RunLock, StateDirError};
+use crate::store::{Store, StoreError};
 use crate::transcript::{Recorder, TranscriptError};
 use crate::watch::{ReloadRequest, Reloads, SHUTDOWN_GRACE, Status, Watch};
 
@@ -76,7 +77,7 @@ pub enum AppError {
     Plugin(#[from] PluginError),
     /// Another updater runs on the engine.
     #[error(
-        "watch: the updater in container {0} runs on this engine already; stop one of the two, or take its label imagewatch.updater away"
+        "work on this engine: the updater in container {0} does so already; stop that one, ask it instead, or take its label imagewatch.updater away"
     )]
     OtherUpdater(String),
     /// Two manifests with one name.
@@ -97,6 +98,9 @@ pub enum AppError {
     /// The state folder.
     #[error(transparent)]
     StateDir(#[from] StateDirError),
+    /// A helper's errand.
+    #[error("replace the updater: {0}")]
+    Errand(#[from] ReplaceError),
     /// The store in it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -144,7 +148,7 @@ impl AppError {
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
             Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
-            Self::NotBarred { .. } | Self::Rollback(_) => Exit::Incomplete,
+            Self::NotBarred { .. } | Self::Errand(_) | Self::Rollback(_) => Exit::Incomplete,
         }
     }
 }
@@ -161,6 +165,31 @@ pub struct App {
     faults: Vec<(String, AppError)>,
 }
 
+/// What a program that watches has to itself: the state folder, and the admin API's address.
+type Held = (RunLock, Option<TcpListener>);
+
+/// Does the errand of the helper that this program runs in, if it runs in one; whether it did. Needs no manifest, since
+/// none may be left that can be read by the time that a helper is started again.
+///
+/// # Errors
+/// The engine cannot be used, or the errand is not over yet; to be begun again.
+pub async fn run_errand(
+    docker_host: Option<&str>,
+    state: &StateFolder,
+    cancel: &CancellationToken,
+) -> Result<bool, AppError> {
+    let engine = Arc::new(DockerEngine::connect(docker_host)?);
+    let replacer = build_replacer(engine, &state.path, state.store.clone());
+    match cancel.run_until_cancelled(replacer.run_errand()).await {
+        Some(ended) => Ok(ended?),
+        None => Err(ReplaceError::interrupted().into()),
+    }
+}
+
+fn build_replacer(engine: Arc<DockerEngine>, state_dir: &Path, store: Arc<Store>) -> Replacer {
+    Replacer::new(engine, Journal::new(state_dir.join(JOURNAL)), store, own_container_id())
+}
+
 impl App {
     /// Loads `manifests`, or the built-in one, side by side, over the store in `state`. The environment
     /// gives credentials and the variables of manifests.
@@ -175,10 +204,10 @@ impl App {
     ) -> Result<Self, AppError> {
         let credentials = parse_credentials(environment())?;
         let http = HttpSettings::parse(environment()).map_err(HttpClientError::from)?;
-        let engine = DockerEngine::connect(docker_host)?;
+        let engine = Arc::new(DockerEngine::connect(docker_host)?);
         info!(version = env!("CARGO_PKG_VERSION"), engine = engine.host(), "imagewatch starts");
         let adapters = Adapters {
-            engine: Arc::new(engine),
+            engine: engine.clone(),
             http: Arc::new(HttpClient::new(&http)?),
             credentials: Arc::new(credentials),
             store: state.store,
@@ -191,9 +220,8 @@ impl App {
             let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
             (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         });
-        let journal = Journal::new(state.path.join(JOURNAL));
-        let replacer = Replacer::new(adapters.engine.clone(), journal, adapters.store.clone(), own_container_id());
-        let (replacer, state_dir) = (Arc::new(replacer), state.path);
+        let replacer = Arc::new(build_replacer(engine, &state.path, adapters.store.clone()));
+        let state_dir = state.path;
         let mut app = Self { adapters, state_dir, replacer, ready: Vec::new(), faults: Vec::new() };
         for (name, loaded) in join_all(loads).await {
             app.take(name, loaded);
@@ -247,12 +275,7 @@ impl App {
         parallel: u16,
         recorder: Option<Recorder>,
     ) -> Result<(), AppError> {
-        self.become_the_only_one().await?;
-        let _alone = state_dir::lock(&self.state_dir)?;
-        let listener = match listen {
-            Listen::Off => None,
-            Listen::On(address) => Some(admin::bind(address, token.as_ref()).await?),
-        };
+        let (_alone, listener) = self.succeed(listen, token.as_ref()).await?;
         let cancel = self.adapters.cancel.clone();
         let recorder = recorder.map(Arc::new);
         let tools = self.tools(parallel, crate::progress::none());
@@ -328,10 +351,37 @@ impl App {
         Ok(())
     }
 
-    /// Ends the updater that this one is the successor of, and refuses to work beside any other. Where this program
-    /// runs in no container, an engine that is away is no reason not to start.
-    async fn become_the_only_one(&self) -> Result<(), AppError> {
-        self.replacer.take_over().await?;
+    /// Takes the place of the updater that this one is the successor of, once it has all that it works with; if it does
+    /// not get that, the one before goes on.
+    async fn succeed(&self, listen: Listen, token: Option<&SecretString>) -> Result<Held, AppError> {
+        let predecessor = self.replacer.rest_predecessor().await?;
+        let held = match self.hold(listen, token).await {
+            Ok(held) => match &predecessor {
+                Some(predecessor) => {
+                    self.replacer.take_place_of(predecessor).await.map(|()| held).map_err(AppError::from)
+                }
+                None => Ok(held),
+            },
+            Err(error) => Err(error),
+        };
+        if let (Err(error), Some(predecessor)) = (&held, &predecessor) {
+            self.replacer.bring_back(predecessor, &error.to_string()).await;
+        }
+        held
+    }
+
+    async fn hold(&self, listen: Listen, token: Option<&SecretString>) -> Result<Held, AppError> {
+        self.refuse_beside_another().await?;
+        let lock = state_dir::lock(&self.state_dir)?;
+        let listener = match listen {
+            Listen::Off => None,
+            Listen::On(address) => Some(admin::bind(address, token).await?),
+        };
+        Ok((lock, listener))
+    }
+
+    /// Refuses to work beside another updater. An engine that is away is no reason not to start.
+    async fn refuse_beside_another(&self) -> Result<(), AppError> {
         let look = other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref());
         let looked = self.adapters.cancel.run_until_cancelled(timeout(LOOK_AROUND, look)).await;
         match looked {

@@ -10,7 +10,7 @@ use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 use imagewatch::app::{
     App, AppError, ReplayRequest, StateFolder, clear_quarantine, inspect_module, list_history, list_quarantine, replay,
-    roll_back_policy,
+    roll_back_policy, run_errand,
 };
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
@@ -109,8 +109,12 @@ fn cancelled_by_signals() -> CancellationToken {
 
 async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let state = StateFolder::open(state_dir)?;
+    let cancel = cancelled_by_signals();
+    if run_errand(docker_host, &state, &cancel).await? {
+        return Ok(Exit::Success);
+    }
     let recorder = args.record.as_deref().map(Recorder::open).transpose()?;
-    let app = App::load(&args.manifests, docker_host, state, cancelled_by_signals()).await?;
+    let app = App::load(&args.manifests, docker_host, state, cancel).await?;
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
     app.run(args.admin_listen, token, args.parallel, recorder).await?;
     Ok(Exit::Success)
@@ -141,7 +145,7 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     let is_watched = std::io::stderr().is_terminal() && !args.json;
     let (screen, observer) = progress::bars();
     let observer = if is_watched { observer } else { progress::none() };
-    let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await;
+    let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await?;
     // The bars have done their work; a terminal that refuses to clear them is no failure.
     let _ = screen.clear();
     if args.json {

@@ -19,6 +19,7 @@ mod killed;
 mod moving;
 mod oracle;
 mod persisted;
+mod podman;
 mod quarantine;
 mod reload;
 mod restarted;

@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// A program that must be there.
+#[derive(Clone, Copy)]
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -51,6 +52,17 @@ const PYTHON: Need = Need {
     purpose: "the policy's test as a Python control plane has it",
     found: |name| process::find_program(name).filter(|python| has_venv(python)),
 };
+/// For the tests on the other engine. Its parts are no programs on PATH.
+const PODMAN: [Need; 3] = [
+    Need { program: "podman", package: "podman", purpose: "the tests on Podman", found: process::find_program },
+    Need { program: "netavark", package: "netavark", purpose: "Podman's networks", found: find_helper },
+    Need {
+        program: "aardvark-dns",
+        package: "aardvark-dns",
+        purpose: "names in Podman's networks",
+        found: find_helper,
+    },
+];
 /// What an engine of our own needs; not asked for when one answers already.
 const ENGINE: [Need; 2] = [
     Need {
@@ -76,15 +88,10 @@ pub(crate) struct Programs {
 ///
 /// `own_engine`: whether dockerd is needed as well.
 pub(crate) fn provide(own_engine: bool) -> Result<Programs> {
-    let engine = if own_engine { ENGINE.as_slice() } else { &[] };
-    let missing: Vec<&Need> =
-        [REGISTRY, BUSYBOX].iter().chain(engine).filter(|need| (need.found)(need.program).is_none()).collect();
-    if !missing.is_empty() {
-        say!("xtask: missing:\n{}", list(&missing));
-        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-        install(&packages).or_else(|error| failed(format!("{error}; missing:\n{}", list(&missing))))?;
-    }
-    Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new: !missing.is_empty() })
+    let mut needs = vec![REGISTRY, BUSYBOX];
+    needs.extend(if own_engine { ENGINE.as_slice() } else { &[] });
+    let is_new = install_missing(&needs)?;
+    Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new })
 }
 
 /// Finds Node, after installing its package where it is missing.
@@ -103,16 +110,35 @@ pub(crate) fn provide_python() -> Result<PathBuf> {
 }
 
 fn provide_one(need: &Need) -> Result<PathBuf> {
-    if (need.found)(need.program).is_none() {
-        say!("xtask: missing:\n{}", list(&[need]));
-        install(&[need.package]).or_else(|error| failed(format!("{error}; missing:\n{}", list(&[need]))))?;
-    }
+    install_missing(&[*need])?;
     found(need)
 }
 
 /// Debian's Python comes without what fills a virtual environment with pip.
 fn has_venv(python: &Path) -> bool {
     process::capture(Command::new(python).args(["-c", "import ensurepip, venv"])).is_some()
+}
+
+/// Finds Podman, after installing its packages where they are missing.
+pub(crate) fn provide_podman() -> Result<()> {
+    install_missing(&PODMAN)?;
+    PODMAN.iter().try_for_each(|need| found(need).map(drop))
+}
+
+/// Whether anything was missing.
+fn install_missing(needs: &[Need]) -> Result<bool> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| (need.found)(need.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    say!("xtask: missing:\n{}", list(&missing));
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install(&packages).or_else(|error| failed(format!("{error}; missing:\n{}", list(&missing))))?;
+    Ok(true)
+}
+
+fn find_helper(program: &str) -> Option<PathBuf> {
+    Some(Path::new("/usr/lib/podman").join(program)).filter(|file| file.is_file())
 }
 
 fn found(need: &Need) -> Result<PathBuf> {

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use imagewatch_abi::{FailureCode, Order, Outcome, PollMode, Report, Verdict};
 use serde::Serialize;
 
-use super::App;
 use super::control::build_result;
 use super::loading::{Ready, Tools};
+use super::{App, AppError};
 use crate::exit_code::Exit;
 use crate::orders::{Batch, ProgressObserver, run_in_batch};
 use crate::plugin::StateKeeping;
@@ -112,13 +112,17 @@ impl App {
 
     /// Refreshes the targets in `names`, or all, wherever a manifest knows them. A name that none
     /// knows is refused before anything is touched.
+    ///
+    /// # Errors
+    /// When another updater runs on the engine.
     pub async fn refresh(
         &self,
         names: &[String],
         recreate: bool,
         parallel: u16,
         progress: &ProgressObserver,
-    ) -> Refreshed {
+    ) -> Result<Refreshed, AppError> {
+        self.refuse_beside_another().await?;
         let mut refreshed = Refreshed::default();
         self.note_faults(&mut refreshed.errors, &mut refreshed.exit);
         let mut asked = Vec::new();
@@ -138,14 +142,14 @@ impl App {
             let message = format!("refresh {name}: unknown target; known are {}", known.join(", "));
             refreshed.errors.push(ManifestFailure { manifest: "all".to_owned(), message });
             refreshed.exit = Some(Exit::Usage);
-            return refreshed;
+            return Ok(refreshed);
         }
         let tools = self.tools(parallel, progress.clone());
         let runs = asked.into_iter().map(|asked| carry_out(asked, &tools));
         refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
         let result = build_result(&refreshed.reports, &refreshed.outcomes);
         (refreshed.pulled, refreshed.failed, refreshed.recreated) = (result.pulled, result.failed, result.recreated);
-        refreshed
+        Ok(refreshed)
     }
 
     fn note_faults(&self, errors: &mut Vec<ManifestFailure>, exit: &mut Option<Exit>) {

@@ -194,6 +194,7 @@ pub enum Fault {
     Host,
     /// The container cannot be replaced as it is, and was not touched.
     Refused,
-    /// One of its own hooks asked to be left alone this time.
+    /// It is left alone for now and tried again with the next poll: one of its own hooks asked for that, it is paused, or
+    /// somebody else is at work on it.
     Postponed,
 }

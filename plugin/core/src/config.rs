@@ -61,7 +61,7 @@ pub const KEYS: &[Key] = &[
         "strategy",
         "`replace`, `start-first`, `remove`, `pull-only` or `notify`",
         "replace",
-        "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before, but for `pull-only` and `notify` here.",
+        "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before; where targets are images or names, which many containers may follow, `pull-only` and `notify` here hold for all of them.",
     ),
     key(
         "update_policy",

@@ -182,7 +182,7 @@ fn decide(
             let reason = from.is_some().then(|| "came off before, and its containers stayed".to_owned());
             (Verdict::Unchanged, reason, Some(reached))
         }
-        _ if config.strategy == Strategy::Notify => {
+        _ if strategy_of(config, target) == Strategy::Notify => {
             (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(reached))
         }
         _ if held.is_some() => (Verdict::Held, held, None),
@@ -202,6 +202,10 @@ fn decide(
     Outcome { reference: Some(aim.clone()), from, previous, digest: Some(remote), reason, order, ..outcome(verdict) }
 }
 
+fn strategy_of(config: &Config, target: &Target) -> Strategy {
+    target.strategy.unwrap_or(config.strategy)
+}
+
 /// An order for `target`, by the tick (with the tag to go to and the digest that it saw there) or by hand (with none).
 /// Where containers are to be left alone, by hand too, it only pulls.
 pub(crate) fn build_order(
@@ -212,18 +216,19 @@ pub(crate) fn build_order(
     recreate: bool,
 ) -> Order {
     let reference = to.map_or(&target.reference, |(reference, _)| reference);
+    let strategy = strategy_of(config, target);
     Order {
         order,
         target: target.name.clone(),
         reference: reference.clone(),
         from: (*reference != target.reference).then(|| target.reference.clone()),
         // By hand, `remove` takes away every container of the image, as the seed system does.
-        only_outdated: to.is_some() || config.strategy != Strategy::Remove,
+        only_outdated: to.is_some() || strategy != Strategy::Remove,
         digest: to.map(|(_, digest)| digest.clone()),
         platform: config.platform.clone(),
-        recreate: recreate && !matches!(config.strategy, Strategy::PullOnly | Strategy::Notify),
+        recreate: recreate && !matches!(strategy, Strategy::PullOnly | Strategy::Notify),
         // Who asks by hand has been told, and wants more.
-        strategy: if config.strategy == Strategy::Notify { Strategy::PullOnly } else { config.strategy },
+        strategy: if strategy == Strategy::Notify { Strategy::PullOnly } else { strategy },
         containers: target.containers.clone(),
     }
 }

@@ -44,6 +44,8 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("seed-move-commit", include_str!("../scripts/seed-move-commit.json")),
     ("start-first", include_str!("../scripts/start-first.json")),
     ("strange-answers", include_str!("../scripts/strange-answers.json")),
+    ("strategy-label", include_str!("../scripts/strategy-label.json")),
+    ("strategy-label-notify", include_str!("../scripts/strategy-label-notify.json")),
     ("tags-hold", include_str!("../scripts/tags-hold.json")),
     ("tags-left-alone", include_str!("../scripts/tags-left-alone.json")),
     ("tags-listed", include_str!("../scripts/tags-listed.json")),

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Verdict};
+use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Strategy, Verdict};
 
 use crate::config::{Config, Watch};
 use crate::running::is_from_registry;
@@ -19,6 +19,9 @@ const UPDATE_POLICY_LABEL: &str = "imagewatch.update-policy";
 /// Goes before config key `tag_filter`.
 const TAG_FILTER_LABEL: &str = "imagewatch.tag-filter";
 
+/// The label that says how a container is handled.
+const STRATEGY_LABEL: &str = "imagewatch.strategy";
+
 /// One watched name.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -31,6 +34,8 @@ pub(crate) struct Target {
     pub(crate) containers: Selector,
     /// Which tag it is to follow.
     pub(crate) update: Rc<UpdatePolicy>,
+    /// As its container's label has it; goes before the manifest's. A label that cannot be read is for the host to refuse.
+    pub(crate) strategy: Option<Strategy>,
 }
 
 impl Target {
@@ -101,6 +106,8 @@ impl Targets {
                         first: reference.clone(),
                         containers: containers.clone(),
                         update: config.update.clone(),
+                        // Many containers may follow it, each with a label of its own.
+                        strategy: None,
                     };
                     match target.at_present(&in_use) {
                         Ok(target) => found.targets.push(target),
@@ -188,6 +195,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, String>
         reference,
         containers: Selector { name: Some(container.name.clone()), ..Selector::default() },
         update: read_update_policy(config, container)?,
+        strategy: read_strategy(container),
     };
     target.at_present(&[])
 }
@@ -204,6 +212,11 @@ fn read_update_policy(config: &Config, container: &Container) -> Result<Rc<Updat
         None => Ok(policy),
         Some(text) => policy.filtered(text).map(Rc::new).map_err(|why| format!("its label {TAG_FILTER_LABEL}: {why}")),
     }
+}
+
+fn read_strategy(container: &Container) -> Option<Strategy> {
+    let label = container.labels.get(STRATEGY_LABEL)?.trim();
+    serde_json::from_value(serde_json::Value::from(label)).ok()
 }
 
 fn read_reference(container: &Container) -> Result<Reference, String> {

@@ -6,7 +6,7 @@ use crate::{
     bindgen,
     control_planes::ControlPlanes,
     error::Result,
-    process,
+    packages, process,
     session::{NATIVE, Session},
     stages::Stages,
     toolchain::BARE,
@@ -26,6 +26,7 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
         stages.check("policies under Python", || planes.play_in_python())?;
         stages.check("policies under Node", || planes.play_in_node())?;
     }
+    stages.check("Podman", packages::provide_podman)?;
     stages.need("build", || build_binary(&mut session))?;
     let engine = session.add_engine(&mut stages)?;
     stages.check("workspace tests", || {

@@ -122,6 +122,28 @@ impl Stage {
         self.replacer.replace(survey, &mut job).await
     }
 
+    /// As [`Self::replace`], but a container that is not there is not replaced.
+    pub(super) async fn try_replace(&self, name: &str) -> Option<Result<Replaced, ReplaceError>> {
+        let mut job = self.job();
+        match self.replacer.survey(name, &job).await {
+            Ok(survey) => Some(self.replacer.replace(survey?, &mut job).await),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// A tag that was given back to the old image names the new one again.
+    pub(super) async fn pull_again(&self) {
+        let reference = REFERENCE.parse().unwrap();
+        if self.engine.tagged(REFERENCE).as_deref() != Some("new") {
+            self.engine.tag_image("new", &reference).await.unwrap();
+        }
+    }
+
+    /// Where the state folder is.
+    pub(super) fn state_folder(&self) -> String {
+        self.folder.path().display().to_string()
+    }
+
     pub(super) async fn tend(&self) -> Vec<Report> {
         self.replacer.tend("", &|_| true).await.unwrap()
     }
