@@ -34,6 +34,12 @@ const BUSYBOX: Need = Need {
     purpose: "the content of the test images",
     found: |_| process::find_program("busybox").filter(|file| is_static(file)),
 };
+const WASM_OPT: Need = Need {
+    program: "wasm-opt",
+    package: "binaryen",
+    purpose: "makes the built policies a twentieth smaller",
+    found: process::find_program,
+};
 const NODE: Need = Need {
     program: "node",
     package: "nodejs",
@@ -92,6 +98,11 @@ pub(crate) fn provide(own_engine: bool) -> Result<Programs> {
     needs.extend(if own_engine { ENGINE.as_slice() } else { &[] });
     let is_new = install_missing(&needs)?;
     Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new })
+}
+
+/// Finds wasm-opt, after installing its package where it is missing.
+pub(crate) fn provide_wasm_opt() -> Result<PathBuf> {
+    provide_one(&WASM_OPT)
 }
 
 /// Finds Node, after installing its package where it is missing.
