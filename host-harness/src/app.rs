@@ -2,6 +2,7 @@
 //! starts what a command needs. Prints nothing and never exits.
 
 mod control;
+mod forget;
 mod history;
 mod inspection;
 mod loading;
@@ -47,6 +48,7 @@ use crate::store::{Store, StoreError};
 use crate::transcript::{Recorder, TranscriptError};
 use crate::watch::{ReloadRequest, Reloads, SHUTDOWN_GRACE, Status, Watch};
 
+pub use forget::forget;
 pub use history::{Happened, list_history};
 pub use inspection::{Inspected, inspect_module, roll_back_policy};
 pub use oneshot::{Checked, Refreshed};
@@ -121,6 +123,9 @@ pub enum AppError {
     /// No files of a policy to put back.
     #[error(transparent)]
     Rollback(#[from] RollbackError),
+    /// No state to forget.
+    #[error("forget what was seen: nothing is kept for manifest {0}; the name is its file's, without the ending")]
+    NothingKept(String),
     /// There is nothing to clear.
     #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
     NotBarred {
@@ -148,7 +153,7 @@ impl AppError {
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
             Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
-            Self::NotBarred { .. } | Self::Errand(_) | Self::Rollback(_) => Exit::Incomplete,
+            Self::NotBarred { .. } | Self::NothingKept(_) | Self::Errand(_) | Self::Rollback(_) => Exit::Incomplete,
         }
     }
 }
@@ -180,7 +185,7 @@ pub async fn run_errand(
 ) -> Result<bool, AppError> {
     let engine = Arc::new(DockerEngine::connect(docker_host)?);
     let replacer = build_replacer(engine, &state.path, state.store.clone());
-    match cancel.run_until_cancelled(replacer.run_errand()).await {
+    match cancel.run_until_cancelled(Box::pin(replacer.run_errand())).await {
         Some(ended) => Ok(ended?),
         None => Err(ReplaceError::interrupted().into()),
     }

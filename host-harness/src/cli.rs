@@ -50,6 +50,12 @@ pub enum Command {
     Refresh(RefreshArgs),
     /// Show what happened: what was seen first, moved, committed, rolled back or held.
     History(HistoryArgs),
+    /// Forget what a manifest's policy has seen, so that its next poll sees all for the first time. Not while `run` works
+    /// on the state folder.
+    Forget {
+        /// The manifest's name: its file's, without the ending.
+        manifest: String,
+    },
     /// Show or clear the digests that failed and are not tried again.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 use imagewatch::app::{
-    App, AppError, ReplayRequest, StateFolder, clear_quarantine, inspect_module, list_history, list_quarantine, replay,
-    roll_back_policy, run_errand,
+    App, AppError, ReplayRequest, StateFolder, clear_quarantine, forget, inspect_module, list_history, list_quarantine,
+    replay, roll_back_policy, run_errand,
 };
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Check(args) => on_runtime(check(args, docker_host, state_dir)),
         Command::Refresh(args) => on_runtime(refresh(args, docker_host, state_dir)),
         Command::History(args) => history(args, state_dir).unwrap_or_else(|error| report(&error)),
+        Command::Forget { manifest } => forget_state(manifest, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Quarantine(command) => quarantine(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Plugin(command) => plugin(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Completions { shell } => {
@@ -170,6 +171,12 @@ fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppErro
     } else {
         print(&render::history_table(&happened.history, now_ms()))
     }
+    Ok(Exit::Success)
+}
+
+fn forget_state(manifest: &str, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    forget(&StateFolder::open(state_dir)?, manifest)?;
+    print(&format!("forgot what was seen under {manifest}\n"));
     Ok(Exit::Success)
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use imagewatch::store::Store;
 use imagewatch_tests::process::Signal;
 use imagewatch_tests::program::STATE_DIR;
 use serde_json::Value;
@@ -71,6 +72,44 @@ async fn move_while_nobody_watches(end: Signal) {
     let lines = second.stop().await;
     assert!(!lines.iter().any(|line| line.contains("first seen")), "{lines:#?}");
     assert_eq!(scene.happened().await, ["seeded", "moved", "committed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_running_image_as_baseline_a_container_that_is_behind_at_the_start_is_updated() {
+    let scene = Scene::new().await;
+    let v2 = scene.stage.push("web", "v2").await;
+    let manifest = scene.stage.manifest().config("images", &scene.stage.image("web")).config("baseline", "running");
+    scene.stage.write(&manifest, "kept");
+    let daemon = scene.watch();
+    scene.stage.wait_until_on("web", &v2, LATER).await;
+    daemon.wait_for_line("recreated").await;
+    daemon.stop().await;
+    assert_eq!(scene.happened().await, ["moved", "committed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_a_newer_policy_is_left_as_it_is_and_said() {
+    let scene = Scene::new().await;
+    let newer = serde_json::json!({"version": 2, "targets": []});
+    let store = Store::open(scene.state.path()).expect("a store");
+    store.keep_policy_state("kept", &newer).expect("written");
+    drop(store);
+    let daemon = scene.watch();
+    let line = daemon.wait_for_line("state has version 2").await;
+    assert!(line.contains("use the policy that wrote it, or clear the state"), "{line}");
+    let forget = || async {
+        let envs = [(STATE_DIR, scene.state_dir())];
+        run_to_end(scene.stage.scope.engine().host(), &["forget", "kept"], &envs).await
+    };
+    let (code, output) = forget().await;
+    assert_eq!(code, 7, "it runs: {output}");
+    daemon.stop().await;
+    let store = Store::open(scene.state.path()).expect("a store");
+    assert_eq!(store.policy_state("kept").expect("read"), Some(newer));
+    assert_eq!(forget().await.0, 0);
+    assert_eq!(store.policy_state("kept").expect("read"), None);
+    let (code, output) = forget().await;
+    assert!(code == 1 && output.contains("nothing is kept for manifest kept"), "{code}: {output}");
 }
 
 /// A file system of `size_kib`, mounted over a folder until this is dropped.

@@ -147,11 +147,13 @@ impl EgressRules {
             None => None,
             Some(Ok(permit)) => Some(permit),
             // A public image of a registry whose tokens another host issues needs no credential.
-            Some(Err((Some(permit), failure))) if request.or_anonymous && is_known && url.scheme() == "https" => {
-                withheld = Some((permit, failure));
-                None
-            }
-            Some(Err((_, failure))) => return Err(failure),
+            Some(Err(refusal)) => match *refusal {
+                (Some(permit), failure) if request.or_anonymous && is_known && url.scheme() == "https" => {
+                    withheld = Some((permit, failure));
+                    None
+                }
+                (_, failure) => return Err(failure),
+            },
         };
         if !is_known {
             return denied(format!("{host} is not among the plugin manifest's {ALLOWED_HOSTS}: add it there"));
@@ -208,7 +210,7 @@ impl EgressRules {
         &self,
         named: &str,
         host: &UrlHost,
-    ) -> Result<CredentialPermit, (Option<CredentialPermit>, Failure)> {
+    ) -> Result<CredentialPermit, Box<(Option<CredentialPermit>, Failure)>> {
         let (registry, repository) = match named.split_once('/') {
             Some((registry, repository)) => (registry, Some(repository.to_owned())),
             None => (named, None),
@@ -216,13 +218,13 @@ impl EgressRules {
         let Some(registry) = parse_registry(registry).filter(|_| repository.as_deref().is_none_or(is_repository))
         else {
             let message = format!("the credential asked for towards {host} is not named by a registry host");
-            return denied(message).map_err(|failure| (None, failure));
+            return denied(message).map_err(|failure| Box::new((None, failure)));
         };
         if !self.allowed.has(&UrlHost::named(&registry)) {
             let message = format!(
                 "the credential of {registry} is not this plugin's to use towards {host}: add {registry} to {ALLOWED_HOSTS}"
             );
-            return denied(message).map_err(|failure| (None, failure));
+            return denied(message).map_err(|failure| Box::new((None, failure)));
         }
         let is_realm = !host.is(&registry);
         let permit = CredentialPermit { registry, repository, is_realm };
@@ -232,7 +234,7 @@ impl EgressRules {
                 "the credential of {registry} does not go to {host}: if that is where {registry} has its tokens \
                  issued, add {registry}={host} to {AUTH_REALMS}"
             );
-            return denied(message).map_err(|failure| (Some(permit), failure));
+            return denied(message).map_err(|failure| Box::new((Some(permit), failure)));
         }
         Ok(permit)
     }

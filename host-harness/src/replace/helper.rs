@@ -210,16 +210,12 @@ impl Replacer {
             }
             Claim::Lost | Claim::Theirs => None,
         };
-        match written {
-            Some(ContainerFailure { reason, fault, log, .. }) => {
-                let setback = Setback { reason: reason.clone(), fault, is_engine_away: false, log };
-                ReplaceError { reason, is_restored: false, setback }
-            }
-            None => {
-                let reason = "the helper that was to replace this updater ended without a word";
-                ReplaceError::untouched(Setback::of(Fault::Host, reason))
-            }
-        }
+        let Some(ContainerFailure { reason, fault, log, .. }) = written else {
+            let reason = "the helper that was to replace this updater ended without a word";
+            return ReplaceError::untouched(Setback::of(Fault::Host, reason));
+        };
+        let setback = Setback { reason: reason.clone(), fault, is_engine_away: false, log };
+        ReplaceError { reason, is_restored: false, setback }
     }
 
     /// At the start of a program: if it runs in a helper, does what that is for. Whether it was one.

@@ -21,6 +21,7 @@ pub struct Journal {
 
 /// What a file holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "steps that were taken or not, each on its own")]
 pub struct Entry {
     /// What the label of the root's new container says, for when that goes when it is stopped.
     #[serde(default)]

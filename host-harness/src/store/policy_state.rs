@@ -20,6 +20,14 @@ impl Store {
         })
     }
 
+    /// Forgets what is kept for `manifest`; whether there was anything.
+    pub fn forget_policy_state(&self, manifest: &str) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let sql = "DELETE FROM policy_state WHERE manifest = ?1";
+            transaction.execute(sql, [manifest]).map(|rows| rows > 0)
+        })
+    }
+
     /// Keeps `state` for `manifest`, in place of the one before.
     pub fn keep_policy_state(&self, manifest: &str, state: &Value) -> Result<(), StoreError> {
         self.write(|transaction| {

@@ -200,6 +200,10 @@ fn a_policys_state_is_its_manifests_own_and_the_last_one_counts() {
         assert_eq!(store.policy_state("apps").expect("read"), Some(state));
     }
     assert_eq!(store.policy_state("more").expect("read"), None);
+    assert!(
+        store.forget_policy_state("apps").expect("written") && !store.forget_policy_state("apps").expect("written")
+    );
+    assert_eq!(store.policy_state("apps").expect("read"), None);
 }
 
 #[test]

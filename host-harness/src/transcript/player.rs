@@ -137,7 +137,7 @@ struct Recorded {
     /// This policy's orders that are not reported, by target.
     placed: BTreeMap<String, Order>,
     /// The recorded policy's, by id, with what became of each at once.
-    recorded: BTreeMap<String, (Order, Taken)>,
+    theirs: BTreeMap<String, (Order, Taken)>,
 }
 
 /// What the host did with an order.
@@ -169,7 +169,7 @@ impl Taken {
 impl Recorded {
     /// What became of an order like `order` in the recording.
     fn fate(&self, order: &Order) -> Option<&Taken> {
-        self.recorded.values().rev().find(|(recorded, _)| is_alike(recorded, order)).map(|(_, taken)| taken)
+        self.theirs.values().rev().find(|(recorded, _)| is_alike(recorded, order)).map(|(_, taken)| taken)
     }
 }
 
@@ -194,7 +194,7 @@ impl World {
                 Exchange::Containers { answer, .. } => world.containers = Some(answer.clone()),
                 Exchange::Refresh { orders, answer } => {
                     let taken = |order: &Order| (order.order.clone(), (order.clone(), Taken::of(order, answer)));
-                    world.recorded.extend(orders.orders.iter().map(taken));
+                    world.theirs.extend(orders.orders.iter().map(taken));
                 }
             }
         }
@@ -209,7 +209,7 @@ impl World {
     fn report(&self, reports: Vec<Report>) -> Vec<Report> {
         let mut world = self.lock();
         let own = |report: Report| {
-            let Some((recorded, _)) = world.recorded.get(&report.order) else { return Some(report) };
+            let Some((recorded, _)) = world.theirs.get(&report.order) else { return Some(report) };
             world.placed.get(&report.target).filter(|order| is_alike(order, recorded))?;
             let order = world.placed.remove(&report.target)?;
             Some(Report { order: order.order, ..report })

@@ -26,6 +26,15 @@ const fn key(name: &'static str, kind: &'static str, default: &'static str, doc:
     Key { name, kind, default, doc }
 }
 
+/// What the registry's digest is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Baseline {
+    /// The one seen before.
+    Seen,
+    /// Those of the images that run.
+    Running,
+}
+
 /// Every key that this policy reads.
 pub const KEYS: &[Key] = &[
     key("enabled", "`true`, or anything else", "true", "Whether polling works; a manual refresh works all the same."),
@@ -50,6 +59,12 @@ pub const KEYS: &[Key] = &[
         "`labelled` or `all`",
         "",
         "Watch the running containers with label `imagewatch.enable=true`, or all but those with `imagewatch.enable=false`.",
+    ),
+    key(
+        "baseline",
+        "`seen` or `running`",
+        "seen",
+        "What a digest is compared with: the one seen before, so that the first sight changes nothing; or the image that the containers run, so that one that is behind at the start is updated.",
     ),
     key(
         "container_name_contains",
@@ -92,6 +107,7 @@ pub(crate) struct Config {
     pub(crate) watch: Watch,
     pub(crate) default_name: Option<String>,
     pub(crate) name_contains: Option<String>,
+    pub(crate) baseline: Baseline,
     pub(crate) strategy: Strategy,
     pub(crate) update: Rc<UpdatePolicy>,
     pub(crate) platform: Option<String>,
@@ -146,6 +162,11 @@ impl Config {
             watch,
             default_name,
             name_contains: text("container_name_contains"),
+            baseline: match text("baseline").as_deref() {
+                None | Some("seen") => Baseline::Seen,
+                Some("running") => Baseline::Running,
+                Some(_) => return Err(Failure::config("baseline", "expected `seen` or `running`")),
+            },
             strategy: parse_strategy(text("strategy").as_deref().unwrap_or("replace"))?,
             update: parse_update(&text)?,
             platform: text("platform").map(parse_platform).transpose()?,

@@ -2,6 +2,7 @@
 //! Waits for nothing: what it orders is reported later, see `settle`.
 
 mod aim;
+mod behind;
 mod check;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use imagewatch_abi::{
 };
 
 use aim::find_aims;
+use behind::{Behind, find_behind};
 
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
@@ -75,14 +77,15 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
     let with_aim = || found.targets.iter().zip(&aims);
     let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
     let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, gather(open));
+    let behind = find_behind(host, config, &mut cache, input.now_ms, &found.targets, &aims, &lookups)?;
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
-    for (target, aim) in with_aim() {
+    for ((target, aim), behind) in with_aim().zip(behind) {
         let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
-        let mut outcome = decide(config, &mut state, &mut quarantine, target, lookup, &mut orders);
+        let mut outcome = decide(config, &mut state, &mut quarantine, target, lookup, behind, &mut orders);
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
             outcome.reason =
@@ -133,13 +136,15 @@ fn is_settled(state: &State, target: &Target) -> bool {
     target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
 }
 
-/// Seed, unchanged, or move: the whole bookkeeping of one target. `aim` is where it is to go, with what was looked up.
+/// Seed, unchanged, or move: the whole bookkeeping of one target. `aim` is where it is to go, with what was looked up;
+/// `behind` goes before what was seen, where it is known.
 fn decide(
     config: &Config,
     state: &mut State,
     quarantine: &mut Quarantine,
     target: &Target,
     aim: Result<(&Reference, Option<&Lookup>), &Failure>,
+    behind: Option<Behind>,
     orders: &mut Vec<Order>,
 ) -> Outcome {
     let outcome =
@@ -170,18 +175,30 @@ fn decide(
     let from = Some(&target.reference).filter(|present| *present != aim).cloned();
     // Brought there before, and nevertheless still on the same tag: a strategy left its containers alone, say.
     let is_there = |seen: &Seen| seen.reference == *aim && (from.is_none() || seen.from == from);
-    let present = Seen { reference: target.reference.clone(), digest: None, from: None, pending: None };
+    let present =
+        Seen { reference: target.reference.clone(), digest: None, from: None, tried: Vec::new(), pending: None };
     let known = known.filter(|seen| is_there(seen) || seen.reference == present.reference).unwrap_or(present);
     quarantine.lift_older(&target.name, &remote);
     let held = quarantine.hold(&target.name, aim, &remote);
-    let reached = Seen { reference: aim.clone(), digest: Some(remote.clone()), from: from.clone(), pending: None };
-    let previous = known.digest.clone();
-    let (verdict, reason, now) = match &previous {
-        None if from.is_none() => (Verdict::Seeded, held, Some(reached)),
-        Some(digest) if *digest == remote && is_there(&known) => {
-            let reason = from.is_some().then(|| "came off before, and its containers stayed".to_owned());
+    let is_reached = known.digest.as_ref() == Some(&remote) && is_there(&known);
+    let mut tried = if is_reached { known.tried.clone() } else { Vec::new() };
+    let is_behind = behind.as_ref().map(|behind| behind.ids.iter().any(|id| !tried.contains(id)));
+    let (behind, runs) = behind.map_or_else(Default::default, |behind| (behind.ids, behind.runs));
+    tried.retain(|id| behind.contains(id));
+    let stays = from.is_some() || !tried.is_empty();
+    let reached =
+        Seen { reference: aim.clone(), digest: Some(remote.clone()), from: from.clone(), tried, pending: None };
+    let previous = known.digest.clone().or(runs);
+    let (verdict, reason, now) = match (&known.digest, is_behind) {
+        (None, None | Some(false)) if from.is_none() => (Verdict::Seeded, held, Some(reached)),
+        (_, None | Some(false)) if is_reached => {
+            let reason = stays.then(|| "came off before, and its containers stayed".to_owned());
             (Verdict::Unchanged, reason, Some(reached))
         }
+        (_, Some(false)) if from.is_none() => {
+            (Verdict::Unchanged, Some("its containers run it already".to_owned()), Some(reached))
+        }
+        _ if is_reached && strategy_of(config, target) == Strategy::Notify => (Verdict::Unchanged, None, Some(reached)),
         _ if strategy_of(config, target) == Strategy::Notify => {
             (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(reached))
         }
@@ -189,7 +206,8 @@ fn decide(
         _ => {
             let order = state.next_order(&target.name);
             orders.push(build_order(config, order.clone(), target, Some((aim, &remote)), true));
-            let pending = Pending { order, digest: remote.clone(), reference: from.as_ref().map(|_| aim.clone()) };
+            let reference = from.as_ref().map(|_| aim.clone());
+            let pending = Pending { order, digest: remote.clone(), reference, tried: behind };
             (Verdict::Moved, None, Some(Seen { pending: Some(pending), ..known }))
         }
     };

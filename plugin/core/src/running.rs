@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use imagewatch_abi::{Container, Digest, Reference};
+use imagewatch_abi::{Container, Digest, Failure, Reference, Selector};
 
 use crate::config::Insecure;
 use crate::registry::resolve::load_documents;
 use crate::state::Cache;
+use crate::target::Target;
 use crate::{Host, gather};
 
 /// The cache holds no more documents than this.
@@ -14,6 +15,30 @@ const MAX_DOCUMENTS: usize = 1_000;
 
 /// A container, the reference that it follows, and the digest which the registry has for that.
 pub(crate) type Pair<'a> = (&'a Container, &'a Reference, &'a Digest);
+
+/// A container with the reference that it was created from.
+pub(crate) type Used = (Reference, Container);
+
+/// Every container on the engine that has a reference.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(crate) fn list_used(host: &mut dyn Host) -> Result<Vec<Used>, Failure> {
+    let containers = host.docker_containers(Selector::default()).into_result()?.containers;
+    let parse =
+        |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
+    Ok(containers.into_iter().filter_map(parse).collect())
+}
+
+/// Those of `containers` that follow `target`.
+pub(crate) fn used_by<'a>(containers: &'a [Used], target: &Target) -> Vec<&'a Used> {
+    let selector = &target.containers;
+    let follows = |container: &Container| {
+        selector.name.as_ref().is_none_or(|name| *name == container.name)
+            && selector.name_contains.as_ref().is_none_or(|part| container.name.contains(part.as_str()))
+    };
+    containers.iter().filter(|(reference, container)| target.has(reference) && follows(container)).collect()
+}
 
 /// The digests under which the engine knows the container's image in the reference's repository: every one that a
 /// pull of it ever brought, and the image store's own.

@@ -21,6 +21,7 @@ use crate::Host;
 
 /// Every story, by the name of its file.
 pub const SCRIPTS: &[(&str, &str)] = &[
+    ("baseline-running", include_str!("../scripts/baseline-running.json")),
     ("basic-auth", include_str!("../scripts/basic-auth.json")),
     ("check", include_str!("../scripts/check.json")),
     ("check-reasons", include_str!("../scripts/check-reasons.json")),

@@ -91,6 +91,7 @@ fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: Option<&C
     if matches!(consequence, Some(Consequence::Keep)) {
         outcome.verdict = Verdict::Committed;
         seen.digest = Some(pending.digest);
+        seen.tried = pending.tried;
         if let Some(from) = &outcome.from {
             seen.from = Some(from.clone());
             seen.reference = to;

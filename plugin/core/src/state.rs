@@ -34,6 +34,10 @@ pub(crate) struct Seen {
     /// The tag that was left for this one. Where its containers are still on it, a strategy or a failure left them there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) from: Option<Reference>,
+    /// Containers that were behind when the order for [`Seen::digest`] was placed: those of them that still are have been
+    /// left there, by a strategy or a label, and are not ordered again. For [`Baseline::Running`](crate::config::Baseline).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tried: Vec<String>,
     /// The move that is under way; [`Seen::digest`] stays until it is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pending: Option<Pending>,
@@ -47,6 +51,9 @@ pub(crate) struct Pending {
     /// The tag that is moved to; absent: [`Seen::reference`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<Reference>,
+    /// What becomes of [`Seen::tried`] when it is committed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tried: Vec<String>,
 }
 
 impl State {
@@ -64,7 +71,7 @@ impl State {
             return Err(Failure::lasting(
                 FailureCode::BadState,
                 format!(
-                    "state has version {found}, this policy reads version {STATE_VERSION}: use the policy that wrote it, or clear the state"
+                    "state has version {found}, this policy reads version {STATE_VERSION}: use the policy that wrote it, or clear the state with `imagewatch forget`"
                 ),
             ));
         }
@@ -87,5 +94,44 @@ impl State {
     pub(crate) fn pending_target(&self, order: &str) -> Option<String> {
         let is_it = |seen: &Seen| seen.pending.as_ref().is_some_and(|pending| pending.order == order);
         self.targets.iter().find(|(_, seen)| is_it(seen)).map(|(name, _)| name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::any_test;
+
+    fn example(text: &str) -> Value {
+        serde_json::from_str(text).expect("the example is JSON")
+    }
+
+    #[any_test]
+    fn states_of_policies_before_this_one_are_read_and_written_back_as_they_were() {
+        for (name, text) in [
+            ("1-digests", include_str!("../examples-of-state/1-digests.json")),
+            ("1-tags", include_str!("../examples-of-state/1-tags.json")),
+        ] {
+            let kept = example(text);
+            let state = State::parse(&kept).unwrap_or_else(|failure| panic!("{name}: {failure}"));
+            assert_eq!(state.into_value(), kept, "{name}: nothing is lost or added");
+        }
+    }
+
+    #[any_test]
+    fn the_state_of_a_newer_policy_is_refused_with_what_to_do() {
+        let kept = example(include_str!("../examples-of-state/2-of-a-newer-policy.json"));
+        let failure = State::parse(&kept).expect_err("it is of another version");
+        assert_eq!(failure.code, FailureCode::BadState);
+        assert!(failure.message.contains("version 2") && failure.message.contains("imagewatch forget"), "{failure}");
+    }
+
+    #[any_test]
+    fn a_state_that_is_damaged_is_refused_and_none_is_an_empty_one() {
+        for kept in ["{}", "[]", r#"{"version": 1}"#, r#"{"version": 1, "orders": 1, "targets": {"a": {}}}"#, "7"] {
+            let failure = State::parse(&example(kept)).expect_err(kept);
+            assert_eq!(failure.code, FailureCode::BadState, "{kept}");
+        }
+        assert_eq!(State::parse(&Value::Null).expect("an empty one").targets.len(), 0);
     }
 }

@@ -274,7 +274,7 @@ async fn calls_of(behaves: &str, has_port: bool) -> (usize, usize) {
     let mut machine = Machine::new(json!({ "Behaves": behaves }), has_port).await;
     machine.settle("undisturbed").await;
     let calls = machine.calls();
-    let is_last = |call: &String| call.starts_with("start web.") && !call.ends_with(".old");
+    let is_last = |call: &String| call.starts_with("start web.") && call.strip_suffix(".old").is_none();
     (calls.len(), calls.iter().position(is_last).unwrap() + 1)
 }
 

@@ -1,12 +1,13 @@
 //! A check: what the containers run against what the registry has. Orders nothing, changes nothing.
 
-use imagewatch_abi::{Container, Digest, Failure, Outcome, Reference, Selector, Verdict};
+use imagewatch_abi::{Container, Digest, Failure, Outcome, Reference, Verdict};
 
 use super::aim::find_aims;
+use super::behind::look_through;
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
-use crate::running::{Pair, digests_of, is_from_registry, is_running, load_wrappers};
+use crate::running::{Used, digests_of, is_from_registry, is_running, list_used, used_by};
 use crate::state::Cache;
 use crate::target::{Target, Targets};
 use crate::update::in_words;
@@ -24,31 +25,17 @@ pub(super) fn check(
     now_ms: u64,
     found: Targets,
 ) -> Result<Vec<Outcome>, Failure> {
-    let containers = host.docker_containers(Selector::default()).into_result()?.containers;
-    let parse =
-        |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
-    let containers: Vec<(Reference, Container)> = containers.into_iter().filter_map(parse).collect();
+    let containers = list_used(host)?;
     let aims = find_aims(host, config, cache, now_ms, &found.targets, &|_| true);
     let open = aims.iter().filter_map(|aim| aim.as_ref().ok()).filter(|r| r.digest().is_none()).cloned();
     let lookups = resolve(host, cache, &config.insecure, now_ms, gather(open));
-    let used = |target: &Target| -> Vec<&(Reference, Container)> {
-        containers.iter().filter(|(r, container)| target.has(r) && follows(container, target)).collect()
-    };
-    let mut pairs: Vec<Pair<'_>> = Vec::new();
-    for (target, aim) in found.targets.iter().zip(&aims) {
-        if let Ok(aim) = aim
-            && let Some(Ok(remote)) = lookups.get(aim)
-        {
-            pairs.extend(used(target).into_iter().map(|(_, container)| (container, aim, remote)));
-        }
-    }
-    load_wrappers(host, cache, &config.insecure, now_ms, &pairs);
+    look_through(host, config, cache, now_ms, &containers, &found.targets, &aims, &lookups);
     let mut outcomes = found.unwatchable;
     for (target, aim) in found.targets.iter().zip(&aims) {
         let lookup = aim.as_ref().map_or_else(|failure| Some(Err(failure.clone())), |aim| lookups.get(aim).cloned());
         let aim = aim.as_ref().unwrap_or(&target.reference);
         let see = |used| compare(target, aim, used, lookup.as_ref(), cache, quarantine);
-        let used = used(target);
+        let used = used_by(&containers, target);
         if used.is_empty() {
             outcomes.push(see(None));
         }
@@ -57,16 +44,10 @@ pub(super) fn check(
     Ok(outcomes)
 }
 
-fn follows(container: &Container, target: &Target) -> bool {
-    let selector = &target.containers;
-    selector.name.as_ref().is_none_or(|name| *name == container.name)
-        && selector.name_contains.as_ref().is_none_or(|part| container.name.contains(part.as_str()))
-}
-
 fn compare(
     target: &Target,
     aim: &Reference,
-    used: Option<&(Reference, Container)>,
+    used: Option<&Used>,
     lookup: Option<&Lookup>,
     cache: &Cache,
     quarantine: &Quarantine,
