@@ -167,9 +167,9 @@ fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppErro
     let query = HistoryQuery { manifest: args.manifest.clone(), target: args.target.clone(), limit: args.limit };
     let happened = list_history(&store, &query)?;
     if args.json {
-        print_json(&happened)
+        print_json(&happened);
     } else {
-        print(&render::history_table(&happened.history, now_ms()))
+        print(&render::history_table(&happened.history, now_ms()));
     }
     Ok(Exit::Success)
 }
@@ -199,9 +199,9 @@ fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
     let ReplayArgs { file, plugin, manifest, config, json } = args.clone();
     let replayed = replay(&ReplayRequest { file, plugin, manifest, config })?;
     if json {
-        print_json(&replayed)
+        print_json(&replayed);
     } else {
-        print(&render::replay_table(&replayed, now_ms()))
+        print(&render::replay_table(&replayed, now_ms()));
     }
     let is_alike = replayed.differences.is_empty() && replayed.faults.is_empty();
     Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
@@ -213,18 +213,18 @@ fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, App
         PluginCommand::Inspect { file, manifest, json } => {
             let inspected = inspect_module(file, manifest.as_deref())?;
             if *json {
-                print_json(&inspected)
+                print_json(&inspected);
             } else {
-                print(&render::module_portrait(&inspected))
+                print(&render::module_portrait(&inspected));
             }
             Ok(if inspected.refused.is_none() { Exit::Success } else { Exit::Policy })
         }
         PluginCommand::Rollback { name, json } => {
             let rolled_back = roll_back_policy(state_dir, name)?;
             if *json {
-                print_json(&rolled_back)
+                print_json(&rolled_back);
             } else {
-                print(&render::rolled_back_line(&rolled_back))
+                print(&render::rolled_back_line(&rolled_back));
             }
             Ok(Exit::Success)
         }
