@@ -1,0 +1,82 @@
+//! `bench plugin`: what a policy costs its host: its size, its loading, an empty call, and its decisions over few and over
+//! many targets.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imagewatch::plugin::call;
+use imagewatch_abi::{SettleInput, SettleOutput, exports};
+use imagewatch_tests::components;
+use tempfile::TempDir;
+
+use crate::guest::{Decisions, decide};
+use crate::policy::{Canned, Policy};
+use crate::report::{Aim, Row, Samples, count, ms};
+use crate::world::watching;
+
+/// How many targets are decided over, the fewest first.
+const TARGETS: [usize; 3] = [100, 1_000, 10_000];
+
+/// How often each thing is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rounds {
+    loads: usize,
+    empty_calls: usize,
+    /// Over the fewest targets; over more of them there are as many fewer, but at least this by ten.
+    decisions: usize,
+}
+
+pub(crate) const FULL: Rounds = Rounds { loads: 10, empty_calls: 500, decisions: 100 };
+pub(crate) const QUICK: Rounds = Rounds { loads: 3, empty_calls: 50, decisions: 30 };
+
+/// The parts of the table.
+pub(crate) async fn measure(rounds: Rounds) -> Vec<crate::Part> {
+    vec![
+        ("the policy's loading", tokio::task::spawn_blocking(move || load(rounds)).await),
+        ("its decisions", tokio::spawn(decisions(rounds)).await),
+    ]
+}
+
+fn load(rounds: Rounds) -> Vec<Row> {
+    crate::say("loading the policy");
+    let folder = TempDir::new().expect("the temp folder takes folders");
+    let path = watching(["registry.bench/app".to_owned()], "registry.bench").write(folder.path(), "load");
+    let (mut running, _) = Policy::load(&path);
+    let loads = (0..rounds.loads).map(|_| {
+        let start = Instant::now();
+        // The one that it takes the place of is given back within the time.
+        running = Policy::load(&path).0;
+        ms(start.elapsed())
+    });
+    let loads = Samples::new(loads.collect::<Vec<_>>());
+    let answers = Arc::new(Canned::default());
+    let empty = Samples::new((0..rounds.empty_calls).map(|_| ms(settle_nothing(&running, &answers))));
+    let wasm = std::fs::metadata(components::plugin_wasm()).expect("it was just loaded").len();
+    let bytes = count(usize::try_from(wasm).expect("it fits into memory"));
+    vec![
+        Row::new("size of the policy", "B", Samples::new([bytes])).aim(Aim::AtMost(409_600.0)),
+        Row::new("load: read, check, compile, describe, swap", "ms", loads),
+        Row::new("fresh instance and an empty call", "ms", empty).aim(Aim::Median(0.5)),
+    ]
+}
+
+fn settle_nothing(policy: &Policy, answers: &Arc<Canned>) -> Duration {
+    let start = Instant::now();
+    let input = SettleInput::default();
+    let called = call::<_, SettleOutput>(&policy.plugin.compiled, exports::SETTLE, &input, Arc::clone(answers) as _);
+    called.expect("the policy answers");
+    start.elapsed()
+}
+
+async fn decisions(rounds: Rounds) -> Vec<Row> {
+    let folder = TempDir::new().expect("the temp folder takes folders");
+    let mut all: Vec<Decisions> = Vec::new();
+    for targets in TARGETS {
+        crate::say(&format!("deciding over {targets} targets"));
+        let rounds = (rounds.decisions * TARGETS[0] / targets).max(rounds.decisions.div_ceil(10));
+        all.push(decide(folder.path().to_owned(), targets, rounds).await);
+    }
+    let mut rows: Vec<Row> = all.iter().flat_map(Decisions::rows).collect();
+    rows.extend(all[1..].iter().map(|decisions| decisions.growth_from(&all[0])));
+    rows
+}
