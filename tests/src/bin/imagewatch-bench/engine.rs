@@ -1,6 +1,6 @@
-//! An engine of the bench's own, on a socket of its own: as many containers as wanted, each running on the image of an
-//! image of its own, which a registry's tag points to. Answers what lists and inspections ask, in any version of the
-//! API, and nothing else: two programs are compared on it, of which one speaks no version that an old engine knows.
+//! An engine of the bench's own, on a socket of its own: as many running containers as wanted, each on an image of its
+//! own, the one that a registry's tag points to. Answers lists and inspections in any version of the API, and nothing
+//! else: two programs are compared on it, and one of them speaks no version that an older engine takes.
 
 use std::sync::Arc;
 

@@ -64,7 +64,7 @@ pub(crate) async fn decide(folder: PathBuf, targets: usize, rounds: usize) -> De
 fn compare(folder: &Path, targets: usize, rounds: usize) -> Decisions {
     const HOST: &str = "registry.bench";
     let images = (0..targets).map(|index| format!("{HOST}/bench/app-{index:05}:latest"));
-    let (policy, _) = Policy::load(&watching(images, HOST).write(folder, &format!("guest-{targets}")));
+    let policy = Policy::load(&watching(images, HOST).write(folder, &format!("guest-{targets}")));
     let answers = Arc::new(Canned::default());
     let steady = seed(&policy, &answers, targets);
     let bytes = serde_json::to_vec(&steady).expect("it is JSON");

@@ -20,12 +20,11 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Reads and compiles; the time that took.
-    pub(crate) fn load(path: &Path) -> (Self, Duration) {
-        let start = Instant::now();
+    /// Reads and compiles.
+    pub(crate) fn load(path: &Path) -> Self {
         let manifest = PluginManifest::read(path, &|_| None).expect("the manifest is ours");
         let plugin = load(&manifest).expect("the plugin is ours");
-        (Self { manifest: Arc::new(manifest), plugin: Arc::new(plugin) }, start.elapsed())
+        Self { manifest: Arc::new(manifest), plugin: Arc::new(plugin) }
     }
 }
 

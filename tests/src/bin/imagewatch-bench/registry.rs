@@ -1,5 +1,6 @@
 //! `bench registry`: what the real program takes of a registry and of the machine, over few and over many images, near
-//! and far, with and without tokens and TLS; each beside the floor of that setting.
+//! and far, with and without tokens and TLS; each beside the floor of that setting, which is measured before the
+//! program's ticks and after them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -94,42 +95,55 @@ async fn measure_images(
     images: usize,
     plan: Plan,
 ) -> Measured {
-    let folder = TempDir::new().expect("the temp folder takes folders");
-    // Nobody is on these images: they stand in the manifest.
-    let engine = FakeEngine::start(registry, 0);
     let floor = Floor::new(heads(registry, settings, images), registry.ca_pem());
     let first_floor = floor.run().await;
     let mut floors = loops(&floor, plan.loops).await;
-    let before = registry.counts();
+    let Ticks { times, counts, peak_mib } = tick(registry, settings, images, plan.steady_ticks).await;
+    floors.extend(loops(&floor, plan.loops).await);
+    let asked: Vec<Counts> = counts.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    Measured {
+        images,
+        first: times[0],
+        steady: Samples::new(times[1..].iter().copied()),
+        first_floor,
+        floor: Samples::new(floors),
+        asked_first: asked[0],
+        asked_steady: Samples::new(asked[1..].iter().map(|asked| count(asked.requests()))),
+        connections: asked.iter().map(|asked| asked.connections).sum(),
+        peak_mib,
+    }
+}
+
+/// Ticks of the program, the first and steady ones.
+struct Ticks {
+    /// What each took, in milliseconds.
+    times: Vec<f64>,
+    /// What the registry had been asked before the first and after each.
+    counts: Vec<Counts>,
+    peak_mib: f64,
+}
+
+async fn tick(registry: &FakeRegistry, settings: FakeRegistrySettings, images: usize, steady: usize) -> Ticks {
+    let folder = TempDir::new().expect("the temp folder takes folders");
+    // Nobody is on these images: they stand in the manifest.
+    let engine = FakeEngine::start(registry, 0);
     let manifest = watching((0..images).map(|index| registry.reference(index)), &registry.host());
     // Loopback is asked without TLS unless another host alone may be.
     let insecure = if settings.has_tls { "nobody.invalid" } else { "loopback" };
     let manifest = manifest.config("interval", "1s").config("host.insecure_registries", insecure);
     let manifest = manifest.write(folder.path(), "bench");
+    let mut counts = vec![registry.counts()];
     let program = run(&engine.host(), &manifest, &trust(registry, folder.path()));
-    let mut counts = Vec::new();
-    for tick in 1..=plan.steady_ticks + 1 {
+    for tick in 1..=steady + 1 {
         wait_for_tick(&program, tick).await;
         counts.push(registry.counts());
-        let asked = counts[tick - 1].since(*counts.get(tick.wrapping_sub(2)).unwrap_or(&before));
+        let asked = counts[tick].since(counts[tick - 1]);
         let is_answered = asked.heads + asked.gets - asked.refused >= images;
         let said = program.lines();
-        assert!(is_answered, "tick {tick} is no measure, it asked {asked:?}; the program said {:#?}", said.last());
+        assert!(is_answered, "tick {tick} is no measure, it asked {asked:?}; the program said {:?}", said.last());
     }
-    let (times, peak_mib) = (tick_times(&program), memory_mib(&program, "VmHWM"));
-    drop(program);
-    floors.extend(loops(&floor, plan.loops).await);
-    Measured {
-        images,
-        first: times[0],
-        steady: Samples::new(times[1..=plan.steady_ticks].iter().copied()),
-        first_floor,
-        floor: Samples::new(floors),
-        asked_first: counts[0].since(before),
-        asked_steady: Samples::new(counts.windows(2).map(|pair| count(pair[1].since(pair[0]).requests()))),
-        connections: counts[plan.steady_ticks].since(before).connections,
-        peak_mib,
-    }
+    let times = tick_times(&program).into_iter().take(steady + 1).collect();
+    Ticks { times, counts, peak_mib: memory_mib(&program, "VmHWM") }
 }
 
 /// What makes the program trust the registry's authority. Written here alone.

@@ -23,7 +23,7 @@ use crate::world::{IMAGES, World};
 /// Measures `rounds` pairs.
 pub(crate) async fn measure(world: Arc<World>, rounds: usize) -> Vec<Row> {
     crate::say("ticking beside a bare loop");
-    let (policy, _) = Policy::load(&world.write_manifest("tick", &world.host(), "5m"));
+    let policy = Policy::load(&world.write_manifest("tick", &world.host(), "5m"));
     let floor = Floor::new(recorded_requests(&policy), None);
     let mut session = build_session(&policy, &world);
     for expected in [Verdict::Seeded, Verdict::Unchanged] {
