@@ -119,7 +119,12 @@ struct Counters {
     others: AtomicUsize,
     refused: AtomicUsize,
     connections: AtomicUsize,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
 }
+
+/// Counts a connection as open for as long as this lives.
+struct OpenConnection(Arc<Shared>);
 
 impl FakeRegistry {
     /// Starts it on a free port of loopback.
@@ -182,10 +187,20 @@ impl FakeRegistry {
 
     /// What came so far.
     pub fn counts(&self) -> Counts {
-        let Counters { heads, gets, tokens, others, refused, connections } = &self.shared.counters;
+        let Counters { heads, gets, tokens, others, refused, connections, .. } = &self.shared.counters;
         let [heads, gets, tokens, others, refused, connections] =
             [heads, gets, tokens, others, refused, connections].map(|counter| counter.load(Ordering::Relaxed));
         Counts { heads, gets, tokens, others, refused, connections }
+    }
+
+    /// How many connections are open now.
+    pub fn open_connections(&self) -> usize {
+        self.shared.counters.open.load(Ordering::Relaxed)
+    }
+
+    /// The most connections that were open at once since this was last asked.
+    pub fn take_most_open(&self) -> usize {
+        self.shared.counters.most_open.swap(self.open_connections(), Ordering::Relaxed)
     }
 
     fn origin(&self) -> String {
@@ -234,16 +249,16 @@ async fn serve(listener: StdListener, tls: Option<TlsAcceptor>, shared: Arc<Shar
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a listener on loopback accepts");
-        shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-        connections.spawn(serve_connection(stream, tls.clone(), Arc::clone(&shared)));
+        let open = OpenConnection::new(Arc::clone(&shared));
+        connections.spawn(serve_connection(stream, tls.clone(), open));
         while connections.try_join_next().is_some() {}
     }
 }
 
 /// A client that goes away, or that does not trust the certificate, is its own affair.
-async fn serve_connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
+async fn serve_connection(stream: TcpStream, tls: Option<TlsAcceptor>, open: OpenConnection) {
+    let service = service_fn(|request| {
+        let shared = Arc::clone(&open.0);
         async move { Ok::<_, hyper::Error>(shared.answer(&request).await) }
     });
     stream.set_nodelay(true).expect("a TCP socket takes this option");
@@ -254,6 +269,22 @@ async fn serve_connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: A
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             drop(server.serve_connection(TokioIo::new(stream), service).await);
         }
+    }
+}
+
+impl OpenConnection {
+    fn new(shared: Arc<Shared>) -> Self {
+        let counters = &shared.counters;
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        let open = counters.open.fetch_add(1, Ordering::Relaxed) + 1;
+        counters.most_open.fetch_max(open, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.counters.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ use reqwest::{Client, Version};
 use super::*;
 use crate::http_client::client_builder;
 use crate::image::sha256;
+use crate::wait::wait_for;
 
 const PLAIN: FakeRegistrySettings =
     FakeRegistrySettings { repositories: 3, latency: Duration::ZERO, has_tokens: false, has_tls: false };
@@ -71,6 +72,24 @@ async fn who_does_not_trust_its_authority_gets_no_answer() {
     let error = client_of(&stranger).head(registry.manifest_url(0)).send().await.expect_err("another authority");
     assert!(error.is_connect(), "{error:?}");
     assert_eq!(registry.counts().requests(), 0);
+}
+
+#[tokio::test]
+async fn connections_are_counted_while_they_are_open() {
+    let registry = FakeRegistry::start(PLAIN);
+    let clients = [client_of(&registry), client_of(&registry)];
+    for client in &clients {
+        client.head(registry.manifest_url(0)).send().await.expect("an answer");
+    }
+    assert_eq!((registry.open_connections(), registry.take_most_open()), (2, 2));
+    drop(clients);
+    wait_for("both to be closed", Duration::from_secs(10), || async {
+        let open = registry.open_connections();
+        if open == 0 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    assert_eq!((registry.take_most_open(), registry.take_most_open()), (2, 0));
+    assert_eq!(registry.counts().connections, 2);
 }
 
 #[tokio::test]
