@@ -7,11 +7,15 @@
 //! | `GET /admin/history?target=<name>&manifest=<name>&limit=<n>` | 200 `{"history": […]}`, one [`Event`] each, newest first; 100 unless `limit` says otherwise, at most 1000 |
 //! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
 //! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |
+//! | `GET /admin/plugins` | 200 `{"plugins": […]}`, one [`PluginStatus`] each |
+//! | `POST /admin/plugins/{manifest}/reload` | 200 `{"result": "swapped", "policy", "sha256"}` or `{"result": "unchanged"}`; 404 no such manifest; 422 refused, the policy before goes on |
+//! | `POST /admin/plugins/{manifest}/rollback` | the same, after the files of the policy before were put back; 409 when there is none |
+//! | `GET /metrics` | 200 counters of the policies as Prometheus reads them |
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200, or 503 naming each manifest and why it is not ready |
 //!
 //! 500 when the store cannot be used. Everything under `/admin/` wants `Authorization: Bearer <token>` and answers 401 without. Every
-//! answer is JSON, errors as `{"error": …}`.
+//! answer but `/metrics` is JSON, errors as `{"error": …}`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,9 +33,13 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::plugin::Recorded;
+
 mod auth;
 mod health;
 mod history;
+mod metrics;
+mod plugins;
 mod quarantine;
 mod refresh;
 
@@ -47,6 +55,15 @@ pub trait Control: Send + Sync {
 
     /// The state of every loaded manifest.
     fn readiness(&self) -> Vec<ManifestReadiness>;
+
+    /// The policy of every manifest, loaded or not.
+    fn plugins(&self) -> Vec<PluginStatus>;
+
+    /// Loads the files of `manifest` again, and waits for that.
+    async fn reload_plugin(&self, manifest: &str) -> ReloadAnswer;
+
+    /// Puts the files of the policy before back, and loads them.
+    async fn roll_back_plugin(&self, manifest: &str) -> RollbackAnswer;
 
     /// The digests that are barred, under every manifest.
     ///
@@ -87,6 +104,47 @@ pub struct Event {
     /// What the policy says.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// A manifest's policy, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PluginStatus {
+    /// The manifest's name.
+    pub manifest: String,
+    /// What is at work, what went wrong with it, and how its loads went.
+    #[serde(flatten)]
+    pub record: Recorded,
+}
+
+/// How a reload ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReloadAnswer {
+    /// Another policy or config is at work.
+    Swapped {
+        /// Its name and version.
+        policy: String,
+        /// Of its module.
+        sha256: String,
+    },
+    /// The files are those of what is at work.
+    Unchanged,
+    /// The policy before goes on, and why; no secrets.
+    Refused(String),
+    /// No manifest of that name is loaded.
+    NoSuchManifest,
+}
+
+/// How a roll-back ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RollbackAnswer {
+    /// The files are back; what came of loading them.
+    Done(ReloadAnswer),
+    /// There is nothing to go back to, and why.
+    NothingBefore(String),
+    /// The files could not be written, and why.
+    Failed(String),
+    /// No manifest of that name is loaded.
+    NoSuchManifest,
 }
 
 /// How a manual refresh ended.
@@ -194,11 +252,15 @@ pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router 
         .route("/workspace-images/refresh", post(refresh::workspaces))
         .route("/history", get(history::list))
         .route("/quarantine", get(quarantine::list).delete(quarantine::clear))
+        .route("/plugins", get(plugins::list))
+        .route("/plugins/{manifest}/reload", post(plugins::reload))
+        .route("/plugins/{manifest}/rollback", post(plugins::roll_back))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(token, auth::require_token));
     Router::new()
         .nest("/admin", admin)
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .fallback(not_found)

@@ -3,20 +3,25 @@
 
 mod control;
 mod history;
+mod inspection;
+mod loading;
 mod oneshot;
 mod quarantine;
 mod replay;
 mod state_folder;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -25,30 +30,32 @@ use tracing::{error, info, warn};
 use crate::admin::{self, AdminError};
 use crate::cli::Listen;
 use crate::credentials::env::{CredentialEnvError, parse_credentials};
+use crate::credentials::store::CredentialStore;
 use crate::effects::{Adapters, ManifestEffects};
 use crate::engine::EngineError;
 use crate::engine::docker::DockerEngine;
 use crate::exit_code::Exit;
-use crate::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpClientError};
-use crate::http::egress::EgressRules;
-use crate::orders::{OrderContext, ProgressObserver};
-use crate::plugin::{LoadedPlugin, PluginError, PluginManifest, StateKeeping, load};
-use crate::replace::Replacer;
+use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
+use crate::orders::{CredentialLookup, ProgressObserver};
+use crate::plugin::{FileWatch, Kept, PluginError, RollbackError, StateKeeping, settled};
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
+use crate::replace::{ReplaceError, Replacer};
 use crate::session::Session;
-use crate::state_dir::{self, StateDirError};
-use crate::store::StoreError;
+use crate::state_dir::{self, RunLock, StateDirError};
+use crate::store::{Store, StoreError};
 use crate::transcript::{Recorder, TranscriptError};
-use crate::watch::{SHUTDOWN_GRACE, Status, Watch};
+use crate::watch::{ReloadRequest, Reloads, SHUTDOWN_GRACE, Status, Watch};
 
 pub use history::{Happened, list_history};
+pub use inspection::{Inspected, inspect_module, roll_back_policy};
 pub use oneshot::{Checked, Refreshed};
 pub use quarantine::{Barred, clear_quarantine, list_quarantine};
 pub use replay::{ReplayRequest, replay};
 pub use state_folder::StateFolder;
 
-use control::{Handles, ManifestHandle};
+use control::{Fault, Handles, ManifestHandle};
+use loading::{Ready, Tools, follow, keep_once_accepted, load_manifest};
 
 /// The manifest that is used when none is named; its module is the one built in.
 const DEFAULT_MANIFEST: &str = include_str!("../../manifests/generic.json");
@@ -70,7 +77,7 @@ pub enum AppError {
     Plugin(#[from] PluginError),
     /// Another updater runs on the engine.
     #[error(
-        "watch: the updater in container {0} runs on this engine already; stop one of the two, or take its label imagewatch.updater away"
+        "work on this engine: the updater in container {0} does so already; stop that one, ask it instead, or take its label imagewatch.updater away"
     )]
     OtherUpdater(String),
     /// Two manifests with one name.
@@ -91,12 +98,29 @@ pub enum AppError {
     /// The state folder.
     #[error(transparent)]
     StateDir(#[from] StateDirError),
+    /// A helper's errand.
+    #[error("replace the updater: {0}")]
+    Errand(#[from] ReplaceError),
     /// The store in it.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A transcript.
     #[error(transparent)]
     Transcript(#[from] TranscriptError),
+    /// A file to look at.
+    #[error("{0}")]
+    Inspect(String),
+    /// A file that is no module.
+    #[error("inspect {file}: {reason}")]
+    NoModule {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// No files of a policy to put back.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
     /// There is nothing to clear.
     #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
     NotBarred {
@@ -116,14 +140,15 @@ impl AppError {
             Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
                 Exit::Config
             }
-            Self::Plugin(_) => Exit::Policy,
-            Self::Engine(EngineError::UnsupportedHost { .. }) => Exit::Config,
+            Self::Plugin(_) | Self::NoModule { .. } => Exit::Policy,
+            Self::Engine(EngineError::UnsupportedHost { .. })
+            | Self::Inspect(_)
+            | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
             Self::Engine(_) => Exit::Engine,
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
-            Self::StateDir(_) | Self::Store(_) => Exit::Config,
-            Self::Transcript(_) => Exit::Config,
-            Self::NotBarred { .. } => Exit::Incomplete,
+            Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
+            Self::NotBarred { .. } | Self::Errand(_) | Self::Rollback(_) => Exit::Incomplete,
         }
     }
 }
@@ -140,12 +165,29 @@ pub struct App {
     faults: Vec<(String, AppError)>,
 }
 
-/// A manifest that can be used.
-#[derive(Debug)]
-struct Ready {
-    manifest: Arc<PluginManifest>,
-    plugin: Arc<LoadedPlugin>,
-    rules: EgressRules,
+/// What a program that watches has to itself: the state folder, and the admin API's address.
+type Held = (RunLock, Option<TcpListener>);
+
+/// Does the errand of the helper that this program runs in, if it runs in one; whether it did. Needs no manifest, since
+/// none may be left that can be read by the time that a helper is started again.
+///
+/// # Errors
+/// The engine cannot be used, or the errand is not over yet; to be begun again.
+pub async fn run_errand(
+    docker_host: Option<&str>,
+    state: &StateFolder,
+    cancel: &CancellationToken,
+) -> Result<bool, AppError> {
+    let engine = Arc::new(DockerEngine::connect(docker_host)?);
+    let replacer = build_replacer(engine, &state.path, state.store.clone());
+    match cancel.run_until_cancelled(replacer.run_errand()).await {
+        Some(ended) => Ok(ended?),
+        None => Err(ReplaceError::interrupted().into()),
+    }
+}
+
+fn build_replacer(engine: Arc<DockerEngine>, state_dir: &Path, store: Arc<Store>) -> Replacer {
+    Replacer::new(engine, Journal::new(state_dir.join(JOURNAL)), store, own_container_id())
 }
 
 impl App {
@@ -161,11 +203,12 @@ impl App {
         cancel: CancellationToken,
     ) -> Result<Self, AppError> {
         let credentials = parse_credentials(environment())?;
-        let engine = DockerEngine::connect(docker_host)?;
+        let http = HttpSettings::parse(environment()).map_err(HttpClientError::from)?;
+        let engine = Arc::new(DockerEngine::connect(docker_host)?);
         info!(version = env!("CARGO_PKG_VERSION"), engine = engine.host(), "imagewatch starts");
         let adapters = Adapters {
-            engine: Arc::new(engine),
-            http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST)?),
+            engine: engine.clone(),
+            http: Arc::new(HttpClient::new(&http)?),
             credentials: Arc::new(credentials),
             store: state.store,
             cancel,
@@ -177,9 +220,8 @@ impl App {
             let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
             (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
         });
-        let journal = Journal::new(state.path.join(JOURNAL));
-        let replacer = Replacer::new(adapters.engine.clone(), journal, adapters.store.clone(), own_container_id());
-        let (replacer, state_dir) = (Arc::new(replacer), state.path);
+        let replacer = Arc::new(build_replacer(engine, &state.path, adapters.store.clone()));
+        let state_dir = state.path;
         let mut app = Self { adapters, state_dir, replacer, ready: Vec::new(), faults: Vec::new() };
         for (name, loaded) in join_all(loads).await {
             app.take(name, loaded);
@@ -210,8 +252,7 @@ impl App {
         };
         match loaded {
             Ok(ready) => {
-                let (description, sha256) = (&ready.plugin.description, &ready.plugin.info.sha256);
-                let policy = format!("{} {}", description.name, description.version);
+                let (policy, sha256) = (ready.plugin.title(), &ready.plugin.info.sha256);
                 let sha256 = sha256.get(..12).unwrap_or(sha256);
                 info!(manifest = %ready.manifest.name, %policy, %sha256, "loaded");
                 self.ready.push(ready);
@@ -228,37 +269,57 @@ impl App {
     /// # Errors
     /// When another one has the state folder, or the admin API cannot listen.
     pub async fn run(
-        self,
+        mut self,
         listen: Listen,
         token: Option<SecretString>,
         parallel: u16,
         recorder: Option<Recorder>,
     ) -> Result<(), AppError> {
-        self.become_the_only_one().await?;
-        let _alone = state_dir::lock(&self.state_dir)?;
-        let listener = match listen {
-            Listen::Off => None,
-            Listen::On(address) => Some(admin::bind(address, token.as_ref()).await?),
-        };
+        let (_alone, listener) = self.succeed(listen, token.as_ref()).await?;
         let cancel = self.adapters.cancel.clone();
-        let parallel = Arc::new(Semaphore::new(usize::from(parallel)));
         let recorder = recorder.map(Arc::new);
+        let tools = self.tools(parallel, crate::progress::none());
+        let files = FileWatch::new().inspect_err(|error| {
+            warn!("failed to watch files: {error}; a changed policy is loaded on SIGHUP or by the admin API");
+        });
+        let files = files.ok().map(Arc::new);
         let mut actors = JoinSet::new();
-        let mut handles = Handles { loaded: Vec::new(), faults: Vec::new(), store: self.adapters.store.clone() };
-        for ready in &self.ready {
+        let faults = std::mem::take(&mut self.faults).into_iter().map(|(name, fault)| Fault::new(name, &fault));
+        let mut handles = Handles {
+            loaded: Vec::new(),
+            faults: faults.collect(),
+            store: self.adapters.store.clone(),
+            state_dir: self.state_dir.clone(),
+        };
+        for mut ready in std::mem::take(&mut self.ready) {
             let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
             let (status, seen) = watch::channel(Status::before_first_poll());
-            let orders = self.order_context(ready, parallel.clone(), crate::progress::none());
-            let session = self.session(ready, ready.manifest.host.state);
+            let (reloads, asked) = mpsc::channel(REQUEST_QUEUE);
+            let kept = Kept::new(&self.state_dir, &ready.manifest.name);
+            keep_once_accepted(kept, &ready.manifest, &std::mem::take(&mut ready.wasm))();
+            let changed = Arc::new(Notify::new());
+            follow(files.as_deref(), &ready.manifest, changed.clone());
+            let prepare = tools.clone().prepare(&ready, &self.state_dir, files.clone(), changed.clone());
+            let reload = Reloads { requests: asked, prepare, record: ready.record.clone() };
+            let orders = tools.orders(&ready.manifest, &ready.plugin);
+            let session = self.session(&ready, ready.manifest.host.state);
             let session = match &recorder {
                 Some(recorder) => session.recorded(recorder.clone()),
                 None => session,
             };
-            let watch = Watch::new(session, orders, inbox, status);
-            actors.spawn(watch.run());
-            handles.loaded.push(ManifestHandle { name: ready.manifest.name.clone(), requests, status: seen });
+            actors.spawn(Watch::new(session, orders, inbox, status, reload).run());
+            actors.spawn(ask_on_change(changed, reloads.clone(), cancel.clone()));
+            let Ready { manifest, record, .. } = ready;
+            handles.loaded.push(ManifestHandle {
+                name: manifest.name.clone(),
+                requests,
+                status: seen,
+                reloads,
+                record,
+            });
         }
-        handles.faults = self.faults.iter().map(|(name, fault)| (name.clone(), format!("failed to {fault}"))).collect();
+        actors
+            .spawn(ask_on_hangup(handles.loaded.iter().map(|handle| handle.reloads.clone()).collect(), cancel.clone()));
         if let Some(listener) = listener {
             if let Ok(address) = listener.local_addr() {
                 info!(%address, "admin API listens");
@@ -290,10 +351,37 @@ impl App {
         Ok(())
     }
 
-    /// Ends the updater that this one is the successor of, and refuses to work beside any other. Where this program
-    /// runs in no container, an engine that is away is no reason not to start.
-    async fn become_the_only_one(&self) -> Result<(), AppError> {
-        self.replacer.take_over().await?;
+    /// Takes the place of the updater that this one is the successor of, once it has all that it works with; if it does
+    /// not get that, the one before goes on.
+    async fn succeed(&self, listen: Listen, token: Option<&SecretString>) -> Result<Held, AppError> {
+        let predecessor = self.replacer.rest_predecessor().await?;
+        let held = match self.hold(listen, token).await {
+            Ok(held) => match &predecessor {
+                Some(predecessor) => {
+                    self.replacer.take_place_of(predecessor).await.map(|()| held).map_err(AppError::from)
+                }
+                None => Ok(held),
+            },
+            Err(error) => Err(error),
+        };
+        if let (Err(error), Some(predecessor)) = (&held, &predecessor) {
+            self.replacer.bring_back(predecessor, &error.to_string()).await;
+        }
+        held
+    }
+
+    async fn hold(&self, listen: Listen, token: Option<&SecretString>) -> Result<Held, AppError> {
+        self.refuse_beside_another().await?;
+        let lock = state_dir::lock(&self.state_dir)?;
+        let listener = match listen {
+            Listen::Off => None,
+            Listen::On(address) => Some(admin::bind(address, token).await?),
+        };
+        Ok((lock, listener))
+    }
+
+    /// Refuses to work beside another updater. An engine that is away is no reason not to start.
+    async fn refuse_beside_another(&self) -> Result<(), AppError> {
         let look = other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref());
         let looked = self.adapters.cancel.run_until_cancelled(timeout(LOOK_AROUND, look)).await;
         match looked {
@@ -306,49 +394,53 @@ impl App {
     }
 
     fn session(&self, ready: &Ready, keeping: StateKeeping) -> Session {
-        let effects = ManifestEffects::new(ready.manifest.clone(), ready.rules.clone(), self.adapters.clone());
-        let store = self.adapters.store.clone();
-        Session::new(ready.manifest.clone(), ready.plugin.clone(), Arc::new(effects), store, keeping)
+        let Ready { manifest, plugin, rules, record, .. } = ready;
+        let (adapters, store) = (self.adapters.clone(), self.adapters.store.clone());
+        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules.clone(), adapters, record.clone());
+        Session::new(manifest.clone(), plugin.clone(), Arc::new(effects), store, record.clone(), keeping)
     }
 
-    fn order_context(&self, ready: &Ready, turns: Arc<Semaphore>, progress: ProgressObserver) -> OrderContext {
-        let (credentials, manifest) = (self.adapters.credentials.clone(), ready.manifest.clone());
-        OrderContext {
-            manifest: ready.manifest.name.clone(),
-            replacer: self.replacer.clone(),
-            turns,
-            credentials: Arc::new(move |registry| credentials.for_registry(registry)),
-            pull_timeout: ready.manifest.host.pull_timeout,
-            stable_for: ready.manifest.host.stable_for,
-            keep_images: ready.manifest.host.keep_images,
-            progress,
-            shutdown: self.adapters.cancel.clone(),
-            is_granted: Arc::new(move |container| manifest.grants.has_container(container)),
+    fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
+        let turns = Arc::new(Semaphore::new(usize::from(parallel)));
+        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress }
+    }
+}
+
+/// Asks for a reload whenever the files changed and are quiet again.
+async fn ask_on_change(changed: Arc<Notify>, reloads: mpsc::Sender<ReloadRequest>, cancel: CancellationToken) {
+    while cancel.run_until_cancelled(settled(&changed)).await.is_some() {
+        if reloads.send(ReloadRequest::default()).await.is_err() {
+            return;
         }
     }
 }
 
-fn load_manifest(source: Option<PathBuf>) -> Result<Ready, AppError> {
-    let manifest = match source {
-        Some(path) => PluginManifest::read(&path, &variable),
-        None => PluginManifest::parse("generic", "(built in)", DEFAULT_MANIFEST, &variable)
-            .map(PluginManifest::with_embedded),
-    };
-    let manifest = manifest.map_err(PluginError::from)?;
-    let host = &manifest.host;
-    let rules = EgressRules::parse(&manifest.allowed_hosts, &host.insecure_registries, &host.auth_realms)
-        .map_err(|error| PluginError::from(manifest.bad_key(error.key, &error.to_string())))?;
-    let plugin = load(&manifest)?;
-    Ok(Ready { manifest: Arc::new(manifest), plugin: Arc::new(plugin), rules })
+/// What pulls find their credentials with.
+fn look_up_in(credentials: Arc<CredentialStore>) -> CredentialLookup {
+    Arc::new(move |reference| {
+        let credentials = credentials.clone();
+        Box::pin(async move {
+            let found = credentials.find(reference.registry(), Some(reference.repository())).await;
+            found.map_err(|error| {
+                let message = format!("{reference} was not pulled: failed to {error}");
+                Failure::passing(FailureCode::PullFailed, message)
+            })
+        })
+    })
 }
 
-/// A manifest's variable. One is our own, since a manifest cannot ask: the platform that the seed
-/// system pulls on Apple Silicon, whose images have no other.
-fn variable(name: &str) -> Option<String> {
-    let is_apple_silicon = cfg!(all(target_os = "macos", target_arch = "aarch64"));
-    match name {
-        "IMAGEWATCH_APPLE_SILICON_PLATFORM" => is_apple_silicon.then(|| "linux/amd64".to_owned()),
-        _ => std::env::var(name).ok(),
+/// Asks every manifest for a reload on SIGHUP.
+async fn ask_on_hangup(reloads: Vec<mpsc::Sender<ReloadRequest>>, cancel: CancellationToken) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return warn!("failed to listen for SIGHUP: {error}; reload by the admin API"),
+    };
+    while let Some(Some(())) = cancel.run_until_cancelled(hangup.recv()).await {
+        info!("SIGHUP: loading what changed");
+        for reload in &reloads {
+            // An actor that has ended has nothing to reload.
+            let _ = reload.send(ReloadRequest::default()).await;
+        }
     }
 }
 

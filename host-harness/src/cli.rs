@@ -41,7 +41,8 @@ pub enum Command {
     /// Watch until told to stop: poll, and refresh what moved.
     ///
     /// SIGTERM and Ctrl-C let a container that is being replaced come to a safe end, for at most
-    /// 25 seconds; a second one ends at once.
+    /// 25 seconds; a second one ends at once. A policy or manifest whose files change is loaded anew
+    /// while it runs, and on SIGHUP.
     Run(RunArgs),
     /// Show for every image what runs and what the registry has. Changes nothing.
     Check(CheckArgs),
@@ -161,10 +162,24 @@ pub struct ClearArgs {
 /// Of `plugin`.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Show a module's exports, imports, ABI version, size, hash and config keys, and whether it would be loaded.
+    /// Show a module's exports, imports, ABI version, size, hash and config keys, what it asks for, and whether it would be loaded.
     Inspect {
         /// The wasm file.
         file: PathBuf,
+        /// Show what it asks for beside what this manifest grants, and whether it would be loaded under it.
+        #[arg(long, value_name = "MANIFEST")]
+        manifest: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put the files of the last policy of a manifest that worked back: module and manifest.
+    ///
+    /// That is the one at work, if the files are others by now, else the one before. A running
+    /// imagewatch loads them by itself. Twice is there and back.
+    Rollback {
+        /// The manifest's name: its file without the ending.
+        name: String,
         /// Print JSON.
         #[arg(long)]
         json: bool,

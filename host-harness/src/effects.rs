@@ -4,24 +4,29 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use imagewatch_abi::{
     Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders,
     Placed, Report, Selector,
 };
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::credentials::store::CredentialStore;
 use crate::engine::Engine;
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
-use crate::plugin::{Effects, PluginManifest};
+use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
 use crate::replace::facts::usual_name;
 use crate::store::Store;
 
 /// Longest log line taken from a policy, in characters.
 const MAX_LOG_CHARS: usize = 2_000;
+
+/// Refusals that are said once each; of more that differ, only the count is told.
+const MAX_SAID: usize = 64;
 
 /// What all manifests share.
 #[derive(Debug, Clone)]
@@ -38,22 +43,40 @@ pub struct Adapters {
     pub cancel: CancellationToken,
 }
 
-/// The effects of one manifest.
+/// The effects of one manifest's policy.
 #[derive(Debug)]
 pub struct ManifestEffects {
     manifest: Arc<PluginManifest>,
+    plugin: Arc<LoadedPlugin>,
     rules: EgressRules,
     limits: HttpLimits,
     adapters: Adapters,
+    record: Arc<Record>,
     runtime: Handle,
     placed: Mutex<Vec<Order>>,
+    /// Refusals that were said.
+    said: Mutex<BTreeSet<String>>,
 }
 
 impl ManifestEffects {
-    /// The effects that `manifest` grants. Must be made on the runtime that is to run them.
-    pub fn new(manifest: Arc<PluginManifest>, rules: EgressRules, adapters: Adapters) -> Self {
-        let limits = HttpLimits { deadline: manifest.host.http_timeout, ..HttpLimits::default() };
-        Self { manifest, rules, limits, adapters, runtime: Handle::current(), placed: Mutex::default() }
+    /// The effects that `plugin` gets of what `manifest` grants; `rules` are those of its hosts. Must be made on the
+    /// runtime that is to run them.
+    pub fn new(
+        manifest: Arc<PluginManifest>,
+        plugin: Arc<LoadedPlugin>,
+        rules: EgressRules,
+        adapters: Adapters,
+        record: Arc<Record>,
+    ) -> Self {
+        let host = &manifest.host;
+        let limits = HttpLimits {
+            deadline: host.http_timeout,
+            max_document_bytes: host.max_response_bytes,
+            connections_per_host: host.connections,
+            ..HttpLimits::default()
+        };
+        let (placed, said) = Default::default();
+        Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, said }
     }
 
     /// The orders taken since the last time. Those of a call that failed are to be thrown away:
@@ -62,16 +85,51 @@ impl ManifestEffects {
         std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn refuse(&self, order: &Order) -> Option<Failure> {
-        let is_granted = self.manifest.grants.has_image(&order.reference);
-        (!is_granted).then(|| {
-            let message = format!(
-                "manifest {} does not grant image {}; add it to config key `grant.images`",
-                self.manifest.name, order.reference
-            );
-            Failure::lasting(FailureCode::Denied, message)
-        })
+    fn grants(&self) -> &Grants {
+        &self.plugin.grants
     }
+
+    fn refuse(&self, order: &Order) -> Option<Failure> {
+        let (what, message) = refusal(&self.manifest.name, self.grants(), order)?;
+        self.denied(what, 1, &message);
+        Some(Failure::lasting(FailureCode::Denied, message))
+    }
+
+    /// Runs `work` for at most `deadline`.
+    fn within<T>(&self, what: &str, key: &str, deadline: Duration, work: impl Future<Output = Answer<T>>) -> Answer<T> {
+        let bounded = async {
+            match timeout(deadline, work).await {
+                Ok(answer) => answer,
+                Err(_) => Answer::Err(Failure::passing(
+                    FailureCode::Timeout,
+                    format!("{what} did not end within {deadline:?} (`{key}`)"),
+                )),
+            }
+        };
+        self.runtime.block_on(bounded)
+    }
+}
+
+/// Why `order` is not taken under `grants`, those of `manifest`.
+fn refusal(manifest: &str, grants: &Grants, order: &Order) -> Option<(Denied, String)> {
+    let not_granted = |what, thing: String, key| Some((what, not_granted(manifest, &thing, key)));
+    let mut images = order.from.iter().chain([&order.reference]);
+    if let Some(image) = images.find(|image| !grants.has_image(image)) {
+        return not_granted(Denied::Image, format!("image {image}"), "grant.images");
+    }
+    if let Some(from) = order.from.as_ref().filter(|from| from.name() != order.reference.name()) {
+        let message = format!("{} is not in the repository of {from}, which a container never leaves", order.reference);
+        return Some((Denied::Image, message));
+    }
+    if !grants.has_strategy(order.strategy) {
+        return not_granted(Denied::Strategy, format!("strategy {:?}", order.strategy), "grant.strategies");
+    }
+    let name = order.containers.name.as_deref().filter(|name| grants.never_has_name(name))?;
+    not_granted(Denied::Container, format!("container {name}"), "grant.containers")
+}
+
+fn not_granted(manifest: &str, thing: &str, key: &str) -> String {
+    format!("manifest {manifest} does not grant {thing}; add it to config key `{key}`")
 }
 
 /// In the middle of a replacement a container goes by another name. A policy sees it under its own, and its
@@ -97,20 +155,37 @@ fn stopping<T>() -> Answer<T> {
 impl Effects for ManifestEffects {
     fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
         let Adapters { http, credentials, cancel, .. } = &self.adapters;
-        Answer::Ok(self.runtime.block_on(http.send_all(&self.rules, credentials, batch, &self.limits, cancel)))
+        let sent = async { Answer::Ok(http.send_all(&self.rules, credentials, batch, &self.limits, cancel).await) };
+        let deadline = self.plugin.compiled.limits().http_send;
+        let answer = self.within("a batch of requests", "host.http_send_timeout", deadline, sent);
+        for failure in refusals(&answer) {
+            self.denied(Denied::Http, 1, &failure.message);
+        }
+        answer
     }
 
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
+        if let Some(name) = selector.name.as_deref().filter(|name| self.grants().never_has_name(name)) {
+            let message = not_granted(&self.manifest.name, &format!("container {name}"), "grant.containers");
+            self.denied(Denied::Container, 1, &message);
+            return Answer::Err(Failure::lasting(FailureCode::Denied, message));
+        }
         let Adapters { engine, cancel, .. } = &self.adapters;
-        let listed = self.runtime.block_on(cancel.run_until_cancelled(engine.containers(&selector)));
-        match listed {
-            None => stopping(),
-            Some(Err(error)) => Answer::Err(error.failure()),
-            Some(Ok(containers)) => {
+        let listed = async {
+            match cancel.run_until_cancelled(engine.containers(&selector)).await {
+                None => stopping(),
+                Some(Err(error)) => Answer::Err(error.failure()),
+                Some(Ok(containers)) => Answer::Ok(Containers { containers }),
+            }
+        };
+        let deadline = self.plugin.compiled.limits().docker_containers;
+        match self.within("listing containers", "host.docker_containers_timeout", deadline, listed) {
+            Answer::Ok(Containers { containers }) => {
                 let mut containers = show_as_usual(containers);
-                containers.retain(|container| self.manifest.grants.shows(container));
+                containers.retain(|container| self.grants().shows(container));
                 Answer::Ok(Containers { containers })
             }
+            failed @ Answer::Err(_) => failed,
         }
     }
 
@@ -120,6 +195,7 @@ impl Effects for ManifestEffects {
         }
         let mut placed = Placed::default();
         let mut taken = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        // It only takes down, and waits for nothing: what an order takes is bounded where it is carried out.
         for order in orders.orders {
             if let Some(failure) = self.refuse(&order) {
                 let Order { order, target, .. } = order;
@@ -143,6 +219,25 @@ impl Effects for ManifestEffects {
             LogLevel::Warn => tracing::warn!(%manifest, "{message}"),
         }
     }
+
+    fn denied(&self, what: Denied, count: u64, message: &str) {
+        self.record.denied(what, count, message);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() < MAX_SAID && said.insert(message.to_owned()) {
+            tracing::warn!(manifest = self.manifest.name, "refused to the policy: {message}");
+        }
+    }
+}
+
+fn refusals(answer: &Answer<HttpResponses>) -> impl Iterator<Item = &Failure> {
+    let responses = match answer {
+        Answer::Ok(sent) => sent.responses.as_slice(),
+        Answer::Err(_) => &[],
+    };
+    responses.iter().filter_map(|response| match response {
+        Answer::Err(failure) if failure.code == FailureCode::Denied => Some(failure),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -160,6 +255,27 @@ mod tests {
             platform: None,
             labels: std::collections::BTreeMap::new(),
             state: "running".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_order_is_refused_that_leaves_or_reaches_what_is_not_granted_or_another_repository() {
+        let manifest =
+            serde_json::json!({"wasm": [{"path": "none"}], "config": {"grant.images": "a.io/b:1* a.io/c:*"}});
+        let manifest = PluginManifest::parse("m", "(test)", &manifest.to_string(), &|_| None).expect("a good manifest");
+        for (from, to, refused) in [
+            (None, "a.io/b:1.1", None),
+            (Some("a.io/b:1.0"), "a.io/b:1.1", None),
+            (Some("a.io/b:1.0"), "a.io/b:2.0", Some("grant image a.io/b:2.0")),
+            (Some("a.io/b:0.9"), "a.io/b:1.0", Some("grant image a.io/b:0.9")),
+            (Some("a.io/b:1.0"), "a.io/c:1.1", Some("never leaves")),
+        ] {
+            let order = serde_json::json!({"order": "1", "target": "t", "reference": to, "from": from, "recreate": true,
+                "strategy": "replace"});
+            let order = serde_json::from_value(order).expect("an order");
+            let message = refusal("m", &manifest.grants, &order).map(|(_, message)| message);
+            assert_eq!(message.is_some(), refused.is_some(), "{message:?}");
+            assert!(message.unwrap_or_default().contains(refused.unwrap_or_default()), "{to}");
         }
     }
 

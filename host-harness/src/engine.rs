@@ -57,8 +57,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The last lines that a container logged, oldest first; at most `lines`.
     async fn last_log(&self, container: &str, lines: u16) -> Result<Vec<String>, EngineError>;
 
-    /// Runs `command` in a running container and returns its exit code; one that takes longer than
-    /// `limit` goes on there, and is an [`EngineError::Timeout`].
+    /// Runs `command` in a running container and returns its exit code; one that takes longer than `limit` is killed,
+    /// with all that it started, and is an [`EngineError::Timeout`].
     async fn exec(&self, container: &str, command: &[&str], limit: Duration) -> Result<i64, EngineError>;
 
     /// Creates a container from the engine's own create body and returns its id.

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 use imagewatch::app::{
-    App, AppError, ReplayRequest, StateFolder, clear_quarantine, list_history, list_quarantine, replay,
+    App, AppError, ReplayRequest, StateFolder, clear_quarantine, inspect_module, list_history, list_quarantine, replay,
+    roll_back_policy, run_errand,
 };
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
@@ -19,7 +20,7 @@ use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
 use imagewatch::store::HistoryQuery;
 use imagewatch::transcript::Recorder;
-use imagewatch::{plugin, progress, render, telemetry};
+use imagewatch::{progress, render, telemetry};
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,8 +46,7 @@ fn main() -> ExitCode {
         Command::Refresh(args) => on_runtime(refresh(args, docker_host, state_dir)),
         Command::History(args) => history(args, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Quarantine(command) => quarantine(command, state_dir).unwrap_or_else(|error| report(&error)),
-        Command::Plugin(PluginCommand::Inspect { file, json }) => inspect(file, *json),
-        Command::Plugin(PluginCommand::Replay(args)) => replay_transcript(args).unwrap_or_else(|error| report(&error)),
+        Command::Plugin(command) => plugin(command, state_dir).unwrap_or_else(|error| report(&error)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "imagewatch", &mut script);
@@ -109,8 +109,12 @@ fn cancelled_by_signals() -> CancellationToken {
 
 async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let state = StateFolder::open(state_dir)?;
+    let cancel = cancelled_by_signals();
+    if run_errand(docker_host, &state, &cancel).await? {
+        return Ok(Exit::Success);
+    }
     let recorder = args.record.as_deref().map(Recorder::open).transpose()?;
-    let app = App::load(&args.manifests, docker_host, state, cancelled_by_signals()).await?;
+    let app = App::load(&args.manifests, docker_host, state, cancel).await?;
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
     app.run(args.admin_listen, token, args.parallel, recorder).await?;
     Ok(Exit::Success)
@@ -141,7 +145,7 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     let is_watched = std::io::stderr().is_terminal() && !args.json;
     let (screen, observer) = progress::bars();
     let observer = if is_watched { observer } else { progress::none() };
-    let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await;
+    let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await?;
     // The bars have done their work; a terminal that refuses to clear them is no failure.
     let _ = screen.clear();
     if args.json {
@@ -196,31 +200,28 @@ fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
     Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
 }
 
-fn inspect(file: &Path, json: bool) -> Exit {
-    let shown = file.display().to_string();
-    let wasm = match std::fs::read(file) {
-        Ok(wasm) => wasm,
-        Err(error) => {
-            anstream::eprintln!("imagewatch: failed to read {shown}: {error}; check the path");
-            return Exit::Config;
+fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {
+    match command {
+        PluginCommand::Replay(args) => replay_transcript(args),
+        PluginCommand::Inspect { file, manifest, json } => {
+            let inspected = inspect_module(file, manifest.as_deref())?;
+            if *json {
+                print_json(&inspected)
+            } else {
+                print(&render::module_portrait(&inspected))
+            }
+            Ok(if inspected.refused.is_none() { Exit::Success } else { Exit::Policy })
         }
-    };
-    let info = match plugin::inspect(&wasm) {
-        Ok(info) => info,
-        Err(reason) => {
-            anstream::eprintln!("imagewatch: failed to inspect {shown}: {reason}");
-            return Exit::Policy;
+        PluginCommand::Rollback { name, json } => {
+            let rolled_back = roll_back_policy(state_dir, name)?;
+            if *json {
+                print_json(&rolled_back)
+            } else {
+                print(&render::rolled_back_line(&rolled_back))
+            }
+            Ok(Exit::Success)
         }
-    };
-    let description = plugin::load_module(wasm);
-    if json {
-        let refused = description.as_ref().err();
-        let described = description.as_ref().ok();
-        print_json(&serde_json::json!({"file": shown, "module": info, "refused": refused, "description": described}));
-    } else {
-        print(&render::module_portrait(&shown, &info, description.as_ref().map_err(String::as_str)));
     }
-    if description.is_ok() { Exit::Success } else { Exit::Policy }
 }
 
 /// Prints a result, its colours only where they belong.

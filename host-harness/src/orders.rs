@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use imagewatch_abi::{
     Container, ContainerFailure, Failure, FailureCode, Fault, Order, Reference, Report, Strategy, short_digest,
 };
@@ -18,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
-use crate::replace::labels::Labels;
+use crate::replace::labels::{COMPOSE_PROJECT, Labels};
 use crate::replace::setback::Setback;
 use crate::replace::systemd::unit_of;
 use crate::replace::{Job, NewImage, ReplaceError, Replacer, is_working_name};
@@ -30,8 +31,9 @@ use image::{Image, ensure_image};
 /// How long a pull may take, unless configured otherwise.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Finds the credential of a registry, named as references name it: `ghcr.io`, `docker.io`, `127.0.0.1:5000`.
-pub type CredentialLookup = Arc<dyn Fn(&str) -> Option<Credential> + Send + Sync>;
+/// Finds the credential to pull a reference with; the failure says which source of credentials is broken.
+pub type CredentialLookup =
+    Arc<dyn Fn(Reference) -> BoxFuture<'static, Result<Option<Credential>, Failure>> + Send + Sync>;
 /// Is told how an order's pull goes, on every word of the engine.
 pub type ProgressObserver = Arc<dyn Fn(&Order, PullProgress) + Send + Sync>;
 /// Whether the manifest grants a container.
@@ -150,9 +152,14 @@ fn shutting_down(what: &str) -> Failure {
     Failure::passing(FailureCode::ShuttingDown, format!("the host is stopping; {what}"))
 }
 
-/// The selected containers that were created from the order's reference, less those of a replacement under way.
+/// What the containers of `order` were created from.
+fn created_from(order: &Order) -> Reference {
+    order.from.as_ref().unwrap_or(&order.reference).clone().with_explicit_tag()
+}
+
+/// The selected containers that were created from the order's reference or the one that they leave, less those of a replacement under way.
 async fn list_containers(ctx: &OrderContext, order: &Order) -> Result<Vec<Container>, Failure> {
-    let wanted = order.reference.clone().with_explicit_tag();
+    let wanted = created_from(order);
     let listed = ctx.replacer.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
     let is_wanted = |c: &Container| is_created_from(&c.image, &wanted) && !is_working_name(&c.name);
     let (granted, rest): (Vec<_>, Vec<_>) =
@@ -165,6 +172,12 @@ async fn list_containers(ctx: &OrderContext, order: &Order) -> Result<Vec<Contai
 
 fn is_created_from(image: &str, wanted: &Reference) -> bool {
     image.parse::<Reference>().is_ok_and(|reference| reference.with_explicit_tag() == *wanted)
+}
+
+/// `image`, which names `from`, with the tag of `to`: written as its author wrote it, short or in full.
+fn retag(image: &str, from: &Reference, to: &Reference) -> String {
+    let untagged = image.strip_suffix(&format!(":{}", from.tag_or_latest())).unwrap_or(image);
+    format!("{untagged}:{}", to.tag_or_latest())
 }
 
 /// What became of one container.
@@ -225,13 +238,20 @@ impl Handled<'_> {
             manifest: self.ctx.manifest.clone(),
             target: self.order.target.clone(),
             reference: Some(self.order.reference.clone()),
+            from: self.order.from.clone(),
             digest: self.image.digest.clone(),
         };
-        let image = NewImage { id: &self.image.id, platform: self.order.platform.as_deref() };
+        let reference = self.order.from.as_ref().map(|from| retag(&self.listed.image, from, &self.order.reference));
+        let platform = self.order.platform.as_deref();
+        let image = NewImage { id: &self.image.id, reference: reference.as_deref(), platform };
         let mut job = Job { image, strategy, stable_for: self.ctx.stable_for, origin, turn: None };
         if let Some(inspection) = self.find().await?
             && let Some(unit) = unit_of(&inspection, &self.image_of(&inspection).await?)
         {
+            if reference.is_some() {
+                let why = format!("systemd unit {unit} names its tag; write {} there", self.order.reference);
+                return Ok(self.failed(&Setback::refused(why)));
+            }
             return self.restart_unit(&inspection, unit, &job).await;
         }
         let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
@@ -251,10 +271,18 @@ impl Handled<'_> {
                 info!(container = %self.listed.name, image_id = %short_digest(&self.image.id), "replaced");
                 let old_image = old["Image"].as_str().unwrap_or_default();
                 replacer.retire_image(&self.order.reference, old_image, self.ctx.keep_images).await;
+                if let (Some(from), Some(project)) = (&self.order.from, Labels::of(&old).value(COMPOSE_PROJECT)) {
+                    warn!(
+                        container = %self.listed.name, %project,
+                        "its compose file still names {from}: write {} there, or the next `docker compose up` goes back",
+                        self.order.reference
+                    );
+                }
                 Ok(Ending::Done(replaced.containers))
             }
             Err(error) => {
-                if error.setback.fault == Some(Fault::Image) {
+                // The tag that was to be left still names the old image.
+                if error.setback.fault == Some(Fault::Image) && reference.is_none() {
                     let old_image = old["Image"].as_str().unwrap_or_default();
                     replacer.give_tag_back(&self.order.reference, old_image).await;
                 }

@@ -1,17 +1,33 @@
 //! The plugin room: reads a manifest, checks and compiles its module, and calls it. Does no effect
 //! itself: what a plugin asks for goes to an [`Effects`].
 
+mod capabilities;
 mod expand;
+mod fault;
 mod functions;
 mod grants;
+#[cfg(test)]
+pub(crate) mod inline;
 mod inspect;
 mod instance;
+mod kept;
 mod loader;
 mod manifest;
+mod meter;
+mod record;
+mod reload;
+mod settings;
+mod trust;
 
+pub use capabilities::{CAPABILITIES_SECTION, Capabilities, Compared, Need};
+pub use fault::{Denied, FaultKind};
 pub use functions::Effects;
 pub use grants::Grants;
 pub use inspect::{ModuleInfo, inspect};
-pub use instance::{CallCost, CallError, call, call_bytes};
-pub use loader::{LoadedPlugin, PluginError, load, load_module};
-pub use manifest::{HOST_KEYS, HostSettings, ManifestError, PluginManifest, StateKeeping, WasmSource};
+pub use instance::{CallCost, CallError, Compiled, call, call_bytes};
+pub use kept::{Kept, RollbackError, RolledBack, roll_back};
+pub use loader::{Admitted, LoadedPlugin, PluginError, admit, compile, load, load_module};
+pub use manifest::{ManifestError, PluginManifest, WasmSource};
+pub use record::{LoadResult, Noted, Record, Recorded, Running};
+pub use reload::{FileWatch, Loaded, ReadManifest, Reloader, files_of, settled};
+pub use settings::{CallLimits, HOST_KEYS, HostSettings, StateKeeping};

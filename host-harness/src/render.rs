@@ -4,11 +4,12 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::NOTHING};
-use imagewatch_abi::{DescribeOutput, Digest, Outcome, Report, Verdict};
+use imagewatch_abi::{Digest, Outcome, Report, Verdict};
 use serde::Serialize;
 
 use crate::admin::{BarredDigest, Event};
-use crate::plugin::ModuleInfo;
+use crate::app::Inspected;
+use crate::plugin::{Compared, RolledBack};
 use crate::transcript::{Replayed, Said};
 
 /// The outcomes of a check, a row each.
@@ -30,8 +31,12 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
         0 => String::new(),
         held => format!(", {held} held"),
     };
+    let limited = match outcomes.iter().filter_map(|outcome| outcome.until_ms).max() {
+        None => String::new(),
+        Some(until_ms) => format!("; the last limit ends at {}", time_of_day(until_ms)),
+    };
     format!(
-        "{}\n\n{} to update, {} up to date, {} unknown{held}\n",
+        "{}\n\n{} to update, {} up to date, {} unknown{held}{limited}\n",
         text_of(table),
         count(Verdict::Moved),
         count(Verdict::Unchanged),
@@ -150,6 +155,12 @@ fn duration_in_words(ms: u64) -> String {
     format!("{} {name}", ms / unit_ms)
 }
 
+/// `14:05:09Z`, of a time that is hours away at most.
+fn time_of_day(ms: u64) -> String {
+    let seconds = ms / 1_000 % 86_400;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
 fn short(digest: Option<&Digest>) -> &str {
     digest.map_or("-", Digest::short)
 }
@@ -196,8 +207,9 @@ pub fn refresh_summary(outcomes: &[Outcome], reports: &[Report]) -> String {
     text
 }
 
-/// A module and what it says of itself.
-pub fn module_portrait(file: &str, info: &ModuleInfo, description: Result<&DescribeOutput, &str>) -> String {
+/// A module and what it says of itself, and what it asks for beside what is granted.
+pub fn module_portrait(inspected: &Inspected) -> String {
+    let Inspected { file, module: info, capabilities, refused, description } = inspected;
     let mut text = format!("{file}\n  size     {} bytes\n  sha256   {}\n", info.size_bytes, info.sha256);
     let abi = info.abi.map_or("not declared".to_owned(), |abi| abi.to_string());
     let _ = writeln!(text, "  abi      {abi}");
@@ -206,18 +218,43 @@ pub fn module_portrait(file: &str, info: &ModuleInfo, description: Result<&Descr
         let mark = if info.foreign_imports().contains(&import.as_str()) { "  <- refused" } else { "" };
         let _ = writeln!(text, "  import   {import}{mark}");
     }
-    match description {
-        Err(reason) => {
-            let _ = writeln!(text, "  refused  {reason}");
-        }
-        Ok(description) => {
-            let _ = writeln!(text, "  policy   {} {}", description.name, description.version);
-            for key in &description.config_keys {
-                let _ = writeln!(text, "  config   {}: {}", key.key, key.doc);
-            }
+    match (&info.capabilities, capabilities) {
+        (None, _) => text.push_str("  asks     (it does not declare what it needs)\n"),
+        (Some(asked), None) => asked.wants().iter().for_each(|(what, asked)| {
+            let _ = writeln!(text, "  asks     {what}: {}", in_words(asked.as_deref()));
+        }),
+        (Some(_), Some(compared)) => compared.iter().for_each(|line| text.push_str(&compared_lines(line))),
+    }
+    if let Some(reason) = refused {
+        let _ = writeln!(text, "  refused  {reason}");
+    }
+    if let Some(description) = description {
+        let _ = writeln!(text, "  policy   {} {}", description.name, description.version);
+        for key in &description.config_keys {
+            let _ = writeln!(text, "  config   {}: {}", key.key, key.doc);
         }
     }
     text
+}
+
+fn compared_lines(Compared { what, asked, granted, beyond }: &Compared) -> String {
+    let mark = if beyond.is_empty() { String::new() } else { format!("  <- not granted: {}", beyond.join(" ")) };
+    let granted = if granted.is_empty() { "none".to_owned() } else { granted.join(" ") };
+    format!("  asks     {what}: {}{mark}\n  granted  {what}: {granted}\n", in_words(asked.as_deref()))
+}
+
+fn in_words(asked: Option<&[String]>) -> String {
+    match asked {
+        None => "whatever is granted".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(asked) => asked.join(" "),
+    }
+}
+
+/// What was put back.
+pub fn rolled_back_line(RolledBack { manifest, manifest_file, module_file, sha256 }: &RolledBack) -> String {
+    let (manifest_file, module_file) = (manifest_file.display(), module_file.display());
+    format!("{manifest}: {module_file} (sha256 {}) and {manifest_file} are back\n", sha256.get(..12).unwrap_or(sha256))
 }
 
 #[cfg(test)]
@@ -249,6 +286,9 @@ mod tests {
         }
         assert!(!table.contains(&"a".repeat(13)), "digests are short");
         assert!(check_table(&[outcome(Verdict::Held)]).contains("0 unknown, 1 held"));
+        let limited = |until_ms| Outcome { until_ms, ..outcome(Verdict::Unknown) };
+        let table = check_table(&[limited(Some(50_709_000)), limited(None)]);
+        assert!(table.contains("2 unknown; the last limit ends at 14:05:09Z"), "{table}");
     }
 
     #[test]

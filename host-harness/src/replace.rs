@@ -3,12 +3,13 @@
 //!
 //! `survey` finds out what is there and who goes with whom, `plan` makes the create calls, `transaction` carries the
 //! swap out, `health` says whether the new one may stay, `ending` goes forwards or back, and `recovery` ends what a
-//! dead program left. `facts` is the journal of record, in labels; `journal` is the one on disk.
+//! dead program left. `handover` and `helper` are for the container that this program itself runs in. `facts` is the journal of record, in labels; `journal` is the one on disk.
 
 pub mod ending;
 pub mod facts;
 pub mod handover;
 pub mod health;
+pub mod helper;
 mod hooks;
 pub mod images;
 pub mod journal;
@@ -82,6 +83,8 @@ impl Replacer {
 pub struct NewImage<'a> {
     /// The engine's id of it; a new container that runs another one is not used.
     pub id: &'a str,
+    /// The reference that the new container is created from; absent: the old one's.
+    pub reference: Option<&'a str>,
     /// What it was pulled for, `os/arch[/variant]`; absent: as the old container.
     pub platform: Option<&'a str>,
 }
@@ -126,6 +129,13 @@ pub struct ReplaceError {
 impl ReplaceError {
     fn untouched(setback: Setback) -> Self {
         Self { reason: format!("{}; the container was not touched", setback.reason), is_restored: false, setback }
+    }
+
+    /// The program was asked to end in the middle.
+    pub fn interrupted() -> Self {
+        let reason = "asked to stop in the middle; begun again with the next start".to_owned();
+        let setback = Setback { reason: reason.clone(), fault: None, is_engine_away: false, log: Vec::new() };
+        Self { reason, is_restored: false, setback }
     }
 
     fn restored(setback: Setback, problems: &[String]) -> Self {

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
-use crate::plugin::{CallError, LoadedPlugin, PluginManifest, StateKeeping, call};
+use crate::plugin::{CallError, FaultKind, LoadedPlugin, PluginManifest, Record, StateKeeping, call};
 use crate::store::Store;
 use crate::transcript::Recorder;
 
@@ -36,6 +36,7 @@ pub struct Session {
     cache: Value,
     quarantine: KeptQuarantine,
     store: Arc<Store>,
+    record: Arc<Record>,
     recorder: Option<Arc<Recorder>>,
 }
 
@@ -52,12 +53,12 @@ impl Session {
         plugin: Arc<LoadedPlugin>,
         effects: Arc<ManifestEffects>,
         store: Arc<Store>,
+        record: Arc<Record>,
         keeping: StateKeeping,
     ) -> Self {
         let quarantine = KeptQuarantine::new(store.clone(), &manifest.name);
-        let kept = (keeping == StateKeeping::Persisted).then(|| store.clone());
-        let memory = PolicyMemory::new(kept, &manifest.name);
-        Self { manifest, plugin, effects, memory, cache: Value::Null, quarantine, store, recorder: None }
+        let memory = PolicyMemory::new(store.clone(), &manifest.name, keeping);
+        Self { manifest, plugin, effects, memory, cache: Value::Null, quarantine, store, record, recorder: None }
     }
 
     /// The same, with every call taken down.
@@ -65,6 +66,22 @@ impl Session {
     pub fn recorded(self, recorder: Arc<Recorder>) -> Self {
         recorder.note_policy(&self.manifest, &self.plugin.info.sha256);
         Self { recorder: Some(recorder), ..self }
+    }
+
+    /// Goes on with another policy, or another manifest. What was seen and ordered stays; what was learnt of registries
+    /// does not, since it is the former policy's own, and holds tokens that this one may not be granted.
+    pub fn swap(&mut self, manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<ManifestEffects>) {
+        self.memory.keep(manifest.host.state);
+        (self.manifest, self.plugin, self.effects) = (manifest, plugin, effects);
+        self.cache = Value::Null;
+        if let Some(recorder) = &self.recorder {
+            recorder.note_policy(&self.manifest, &self.plugin.info.sha256);
+        }
+    }
+
+    /// What the policy remembers; opaque.
+    pub fn state(&self) -> Value {
+        self.memory.read()
     }
 
     /// One tick over the targets in `only`, or all. Returns what the policy says and the orders to run now.
@@ -162,13 +179,18 @@ impl Session {
             None => call(&plugin.compiled, export, &input, effects),
             Some(recorder) => recorder.call(&manifest.name, &plugin.compiled, export, &input, effects),
         });
-        let called = called.await;
-        let fault = |error: tokio::task::JoinError| CallError { export, reason: format!("the host panicked: {error}") };
-        let (output, cost) = called.map_err(fault)??;
+        let panicked =
+            |error| CallError { export, kind: FaultKind::Host, reason: format!("the host panicked: {error}") };
+        let called = called.await.map_err(panicked).flatten();
+        let (output, cost) = called.inspect_err(|fault| self.record.fault(fault))?;
         tracing::debug!(manifest = self.manifest.name, export, elapsed = ?cost.elapsed, fuel = cost.fuel, "policy called");
         Ok((output, self.effects.take_placed()))
     }
 }
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+pub(crate) mod scene;
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use crate::cli::{Color, LogFormat};
 
 /// Extism logs what a failed call returns to us anyway, and wasmtime's inner life interests nobody.
-const QUIET: &str =
-    "extism=off,wasmtime=warn,cranelift=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,bollard=warn";
+const QUIET: &str = "extism=off,wasmtime=warn,cranelift=warn,reqsign_core=off,reqsign_aws_core=off,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,bollard=warn";
 
 /// Starts logging to standard error with `filter`, for the life of the process.
 ///

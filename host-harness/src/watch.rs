@@ -1,5 +1,7 @@
-//! One actor per manifest: tick, trigger, settle, shut down; one plugin call at a time. Orders run
+//! One actor per manifest: tick, trigger, settle, reload, shut down; one plugin call at a time. Orders run
 //! beside it, so that no tick waits for Docker and no manifest for another.
+
+mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +16,10 @@ use tracing::{debug, error, info, warn};
 use crate::orders::{Batch, OrderContext, run_in_batch};
 use crate::plugin::CallError;
 use crate::session::Session;
+
+pub use reload::{Prepare, Prepared, ReloadReply, ReloadRequest, Reloads};
+
+use reload::Loading;
 
 /// How long orders under way may take to come to a safe end when the program stops. Longer than
 /// Docker's own 10 s for a container that does not heed SIGTERM.
@@ -77,6 +83,8 @@ pub struct Watch {
     /// Reports that the policy could not take yet.
     unsettled: Vec<Report>,
     waiting: Vec<Waiting>,
+    reloads: Reloads,
+    loading: Loading,
 }
 
 /// A manual refresh whose orders are not all done.
@@ -93,12 +101,13 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// An actor for `session`; it takes `requests` and tells `status`.
+    /// An actor for `session`; it takes `requests` and `reloads`, and tells `status`.
     pub fn new(
         session: Session,
         orders: OrderContext,
         requests: mpsc::Receiver<RefreshRequest>,
         status: watch::Sender<Status>,
+        reloads: Reloads,
     ) -> Self {
         Self {
             session,
@@ -110,14 +119,15 @@ impl Watch {
             tending: JoinSet::new(),
             unsettled: Vec::new(),
             waiting: Vec::new(),
+            reloads,
+            loading: Loading::default(),
         }
     }
 
     /// Runs until cancelled; then lets orders under way end, for at most [`SHUTDOWN_GRACE`].
     pub async fn run(mut self) {
         let mut next_poll = Instant::now();
-        let is_polling = self.session.plugin.description.enabled;
-        if !is_polling {
+        if !self.is_polling() {
             self.say_disabled();
         }
         loop {
@@ -127,7 +137,14 @@ impl Watch {
                 Some(ended) = self.running.join_next_with_id() => self.take_ended(ended).await,
                 Some(Ok(reports)) = self.tending.join_next() => self.settle(reports).await,
                 Some(request) = self.requests.recv() => self.refresh(request).await,
-                () = sleep_until(next_poll) => next_poll = Instant::now() + self.tick(is_polling).await,
+                Some(request) = self.reloads.requests.recv() => self.take_reload(request),
+                Some(prepared) = self.loading.task.join_next() => {
+                    if self.take_prepared(prepared) {
+                        // The tick that is due stays due, unless this policy wants it earlier.
+                        next_poll = next_poll.min(Instant::now() + self.interval());
+                    }
+                }
+                () = sleep_until(next_poll) => next_poll = Instant::now() + self.tick().await,
             }
         }
         self.wind_up().await;
@@ -155,9 +172,13 @@ impl Watch {
     }
 
     /// One tick; the time until the next. Where polling is off, what was left half done is ended all the same.
-    async fn tick(&mut self, is_polling: bool) -> Duration {
+    async fn tick(&mut self) -> Duration {
         self.tend();
-        if is_polling { self.poll().await } else { self.interval() }
+        if self.is_polling() { self.poll().await } else { self.interval() }
+    }
+
+    fn is_polling(&self) -> bool {
+        self.session.plugin.description.enabled
     }
 
     fn interval(&self) -> Duration {
@@ -301,3 +322,6 @@ impl Watch {
 fn fault_failure(fault: &CallError) -> Failure {
     Failure::passing(FailureCode::Other, format!("failed to {fault}"))
 }
+
+#[cfg(test)]
+mod tests;

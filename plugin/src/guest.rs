@@ -5,12 +5,14 @@
 
 use std::sync::Once;
 
-use extism_pdk::{FnResult, Json, WithReturnCode, config, host_fn, plugin_fn};
+use extism_pdk::extism;
 use imagewatch_core::Host;
 use imagewatch_core::abi::{
     Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, Selector,
     exports,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Read by hosts without running the module; kept through `strip` by build.rs.
 #[used]
@@ -18,38 +20,92 @@ use imagewatch_core::abi::{
 static ABI: [u8; 1] = *b"1";
 const _: () = assert!(imagewatch_core::abi::ABI_VERSION == 1, "the section above says the same");
 
-#[host_fn]
-extern "ExtismHost" {
-    fn http_send(batch: Json<HttpBatch>) -> Json<Answer<HttpResponses>>;
-    fn docker_containers(selector: Json<Selector>) -> Json<Answer<Containers>>;
-    fn docker_refresh(orders: Json<Orders>) -> Json<Answer<Placed>>;
-    fn host_log(line: Json<LogLine>);
+/// What this policy needs, likewise: hosts, images and containers are what its config and the engine name.
+const CAPABILITIES_TEXT: &str = r#"{"functions":["docker_containers","docker_refresh","host_log","http_send"],"strategies":["replace","start-first","remove","pull-only","notify"],"hosts":"any","images":"any","containers":"any"}"#;
+#[used]
+#[unsafe(link_section = "imagewatch.capabilities")]
+static CAPABILITIES: [u8; CAPABILITIES_TEXT.len()] =
+    *CAPABILITIES_TEXT.as_bytes().as_array().expect("it has its length");
+
+// The PDK's macros do the same with an error type whose backtraces are 20 KB of a module.
+#[link(wasm_import_module = "extism:host/user")]
+unsafe extern "C" {
+    fn http_send(batch: u64) -> u64;
+    fn docker_containers(selector: u64) -> u64;
+    fn docker_refresh(orders: u64) -> u64;
+    fn host_log(line: u64);
 }
 
-#[plugin_fn]
-pub fn describe(input: Vec<u8>) -> FnResult<Vec<u8>> {
-    call(exports::DESCRIBE, &input)
+#[unsafe(no_mangle)]
+extern "C" fn describe() -> i32 {
+    call(exports::DESCRIBE)
 }
 
-#[plugin_fn]
-pub fn poll(input: Vec<u8>) -> FnResult<Vec<u8>> {
-    call(exports::POLL, &input)
+#[unsafe(no_mangle)]
+extern "C" fn poll() -> i32 {
+    call(exports::POLL)
 }
 
-#[plugin_fn]
-pub fn settle(input: Vec<u8>) -> FnResult<Vec<u8>> {
-    call(exports::SETTLE, &input)
+#[unsafe(no_mangle)]
+extern "C" fn settle() -> i32 {
+    call(exports::SETTLE)
 }
 
-#[plugin_fn]
-pub fn refresh(input: Vec<u8>) -> FnResult<Vec<u8>> {
-    call(exports::REFRESH, &input)
+#[unsafe(no_mangle)]
+extern "C" fn refresh() -> i32 {
+    call(exports::REFRESH)
 }
 
-fn call(export: &str, input: &[u8]) -> FnResult<Vec<u8>> {
+/// Runs one export between Extism's input and output; 1 with an error text when there is no output.
+fn call(export: &str) -> i32 {
     report_panics();
-    imagewatch_core::call(export, input, &mut Guest)
-        .map_err(|message| WithReturnCode::new(extism_pdk::Error::msg(message), 1))
+    // SAFETY: Extism's calling convention; every block is written before the host is told of it. So for all below.
+    let input = unsafe { extism::load_input() };
+    match imagewatch_core::call(export, &input, &mut Guest) {
+        Ok(output) => {
+            unsafe { extism::output_set(write_block(&output), output.len() as u64) };
+            0
+        }
+        Err(message) => {
+            unsafe { extism::error_set(write_block(message.as_bytes())) };
+            1
+        }
+    }
+}
+
+/// A new block of the host's memory with `bytes`.
+fn write_block(bytes: &[u8]) -> u64 {
+    unsafe {
+        let block = extism::alloc(bytes.len() as u64);
+        extism::store(block, bytes);
+        block
+    }
+}
+
+/// What the host wrote into `block`, which is given back.
+fn take_block(block: u64) -> Option<Vec<u8>> {
+    let length = unsafe { extism::length(block) };
+    if length == 0 {
+        return None;
+    }
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    unsafe {
+        extism::load(block, &mut bytes);
+        extism::free(block);
+    }
+    Some(bytes)
+}
+
+/// Calls a host function with `input` as JSON.
+fn ask<T: DeserializeOwned>(function: unsafe extern "C" fn(u64) -> u64, input: &impl Serialize) -> Answer<T> {
+    let input = serde_json::to_vec(input).expect("what crosses the boundary has string keys only");
+    let block = write_block(&input);
+    let answer = unsafe { function(block) };
+    unsafe { extism::free(block) };
+    let answer = take_block(answer).unwrap_or_default();
+    serde_json::from_slice(&answer).unwrap_or_else(|error| {
+        Answer::Err(Failure::passing(FailureCode::BadAnswer, format!("the host's answer cannot be read: {error}")))
+    })
 }
 
 /// Hands a panic's text to the host before the module aborts, so that a bug says what it was.
@@ -57,10 +113,7 @@ fn report_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
-            if let Ok(memory) = extism_pdk::Memory::from_bytes(format!("policy panicked: {info}")) {
-                // SAFETY: the offset is that of a live block, which the host reads after the trap.
-                unsafe { extism_pdk::extism::error_set(memory.offset()) };
-            }
+            unsafe { extism::error_set(write_block(format!("policy panicked: {info}").as_bytes())) };
         }));
     });
 }
@@ -69,33 +122,32 @@ struct Guest;
 
 impl Host for Guest {
     fn config(&self, key: &str) -> Option<String> {
-        config::get(key).ok().flatten()
+        let block = write_block(key.as_bytes());
+        let value = unsafe { extism::config_get(block) };
+        unsafe { extism::free(block) };
+        take_block(value).and_then(|value| String::from_utf8(value).ok())
     }
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
-        // SAFETY: Extism's calling convention; the host checks what it is given. So for all four.
-        unpack(unsafe { http_send(Json(batch)) })
+        ask(http_send, &batch)
     }
 
     fn docker_containers(&mut self, selector: Selector) -> Answer<Containers> {
-        unpack(unsafe { docker_containers(Json(selector)) })
+        ask(docker_containers, &selector)
     }
 
     fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<Placed> {
-        unpack(unsafe { docker_refresh(Json(Orders { orders })) })
+        ask(docker_refresh, &Orders { orders })
     }
 
     fn log(&mut self, line: LogLine) {
-        // A host that cannot log is no reason to decide otherwise.
-        drop(unsafe { host_log(Json(line)) });
-    }
-}
-
-fn unpack<T>(answer: Result<Json<Answer<T>>, extism_pdk::Error>) -> Answer<T> {
-    match answer {
-        Ok(Json(answer)) => answer,
-        Err(error) => {
-            Answer::Err(Failure::passing(FailureCode::BadAnswer, format!("the host's answer cannot be read: {error}")))
+        // A line that cannot be written is no reason to decide otherwise.
+        if let Ok(line) = serde_json::to_vec(&line) {
+            let block = write_block(&line);
+            unsafe {
+                host_log(block);
+                extism::free(block);
+            }
         }
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use imagewatch_tests::program::start_imagewatch;
 use imagewatch_tests::registry::RegistryAuth;
 use imagewatch_tests::token_server::{TokenPolicy, TokenServer};
@@ -113,6 +115,26 @@ async fn the_seed_systems_two_variables_follow_the_prefix() {
     let daemon = watch_private(&stage, &[], &envs).await;
     daemon.wait_for_line("first seen").await;
     assert_no_secret(&daemon.stop().await);
+}
+
+/// A log-in of Docker's own is read anew by a running watcher, and goes along with its pulls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_in_of_dockers_own_is_followed_and_a_broken_one_is_named() {
+    let stage = Stage::with(basic()).await;
+    let config = stage.folder.path().join("config.json");
+    std::fs::write(&config, "{\"auths\": {\"canary").unwrap();
+    let daemon = watch_private(&stage, &[], &[("DOCKER_CONFIG", stage.folder.path().to_str().unwrap())]).await;
+    let line = daemon.wait_for_line("failed to look up").await;
+    assert!(line.contains("config.json: it is no JSON"), "{line}");
+    let auth = STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let key = format!("http://{}/v1/", stage.registry.host());
+    std::fs::write(&config, serde_json::json!({ "auths": { key: { "auth": auth } } }).to_string()).unwrap();
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    let lines = daemon.stop().await;
+    assert_no_secret(&lines);
+    assert!(!lines.iter().any(|line| line.contains(&auth)), "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

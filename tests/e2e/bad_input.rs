@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use imagewatch_tests::components;
+use imagewatch_tests::plugin_manifest::PluginManifest;
 use imagewatch_tests::program::start_imagewatch;
 use imagewatch_tests::push::{PushAuth, RegistryTarget};
 use imagewatch_tests::registry::host_that_is_down;
@@ -45,7 +46,12 @@ async fn manifests_and_modules_that_cannot_be_used_say_why_and_exit_with_their_c
     let good = std::fs::read(&wasm).expect("it was built");
     let manifest_of = |file: &str, bytes: &[u8]| {
         let module = write(&stage, &format!("{file}.wasm"), bytes);
-        write(&stage, &format!("{file}.json"), serde_json::json!({"wasm": [{"path": module}]}).to_string())
+        let config = serde_json::json!({"host.allow_unhashed": "true"});
+        write(
+            &stage,
+            &format!("{file}.json"),
+            serde_json::json!({"wasm": [{"path": module}], "config": config}).to_string(),
+        )
     };
     let with = |file: &str, key: &str, value: &str| stage.write(&stage.manifest().config(key, value), file);
     let mut wrong_hash = stage.manifest().config("images", "a");
@@ -56,6 +62,12 @@ async fn manifests_and_modules_that_cannot_be_used_say_why_and_exit_with_their_c
         ("unknown key", with("key", "imagess", "a"), 3, ["key.json", "`imagess`: is not known"]),
         ("invalid reference", with("reference", "images", "ghcr.io/UPPER"), 3, ["`images`", "ghcr.io/UPPER"]),
         ("wrong hash", stage.write(&wrong_hash, "hash"), 4, ["hash.json", "manifest's `hash` is 0000"]),
+        (
+            "no hash",
+            stage.write(&PluginManifest { wasm: write(&stage, "p.wasm", &good[1..]), ..stage.manifest() }, "unhashed"),
+            4,
+            ["unhashed.json", "has no `hash`"],
+        ),
         ("truncated wasm", manifest_of("cut", &good[..good.len() / 2]), 4, ["cut.wasm", "no valid wasm module"]),
         ("no wasm", manifest_of("text", b"<html>"), 4, ["text.wasm", "does not start"]),
         (

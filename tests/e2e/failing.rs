@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use imagewatch::credentials::store::CredentialStore;
 use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::HttpClient;
+use imagewatch::http::client::{HttpClient, HttpSettings};
 use imagewatch::http::egress::EgressRules;
 use imagewatch::orders::{OrderContext, run_order};
-use imagewatch::plugin::{PluginManifest, StateKeeping, load};
+use imagewatch::plugin::{PluginManifest, Record, StateKeeping, load};
 use imagewatch::replace::Replacer;
 use imagewatch::replace::journal::Journal;
 use imagewatch::session::Session;
@@ -159,12 +159,13 @@ impl ControlPlane {
         let cancel = CancellationToken::new();
         let adapters = Adapters {
             engine: Arc::new(DockerEngine::connect(Some(docker_host)).expect("an engine's address")),
-            http: Arc::new(HttpClient::new(4).expect("a client")),
+            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
             store: store.clone(),
             cancel: cancel.clone(),
         };
-        let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters.clone()));
+        let record = Arc::new(Record::default());
+        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters.clone(), record.clone());
         let journal = Journal::new(stage.folder.path().join("journal"));
         let replacer = Replacer::new(adapters.engine, journal, adapters.store.clone(), None);
         let orders = OrderContext {
@@ -172,14 +173,15 @@ impl ControlPlane {
             replacer: Arc::new(replacer),
             turns: Arc::new(Semaphore::new(4)),
             keep_images: None,
-            credentials: Arc::new(|_| None),
+            credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
             pull_timeout: LATER,
             stable_for: Duration::from_millis(500),
             progress: Arc::new(|_, _| {}),
             shutdown: cancel,
             is_granted: Arc::new(|_| true),
         };
-        let session = Session::new(manifest, plugin, effects, adapters.store, StateKeeping::Persisted);
+        let session =
+            Session::new(manifest, plugin, Arc::new(effects), adapters.store, record, StateKeeping::Persisted);
         Self { session, orders }
     }
 

@@ -225,7 +225,8 @@ async fn a_hook_that_hangs_ends_when_its_time_is_over() {
     let limit = ("imagewatch.hook.timeout", "1s");
     let scene = Scene::start(vec![
         Row::new("before", ImageSpec::sleeper).made(labelled(&[limit, ("imagewatch.hook.pre-update", "sleep 600")])),
-        Row::new("after", ImageSpec::sleeper).made(labelled(&[limit, ("imagewatch.hook.post-update", "sleep 600")])),
+        Row::new("after", ImageSpec::sleeper)
+            .made(labelled(&[limit, ("imagewatch.hook.post-update", "(sleep 600 & sleep 600); true")])),
     ])
     .await;
     let before = scene.stage.container("before").await;
@@ -238,4 +239,11 @@ async fn a_hook_that_hangs_ends_when_its_time_is_over() {
     scene.daemon.wait_for_line("replaced, but its imagewatch.hook.post-update did not end within 1 s").await;
     scene.stage.wait_until_on("after", &new[1], SOON).await;
     assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+    for role in ["before", "after"] {
+        let docker = scene.stage.scope.engine().docker();
+        let top = docker.top_processes(&scene.stage.scope.name(role), None).await.expect("it runs");
+        let hanging: Vec<_> =
+            top.processes.iter().flatten().filter(|line| line.concat().contains("sleep 600")).collect();
+        assert!(hanging.is_empty(), "what the hook of {role} started is gone too: {hanging:?}");
+    }
 }

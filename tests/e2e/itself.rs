@@ -1,9 +1,9 @@
 //! The program in a container of the engine that it works on, and its own image moves on (T40). And that there is one
 //! updater on an engine, not two (T41).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bollard::query_parameters::LogsOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder};
 use futures_util::TryStreamExt;
 use imagewatch_abi::Digest;
 use imagewatch_tests::engine::{RunSpec, Scope, TestEngine};
@@ -14,6 +14,7 @@ use imagewatch_tests::private_engine::PrivateEngine;
 use imagewatch_tests::program::{imagewatch, start_imagewatch};
 use imagewatch_tests::registry::{Registry, RegistryAuth};
 use imagewatch_tests::wait::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const LATER: Duration = Duration::from_secs(60);
@@ -28,13 +29,14 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new() -> Self {
+    /// The updater publishes `port`, if there is one.
+    async fn new(port: Option<u16>) -> Self {
         let engine = PrivateEngine::start().await;
         let registry = Registry::start_at(engine.outer_address(), RegistryAuth::None).await;
         let scope = TestEngine::scope(&engine.connect().await);
         let scene = Self { scope, registry, folder: TempDir::new().expect("a folder"), engine };
         scene.push("app", &ImageSpec::sleeper("v1")).await;
-        scene.run("app", Vec::new(), Vec::new()).await;
+        scene.run("app", Vec::new(), Vec::new(), None).await;
         scene.push("updater", &updater_image("v1", true)).await;
         let manifest = scene.write_manifest();
         let path = |path: &std::path::Path| path.to_str().expect("a path of ours").to_owned();
@@ -52,7 +54,7 @@ impl Scene {
             format!("{}:/state", path(&scene.folder.path().join("state"))),
         ];
         let env = vec![format!("DOCKER_HOST=unix://{SOCKET}"), "IMAGEWATCH_STATE_DIR=/state".to_owned()];
-        scene.run("updater", binds, env).await;
+        scene.run("updater", binds, env, port).await;
         scene.wait_until_seen("app").await;
         scene.wait_until_seen("updater").await;
         scene
@@ -79,7 +81,7 @@ impl Scene {
         self.registry.target().push(&self.scope.name(role), "latest", spec).await
     }
 
-    async fn run(&self, role: &str, volumes: Vec<String>, env: Vec<String>) {
+    async fn run(&self, role: &str, volumes: Vec<String>, env: Vec<String>, port: Option<u16>) {
         let labels = ["imagewatch.enable", if role == "updater" { "imagewatch.updater" } else { "role" }];
         let name = self.scope.name(role);
         let spec = RunSpec {
@@ -88,6 +90,7 @@ impl Scene {
             labels: labels.map(|label| (label.to_owned(), "true".to_owned())).into(),
             volumes,
             env,
+            fixed_ports: port.into_iter().map(|port| (port, port)).collect(),
             restart_policy: Some("always".to_owned()),
             ..RunSpec::default()
         };
@@ -129,6 +132,54 @@ impl Scene {
         })
         .await;
     }
+
+    /// The helper that is there, by name and with the number of its process.
+    async fn helper(&self) -> Option<(String, i64)> {
+        let docker = self.scope.engine().docker();
+        let options = ListContainersOptionsBuilder::new().all(true).build();
+        let listed = docker.list_containers(Some(options)).await.expect("the engine lists");
+        let mut names = listed.into_iter().flat_map(|container| container.names.unwrap_or_default());
+        let name = names.find(|name| name.ends_with(".helper"))?;
+        let found = docker.inspect_container(name.trim_start_matches('/'), None).await.ok()?;
+        Some((name, found.state.and_then(|state| state.pid).unwrap_or_default()))
+    }
+
+    /// Kills the helper's process, as soon as the containers of the updater are as `moment` wants them.
+    async fn kill_helper(&self, updater: &str, moment: Moment) {
+        let end = Instant::now() + LATER;
+        loop {
+            assert!(Instant::now() < end, "{moment:?} never came: {:?}", self.log().await);
+            let runs = self.scope.inspect(updater).await.is_some_and(|now| now.is_running);
+            let successor = self.scope.inspect(&self.scope.name("updater")).await.filter(|now| now.id != updater);
+            let has_come = match moment {
+                Moment::HelperRuns => true,
+                Moment::UpdaterRests => !runs,
+                Moment::SuccessorRuns => successor.is_some_and(|now| now.is_running),
+            };
+            if let (true, Some((_, pid @ 1..))) = (has_come, self.helper().await) {
+                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process has a number");
+                return kill_process(pid, Signal::KILL).expect("it runs");
+            }
+        }
+    }
+
+    async fn assert_no_helper_is_left(&self) {
+        wait_for("the helper to go", LATER, || async {
+            match self.helper().await {
+                None => Ok(()),
+                Some(helper) => Err(helper),
+            }
+        })
+        .await;
+    }
+}
+
+/// How far an update of the updater is.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    HelperRuns,
+    UpdaterRests,
+    SuccessorRuns,
 }
 
 /// The program itself comes with a mount: what is new is that another image runs it.
@@ -140,7 +191,7 @@ fn updater_image(version: &str, is_good: bool) -> ImageSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t40_t41_an_updater_hands_over_to_its_successor_which_works_alone() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(None).await;
     let update = scene.release("updater", &updater_image("v2", true), true).await;
     scene.wait_until_gone(&update, Way::Forwards).await;
     scene.wait_until_seen("app").await;
@@ -148,20 +199,55 @@ async fn t40_t41_an_updater_hands_over_to_its_successor_which_works_alone() {
     scene.wait_until_gone(&of_app, Way::Forwards).await;
 
     let host = format!("unix://{}", scene.engine.socket().display());
-    let mut second = start_imagewatch(&host, ["run", "--admin-listen", "off"], &[]);
-    assert_eq!(second.wait_exit(LATER).await, Some(7), "{:?}", second.lines());
-    let said = second.lines().join("\n");
-    assert!(said.contains(&scene.scope.name("updater")), "it names the one that runs: {said}");
+    for args in [&["run", "--admin-listen", "off"][..], &["refresh"]] {
+        let mut second = start_imagewatch(&host, args, &[]);
+        assert_eq!(second.wait_exit(LATER).await, Some(7), "{:?}", second.lines());
+        let said = second.lines().join("\n");
+        assert!(said.contains(&scene.scope.name("updater")), "it names the one that runs: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t40_an_updater_whose_successor_does_not_start_goes_on() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(None).await;
     let update = scene.release("updater", &updater_image("v2", false), false).await;
     scene.wait_until_said(&["is quarantined", &scene.scope.name("updater")]).await;
     scene.wait_until_gone(&update, Way::Back).await;
     let now = take_picture(&scene.scope, &update.name).await.expect("it runs");
     assert_eq!(now.started_at, update.before.started_at, "it was never stopped");
+    let of_app = scene.release("app", &ImageSpec::sleeper("v2"), true).await;
+    scene.wait_until_gone(&of_app, Way::Forwards).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t40_an_updater_that_publishes_a_port_is_replaced_by_a_helper_whenever_that_is_killed() {
+    let scene = Scene::new(Some(8321)).await;
+    for (number, moment) in [None, Some(Moment::HelperRuns), Some(Moment::UpdaterRests), Some(Moment::SuccessorRuns)]
+        .into_iter()
+        .enumerate()
+    {
+        let update = scene.release("updater", &updater_image(&format!("v{}", number + 2), true), true).await;
+        if let Some(moment) = moment {
+            scene.kill_helper(&update.before.id, moment).await;
+        }
+        scene.wait_until_gone(&update, Way::Forwards).await;
+        scene.assert_no_helper_is_left().await;
+        let now = scene.scope.inspect(&update.name).await.expect("it runs");
+        assert_eq!(now.published.get(&8321).map(String::as_str), Some("127.0.0.1:8321"), "{moment:?}");
+        scene.wait_until_seen("app").await;
+        scene.wait_until_seen("updater").await;
+    }
+    let of_app = scene.release("app", &ImageSpec::sleeper("v2"), true).await;
+    scene.wait_until_gone(&of_app, Way::Forwards).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t40_an_updater_that_publishes_a_port_comes_back_when_its_successor_does_not_start() {
+    let scene = Scene::new(Some(8322)).await;
+    let update = scene.release("updater", &updater_image("v2", false), false).await;
+    scene.wait_until_said(&["is quarantined", &scene.scope.name("updater")]).await;
+    scene.wait_until_gone(&update, Way::Back).await;
+    scene.assert_no_helper_is_left().await;
     let of_app = scene.release("app", &ImageSpec::sleeper("v2"), true).await;
     scene.wait_until_gone(&of_app, Way::Forwards).await;
 }

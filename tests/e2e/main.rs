@@ -11,16 +11,23 @@ mod failing;
 mod faults;
 mod gate;
 mod groups;
+mod hostile;
+#[path = "../../host-harness/src/plugin/inline.rs"]
+mod inline;
 mod itself;
 mod killed;
 mod moving;
 mod oracle;
 mod persisted;
+mod podman;
 mod quarantine;
+mod reload;
 mod restarted;
+mod signed;
 mod start_first;
 mod steps;
 mod support;
 mod systemd;
+mod tags;
 
 use imagewatch_tests::stage;

@@ -17,6 +17,7 @@ pub mod judge;
 pub mod kill;
 pub mod load;
 pub mod plugin_manifest;
+pub mod podman;
 pub mod private_engine;
 pub mod prober;
 pub mod process;

@@ -33,10 +33,10 @@ pub struct PrivateEngine {
 
 /// A network namespace and the cable to it; dropping it removes both.
 #[derive(Debug)]
-struct Network {
-    namespace: String,
+pub(crate) struct Network {
+    pub(crate) namespace: String,
     /// Of the cable's end in the test's namespace.
-    outer: Ipv4Addr,
+    pub(crate) outer: Ipv4Addr,
 }
 
 impl PrivateEngine {
@@ -118,7 +118,7 @@ impl Drop for PrivateEngine {
 impl Network {
     /// Takes the first free one of the networks, beginning at one of this process's own: another process that wants
     /// the same is refused by the kernel, and takes the next.
-    fn create() -> Self {
+    pub(crate) fn create() -> Self {
         let first = u16::try_from(std::process::id() % u32::from(NETWORKS)).expect("it is below NETWORKS");
         for step in 0..64 {
             let number = (first + step * 7) % NETWORKS;
@@ -213,7 +213,7 @@ fn wait_until(deadline: Duration, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The latest mount first.
-fn unmount_under(folder: &Path) {
+pub(crate) fn unmount_under(folder: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     let ours: Vec<&Path> = points.filter(|point| point.starts_with(folder)).collect();

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 a step failed, 2 the command line was not understood, 128+N ended by signal N.
 
 mod bindgen;
+mod control_planes;
 mod engine;
 mod error;
 mod files;
@@ -25,15 +26,18 @@ use crate::{error::Error, say::say};
 const HELP: &str = "\
 cargo xtask <verb>: everything that imagewatch needs around `cargo`, from a fresh clone on.
 
-  setup            choose or fetch the Rust toolchain, install missing Debian packages, build the plugin;
+  setup            choose or fetch the Rust toolchain, install missing Debian packages, build the policies;
                    says what it found and what it installed. The verbs below do this by themselves.
-  plugin           build the policy plugin to target/plugin/imagewatch.wasm; shows size and sha256.
+  plugin           build the policies to target/plugin: imagewatch.wasm, which the host embeds, and the tests'
+                   weekdays.wasm; shows size and sha256.
   demo [-- ARGS]   build everything, start an engine if none answers, and run the demonstration
                    (needs root for an engine of its own; Ctrl-C ends it and cleans up).
-  test [FILTER..]  all tests: the workspace with a real engine and registry, xtask itself, and the
-                   decisions compiled to wasm under Node. With FILTERs only the workspace's tests whose
+  test [FILTER..]  all tests: the workspace with a real engine and registry, xtask itself, the decisions
+                   compiled to wasm under Node, and the built policies under Python and Node with what
+                   tests/control-planes pins of PyPI and npm. With FILTERs only the workspace's tests whose
                    names contain one of them: cargo xtask test quarantine -- --nocapture
-  lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths.
+  lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths,
+                   and that code on pages is that of the files it comes from.
   bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench: `--quick`, or
                    `away [--quick]`, how long a service is away while it is updated;
                    `plugin [--quick]`, what a policy costs its host;

@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// A program that must be there.
+#[derive(Clone, Copy)]
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -33,12 +34,41 @@ const BUSYBOX: Need = Need {
     purpose: "the content of the test images",
     found: |_| process::find_program("busybox").filter(|file| is_static(file)),
 };
+const WASM_OPT: Need = Need {
+    program: "wasm-opt",
+    package: "binaryen",
+    purpose: "makes the built policies a twentieth smaller",
+    found: process::find_program,
+};
 const NODE: Need = Need {
     program: "node",
     package: "nodejs",
     purpose: "runs the decisions' tests as wasm",
     found: process::find_program,
 };
+const NPM: Need = Need {
+    program: "npm",
+    package: "npm",
+    purpose: "installs what the policy's test under Node needs",
+    found: process::find_program,
+};
+const PYTHON: Need = Need {
+    program: "python3",
+    package: "python3-venv",
+    purpose: "the policy's test as a Python control plane has it",
+    found: |name| process::find_program(name).filter(|python| has_venv(python)),
+};
+/// For the tests on the other engine. Its parts are no programs on PATH.
+const PODMAN: [Need; 3] = [
+    Need { program: "podman", package: "podman", purpose: "the tests on Podman", found: process::find_program },
+    Need { program: "netavark", package: "netavark", purpose: "Podman's networks", found: find_helper },
+    Need {
+        program: "aardvark-dns",
+        package: "aardvark-dns",
+        purpose: "names in Podman's networks",
+        found: find_helper,
+    },
+];
 /// What an engine of our own needs; not asked for when one answers already.
 const ENGINE: [Need; 2] = [
     Need {
@@ -64,24 +94,62 @@ pub(crate) struct Programs {
 ///
 /// `own_engine`: whether dockerd is needed as well.
 pub(crate) fn provide(own_engine: bool) -> Result<Programs> {
-    let engine = if own_engine { ENGINE.as_slice() } else { &[] };
-    let missing: Vec<&Need> =
-        [REGISTRY, BUSYBOX].iter().chain(engine).filter(|need| (need.found)(need.program).is_none()).collect();
-    if !missing.is_empty() {
-        say!("xtask: missing:\n{}", list(&missing));
-        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-        install(&packages).or_else(|error| failed(format!("{error}; missing:\n{}", list(&missing))))?;
-    }
-    Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new: !missing.is_empty() })
+    let mut needs = vec![REGISTRY, BUSYBOX];
+    needs.extend(if own_engine { ENGINE.as_slice() } else { &[] });
+    let is_new = install_missing(&needs)?;
+    Ok(Programs { busybox: found(&BUSYBOX)?, docker_registry: found(&REGISTRY)?, is_new })
+}
+
+/// Finds wasm-opt, after installing its package where it is missing.
+pub(crate) fn provide_wasm_opt() -> Result<PathBuf> {
+    provide_one(&WASM_OPT)
 }
 
 /// Finds Node, after installing its package where it is missing.
 pub(crate) fn provide_node() -> Result<PathBuf> {
-    if (NODE.found)(NODE.program).is_none() {
-        say!("xtask: missing:\n{}", list(&[&NODE]));
-        install(&[NODE.package]).or_else(|error| failed(format!("{error}; missing:\n{}", list(&[&NODE]))))?;
+    provide_one(&NODE)
+}
+
+/// Finds npm, likewise.
+pub(crate) fn provide_npm() -> Result<PathBuf> {
+    provide_one(&NPM)
+}
+
+/// Finds a Python that can make virtual environments, likewise.
+pub(crate) fn provide_python() -> Result<PathBuf> {
+    provide_one(&PYTHON)
+}
+
+fn provide_one(need: &Need) -> Result<PathBuf> {
+    install_missing(&[*need])?;
+    found(need)
+}
+
+/// Debian's Python comes without what fills a virtual environment with pip.
+fn has_venv(python: &Path) -> bool {
+    process::capture(Command::new(python).args(["-c", "import ensurepip, venv"])).is_some()
+}
+
+/// Finds Podman, after installing its packages where they are missing.
+pub(crate) fn provide_podman() -> Result<()> {
+    install_missing(&PODMAN)?;
+    PODMAN.iter().try_for_each(|need| found(need).map(drop))
+}
+
+/// Whether anything was missing.
+fn install_missing(needs: &[Need]) -> Result<bool> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| (need.found)(need.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(false);
     }
-    found(&NODE)
+    say!("xtask: missing:\n{}", list(&missing));
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install(&packages).or_else(|error| failed(format!("{error}; missing:\n{}", list(&missing))))?;
+    Ok(true)
+}
+
+fn find_helper(program: &str) -> Option<PathBuf> {
+    Some(Path::new("/usr/lib/podman").join(program)).filter(|file| file.is_file())
 }
 
 fn found(need: &Need) -> Result<PathBuf> {

@@ -10,7 +10,8 @@ use std::{
 use crate::{
     engine::{self, Engine},
     error::Result,
-    files, packages, plugin,
+    files, packages,
+    plugin::{self, Policies},
     stages::Stages,
     toolchain::{self, Toolchain},
 };
@@ -18,22 +19,27 @@ use crate::{
 /// The rooms of the workspace that build for the machine we are on and are not xtask.
 pub(crate) const NATIVE: [&str; 5] = ["--workspace", "--exclude", "imagewatch-plugin", "--exclude", "xtask"];
 
-/// A chosen toolchain and a built plugin.
+/// A chosen toolchain and the built policies.
 pub(crate) struct Session {
     workspace: PathBuf,
     target: PathBuf,
     toolchain: Toolchain,
+    policies: Policies,
     environment: Vec<(&'static str, OsString)>,
 }
 
 impl Session {
-    /// Chooses the toolchain and builds the plugin.
+    /// Chooses the toolchain and builds the policies.
     pub(crate) fn open(stages: &mut Stages) -> Result<Self> {
         let workspace = files::workspace();
         let target = files::target(&workspace);
         let toolchain = stages.need("toolchain", toolchain::choose)?;
-        let wasm = stages.need("plugin", || plugin::build(&toolchain, &workspace, &target))?;
-        Ok(Self { workspace, target, toolchain, environment: vec![("IMAGEWATCH_PLUGIN_WASM", wasm.into())] })
+        let policies = stages.need("plugin", || plugin::build(&toolchain, &workspace, &target))?;
+        let environment = vec![
+            ("IMAGEWATCH_PLUGIN_WASM", policies.imagewatch.clone().into()),
+            ("IMAGEWATCH_WEEKDAYS_WASM", policies.weekdays.clone().into()),
+        ];
+        Ok(Self { workspace, target, toolchain, policies, environment })
     }
 
     /// Finds or installs the system programs that the tests start, and those for an engine when none answers.
@@ -64,6 +70,11 @@ impl Session {
     /// A binary that cargo has built.
     pub(crate) fn built(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)
+    }
+
+    /// The built policies.
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// The workspace's folder.

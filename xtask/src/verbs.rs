@@ -2,6 +2,7 @@
 
 mod lint;
 mod rules;
+mod snippets;
 mod test;
 
 use crate::{

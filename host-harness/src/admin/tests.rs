@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use super::*;
+use crate::plugin::Record;
 use crate::store::sample::quarantined;
 
 const QUARANTINE: &str = "/admin/quarantine";
@@ -76,6 +77,29 @@ impl Control for FakeControl {
         self.readiness.clone()
     }
 
+    fn plugins(&self) -> Vec<PluginStatus> {
+        let record = Record::default();
+        record.refused("load it");
+        vec![PluginStatus { manifest: "apps".to_owned(), record: record.read() }]
+    }
+
+    async fn reload_plugin(&self, manifest: &str) -> ReloadAnswer {
+        match manifest {
+            "newer" => ReloadAnswer::Swapped { policy: "imagewatch 2".to_owned(), sha256: "00ff".to_owned() },
+            "same" => ReloadAnswer::Unchanged,
+            "broken" => ReloadAnswer::Refused("failed to load it".to_owned()),
+            _ => ReloadAnswer::NoSuchManifest,
+        }
+    }
+
+    async fn roll_back_plugin(&self, manifest: &str) -> RollbackAnswer {
+        match manifest {
+            "first" => RollbackAnswer::NothingBefore("failed to roll back".to_owned()),
+            "read-only" => RollbackAnswer::Failed("failed to write".to_owned()),
+            _ => RollbackAnswer::Done(self.reload_plugin(manifest).await),
+        }
+    }
+
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
         self.barred()
     }
@@ -132,7 +156,7 @@ async fn ask_with(
     method: &str,
     path: &str,
     authorization: Option<&str>,
-) -> (axum::http::response::Parts, Value) {
+) -> (http::response::Parts, Value) {
     let mut request = Request::builder().method(method).uri(path);
     if let Some(authorization) = authorization {
         request = request.header("authorization", authorization);
@@ -377,4 +401,31 @@ async fn the_server_answers_on_its_socket_and_stops_when_told() {
     cancel.cancel();
     let stopped = tokio::time::timeout(Duration::from_secs(20), server).await.expect("it stops within its grace");
     stopped.expect("no panic").expect("no error");
+}
+
+#[rstest]
+#[case::swapped("newer/reload", 200, value!({"result": "swapped", "policy": "imagewatch 2", "sha256": "00ff"}))]
+#[case::unchanged("same/reload", 200, value!({"result": "unchanged"}))]
+#[case::refused("broken/reload", 422, value!({"error": "failed to load it"}))]
+#[case::unknown("nobody/reload", 404, value!({"error": "no manifest nobody is loaded; GET /admin/plugins lists them"}))]
+#[case::rolled_back("newer/rollback", 200, value!({"result": "swapped", "policy": "imagewatch 2", "sha256": "00ff"}))]
+#[case::nothing_before("first/rollback", 409, value!({"error": "failed to roll back"}))]
+#[case::read_only("read-only/rollback", 500, value!({"error": "failed to write"}))]
+#[tokio::test]
+async fn a_policy_is_loaded_again_or_rolled_back(#[case] path: &str, #[case] status: u16, #[case] body: Value) {
+    let control = FakeControl::with_readiness(&[]);
+    let answered = ask(&control, "POST", &format!("/admin/plugins/{path}"), Some("Bearer t0ken")).await;
+    assert_eq!((answered.0.as_u16(), answered.1), (status, body));
+    let (status, _) = ask(&control, "POST", &format!("/admin/plugins/{path}"), None).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_policies_are_listed_with_what_went_wrong() {
+    let control = FakeControl::with_readiness(&[]);
+    let (status, body) = ask(&control, "GET", "/admin/plugins", Some("Bearer t0ken")).await;
+    assert_eq!(status, StatusCode::OK);
+    let plugin = &body["plugins"][0];
+    assert_eq!((&plugin["manifest"], &plugin["running"]), (&value!("apps"), &Value::Null));
+    assert_eq!((&plugin["loads"], &plugin["refused"]["reason"]), (&value!({"refused": 1}), &value!("load it")));
 }

@@ -1,6 +1,7 @@
 //! What the admin API can reach of the running actors.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,11 +9,16 @@ use imagewatch_abi::{FailureCode, Outcome, Report, Verdict};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
+use super::AppError;
 use super::history::as_events;
 use super::quarantine::name_manifests;
-use crate::admin::{BarredDigest, Control, Event, ManifestReadiness, RefreshAnswer, RefreshResult};
+use crate::admin::{
+    BarredDigest, Control, Event, ManifestReadiness, PluginStatus, RefreshAnswer, RefreshResult, ReloadAnswer,
+    RollbackAnswer,
+};
+use crate::plugin::{Record, RollbackError, roll_back};
 use crate::store::{HistoryQuery, Store};
-use crate::watch::{RefreshReply, RefreshRequest, Status};
+use crate::watch::{RefreshReply, RefreshRequest, ReloadReply, ReloadRequest, Status};
 
 /// The manifest that the workspaces endpoint serves.
 const WORKSPACES: &str = "workspaces";
@@ -21,9 +27,25 @@ const WORKSPACES: &str = "workspaces";
 #[derive(Debug)]
 pub(super) struct Handles {
     pub(super) loaded: Vec<ManifestHandle>,
-    /// Name and reason.
-    pub(super) faults: Vec<(String, String)>,
+    pub(super) faults: Vec<Fault>,
     pub(super) store: Arc<Store>,
+    pub(super) state_dir: PathBuf,
+}
+
+/// A manifest that could not be loaded when the program started.
+#[derive(Debug)]
+pub(super) struct Fault {
+    name: String,
+    reason: String,
+    record: Record,
+}
+
+impl Fault {
+    pub(super) fn new(name: String, error: &AppError) -> Self {
+        let record = Record::default();
+        record.refused(&error.to_string());
+        Self { name, reason: format!("failed to {error}"), record }
+    }
 }
 
 /// An actor from outside.
@@ -32,9 +54,28 @@ pub(super) struct ManifestHandle {
     pub(super) name: String,
     pub(super) requests: mpsc::Sender<RefreshRequest>,
     pub(super) status: watch::Receiver<Status>,
+    pub(super) reloads: mpsc::Sender<ReloadRequest>,
+    pub(super) record: Arc<Record>,
+}
+
+impl ManifestHandle {
+    async fn reload(&self) -> ReloadAnswer {
+        let (reply, answer) = oneshot::channel();
+        let is_sent = self.reloads.send(ReloadRequest { reply: Some(reply) }).await.is_ok();
+        match answer.await {
+            Ok(ReloadReply::Swapped { policy, sha256 }) if is_sent => ReloadAnswer::Swapped { policy, sha256 },
+            Ok(ReloadReply::Unchanged) => ReloadAnswer::Unchanged,
+            Ok(ReloadReply::Refused(reason)) => ReloadAnswer::Refused(format!("failed to {reason}")),
+            _ => ReloadAnswer::Refused("imagewatch is stopping".to_owned()),
+        }
+    }
 }
 
 impl Handles {
+    fn handle(&self, manifest: &str) -> Option<&ManifestHandle> {
+        self.loaded.iter().find(|handle| handle.name == manifest)
+    }
+
     /// The manifest named `workspaces`, or the only one there is.
     fn workspaces(&self) -> Option<&ManifestHandle> {
         let named = self.loaded.iter().find(|handle| handle.name == WORKSPACES);
@@ -69,11 +110,39 @@ impl Control for Handles {
                 handle.status.borrow().not_ready.clone()
             },
         });
-        let faults = self
-            .faults
-            .iter()
-            .map(|(name, reason)| ManifestReadiness { manifest: name.clone(), not_ready: Some(reason.clone()) });
+        let faults = self.faults.iter().map(|Fault { name, reason, .. }| ManifestReadiness {
+            manifest: name.clone(),
+            not_ready: Some(reason.clone()),
+        });
         loaded.chain(faults).collect()
+    }
+
+    fn plugins(&self) -> Vec<PluginStatus> {
+        let status = |name: &str, record: &Record| PluginStatus { manifest: name.to_owned(), record: record.read() };
+        let loaded = self.loaded.iter().map(|handle| status(&handle.name, &handle.record));
+        loaded.chain(self.faults.iter().map(|fault| status(&fault.name, &fault.record))).collect()
+    }
+
+    async fn reload_plugin(&self, manifest: &str) -> ReloadAnswer {
+        match self.handle(manifest) {
+            Some(handle) => handle.reload().await,
+            None if self.faults.iter().any(|fault| fault.name == manifest) => ReloadAnswer::Refused(format!(
+                "manifest {manifest} could not be loaded when imagewatch started; start imagewatch again"
+            )),
+            None => ReloadAnswer::NoSuchManifest,
+        }
+    }
+
+    async fn roll_back_plugin(&self, manifest: &str) -> RollbackAnswer {
+        let Some(handle) = self.handle(manifest) else { return RollbackAnswer::NoSuchManifest };
+        let (state_dir, name) = (self.state_dir.clone(), manifest.to_owned());
+        let rolled_back = tokio::task::spawn_blocking(move || roll_back(&state_dir, &name)).await;
+        match rolled_back {
+            Ok(Ok(_)) => RollbackAnswer::Done(handle.reload().await),
+            Ok(Err(error @ RollbackError::Refused { .. })) => RollbackAnswer::Failed(format!("failed to {error}")),
+            Ok(Err(error)) => RollbackAnswer::NothingBefore(format!("failed to {error}")),
+            Err(error) => RollbackAnswer::Failed(format!("the host panicked: {error}; please report it")),
+        }
     }
 
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {

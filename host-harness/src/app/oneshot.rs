@@ -1,15 +1,14 @@
 //! The commands that end: `check` and `refresh`, over every loaded manifest.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use futures_util::future::join_all;
 use imagewatch_abi::{FailureCode, Order, Outcome, PollMode, Report, Verdict};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 
 use super::control::build_result;
-use super::{App, Ready};
+use super::loading::{Ready, Tools};
+use super::{App, AppError};
 use crate::exit_code::Exit;
 use crate::orders::{Batch, ProgressObserver, run_in_batch};
 use crate::plugin::StateKeeping;
@@ -113,13 +112,17 @@ impl App {
 
     /// Refreshes the targets in `names`, or all, wherever a manifest knows them. A name that none
     /// knows is refused before anything is touched.
+    ///
+    /// # Errors
+    /// When another updater runs on the engine.
     pub async fn refresh(
         &self,
         names: &[String],
         recreate: bool,
         parallel: u16,
         progress: &ProgressObserver,
-    ) -> Refreshed {
+    ) -> Result<Refreshed, AppError> {
+        self.refuse_beside_another().await?;
         let mut refreshed = Refreshed::default();
         self.note_faults(&mut refreshed.errors, &mut refreshed.exit);
         let mut asked = Vec::new();
@@ -139,25 +142,14 @@ impl App {
             let message = format!("refresh {name}: unknown target; known are {}", known.join(", "));
             refreshed.errors.push(ManifestFailure { manifest: "all".to_owned(), message });
             refreshed.exit = Some(Exit::Usage);
-            return refreshed;
+            return Ok(refreshed);
         }
-        let turns = Arc::new(Semaphore::new(usize::from(parallel)));
-        let runs = asked.into_iter().map(|asked| self.carry_out(asked, turns.clone(), progress));
+        let tools = self.tools(parallel, progress.clone());
+        let runs = asked.into_iter().map(|asked| carry_out(asked, &tools));
         refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
         let result = build_result(&refreshed.reports, &refreshed.outcomes);
         (refreshed.pulled, refreshed.failed, refreshed.recreated) = (result.pulled, result.failed, result.recreated);
-        refreshed
-    }
-
-    async fn carry_out(&self, mut asked: Asked<'_>, turns: Arc<Semaphore>, progress: &ProgressObserver) -> Vec<Report> {
-        let context = self.order_context(asked.ready, turns, progress.clone());
-        let batch = Batch::new(asked.orders.clone());
-        let reports = join_all(asked.orders.iter().map(|order| run_in_batch(&context, order, &batch))).await;
-        // The policy logs what became of them; its state ends with this process.
-        if let Err(fault) = asked.session.settle(reports.clone()).await {
-            tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}");
-        }
-        reports
+        Ok(refreshed)
     }
 
     fn note_faults(&self, errors: &mut Vec<ManifestFailure>, exit: &mut Option<Exit>) {
@@ -166,6 +158,17 @@ impl App {
             *exit = Some(fault.exit());
         }
     }
+}
+
+async fn carry_out(mut asked: Asked<'_>, tools: &Tools) -> Vec<Report> {
+    let context = tools.orders(&asked.ready.manifest, &asked.ready.plugin);
+    let batch = Batch::new(asked.orders.clone());
+    let reports = join_all(asked.orders.iter().map(|order| run_in_batch(&context, order, &batch))).await;
+    // The policy logs what became of them; its state ends with this process.
+    if let Err(fault) = asked.session.settle(reports.clone()).await {
+        tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}");
+    }
+    reports
 }
 
 /// Asks one policy for those of `names` that it knows. `None` when it knows none, or failed.

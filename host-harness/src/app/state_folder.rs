@@ -25,10 +25,7 @@ impl StateFolder {
     /// # Errors
     /// When nothing says where it is, or its store cannot be used.
     pub fn open(named: Option<&Path>) -> Result<Self, AppError> {
-        let path = match named {
-            Some(path) => path.to_owned(),
-            None => default_state_dir(is_root(), |name| std::env::var_os(name))?,
-        };
+        let path = Self::path_of(named)?;
         let store = Store::open(&path).or_else(|error| {
             let is_full = error.is_disk_full();
             if is_full {
@@ -37,6 +34,17 @@ impl StateFolder {
             if is_full { Ok(Store::in_memory()) } else { Err(error) }
         });
         Ok(Self { path, store: Arc::new(store?) })
+    }
+
+    /// Where the folder `named`, or the user's own, is.
+    ///
+    /// # Errors
+    /// When nothing says where.
+    pub fn path_of(named: Option<&Path>) -> Result<PathBuf, AppError> {
+        match named {
+            Some(path) => Ok(path.to_owned()),
+            None => Ok(default_state_dir(is_root(), |name| std::env::var_os(name))?),
+        }
     }
 
     /// The same for who changes nothing: a folder that cannot be used is an empty one, with a warning.

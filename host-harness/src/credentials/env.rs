@@ -1,15 +1,19 @@
-//! Credentials from environment variables. The environment is an argument, so that nothing here
-//! depends on the process; no message and no error shows a value.
+//! Credentials from environment variables and from the files that they name. The environment is an argument, so that
+//! nothing here depends on the process; no message and no error shows a value.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
+use super::environment::Environment;
+use super::error::CredentialError;
+use super::file::{NO_FILE, WatchedFile};
 use super::store::{CredentialStore, parse_registry};
 use crate::secret::Credential;
 
 const PREFIX: &str = "IMAGEWATCH_CREDENTIAL_";
-const SEED_VARIABLES: &str = "GHCR_USER and GHCR_TOKEN";
+const FILE_SUFFIX: &str = "_FILE";
 const SEED_REGISTRY: &str = "ghcr.io";
 
 /// Why the environment's credentials cannot be used. Names variables, never values.
@@ -18,6 +22,15 @@ pub enum CredentialEnvError {
     /// A variable is not of the expected form.
     #[error("read the credential in {variable}: write it as <registry host>=<user>:<password>, none of them empty")]
     Malformed {
+        /// The variable's name.
+        variable: String,
+    },
+    /// A variable that names a file is not of the expected form.
+    #[error(
+        "read the credential in {variable}: write it as <registry host>=<user>:</path/of/a/file>, where the file holds \
+         the password alone and its path begins with /"
+    )]
+    MalformedFile {
         /// The variable's name.
         variable: String,
     },
@@ -39,223 +52,143 @@ pub enum CredentialEnvError {
     },
 }
 
-/// Reads all credentials from `environment` (pairs of name and value):
+/// The credentials of the environment, one for each registry. `Debug` shows no password and no path.
+#[derive(Debug, Default)]
+pub(super) struct EnvCredentials {
+    by_registry: BTreeMap<String, Login>,
+    seed_registry: Option<String>,
+}
+
+/// A user and a password, and which variables they are from.
+#[derive(Debug)]
+struct Login {
+    username: Text,
+    password: Text,
+    source: String,
+}
+
+/// A value of the environment, or of a file that it names.
+#[derive(Debug)]
+enum Text {
+    Given(SecretString),
+    File { variable: String, file: WatchedFile<Result<SecretString, String>>, is_trimmed: bool },
+}
+
+/// Makes the store of all credentials out of `environment` (pairs of name and value), which says where the other
+/// sources are too; see [`CredentialStore`] for those. Here:
 ///
-/// - `GHCR_USER` and `GHCR_TOKEN`, trimmed of blanks, both needed: for the registry host of
-///   `MOLECULE_IMAGE_REGISTRY` when that is set and not empty, else for `ghcr.io`.
+/// - `GHCR_USER` and `GHCR_TOKEN`, or files of these names with `_FILE`; trimmed of blanks, both needed: for the
+///   registry host of `MOLECULE_IMAGE_REGISTRY` when that is set and not empty, else for `ghcr.io`.
 /// - `IMAGEWATCH_CREDENTIAL_<NAME>=<registry host>=<user>:<password>`: any name, any number; the
 ///   password may hold every character.
+/// - `IMAGEWATCH_CREDENTIAL_<NAME>_FILE=<registry host>=<user>:</path>`: the file is the password, less one line end.
 pub fn parse_credentials(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<CredentialStore, CredentialEnvError> {
-    let environment: BTreeMap<String, String> = environment.into_iter().collect();
-    let mut store = CredentialStore::default();
-    add_seed_credential(&mut store, &environment)?;
-    for (variable, value) in environment.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX)) {
-        let (registry, credential) =
-            parse_value(value).ok_or_else(|| CredentialEnvError::Malformed { variable: variable.clone() })?;
-        insert(&mut store, registry, credential, variable)?;
+    let environment: Environment = environment.into_iter().collect();
+    let mut logins = EnvCredentials::default();
+    logins.add_seed(&environment)?;
+    for (variable, value) in environment.with_prefix(PREFIX) {
+        let (registry, login) = parse_login(variable, value)?;
+        logins.insert(registry, login)?;
     }
-    Ok(store)
+    Ok(CredentialStore::new(logins, &environment))
 }
 
-fn add_seed_credential(
-    store: &mut CredentialStore,
-    environment: &BTreeMap<String, String>,
-) -> Result<(), CredentialEnvError> {
-    let value = |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let prefix = value("MOLECULE_IMAGE_REGISTRY").unwrap_or(SEED_REGISTRY);
-    let registry = prefix.split('/').next().and_then(parse_registry);
-    if let Some(registry) = &registry {
-        store.set_seed_registry(registry.clone());
+impl EnvCredentials {
+    /// The credential for `registry`, a name that [`parse_registry`] answered.
+    pub(super) fn find(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
+        let Some(login) = self.by_registry.get(registry) else { return Ok(None) };
+        let (username, password) = (login.username.read()?, login.password.read()?);
+        Ok(Some(Credential::from_login(username.expose_secret(), password)))
     }
-    let (Some(username), Some(token)) = (value("GHCR_USER"), value("GHCR_TOKEN")) else { return Ok(()) };
-    let credential = Credential { username: username.to_owned(), password: SecretString::from(token) };
-    insert(store, registry.ok_or(CredentialEnvError::MalformedPrefix)?, credential, SEED_VARIABLES)
+
+    /// Whether `registry` is the one that `GHCR_USER` and `GHCR_TOKEN` stand for, whether they are set or not.
+    pub(super) fn is_seed(&self, registry: &str) -> bool {
+        self.seed_registry.as_deref() == Some(registry)
+    }
+
+    fn add_seed(&mut self, environment: &Environment) -> Result<(), CredentialEnvError> {
+        let prefix = environment.value("MOLECULE_IMAGE_REGISTRY").unwrap_or(SEED_REGISTRY);
+        self.seed_registry = prefix.split('/').next().and_then(parse_registry);
+        let registry = self.seed_registry.clone();
+        let text = |name| seed_text(environment, name, registry.as_deref().unwrap_or(prefix));
+        let (Some(username), Some(password)) = (text("GHCR_USER")?, text("GHCR_TOKEN")?) else { return Ok(()) };
+        let login = Login { username, password, source: "GHCR_USER and GHCR_TOKEN".to_owned() };
+        self.insert(registry.ok_or(CredentialEnvError::MalformedPrefix)?, login)
+    }
+
+    fn insert(&mut self, registry: String, login: Login) -> Result<(), CredentialEnvError> {
+        if let Some(present) = self.by_registry.get(&registry) {
+            let (first, second) = (present.source.clone(), login.source);
+            return Err(CredentialEnvError::Twice { registry, first, second });
+        }
+        self.by_registry.insert(registry, login);
+        Ok(())
+    }
 }
 
-fn parse_value(value: &str) -> Option<(String, Credential)> {
-    let (host, login) = value.split_once('=')?;
-    let (username, password) = login.split_once(':')?;
-    if username.is_empty() || password.is_empty() {
-        return None;
+fn seed_text(environment: &Environment, name: &str, registry: &str) -> Result<Option<Text>, CredentialEnvError> {
+    let variable = format!("{name}{FILE_SUFFIX}");
+    match (environment.value(name), environment.value(&variable)) {
+        (None, None) => Ok(None),
+        (Some(value), None) => Ok(Some(Text::Given(value.into()))),
+        (None, Some(path)) => {
+            Ok(Some(Text::File { variable, file: WatchedFile::new(PathBuf::from(path)), is_trimmed: true }))
+        }
+        (Some(_), Some(_)) => {
+            Err(CredentialEnvError::Twice { registry: registry.to_owned(), first: name.to_owned(), second: variable })
+        }
     }
-    let credential = Credential { username: username.to_owned(), password: SecretString::from(password) };
-    Some((parse_registry(host)?, credential))
 }
 
-fn insert(
-    store: &mut CredentialStore,
-    registry: String,
-    credential: Credential,
-    source: &str,
-) -> Result<(), CredentialEnvError> {
-    store.insert(registry.clone(), credential, source).map_err(|first| CredentialEnvError::Twice {
-        registry,
-        first,
-        second: source.to_owned(),
-    })
+fn parse_login(variable: &str, value: &str) -> Result<(String, Login), CredentialEnvError> {
+    let is_file = variable.ends_with(FILE_SUFFIX);
+    let parts = value.split_once('=').and_then(|(host, login)| Some((parse_registry(host)?, login.split_once(':')?)));
+    match parts {
+        Some((registry, (username, password)))
+            if !username.is_empty() && !password.is_empty() && (!is_file || password.starts_with('/')) =>
+        {
+            let password = if is_file {
+                let file = WatchedFile::new(PathBuf::from(password));
+                Text::File { variable: variable.to_owned(), file, is_trimmed: false }
+            } else {
+                Text::Given(password.into())
+            };
+            Ok((registry, Login { username: Text::Given(username.into()), password, source: variable.to_owned() }))
+        }
+        _ if is_file => Err(CredentialEnvError::MalformedFile { variable: variable.to_owned() }),
+        _ => Err(CredentialEnvError::Malformed { variable: variable.to_owned() }),
+    }
+}
+
+impl Text {
+    fn read(&self) -> Result<SecretString, CredentialError> {
+        let (variable, file, is_trimmed) = match self {
+            Self::Given(text) => return Ok(text.clone()),
+            Self::File { variable, file, is_trimmed } => (variable, file, *is_trimmed),
+        };
+        let text = match file.read(|bytes| parse_secret(bytes, is_trimmed)) {
+            Ok(Some(text)) => (*text).clone(),
+            Ok(None) => Err(NO_FILE.to_owned()),
+            Err(reason) => Err(reason),
+        };
+        // Not the path: it may be a password that somebody put into the wrong variable.
+        let origin = format!("the file that {variable} names");
+        text.map_err(|reason| CredentialError::Unreadable { origin, reason })
+    }
+}
+
+/// Docker's secrets are written with and without an end of line.
+fn parse_secret(bytes: Vec<u8>, is_trimmed: bool) -> Result<SecretString, String> {
+    let text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8 text".to_owned())?;
+    let line = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    let secret = if is_trimmed { text.trim() } else { line };
+    if secret.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Ok(secret.into())
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use secrecy::ExposeSecret;
-
-    use super::*;
-
-    fn parse(environment: &[(&str, &str)]) -> Result<CredentialStore, CredentialEnvError> {
-        parse_credentials(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
-    }
-
-    #[test]
-    fn every_credential_goes_to_the_registry_it_is_for() {
-        struct Row {
-            name: &'static str,
-            environment: &'static [(&'static str, &'static str)],
-            registry: &'static str,
-            found: Option<(&'static str, &'static str)>,
-        }
-        const GHCR: [(&str, &str); 2] = [("GHCR_USER", "me"), ("GHCR_TOKEN", "t0ken")];
-        let rows = [
-            Row { name: "nothing set", environment: &[], registry: "ghcr.io", found: None },
-            Row { name: "both set", environment: &GHCR, registry: "ghcr.io", found: Some(("me", "t0ken")) },
-            Row { name: "case of the host", environment: &GHCR, registry: "GHCR.IO", found: Some(("me", "t0ken")) },
-            Row { name: "another registry", environment: &GHCR, registry: "quay.io", found: None },
-            Row {
-                name: "blanks are trimmed",
-                environment: &[("GHCR_USER", " me\t"), ("GHCR_TOKEN", "\nt0ken ")],
-                registry: "ghcr.io",
-                found: Some(("me", "t0ken")),
-            },
-            Row { name: "user only", environment: &[("GHCR_USER", "me")], registry: "ghcr.io", found: None },
-            Row { name: "token only", environment: &[("GHCR_TOKEN", "t0ken")], registry: "ghcr.io", found: None },
-            Row {
-                name: "blank token",
-                environment: &[("GHCR_USER", "me"), ("GHCR_TOKEN", "  ")],
-                registry: "ghcr.io",
-                found: None,
-            },
-            Row {
-                name: "follows the prefix",
-                environment: &[GHCR[0], GHCR[1], ("MOLECULE_IMAGE_REGISTRY", "reg.example.com:5000/org/sub")],
-                registry: "reg.example.com:5000",
-                found: Some(("me", "t0ken")),
-            },
-            Row {
-                name: "and leaves ghcr.io",
-                environment: &[GHCR[0], GHCR[1], ("MOLECULE_IMAGE_REGISTRY", "reg.example.com:5000/org")],
-                registry: "ghcr.io",
-                found: None,
-            },
-            Row {
-                name: "a bare host as prefix",
-                environment: &[GHCR[0], GHCR[1], ("MOLECULE_IMAGE_REGISTRY", "reg.example.com")],
-                registry: "reg.example.com",
-                found: Some(("me", "t0ken")),
-            },
-            Row {
-                name: "an empty prefix is none",
-                environment: &[GHCR[0], GHCR[1], ("MOLECULE_IMAGE_REGISTRY", "")],
-                registry: "ghcr.io",
-                found: Some(("me", "t0ken")),
-            },
-            Row {
-                name: "general form",
-                environment: &[("IMAGEWATCH_CREDENTIAL_A", "quay.io=robot+x:pw")],
-                registry: "quay.io",
-                found: Some(("robot+x", "pw")),
-            },
-            Row {
-                name: "port and a password of separators and blanks",
-                environment: &[("IMAGEWATCH_CREDENTIAL_A", "127.0.0.1:5000=me: =:a=b:c/@% ")],
-                registry: "127.0.0.1:5000",
-                found: Some(("me", " =:a=b:c/@% ")),
-            },
-            Row {
-                name: "docker hub under one name and asked by another",
-                environment: &[("IMAGEWATCH_CREDENTIAL_HUB", "index.docker.io=me:pw")],
-                registry: "registry-1.docker.io",
-                found: Some(("me", "pw")),
-            },
-        ];
-        for Row { name, environment, registry, found } in rows {
-            let credential = parse(environment).expect(name).for_registry(registry);
-            let seen = credential.as_ref().map(|c| (c.username.as_str(), c.password.expose_secret()));
-            assert_eq!(seen, found, "{name}");
-        }
-    }
-
-    #[test]
-    fn malformed_values_are_refused_by_name_and_never_shown() {
-        for (name, value) in [
-            ("no host", "hunter2"),
-            ("no password", "quay.io=hunter2"),
-            ("empty password", "quay.io=hunter2:"),
-            ("empty user", "quay.io=:hunter2"),
-            ("empty host", "=hunter2:hunter2"),
-            ("a url as host", "https://quay.io=me:hunter2"),
-            ("a path after the host", "quay.io/hunter2=me:hunter2"),
-            ("empty", ""),
-        ] {
-            let error = parse(&[("IMAGEWATCH_CREDENTIAL_QUAY", value)]).expect_err(name);
-            let text = format!("{error} {error:?}");
-            assert!(text.contains("IMAGEWATCH_CREDENTIAL_QUAY"), "{name}: {text}");
-            assert!(text.contains("<registry host>=<user>:<password>"), "{name}: {text}");
-            assert!(!text.contains("hunter2"), "{name}: {text}");
-        }
-    }
-
-    #[test]
-    fn two_credentials_for_one_registry_are_refused_and_both_named() {
-        for (name, environment, first, second) in [
-            (
-                "two general ones",
-                [("IMAGEWATCH_CREDENTIAL_A", "docker.io=a:x"), ("IMAGEWATCH_CREDENTIAL_B", "index.docker.io=b:y")]
-                    .as_slice(),
-                "IMAGEWATCH_CREDENTIAL_A",
-                "IMAGEWATCH_CREDENTIAL_B",
-            ),
-            (
-                "the seed's and a general one",
-                &[("GHCR_USER", "me"), ("GHCR_TOKEN", "x"), ("IMAGEWATCH_CREDENTIAL_A", "GHCR.io=a:x")],
-                "GHCR_USER and GHCR_TOKEN",
-                "IMAGEWATCH_CREDENTIAL_A",
-            ),
-        ] {
-            let text = parse(environment).expect_err(name).to_string();
-            assert!(text.contains(first) && text.contains(second), "{name}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_malformed_prefix_matters_only_with_a_credential() {
-        let prefix = ("MOLECULE_IMAGE_REGISTRY", "https://ghcr.io/org");
-        assert!(parse(&[prefix]).is_ok());
-        assert_eq!(
-            parse(&[prefix, ("GHCR_USER", "me"), ("GHCR_TOKEN", "x")]).err(),
-            Some(CredentialEnvError::MalformedPrefix)
-        );
-    }
-
-    #[test]
-    fn the_hint_names_the_variables_that_would_help() {
-        let store = parse(&[("MOLECULE_IMAGE_REGISTRY", "reg.example.com/org")]).expect("no credential");
-        assert!(
-            store.sources_for("reg.example.com").starts_with("GHCR_USER and GHCR_TOKEN, or IMAGEWATCH_CREDENTIAL_")
-        );
-        assert!(store.sources_for("ghcr.io").starts_with("IMAGEWATCH_CREDENTIAL_"));
-    }
-
-    proptest! {
-        #[test]
-        fn a_password_survives_whole_and_never_shows(password in "[ -~é]{8,40}") {
-            prop_assume!(password.chars().any(|c| c.is_ascii_punctuation() || c.is_ascii_digit()));
-            let store = parse(&[("IMAGEWATCH_CREDENTIAL_P", &format!("quay.io=u:{password}"))]).expect("well formed");
-            let credential = store.for_registry("quay.io").expect("stored");
-            prop_assert_eq!(credential.password.expose_secret(), &password);
-            let shown = format!("{store:?} {credential:?}");
-            prop_assert!(!shown.contains(&password), "{}", shown);
-        }
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use imagewatch_abi::{Container, Reference, Selector};
+use imagewatch_abi::{Container, Digest, Reference, Selector};
 use serde_json::{Value, json};
 
 use self::raw::{Call, Connection, Known};
@@ -75,17 +75,15 @@ impl DockerEngine {
         }
     }
 
-    async fn image_digests(&self, image_id: &str) -> Result<ImageDigests, EngineError> {
+    async fn image_facts(&self, image_id: &str) -> Result<ImageFacts, EngineError> {
         let inspection = self.inspect_image(image_id).await?.unwrap_or_default();
-        let repo_digests = inspection["RepoDigests"].as_array().into_iter().flatten();
-        let repo_digests: Vec<String> = repo_digests.filter_map(Value::as_str).map(str::to_owned).collect();
-        let mut target = inspection["Descriptor"]["digest"].as_str().map(str::to_owned);
-        if repo_digests.is_empty() && self.connection.known().await?.is_podman {
+        let mut facts = ImageFacts::parse(&inspection);
+        if facts.repo_digests.is_empty() && self.connection.known().await?.is_podman {
             // Its own inspection still has the digest of an image that lost its name.
             let own = self.call(Call::new("GET", &["libpod", "images", image_id, "json"])).await?;
-            target = own["Digest"].as_str().map(str::to_owned);
+            facts.target = own["Digest"].as_str().and_then(|digest| digest.parse().ok());
         }
-        Ok(ImageDigests { repo_digests, target })
+        Ok(facts)
     }
 
     async fn select(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
@@ -94,20 +92,25 @@ impl DockerEngine {
         listed.sort_by(|a, b| a.name().cmp(b.name()));
 
         let image_ids: BTreeSet<String> = listed.iter().map(|c| c.image_id.clone()).collect();
-        let digests: BTreeMap<String, ImageDigests> = stream::iter(image_ids)
-            .map(|id| async move { Ok::<_, EngineError>((id.clone(), self.image_digests(&id).await?)) })
+        let images: BTreeMap<String, ImageFacts> = stream::iter(image_ids)
+            .map(|id| async move { Ok::<_, EngineError>((id.clone(), self.image_facts(&id).await?)) })
             .buffer_unordered(PARALLEL_INSPECTIONS)
             .try_collect()
             .await?;
         let containers: Vec<Option<Container>> = stream::iter(listed)
             .map(|listed| {
-                let digests = digests.get(&listed.image_id).cloned().unwrap_or_default();
+                let ImageFacts { repo_digests, target, platform } =
+                    images.get(&listed.image_id).cloned().unwrap_or_default();
                 async move {
                     let image = self.reference_as_created(&listed).await?;
-                    Ok::<_, EngineError>(image.map(|image| {
-                        let repo_digests = digests.of_container(&image);
-                        Container { image, repo_digests, ..listed.to_container() }
-                    }))
+                    let complete = |image| Container {
+                        image,
+                        repo_digests,
+                        target_digest: target,
+                        platform,
+                        ..listed.to_container()
+                    };
+                    Ok::<_, EngineError>(image.map(complete))
                 }
             })
             .buffered(PARALLEL_INSPECTIONS)
@@ -117,23 +120,27 @@ impl DockerEngine {
     }
 }
 
-/// Under which digests the engine knows an image.
+/// What the engine knows of an image.
 #[derive(Debug, Clone, Default)]
-struct ImageDigests {
+struct ImageFacts {
     repo_digests: Vec<String>,
-    /// The containerd store's own, and Podman's; Docker's graph drivers have none.
-    target: Option<String>,
+    /// The containerd store's own, and Podman's; Docker's graph drivers have none. Unlike the others it stays when a
+    /// pull moves the image's tag on.
+    target: Option<Digest>,
+    platform: Option<String>,
 }
 
-impl ImageDigests {
-    /// Those of a container created from `image`. The containerd store and Podman take an image's repository
-    /// away when a pull moves its tag on, so the container's reference says which one it was.
-    fn of_container(self, image: &str) -> Vec<String> {
-        match (image.parse::<Reference>(), self.target) {
-            (Ok(reference), Some(target)) if self.repo_digests.is_empty() => {
-                vec![format!("{}@{target}", reference.name())]
-            }
-            _ => self.repo_digests,
+impl ImageFacts {
+    /// Reads an image inspection; null says nothing.
+    fn parse(inspection: &Value) -> Self {
+        let text = |key: &str| inspection[key].as_str().filter(|text| !text.is_empty());
+        let variant = text("Variant").map(|variant| format!("/{variant}")).unwrap_or_default();
+        let platform = |(os, architecture)| format!("{os}/{architecture}{variant}");
+        let repo_digests = inspection["RepoDigests"].as_array().into_iter().flatten();
+        Self {
+            repo_digests: repo_digests.filter_map(Value::as_str).map(str::to_owned).collect(),
+            target: inspection["Descriptor"]["digest"].as_str().and_then(|digest| digest.parse().ok()),
+            platform: text("Os").zip(text("Architecture")).map(platform),
         }
     }
 }
@@ -290,20 +297,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_that_lost_its_repository_keeps_the_digest_of_the_containerd_store() {
-        let (own, target) = ("r.io/app@sha256:1".to_owned(), Some("sha256:2".to_owned()));
-        let digests = |repo_digests: &[String], target: &Option<String>| ImageDigests {
-            repo_digests: repo_digests.to_vec(),
-            target: target.clone(),
-        };
-        let id = format!("sha256:{}", "2".repeat(64));
-        for (case, digests, image, expected) in [
-            ("known by repository", digests(std::slice::from_ref(&own), &target), "r.io/app:v1", vec![own.clone()]),
-            ("renamed by a pull", digests(&[], &target), "r.io/app:v1", vec!["r.io/app@sha256:2".to_owned()]),
-            ("built here, graph driver", digests(&[], &None), "r.io/app:v1", vec![]),
-            ("created from an id", digests(&[], &target), &id, vec![]),
-        ] {
-            assert_eq!(digests.of_container(image), expected, "{case}");
-        }
+    fn an_image_is_known_by_its_digests_and_its_platform() {
+        let hex = "2".repeat(64);
+        let containerd = json!({
+            "RepoDigests": null, "Os": "linux", "Architecture": "arm64", "Variant": "v8",
+            "Descriptor": { "mediaType": "application/vnd.oci.image.index.v1+json", "digest": format!("sha256:{hex}") },
+        });
+        let facts = ImageFacts::parse(&containerd);
+        assert_eq!(facts.target.map(|digest| digest.to_string()), Some(format!("sha256:{hex}")), "renamed by a pull");
+        assert_eq!((facts.repo_digests.len(), facts.platform.as_deref()), (0, Some("linux/arm64/v8")));
+        let graph =
+            json!({ "RepoDigests": ["r.io/app@sha256:1"], "Os": "linux", "Architecture": "amd64", "Variant": "" });
+        let facts = ImageFacts::parse(&graph);
+        assert_eq!(facts.repo_digests, ["r.io/app@sha256:1"]);
+        assert_eq!((facts.target, facts.platform.as_deref()), (None, Some("linux/amd64")));
+        assert_eq!(ImageFacts::parse(&Value::Null).platform, None);
     }
 }

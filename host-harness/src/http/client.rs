@@ -3,57 +3,99 @@
 //! and understands no answer; neither a password nor a query ever reaches a message.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use imagewatch_abi::{Answer, Failure, HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method};
-use reqwest::header::HeaderMap;
-use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt;
-use secrecy::ExposeSecret;
+use imagewatch_abi::{Answer, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses};
+use reqwest::dns::Resolve;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::failure::{broken_exchange, failed_send};
+use self::exchange::Answered;
 use self::lane::Lanes;
+use self::proxies::{Proxies, ProxyError};
 use super::egress::{EgressRules, Permit};
+use super::realms::Realms;
 use crate::credentials::store::CredentialStore;
 use crate::secret::Credential;
 
+mod attach;
+mod certificates;
+mod exchange;
 mod failure;
 mod lane;
+mod names;
+pub mod proxies;
 
 /// Requests in flight to one registry host, when nothing else is configured.
 pub const DEFAULT_CONNECTIONS_PER_HOST: usize = 28;
 
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 5;
+
+/// Where Docker keeps the certificates of registries.
+const DOCKER_CERTIFICATES: &str = "/etc/docker/certs.d";
+
 /// What one request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// From the moment it is sent to the end of the body; waiting for a free connection is not counted.
+    /// From the moment it is sent to the end of the body, redirects included; waiting for a free connection is not
+    /// counted.
     pub deadline: Duration,
-    /// The largest body that is read.
-    pub max_body_bytes: usize,
+    /// The largest body that is read as text.
+    pub max_text_bytes: usize,
+    /// The largest body that is read as a document or hashed.
+    pub max_document_bytes: usize,
     /// The largest value of a wanted header.
     pub max_header_bytes: usize,
+    /// All header names and values of one response.
+    pub max_head_bytes: usize,
+    /// Requests under way at once to one host.
+    pub connections_per_host: usize,
 }
 
 impl Default for HttpLimits {
-    /// 10 s, 64 KiB, 8 KiB.
+    /// 10 s, 64 KiB, 4 MiB, 8 KiB, 64 KiB, [`DEFAULT_CONNECTIONS_PER_HOST`].
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(10), max_body_bytes: 64 * 1024, max_header_bytes: 8 * 1024 }
+        Self {
+            deadline: Duration::from_secs(10),
+            max_text_bytes: 64 * 1024,
+            max_document_bytes: 4 * 1024 * 1024,
+            max_header_bytes: 8 * 1024,
+            max_head_bytes: 64 * 1024,
+            connections_per_host: DEFAULT_CONNECTIONS_PER_HOST,
+        }
     }
+}
+
+/// What the machine says of how to reach registries.
+#[derive(Debug, Clone, Default)]
+pub struct HttpSettings {
+    /// The proxies to go through.
+    pub proxies: Proxies,
+    /// Folders with one folder for each registry in them, which has its certificates; the first that has the
+    /// registry counts.
+    pub certificates: Vec<PathBuf>,
 }
 
 /// The HTTP client could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("set up the http client: {0}; are the system's CA certificates installed (package ca-certificates)?")]
-pub struct HttpClientError(#[from] rustls::Error);
+pub enum HttpClientError {
+    /// TLS cannot be set up at all.
+    #[error("set up the http client: {0}; are the system's CA certificates installed (package ca-certificates)?")]
+    Tls(#[from] rustls::Error),
+    /// A proxy that is none.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
 
 /// One set of connections for all plugins.
 #[derive(Debug)]
 pub struct HttpClient {
     lanes: Lanes,
+    realms: Realms,
 }
 
 /// What all requests of one batch share.
@@ -64,21 +106,29 @@ struct Exchange<'a> {
     cancel: &'a CancellationToken,
 }
 
+impl HttpSettings {
+    /// From `environment`, pairs of name and value: [`Proxies::parse`], and the certificates in `certs.d` of
+    /// `DOCKER_CONFIG`, or else of `~/.docker`, and in `/etc/docker/certs.d`.
+    pub fn parse(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ProxyError> {
+        let environment: BTreeMap<String, String> =
+            environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let own = environment.get("DOCKER_CONFIG").map(PathBuf::from);
+        let own = own.or_else(|| environment.get("HOME").map(|home| PathBuf::from(home).join(".docker")));
+        let certificates = own.map(|folder| folder.join("certs.d")).into_iter();
+        let certificates = certificates.chain([PathBuf::from(DOCKER_CERTIFICATES)]).collect();
+        Ok(Self { proxies: Proxies::parse(environment)?, certificates })
+    }
+}
+
 impl HttpClient {
-    /// A client that has at most `connections_per_host` requests under way to any one host, whoever
-    /// asks. It follows no redirect, keeps no cookies, undoes no compression and uses no proxy.
-    pub fn new(connections_per_host: usize) -> Result<Self, HttpClientError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_platform_verifier()?
-            .with_no_client_auth();
-        Ok(Self::with_tls(tls, connections_per_host))
+    /// A client that keeps no cookies, undoes no compression, and follows only those redirects that the rules of a
+    /// request permit.
+    pub fn new(settings: &HttpSettings) -> Result<Self, HttpClientError> {
+        Self::with_names(settings, Arc::new(names::SystemNames))
     }
 
-    fn with_tls(mut tls: ClientConfig, connections_per_host: usize) -> Self {
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Self { lanes: Lanes::new(tls, connections_per_host) }
+    fn with_names(settings: &HttpSettings, names: Arc<dyn Resolve>) -> Result<Self, HttpClientError> {
+        Ok(Self { lanes: Lanes::new(settings, names)?, realms: Realms::default() })
     }
 
     /// Sends what `rules` permit of `batch` and answers in its order, a failure where something was
@@ -102,101 +152,68 @@ impl HttpClient {
     }
 
     async fn send(&self, exchange: &Exchange<'_>, request: &HttpRequest) -> Result<HttpResponse, Failure> {
-        let permit = exchange.rules.check(request)?;
+        let permit = exchange.rules.check(request, &self.realms)?;
         let host = permit.host.clone();
-        let credential = find_credential(&permit, exchange.credentials)?;
-        let lane = self.lanes.lane(&host).map_err(|error| broken_exchange(&host, &error))?;
-        let sent = async {
-            let Ok(_in_flight) = lane.in_flight.acquire().await else { return Err(failure::shutting_down(&host)) };
-            lane.sent.fetch_add(1, Ordering::Relaxed);
-            let answer = exchange_with(&lane.client, permit, credential, &request.want, exchange.limits);
-            match tokio::time::timeout(exchange.limits.deadline, answer).await {
-                Ok(answer) => answer,
-                Err(_) => Err(failure::no_answer(&host, exchange.limits.deadline)),
-            }
-        };
         tokio::select! {
             biased;
             () = exchange.cancel.cancelled() => Err(failure::shutting_down(&host)),
-            answer = sent => answer,
+            answer = self.send_permitted(exchange, permit, request) => answer,
         }
     }
-}
 
-async fn exchange_with(
-    client: &reqwest::Client,
-    permit: Permit,
-    credential: Option<Credential>,
-    want: &[String],
-    limits: &HttpLimits,
-) -> Result<HttpResponse, Failure> {
-    let Permit { method, url, headers, host, .. } = permit;
-    let is_head = method == Method::Head;
-    let method = if is_head { reqwest::Method::HEAD } else { reqwest::Method::GET };
-    let mut request = client.request(method, url).headers(headers);
-    let authenticated = credential.is_some();
-    if let Some(Credential { username, password }) = credential {
-        request = request.basic_auth(username, Some(password.expose_secret()));
+    async fn send_permitted(
+        &self,
+        exchange: &Exchange<'_>,
+        permit: Permit,
+        request: &HttpRequest,
+    ) -> Result<HttpResponse, Failure> {
+        let unless = request.unless_credential.as_deref();
+        let credential = attach::find(&permit, unless, exchange.credentials).await?;
+        let response = self.follow(exchange, permit, credential.as_ref(), request).await?;
+        let credential_id = credential.as_ref().map(Credential::id);
+        Ok(HttpResponse { authenticated: credential.is_some(), credential_id, ..response })
     }
-    let response = request.send().await.map_err(|error| failed_send(&host, &error, limits.deadline))?;
-    let status = response.status().as_u16();
-    let headers = wanted_headers(response.headers(), want, &host, limits)?;
-    let body = if is_head { String::new() } else { read_body(response, &host, limits).await? };
-    Ok(HttpResponse { status, headers, body, authenticated, ..HttpResponse::default() })
-}
 
-/// A registry is not asked in vain without its credential; for tokens the guest says that it can do without.
-fn find_credential(permit: &Permit, credentials: &CredentialStore) -> Result<Option<Credential>, Failure> {
-    if let Some((registry, failure)) = &permit.withheld
-        && credentials.for_registry(registry).is_some()
-    {
-        return Err(failure.clone());
-    }
-    let Some(permitted) = &permit.credential else { return Ok(None) };
-    match credentials.for_registry(&permitted.registry) {
-        None if !permit.or_anonymous => {
-            Err(failure::no_credential(&permitted.registry, &credentials.sources_for(&permitted.registry)))
-        }
-        found => Ok(found),
-    }
-}
-
-fn wanted_headers(
-    headers: &HeaderMap,
-    want: &[String],
-    host: &str,
-    limits: &HttpLimits,
-) -> Result<Vec<(String, String)>, Failure> {
-    let mut names: Vec<String> = want.iter().map(|name| name.to_ascii_lowercase()).collect();
-    names.sort();
-    names.dedup();
-    let mut found = Vec::new();
-    for name in names {
-        for value in headers.get_all(&name) {
-            if value.len() > limits.max_header_bytes {
-                return Err(failure::too_large(host, &format!("header {name}"), limits.max_header_bytes));
+    async fn follow(
+        &self,
+        exchange: &Exchange<'_>,
+        mut permit: Permit,
+        credential: Option<&Credential>,
+        request: &HttpRequest,
+    ) -> Result<HttpResponse, Failure> {
+        let (first, mut left) = (permit.host.clone(), exchange.limits.deadline);
+        for _ in 0..=MAX_REDIRECTS {
+            match self.send_once(exchange, &permit, credential, request, &mut left).await? {
+                Answered::Whole(response) => return Ok(response),
+                Answered::Elsewhere(location) => permit = exchange.rules.check_redirect(&permit, &location)?,
             }
-            found.push((name.clone(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         }
+        Err(failure::too_many_redirects(&first, MAX_REDIRECTS))
     }
-    Ok(found)
-}
 
-/// Read to its end, so that the connection can be used again; too large a body costs the connection.
-async fn read_body(mut response: reqwest::Response, host: &str, limits: &HttpLimits) -> Result<String, Failure> {
-    let too_large = || failure::too_large(host, "body", limits.max_body_bytes);
-    let declared = response.content_length().unwrap_or(0);
-    if usize::try_from(declared).map_or(true, |declared| declared > limits.max_body_bytes) {
-        return Err(too_large());
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| broken_exchange(host, &error))? {
-        if body.len() + chunk.len() > limits.max_body_bytes {
-            return Err(too_large());
+    /// `left` of the deadline is what this may take, and less by what it took.
+    async fn send_once(
+        &self,
+        exchange: &Exchange<'_>,
+        permit: &Permit,
+        credential: Option<&Credential>,
+        request: &HttpRequest,
+        left: &mut Duration,
+    ) -> Result<Answered, Failure> {
+        let limits = exchange.limits;
+        let lane = self.lanes.lane(permit, limits.connections_per_host)?;
+        let Some(mut turn) = lane.turn().await else { return Err(failure::shutting_down(&permit.host)) };
+        self.lanes.count(&permit.host);
+        let started = Instant::now();
+        let answer = self.exchange((&lane, &mut turn), permit, credential, request, limits);
+        let answer = tokio::time::timeout(*left, answer).await;
+        *left = left.saturating_sub(started.elapsed());
+        let answer = answer.unwrap_or_else(|_| Err(failure::no_answer(&lane.shown, limits.deadline)));
+        if answer.as_ref().is_err_and(|failure| failure.code == FailureCode::Tls) {
+            self.lanes.forget(&lane);
         }
-        body.extend_from_slice(&chunk);
+        answer
     }
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imagewatch_abi::{Container, Order, Reference, Selector};
+use imagewatch_abi::{Container, Order, Selector};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
 use tracing::debug;
 
-use super::{OrderContext, is_created_from};
+use super::{OrderContext, created_from, is_created_from};
 use crate::engine::is_selected;
 use crate::replace::order::asks_for_order;
 
@@ -97,10 +97,9 @@ fn reaches(before: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) ->
 }
 
 fn is_meant(order: &Order, container: &Container) -> bool {
-    let wanted: Reference = order.reference.clone().with_explicit_tag();
     order.recreate
         && is_selected(&order.containers, &container.name, &container.labels)
-        && is_created_from(&container.image, &wanted)
+        && is_created_from(&container.image, &created_from(order))
 }
 
 /// As much of an inspection as tells what depends on what.

@@ -80,14 +80,17 @@ fn has_platform(image: &Value, wanted: Option<&str>) -> bool {
 }
 
 async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Result<(), Failure> {
-    let credential = (ctx.credentials)(reference.registry());
     let progress = |progress: PullProgress| (ctx.progress)(order, progress);
-    let pull = ctx.replacer.engine.pull(reference, order.platform.as_deref(), credential.as_ref(), &progress);
+    let pull = async {
+        let credential = (ctx.credentials)(reference.clone()).await?;
+        let pull = ctx.replacer.engine.pull(reference, order.platform.as_deref(), credential.as_ref(), &progress);
+        pull.await.map_err(|error| error.failure())
+    };
     tokio::select! {
         biased;
         () = ctx.shutdown.cancelled() => Err(shutting_down("the pull was abandoned")),
         ended = tokio::time::timeout(ctx.pull_timeout, pull) => match ended {
-            Ok(result) => result.map_err(|error| error.failure()),
+            Ok(result) => result,
             Err(_) => Err(pull_failed(format!("{reference} was not pulled within {} s", ctx.pull_timeout.as_secs()))),
         },
     }

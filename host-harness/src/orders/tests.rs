@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod tags;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,7 +42,7 @@ fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
         replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: Arc::new(Semaphore::new(4)),
         keep_images: None,
-        credentials: Arc::new(|_| None),
+        credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
         pull_timeout: DEFAULT_PULL_TIMEOUT,
         stable_for: Duration::from_millis(1),
         progress: Arc::new(|_, _| {}),
@@ -375,8 +377,9 @@ async fn a_pull_carries_the_credential_of_its_registry_and_its_platform_and_is_w
     let engine = engine().await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watch = seen.clone();
-    let credentials: CredentialLookup = Arc::new(|registry| {
-        (registry == "example.com").then(|| Credential { username: "robot".to_owned(), password: "pw".into() })
+    let credentials: CredentialLookup = Arc::new(|reference| {
+        let found = (reference.registry() == "example.com").then(|| Credential::basic("robot", "pw"));
+        Box::pin(async { Ok(found) })
     });
     let progress: ProgressObserver =
         Arc::new(move |order, progress| watch.lock().unwrap().push((order.target.clone(), progress.status)));
@@ -385,4 +388,16 @@ async fn a_pull_carries_the_credential_of_its_registry_and_its_platform_and_is_w
     assert_eq!(engine.credentials(), ["robot"]);
     assert_eq!(engine.calls(), [format!("pull {REFERENCE} linux/arm64")]);
     assert_eq!(*seen.lock().unwrap(), [("codex".to_owned(), "Pull complete".to_owned())]);
+}
+
+#[tokio::test]
+async fn without_its_credential_an_image_is_not_pulled_anonymously() {
+    let engine = engine().await;
+    let credentials: CredentialLookup = Arc::new(|reference| {
+        let failure = Failure::passing(FailureCode::PullFailed, format!("{reference}: the file is broken"));
+        Box::pin(async { Err(failure) })
+    });
+    let report = run_order(&OrderContext { credentials, ..context(&engine) }, &order()).await;
+    assert_eq!(report.err.unwrap().message, format!("{REFERENCE}: the file is broken"));
+    assert_eq!(pulls(&engine), 0);
 }

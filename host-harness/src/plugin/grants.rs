@@ -1,8 +1,14 @@
-//! What the operator lets a policy touch: images and containers, as patterns in the manifest's
-//! config. Whatever the guest says, the host asks here. Hosts are granted in `http::egress`.
+//! What the operator lets a policy have: host functions, strategies, images and containers by the manifest's config, and
+//! its allowed hosts. Whatever the guest says, the host asks here; hosts are judged in `http::egress`.
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use imagewatch_abi::{Container, Reference};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use imagewatch_abi::{Container, Reference, Strategy, host_functions};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+
+use super::capabilities::{Capabilities, Need};
+use super::settings::default_of;
 
 /// Config key of the image patterns.
 pub(super) const IMAGES_KEY: &str = "grant.images";
@@ -10,24 +16,66 @@ pub(super) const IMAGES_KEY: &str = "grant.images";
 /// Config key of the container patterns.
 pub(super) const CONTAINERS_KEY: &str = "grant.containers";
 
-/// A manifest's grants. Nothing is granted that no pattern matches.
-#[derive(Debug)]
+/// Config key of the strategies.
+pub(super) const STRATEGIES_KEY: &str = "grant.strategies";
+
+/// Config key of the host functions.
+pub(super) const FUNCTIONS_KEY: &str = "grant.functions";
+
+/// What a policy may have. Nothing is granted that no pattern matches.
+#[derive(Debug, Clone)]
 pub struct Grants {
-    images: GlobSet,
-    names: GlobSet,
+    /// Patterns of hosts, lower case, without what stands after a `/`.
+    pub(super) hosts: Vec<String>,
+    /// As written.
+    pub(super) images: Vec<String>,
+    /// As written.
+    pub(super) containers: Vec<String>,
+    /// What may be ordered.
+    pub(super) strategies: Vec<Strategy>,
+    /// What may be imported.
+    pub(super) functions: Vec<String>,
+    image_globs: GlobSet,
+    name_globs: GlobSet,
     labels: Vec<(String, String)>,
 }
 
+/// A key and what is wrong with its value.
+type BadValue = (&'static str, String);
+
 impl Grants {
-    /// Reads both keys: `images` are globs over `registry/repository:tag` as Docker writes it in
-    /// full (`docker.io/library/nginx:latest`); `containers` are `*`, `name:<glob>` or `label:<key>=<value>`.
+    /// Reads the four keys by `value`, and the manifest's `allowed_hosts`: images are globs over `registry/repository:tag`
+    /// as Docker writes it in full (`docker.io/library/nginx:latest`); containers are `*`, `name:<glob>` or
+    /// `label:<key>=<value>`; strategies and functions are names.
     ///
     /// # Errors
     /// The key at fault and what is wrong with its value.
-    pub fn parse(images: &str, containers: &str) -> Result<Self, (&'static str, String)> {
+    pub fn parse<'a>(allowed_hosts: &[String], value: &impl Fn(&str) -> &'a str) -> Result<Self, BadValue> {
+        let functions: Vec<String> = owned(value(FUNCTIONS_KEY));
+        if let Some(unknown) = functions.iter().find(|name| !host_functions::ALL.contains(&name.as_str())) {
+            let message = format!("{unknown:?} is none of {}", host_functions::ALL.join(", "));
+            return Err((FUNCTIONS_KEY, message));
+        }
+        Self::build(
+            allowed_hosts.iter().map(|host| cut_host(host)).collect(),
+            // A prefix that ends in a slash leaves two.
+            owned(&value(IMAGES_KEY).replace("//", "/")),
+            owned(value(CONTAINERS_KEY)),
+            entries(value(STRATEGIES_KEY)).map(parse_strategy).collect::<Result<_, _>>()?,
+            functions,
+        )
+    }
+
+    fn build(
+        hosts: Vec<String>,
+        images: Vec<String>,
+        containers: Vec<String>,
+        strategies: Vec<Strategy>,
+        functions: Vec<String>,
+    ) -> Result<Self, BadValue> {
         let mut names = Vec::new();
         let mut labels = Vec::new();
-        for entry in entries(containers) {
+        for entry in &containers {
             if entry == "*" {
                 names.push("*");
             } else if let Some(name) = entry.strip_prefix("name:") {
@@ -39,22 +87,48 @@ impl Grants {
                 return Err((CONTAINERS_KEY, message));
             }
         }
-        Ok(Self {
-            // A prefix that ends in a slash leaves two.
-            images: globs(entries(&images.replace("//", "/"))).map_err(|error| (IMAGES_KEY, error))?,
-            names: globs(names.into_iter()).map_err(|error| (CONTAINERS_KEY, error))?,
-            labels,
-        })
+        let image_globs = globs(images.iter().map(String::as_str)).map_err(|error| (IMAGES_KEY, error))?;
+        let name_globs = globs(names.into_iter()).map_err(|error| (CONTAINERS_KEY, error))?;
+        Ok(Self { hosts, images, containers, strategies, functions, image_globs, name_globs, labels })
+    }
+
+    /// The same, where `asked` asks for less only that.
+    ///
+    /// # Errors
+    /// When a pattern that is asked for is none.
+    pub fn narrow(&self, asked: &Capabilities) -> Result<Self, String> {
+        let keep = |need: &Need, granted: &[String]| match need {
+            Need::Any => granted.to_vec(),
+            Need::Only(patterns) => patterns.clone(),
+        };
+        Self::build(
+            keep(&asked.hosts, &self.hosts),
+            keep(&asked.images, &self.images),
+            keep(&asked.containers, &self.containers),
+            asked.strategies.clone(),
+            asked.functions.clone(),
+        )
+        .map_err(|(_, reason)| reason)
+    }
+
+    /// Patterns of the hosts that may be asked.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
     }
 
     /// Whether the policy may have `reference` pulled.
     pub fn has_image(&self, reference: &Reference) -> bool {
-        self.images.is_match(reference.clone().with_explicit_tag().to_string())
+        self.image_globs.is_match(reference.clone().with_explicit_tag().to_string())
+    }
+
+    /// Whether the policy may order `strategy`.
+    pub fn has_strategy(&self, strategy: Strategy) -> bool {
+        self.strategies.contains(&strategy)
     }
 
     /// Whether the policy may see and have handled `container`, whatever its image.
     pub fn has_container(&self, container: &Container) -> bool {
-        self.names.is_match(&container.name)
+        self.name_globs.is_match(&container.name)
             || self.labels.iter().any(|(key, value)| container.labels.get(key) == Some(value))
     }
 
@@ -64,10 +138,41 @@ impl Grants {
         self.has_container(container)
             && container.image.parse::<Reference>().map_or(true, |reference| self.has_image(&reference))
     }
+
+    /// Whether no container of the name `name` can be granted, whatever its labels.
+    pub fn never_has_name(&self, name: &str) -> bool {
+        self.labels.is_empty() && !self.name_globs.is_match(name)
+    }
+}
+
+/// Whether every text that the pattern `asked` matches is matched by one of `granted`: told for equal patterns, for `*`,
+/// and for texts without a wildcard; of what cannot be told, no.
+pub(super) fn is_covered(asked: &str, granted: &[String]) -> bool {
+    let is_text = !asked.contains(['*', '?', '[', '{', '\\']);
+    granted.iter().any(|pattern| {
+        let is_pattern = !pattern.starts_with("label:");
+        let matches = || Glob::new(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(asked));
+        pattern == "*" || pattern == asked || (is_text && is_pattern && matches())
+    })
+}
+
+/// As `http::egress` reads an entry of `allowed_hosts`.
+fn cut_host(entry: &str) -> String {
+    entry.split('/').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn parse_strategy(name: &str) -> Result<Strategy, BadValue> {
+    let deserializer: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+    Strategy::deserialize(deserializer)
+        .map_err(|_| (STRATEGIES_KEY, format!("{name:?} is none of {}", default_of(STRATEGIES_KEY).replace(' ', ", "))))
 }
 
 fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', ' ', '\t', '\n', '\r']).filter(|entry| !entry.is_empty())
+}
+
+fn owned(text: &str) -> Vec<String> {
+    entries(text).map(str::to_owned).collect()
 }
 
 fn globs<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<GlobSet, String> {
@@ -86,6 +191,14 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    fn grants(images: &str, containers: &str) -> Result<Grants, BadValue> {
+        Grants::parse(&[], &|key| match key {
+            IMAGES_KEY => images,
+            CONTAINERS_KEY => containers,
+            _ => default_of(key),
+        })
+    }
 
     fn container(name: &str, image: &str, label: Option<(&str, &str)>) -> Container {
         Container {
@@ -111,7 +224,7 @@ mod tests {
     #[case::host_that_only_looks_alike("ghcr.io/*", "ghcr.io.evil.com/o/a", false)]
     #[case::second_of_two("a.io/*, b.io/*", "b.io/x", true)]
     fn images_are_granted_by_pattern(#[case] patterns: &str, #[case] image: &str, #[case] granted: bool) {
-        let grants = Grants::parse(patterns, "").expect("patterns");
+        let grants = grants(patterns, "").expect("patterns");
         assert_eq!(grants.has_image(&image.parse().expect("a reference")), granted);
     }
 
@@ -128,13 +241,13 @@ mod tests {
         #[case] label: Option<(&str, &str)>,
         #[case] granted: bool,
     ) {
-        let grants = Grants::parse("*", patterns).expect("patterns");
+        let grants = grants("*", patterns).expect("patterns");
         assert_eq!(grants.has_container(&container(name, "nginx", label)), granted);
     }
 
     #[test]
     fn a_container_on_an_image_that_is_not_granted_is_not_shown() {
-        let grants = Grants::parse("ghcr.io/*", "*").expect("patterns");
+        let grants = grants("ghcr.io/*", "*").expect("patterns");
         assert!(grants.shows(&container("a", "ghcr.io/o/a:v1", None)));
         assert!(!grants.shows(&container("a", "nginx", None)));
         assert!(grants.shows(&container("a", &format!("sha256:{}", "0".repeat(64)), None)));
@@ -145,6 +258,35 @@ mod tests {
     #[case::label_without_value("", "label:x", CONTAINERS_KEY)]
     #[case::glob("[", "", IMAGES_KEY)]
     fn malformed_patterns_name_their_key(#[case] images: &str, #[case] containers: &str, #[case] key: &str) {
-        assert_eq!(Grants::parse(images, containers).expect_err("malformed").0, key);
+        assert_eq!(grants(images, containers).expect_err("malformed").0, key);
+    }
+
+    #[rstest]
+    #[case::equal("ghcr.io/o/*", "ghcr.io/o/*", true)]
+    #[case::text_under_a_pattern("ghcr.io/o/a:v1", "ghcr.io/o/*", true)]
+    #[case::all("ghcr.io/*", "*", true)]
+    #[case::second("b", "a, b", true)]
+    #[case::wider("ghcr.io/*", "ghcr.io/o/*", false)]
+    #[case::everything("*", "ghcr.io/*", false)]
+    #[case::a_pattern_is_no_text("ghcr.io/o/[ab]", "ghcr.io/o/?ab?", false)]
+    #[case::name("name:ws-1", "name:ws-*", true)]
+    #[case::a_label_has_no_pattern("label:a=bc", "label:a=b*", false)]
+    #[case::nothing("a", "", false)]
+    fn what_is_asked_for_is_within_what_is_granted(
+        #[case] asked: &str,
+        #[case] granted: &str,
+        #[case] is_within: bool,
+    ) {
+        assert_eq!(is_covered(asked, &owned(granted)), is_within);
+    }
+
+    #[rstest]
+    #[case::strategy(STRATEGIES_KEY, "replace, delete")]
+    #[case::function(FUNCTIONS_KEY, "http_send, exec")]
+    fn names_that_do_not_exist_name_their_key(#[case] key: &str, #[case] value: &str) {
+        let parsed = Grants::parse(&[], &|asked| if asked == key { value } else { default_of(asked) });
+        let (named, reason) = parsed.expect_err("no such name");
+        let unknown = value.rsplit(' ').next().expect("a word");
+        assert!(named == key && reason.contains(unknown), "{named}: {reason}");
     }
 }

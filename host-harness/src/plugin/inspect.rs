@@ -1,10 +1,14 @@
-//! Reads a wasm module without compiling or running it: imports, exports, declared ABI version.
+//! Reads a wasm module without compiling or running it: imports, exports, declared ABI version and capabilities.
 //! Refuses what is no module, or imports what no policy may have.
+
+use std::collections::BTreeSet;
 
 use imagewatch_abi::{ABI_SECTION, ABI_VERSION, HOST_NAMESPACE, exports, host_functions};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use wasmparser::{ExternalKind, Parser, Payload, TypeRef, Validator};
+use wasmparser::{ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures};
+
+use super::capabilities::{CAPABILITIES_SECTION, Capabilities};
 
 /// Import module of Extism's own functions.
 const EXTISM_NAMESPACE: &str = "extism:host/env";
@@ -33,6 +37,13 @@ const WASI_NAMESPACE: &str = "wasi_snapshot_preview1";
 /// What Rust's standard library cannot do without: they give a policy neither files nor a clock.
 const WASI_FUNCTIONS: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write", "proc_exit"];
 
+/// What compilers of policies emit today. Garbage collection, threads, exceptions and 64-bit memories are left out: they
+/// would be one more way to use memory that nobody bounds.
+const FEATURES: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST).union(WasmFeatures::TAIL_CALL);
+
+/// Extism bounds memories, not tables; so a module must say how large its tables become, together.
+const MAX_TABLE_ELEMENTS: u64 = 100_000;
+
 /// What a module says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModuleInfo {
@@ -42,6 +53,8 @@ pub struct ModuleInfo {
     pub sha256: String,
     /// The ABI version in its custom section, if it has one.
     pub abi: Option<u32>,
+    /// What it asks for, in its custom section, if that has it.
+    pub capabilities: Option<Capabilities>,
     /// Exported functions, sorted.
     pub exports: Vec<String>,
     /// Imports as `module name`, sorted.
@@ -59,8 +72,8 @@ impl ModuleInfo {
         exports::ALL.into_iter().filter(|export| !self.exports.iter().any(|has| has == export)).collect()
     }
 
-    /// Whether a host may compile it, or why not: a fragment that says what to do.
-    pub fn admit(&self) -> Result<(), String> {
+    /// What it asks for, if a host may compile it; or why not: a fragment that says what to do.
+    pub fn admit(&self) -> Result<&Capabilities, String> {
         if let Some(import) = self.foreign_imports().first() {
             return Err(format!(
                 "it imports `{import}`, which no policy may have; build it for wasm32-wasip1 against imagewatch-abi alone"
@@ -70,13 +83,30 @@ impl ModuleInfo {
             return Err(format!("it does not export `{export}`; a policy exports {}", exports::ALL.join(", ")));
         }
         match self.abi {
-            Some(ABI_VERSION) => Ok(()),
+            Some(ABI_VERSION) => self.admit_capabilities(),
             Some(other) => Err(format!(
                 "it is built for ABI {other}, this host speaks ABI {ABI_VERSION}; use the policy and the host of one release"
             )),
             None => Err(format!(
                 "it declares no ABI version; a policy has a custom section `{ABI_SECTION}` with `{ABI_VERSION}`"
             )),
+        }
+    }
+
+    /// It must say what it needs, and import nothing else.
+    fn admit_capabilities(&self) -> Result<&Capabilities, String> {
+        let Some(capabilities) = &self.capabilities else {
+            return Err(format!(
+                "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}` (README, Limits)"
+            ));
+        };
+        let imported = self.imports.iter().filter_map(|import| import.split_once(' '));
+        let mut functions = imported.filter(|(module, _)| *module == HOST_NAMESPACE).map(|(_, name)| name);
+        match functions.find(|name| !capabilities.functions.iter().any(|declared| declared == name)) {
+            None => Ok(capabilities),
+            Some(name) => {
+                Err(format!("it imports `{name}`, which its section `{CAPABILITIES_SECTION}` does not declare"))
+            }
         }
     }
 }
@@ -99,19 +129,51 @@ pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, String> {
         size_bytes: wasm.len(),
         sha256: sha256_hex(wasm),
         abi: None,
+        capabilities: None,
         exports: Vec::new(),
         imports: Vec::new(),
     };
     if !wasm.starts_with(b"\0asm") {
         return Err("it does not start as a wasm module does".to_owned());
     }
-    Validator::new().validate_all(wasm).map_err(|error| broken(&error))?;
+    Validator::new_with_features(FEATURES).validate_all(wasm).map_err(|error| broken(&error))?;
+    let mut seen = BTreeSet::new();
+    let mut table_elements = 0_u64;
     for payload in Parser::new(0).parse_all(wasm) {
-        note(&mut info, payload.map_err(|error| broken(&error))?).map_err(|error| broken(&error))?;
+        let payload = payload.map_err(|error| broken(&error))?;
+        if let Payload::CustomSection(section) = &payload
+            && let name @ (ABI_SECTION | CAPABILITIES_SECTION) = section.name()
+        {
+            // Whoever audits it and whoever loads it might read another one.
+            if !seen.insert(name.to_owned()) {
+                return Err(format!("it has two sections `{name}`"));
+            }
+            note_section(&mut info, name, section.data())?;
+        }
+        if let Payload::TableSection(tables) = &payload {
+            for table in tables.clone() {
+                let most = table.map_err(|error| broken(&error))?.ty.maximum.unwrap_or(u64::MAX);
+                table_elements = table_elements.saturating_add(most);
+            }
+        }
+        note(&mut info, payload).map_err(|error| broken(&error))?;
+    }
+    if table_elements > MAX_TABLE_ELEMENTS {
+        return Err(format!("its tables may grow beyond {MAX_TABLE_ELEMENTS} elements; declare their maximum"));
     }
     info.exports.sort();
     info.imports.sort();
     Ok(info)
+}
+
+fn note_section(info: &mut ModuleInfo, name: &str, data: &[u8]) -> Result<(), String> {
+    if name == ABI_SECTION {
+        info.abi = std::str::from_utf8(data).ok().and_then(|text| text.trim().parse().ok());
+        return Ok(());
+    }
+    let read = serde_json::from_slice(data);
+    info.capabilities = Some(read.map_err(|error| format!("its section `{name}` is not what that holds: {error}"))?);
+    Ok(())
 }
 
 fn note(info: &mut ModuleInfo, payload: Payload<'_>) -> Result<(), wasmparser::BinaryReaderError> {
@@ -130,9 +192,6 @@ fn note(info: &mut ModuleInfo, payload: Payload<'_>) -> Result<(), wasmparser::B
                     info.exports.push(export.name.to_owned());
                 }
             }
-        }
-        Payload::CustomSection(section) if section.name() == ABI_SECTION => {
-            info.abi = std::str::from_utf8(section.data()).ok().and_then(|text| text.trim().parse().ok());
         }
         _ => {}
     }

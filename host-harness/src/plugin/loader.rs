@@ -1,19 +1,29 @@
-//! From a manifest to a policy that can be called: read once, compare the hash, check imports and
-//! ABI, and only then compile, describe and check the config. Swaps and keeps nothing.
+//! From a manifest to a policy that can be called: read once, check hash and signature, imports, ABI and capabilities,
+//! and only then compile, describe and check the config. Swaps and keeps nothing.
 
-use std::sync::Arc;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use extism::{CompiledPlugin, DebugOptions, PluginBuilder};
+use extism::{DebugOptions, PluginBuilder};
 use imagewatch_abi::{
     ABI_VERSION, Answer, Containers, DescribeOutput, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders,
-    Placed, Selector, exports,
+    Placed, Selector, SettleInput, SettleOutput, exports,
 };
+use serde_json::Value;
 use thiserror::Error;
 
 use super::functions::{Effects, host_functions};
+use super::grants::Grants;
 use super::inspect::{ModuleInfo, inspect, sha256_hex};
-use super::instance::{CallError, call};
-use super::manifest::{DEFAULT_MEMORY_PAGES, HostSettings, ManifestError, PluginManifest, WasmSource};
+use super::instance::{CallError, Compiled, call};
+use super::manifest::{DEFAULT_MEMORY_PAGES, ManifestError, PluginManifest, WasmSource};
+use super::settings::{CallLimits, HostSettings};
+use super::trust;
+
+/// Larger files are no policies.
+const MAX_MODULE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The policy that is built into this program, for manifests of its own only.
 static EMBEDDED: &[u8] = include_bytes!(env!("IMAGEWATCH_PLUGIN_WASM"));
@@ -21,9 +31,11 @@ static EMBEDDED: &[u8] = include_bytes!(env!("IMAGEWATCH_PLUGIN_WASM"));
 /// A policy that can be called.
 pub struct LoadedPlugin {
     /// Compiled once; every call gets a fresh instance.
-    pub compiled: Arc<CompiledPlugin>,
+    pub compiled: Compiled,
     /// What the module says of itself.
     pub info: ModuleInfo,
+    /// What it may have: what the manifest grants, or of that what the module asks for.
+    pub grants: Grants,
     /// What it says of its config.
     pub description: DescribeOutput,
 }
@@ -53,7 +65,7 @@ pub enum PluginError {
         /// The module's file.
         wasm: String,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The module is refused; it was not compiled, or not kept.
     #[error("load policy {wasm} of manifest {manifest}: {reason}")]
@@ -67,32 +79,67 @@ pub enum PluginError {
     },
 }
 
+/// A module that may be compiled. Its bytes are those that were checked.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The file's bytes.
+    pub wasm: Vec<u8>,
+    /// What the module says of itself.
+    pub info: ModuleInfo,
+    grants: Grants,
+}
+
 /// Loads the policy of `manifest`. Compiling takes a second or so: call it off the runtime.
 ///
 /// # Errors
 /// [`PluginError`].
 pub fn load(manifest: &PluginManifest) -> Result<LoadedPlugin, PluginError> {
-    let shown = shown(&manifest.wasm);
-    let refused =
-        |reason: String| PluginError::Refused { manifest: manifest.path.clone(), wasm: shown.clone(), reason };
+    compile(manifest, admit(manifest)?)
+}
+
+/// Reads the module of `manifest`, once, and checks all that can be checked without compiling it.
+///
+/// # Errors
+/// [`PluginError`].
+pub fn admit(manifest: &PluginManifest) -> Result<Admitted, PluginError> {
     let wasm = match &manifest.wasm {
         WasmSource::Embedded => EMBEDDED.to_vec(),
-        WasmSource::File(path) => std::fs::read(path).map_err(|source| PluginError::Unreadable {
+        WasmSource::File(path) => read(path).map_err(|source| PluginError::Unreadable {
             manifest: manifest.path.clone(),
-            wasm: shown.clone(),
+            wasm: shown(&manifest.wasm),
             source,
         })?,
     };
-    let sha256 = sha256_hex(&wasm);
-    if let Some(hash) = manifest.hash.as_ref().filter(|hash| !hash.eq_ignore_ascii_case(&sha256)) {
-        return Err(refused(format!(
-            "its sha256 is {sha256}, the manifest's `hash` is {hash}; if the change is yours, update `hash`"
-        )));
+    check(manifest, wasm).map_err(|reason| refused(manifest, reason))
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut wasm = Vec::new();
+    File::open(path)?.take(MAX_MODULE_BYTES + 1).read_to_end(&mut wasm)?;
+    Ok(wasm)
+}
+
+fn check(manifest: &PluginManifest, wasm: Vec<u8>) -> Result<Admitted, String> {
+    static EMBEDDED_SHA256: OnceLock<String> = OnceLock::new();
+    if wasm.len() as u64 > MAX_MODULE_BYTES {
+        return Err(format!("it is larger than {MAX_MODULE_BYTES} bytes, which no policy is"));
     }
-    let info = inspect(&wasm).map_err(refused)?;
-    info.admit().map_err(refused)?;
-    let module = manifest_of(manifest, wasm);
-    let compiled = compile(module, manifest.host.fuel).map_err(refused)?;
+    trust::check(manifest, &wasm, &sha256_hex(&wasm), EMBEDDED_SHA256.get_or_init(|| sha256_hex(EMBEDDED)))?;
+    let info = inspect(&wasm)?;
+    let capabilities = info.admit()?;
+    capabilities.fits(&manifest.grants)?;
+    let grants = manifest.grants.narrow(capabilities)?;
+    Ok(Admitted { wasm, info, grants })
+}
+
+/// Compiles what was admitted, and lets it describe itself.
+///
+/// # Errors
+/// [`PluginError`].
+pub fn compile(manifest: &PluginManifest, admitted: Admitted) -> Result<LoadedPlugin, PluginError> {
+    let Admitted { wasm, info, grants } = admitted;
+    let refused = |reason: String| refused(manifest, reason);
+    let compiled = compile_module(manifest_of(manifest, wasm), manifest.host.limits.clone()).map_err(refused)?;
     let description = describe(&compiled).map_err(|error| refused(error.to_string()))?;
     if description.abi != ABI_VERSION {
         return Err(refused(format!("it describes itself as ABI {}, its section says {ABI_VERSION}", description.abi)));
@@ -102,7 +149,28 @@ pub fn load(manifest: &PluginManifest) -> Result<LoadedPlugin, PluginError> {
         let key = failure.key.as_deref().unwrap_or("?");
         return Err(manifest.bad_key(key, &failure.message).into());
     }
-    Ok(LoadedPlugin { compiled, info, description })
+    Ok(LoadedPlugin { compiled, info, grants, description })
+}
+
+impl LoadedPlugin {
+    /// Its name and version.
+    pub fn title(&self) -> String {
+        format!("{} {}", self.description.name, self.description.version)
+    }
+
+    /// Whether it can go on from `state`, which another policy or another version of it may have written: it is given
+    /// that with nothing to settle.
+    ///
+    /// # Errors
+    /// A fragment saying why not.
+    pub fn can_read(&self, state: &Value) -> Result<(), String> {
+        let input = SettleInput { state: state.clone(), ..SettleInput::default() };
+        let called = call::<_, SettleOutput>(&self.compiled, exports::SETTLE, &input, Arc::new(Nothing));
+        match called.map_err(|fault| fault.to_string())?.0.err {
+            Some(failure) => Err(format!("go on from the state that is there: {failure}")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Loads a module without a manifest, granted nothing, to look at it: its description is that of
@@ -113,8 +181,12 @@ pub fn load(manifest: &PluginManifest) -> Result<LoadedPlugin, PluginError> {
 pub fn load_module(wasm: Vec<u8>) -> Result<DescribeOutput, String> {
     inspect(&wasm)?.admit()?;
     let manifest = extism::Manifest::new([extism::Wasm::data(wasm)]);
-    let compiled = compile(manifest, HostSettings::default().fuel)?;
+    let compiled = compile_module(manifest, HostSettings::default().limits)?;
     describe(&compiled).map_err(|error| error.to_string())
+}
+
+fn refused(manifest: &PluginManifest, reason: String) -> PluginError {
+    PluginError::Refused { manifest: manifest.path.clone(), wasm: shown(&manifest.wasm), reason }
 }
 
 fn shown(wasm: &WasmSource) -> String {
@@ -131,24 +203,32 @@ fn manifest_of(manifest: &PluginManifest, wasm: Vec<u8>) -> extism::Manifest {
     built
 }
 
-fn compile(mut manifest: extism::Manifest, fuel: u64) -> Result<Arc<CompiledPlugin>, String> {
+fn compile_module(mut manifest: extism::Manifest, limits: CallLimits) -> Result<Compiled, String> {
+    #[cfg(test)]
+    COMPILATIONS.with(|count| count.set(count.get() + 1));
     manifest.memory.max_pages.get_or_insert(DEFAULT_MEMORY_PAGES);
     manifest.memory.max_var_bytes = Some(0);
     manifest.memory.max_http_response_bytes = Some(0);
     // Extism reads these from its own environment variables, and a dump of the guest's memory holds tokens.
     let no_dumps = DebugOptions { coredump: None, memdump: None, ..DebugOptions::default() };
-    PluginBuilder::new(manifest)
+    let plugin = PluginBuilder::new(manifest)
         .with_wasi(true)
         .with_functions(host_functions())
         .with_cache_disabled()
         .with_debug_options(no_dumps)
-        .with_fuel_limit(fuel)
+        .with_fuel_limit(limits.fuel)
         .compile()
-        .map(Arc::new)
-        .map_err(|error| format!("it cannot be compiled: {error:#}"))
+        .map_err(|error| format!("it cannot be compiled: {error:#}"))?;
+    Ok(Compiled { plugin, limits })
 }
 
-fn describe(compiled: &CompiledPlugin) -> Result<DescribeOutput, CallError> {
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has begun to compile.
+    static COMPILATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+fn describe(compiled: &Compiled) -> Result<DescribeOutput, CallError> {
     call(compiled, exports::DESCRIBE, &serde_json::json!({}), Arc::new(Nothing)).map(|(description, _)| description)
 }
 

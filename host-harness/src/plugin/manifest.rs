@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use extism::Wasm;
-use imagewatch_abi::{ConfigKey, GRANT_KEY_PREFIX, HOST_KEY_PREFIX, parse_duration_ms};
+use imagewatch_abi::{ConfigKey, GRANT_KEY_PREFIX, HOST_KEY_PREFIX};
 use thiserror::Error;
 
 use super::expand::{Environment, expand};
-use super::grants::{CONTAINERS_KEY, Grants, IMAGES_KEY};
+use super::grants::Grants;
+use super::settings::{HOST_KEYS, HostSettings, default_of};
 
 /// Memory of a policy unless the manifest says otherwise: 64 MiB in pages of 64 KiB.
 pub(super) const DEFAULT_MEMORY_PAGES: u32 = 1024;
@@ -33,10 +33,12 @@ pub struct PluginManifest {
     pub config: BTreeMap<String, String>,
     /// Hosts that may be asked, as patterns; what stands after a `/` does not count.
     pub allowed_hosts: Vec<String>,
-    /// Images and containers that may be touched.
+    /// All that a policy may have. What it does get is narrower where its module asks for less.
     pub grants: Grants,
     /// What the host itself reads.
     pub host: HostSettings,
+    /// The file's whole text.
+    pub text: String,
     /// Config values as written, for messages.
     written: BTreeMap<String, String>,
 }
@@ -49,85 +51,6 @@ pub enum WasmSource {
     /// The one built into this program.
     Embedded,
 }
-
-/// The `host.` keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostSettings {
-    /// For one request, body included.
-    pub http_timeout: Duration,
-    /// For the pull of one order.
-    pub pull_timeout: Duration,
-    /// How long a replaced container without a health check must stay up.
-    pub stable_for: Duration,
-    /// How many images before the present one are kept of each repository; none: all.
-    pub keep_images: Option<usize>,
-    /// Instructions, about, that one call of the guest may take.
-    pub fuel: u64,
-    /// Whether what the policy has seen outlives the process.
-    pub state: StateKeeping,
-    /// See `http::egress`.
-    pub insecure_registries: String,
-    /// See `http::egress`.
-    pub auth_realms: String,
-}
-
-/// Whether a policy's state outlives the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateKeeping {
-    /// In the store: what moves while nobody watches is noticed afterwards.
-    Persisted,
-    /// Until the process ends: the first poll seeds, as in the seed system.
-    Memory,
-}
-
-/// The keys that the host reads, as `(key, type, default, meaning)`; policies declare their own.
-pub const HOST_KEYS: [(&str, &str, &str, &str); 10] = [
-    (
-        IMAGES_KEY,
-        "list of patterns",
-        "",
-        "Images that may be pulled, written in full (`docker.io/library/nginx:*`); nothing else is.",
-    ),
-    (
-        CONTAINERS_KEY,
-        "list of `*`, `name:<pattern>`, `label:<key>=<value>`",
-        "",
-        "Containers that may be seen and handled; no other is.",
-    ),
-    ("host.http_timeout", "duration", "10s", "Deadline of one registry request, body included."),
-    ("host.pull_timeout", "duration", "5m", "Deadline of one pull."),
-    (
-        "host.stable_for",
-        "duration",
-        "10s",
-        "How long a replaced container without a health check must stay up before the old one is removed.",
-    ),
-    (
-        "host.keep_images",
-        "number, or `all`",
-        "all",
-        "How many images before the present one are kept of each repository; older ones that nothing uses are removed.",
-    ),
-    ("host.fuel", "instructions", "5000000000", "What one call of the policy may compute before it is ended."),
-    (
-        "host.state",
-        "`persisted`, or `memory`",
-        "persisted",
-        "Whether what was seen outlives the program; with `memory` a move that happens while it is down goes unnoticed.",
-    ),
-    (
-        "host.insecure_registries",
-        "list of hosts, or `loopback`",
-        "loopback",
-        "Registries that may be asked over plain HTTP; `loopback` stands for every loopback address.",
-    ),
-    (
-        "host.auth_realms",
-        "list of `registry=host`",
-        "",
-        "Token servers on another host than their registry that may be given its credential.",
-    ),
-];
 
 /// Why a manifest cannot be used. Names the file, and the key where there is one.
 #[derive(Debug, Error)]
@@ -197,9 +120,13 @@ impl PluginManifest {
             config.insert(key.clone(), expanded);
         }
         let hosts = raw.allowed_hosts.unwrap_or_default().into_iter().map(|host| expand(&host, env));
-        let allowed_hosts =
+        let allowed_hosts: Vec<String> =
             hosts.collect::<Result<_, _>>().map_err(|reason| malformed(format!("`allowed_hosts`: {reason}")))?;
-        let value = |key: &str| config.get(key).map_or("", |value| value.trim());
+        // An empty value is an absent one.
+        let value = |key: &str| match config.get(key).map(|value| value.trim()) {
+            None | Some("") => default_of(key),
+            Some(value) => value,
+        };
         let bad = |key: &str, reason: String| bad_key(path, &raw.config, key, &reason);
         if let Some(unknown) =
             config.keys().find(|key| is_host_key(key) && !HOST_KEYS.iter().any(|known| known.0 == key.as_str()))
@@ -207,8 +134,7 @@ impl PluginManifest {
             let known: Vec<&str> = HOST_KEYS.iter().map(|key| key.0).collect();
             return Err(bad(unknown, format!("is not known; the host reads {}", known.join(", "))));
         }
-        let grants =
-            Grants::parse(value(IMAGES_KEY), value(CONTAINERS_KEY)).map_err(|(key, reason)| bad(key, reason))?;
+        let grants = Grants::parse(&allowed_hosts, &value).map_err(|(key, reason)| bad(key, reason))?;
         let host = HostSettings::parse(&value).map_err(|(key, reason)| bad(key, reason))?;
         Ok(Self {
             name: name.to_owned(),
@@ -219,6 +145,7 @@ impl PluginManifest {
             allowed_hosts,
             grants,
             host,
+            text: text.to_owned(),
             written: raw.config,
             config,
         })
@@ -228,6 +155,12 @@ impl PluginManifest {
     #[must_use]
     pub fn with_embedded(self) -> Self {
         Self { wasm: WasmSource::Embedded, ..self }
+    }
+
+    /// The same with the module in the file at `path`.
+    #[must_use]
+    pub fn with_file(self, path: &Path) -> Self {
+        Self { wasm: WasmSource::File(path.to_owned()), ..self }
     }
 
     /// Refuses config keys that neither the host nor the policy reads.
@@ -281,53 +214,6 @@ fn single_module(mut modules: Vec<Wasm>) -> Result<(WasmSource, Option<String>),
         (Some(_), true) => Err("`wasm` must name a file by `path`; data and URLs are not taken".to_owned()),
         _ => Err("`wasm` must have exactly one module".to_owned()),
     }
-}
-
-impl Default for HostSettings {
-    fn default() -> Self {
-        Self::parse(&|_| "").expect("the defaults in HOST_KEYS are good values")
-    }
-}
-
-impl HostSettings {
-    fn parse<'a>(value: &impl Fn(&str) -> &'a str) -> Result<Self, (&'static str, String)> {
-        let or = |key: &'static str| {
-            let default = HOST_KEYS.iter().find(|known| known.0 == key).map_or("", |known| known.2);
-            Some(value(key)).filter(|value| !value.is_empty()).unwrap_or(default)
-        };
-        let duration = |key| {
-            parse_duration(or(key)).ok_or_else(|| {
-                (key, format!("{:?} is no duration; expected for example `500ms`, `10s` or `5m`", or(key)))
-            })
-        };
-        let fuel = or("host.fuel").parse().ok().filter(|fuel| *fuel > 0);
-        Ok(Self {
-            http_timeout: duration("host.http_timeout")?,
-            pull_timeout: duration("host.pull_timeout")?,
-            stable_for: duration("host.stable_for")?,
-            keep_images: match or("host.keep_images") {
-                "all" => None,
-                number => Some(
-                    number
-                        .parse()
-                        .map_err(|_| ("host.keep_images", format!("{number:?} is neither a number nor `all`")))?,
-                ),
-            },
-            state: match or("host.state") {
-                "persisted" => StateKeeping::Persisted,
-                "memory" => StateKeeping::Memory,
-                other => return Err(("host.state", format!("{other:?} is neither `persisted` nor `memory`"))),
-            },
-            fuel: fuel.ok_or_else(|| ("host.fuel", format!("{:?} is no positive number", or("host.fuel"))))?,
-            insecure_registries: or("host.insecure_registries").to_owned(),
-            auth_realms: or("host.auth_realms").to_owned(),
-        })
-    }
-}
-
-/// At most a day.
-fn parse_duration(text: &str) -> Option<Duration> {
-    parse_duration_ms(text).filter(|ms| *ms <= 86_400_000).map(Duration::from_millis)
 }
 
 #[cfg(test)]

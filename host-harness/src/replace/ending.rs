@@ -148,6 +148,10 @@ impl Replacer {
     /// started since is back already.
     async fn await_stop(&self, transaction: &Transaction, side: &Side) -> Result<(), EngineError> {
         let Some(inspection) = self.find(&side.part.old).await? else { return Ok(()) };
+        // Who asks is not stopping, and would not come back to start itself.
+        if self.is_own(&inspection) {
+            return Ok(());
+        }
         let has_policy = is_restarted_by_engine(&inspection["HostConfig"]["RestartPolicy"]);
         let was_asked = side.part.handling == Handling::Restart || !has_policy;
         if transaction.swap != Swap::StopFirst || inspection["State"]["Running"] != true || !was_asked {
@@ -381,7 +385,7 @@ fn gone_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
 }
 
 /// One created with --rm has none to change, and Podman before 5.1 has no such call; neither restarts it.
-fn tolerate_fixed_policy(result: Result<(), EngineError>) -> Result<(), EngineError> {
+pub(super) fn tolerate_fixed_policy(result: Result<(), EngineError>) -> Result<(), EngineError> {
     match result {
         Err(EngineError::Conflict { message }) if message.contains("AutoRemove") => Ok(()),
         Err(EngineError::NotFound { .. } | EngineError::Refused { status: 405, .. }) => Ok(()),

@@ -14,6 +14,7 @@ pub const LABEL: &str = "imagewatch.transaction";
 
 const NEW: &str = "new";
 const OLD: &str = "old";
+const HELPER: &str = "helper";
 const ID_LENGTH: usize = 8;
 
 /// What a transaction knows of one container that it makes.
@@ -93,6 +94,9 @@ pub struct Origin {
     pub target: String,
     /// The target's reference.
     pub reference: Option<Reference>,
+    /// The tag that is left, when it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Reference>,
     /// The digest that is moved to.
     pub digest: Option<Digest>,
 }
@@ -120,6 +124,11 @@ impl Part {
     pub fn aside_name(&self, transaction: &str) -> String {
         format!("{}.{transaction}.{OLD}", self.name)
     }
+
+    /// The name of the helper that replaces an updater.
+    pub fn helper_name(&self, transaction: &str) -> String {
+        format!("{}.{transaction}.{HELPER}", self.name)
+    }
 }
 
 /// Whether `name` is one that a transaction gives out while it works.
@@ -133,7 +142,7 @@ pub fn usual_name(name: &str) -> Option<(&str, bool)> {
     let (rest, mark) = name.rsplit_once('.')?;
     let (container, transaction) = rest.rsplit_once('.')?;
     let is_id = transaction.len() == ID_LENGTH && transaction.bytes().all(|b| b.is_ascii_hexdigit());
-    (matches!(mark, NEW | OLD) && is_id && !container.is_empty()).then_some((container, mark == OLD))
+    (matches!(mark, NEW | OLD | HELPER) && is_id && !container.is_empty()).then_some((container, mark == OLD))
 }
 
 #[cfg(test)]
@@ -145,6 +154,7 @@ mod tests {
         for (name, expected) in [
             ("web.0a1b2c3d.new", true),
             ("web.0a1b2c3d.old", true),
+            ("web.0a1b2c3d.helper", true),
             ("a.b.0a1b2c3d.old", true),
             ("web", false),
             ("web.new", false),

@@ -1,21 +1,23 @@
 //! The updater updates itself: it starts its successor and waits to be stopped by it, so that there is no moment at
-//! which nobody could bring the other back. The successor, once it has shown that it works, stops and removes its
-//! predecessor and takes its name. Knows how to find the container that this program runs in.
+//! which nobody could bring the other back. The successor stops its predecessor, shows that it can work in its place,
+//! and only then removes it and takes its name; else it starts it again. Where the two cannot run side by side, see
+//! `helper`. Knows how to find the container that this program runs in.
 
 use std::time::Duration;
 
 use imagewatch_abi::Fault;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Replacer;
-use super::ending::{facts_of, name_of};
-use super::facts::Swap;
+use super::ending::{Side, Transaction, facts_of, name_of, tolerate_fixed_policy};
+use super::facts::{Facts, LABEL, Part, Swap};
+use super::journal::{Claim, Entry};
 use super::labels::UPDATER;
 use super::plan::{endpoints, fixed_host_port, has_static_address};
 use super::setback::Setback;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Listed};
 
 /// How long a successor may take to stop its predecessor.
 const TAKES_OVER_WITHIN: Duration = Duration::from_mins(2);
@@ -47,37 +49,46 @@ fn id_in(path: &str) -> Option<String> {
 /// # Errors
 /// When the containers cannot be listed.
 pub async fn other_updater(engine: &dyn Engine, own_id: Option<&str>) -> Result<Option<String>, EngineError> {
-    let partner = match own_id {
-        Some(own) => facts_of(&engine.inspect_container(own).await?).map(|facts| facts.part.old),
-        None => None,
-    };
     let listed = engine.list().await?;
+    let handover = |container: &Listed| {
+        let facts = Facts::parse(container.labels().get(LABEL)?)?;
+        (facts.swap == Swap::Handover).then_some(facts.part.old)
+    };
+    let own = own_id.and_then(|own| listed.iter().find(|container| container.id == own));
+    let predecessor = own.and_then(handover);
     let other = listed.iter().find(|container| {
         let is_updater = container.labels().get(UPDATER).is_some_and(|value| value != "false");
-        is_updater
-            && container.state == "running"
-            && Some(container.id.as_str()) != own_id
-            && partner.as_ref() != Some(&container.id)
+        let is_partner = predecessor.as_ref() == Some(&container.id)
+            || (own_id.is_some() && handover(container).as_deref() == own_id);
+        is_updater && container.state == "running" && Some(container.id.as_str()) != own_id && !is_partner
     });
     Ok(other.map(|container| container.name().to_owned()))
 }
 
-/// Why an updater cannot run beside its successor, as a lowercase fragment; `None` if it can.
-pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Option<String> {
-    let why = if own["HostConfig"]["AutoRemove"] == true {
-        "was created with --rm"
+/// Why an updater cannot run beside its successor, to be read after "which"; `None` if it can.
+pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Option<&'static str> {
+    if own["HostConfig"]["AutoRemove"] == true {
+        Some("was created with --rm")
     } else if fixed_host_port(&own["HostConfig"]["PortBindings"]).is_some() {
-        "publishes a host port"
+        Some("publishes a host port")
     } else if endpoints(own).any(|(_, endpoint)| has_static_address(endpoint)) {
-        "has a fixed address"
-    } else if has_dependents {
-        "has containers that need it"
+        Some("has a fixed address")
     } else {
-        return None;
-    };
-    Some(format!(
-        "it is this updater, which {why}, so that it cannot run beside its successor; take that away, or update it by hand"
-    ))
+        has_dependents.then_some("has containers that need it")
+    }
+}
+
+/// Whether `other` was started to take the place of the updater `own`, and runs.
+pub(super) fn is_successor_of(own: &Value, other: &Value) -> bool {
+    let is_its = |facts: Facts| facts.swap == Swap::Handover && own["Id"] == facts.part.old.as_str();
+    other["State"]["Running"] == true && facts_of(other).is_some_and(is_its)
+}
+
+/// An updater that rests while its successor shows whether it can work.
+#[derive(Debug)]
+pub struct Predecessor {
+    part: Part,
+    transaction: String,
 }
 
 impl Replacer {
@@ -108,34 +119,110 @@ impl Replacer {
         }
     }
 
-    /// At the start of a program that works: if it is a successor, its predecessor goes. To be called before anything
-    /// that the predecessor holds is wanted. Returns the predecessor's name.
+    /// At the start of a program: if it is a successor, its predecessor rests. To be called before anything that the
+    /// predecessor holds is wanted. Then either [`Self::take_place_of`] or [`Self::bring_back`] is to follow.
     ///
     /// # Errors
-    /// A step that the engine did not do. Whoever is started next begins it again.
-    pub async fn take_over(&self) -> Result<Option<String>, EngineError> {
+    /// A step that the engine did not do; the predecessor goes on. Whoever is started next begins it again.
+    pub async fn rest_predecessor(&self) -> Result<Option<Predecessor>, EngineError> {
         let Some(own) = &self.own_id else { return Ok(None) };
         let Some(inspection) = self.find(own).await? else { return Ok(None) };
         let Some(facts) = facts_of(&inspection).filter(|facts| facts.swap == Swap::Handover) else { return Ok(None) };
-        let part = &facts.part;
-        let temporary = part.temporary_name(&facts.transaction);
-        let Some(old) = self.find(&part.old).await? else {
-            if name_of(&inspection) == temporary {
+        let Facts { part, transaction, .. } = facts;
+        if self.find(&part.old).await?.is_none() {
+            if name_of(&inspection) == part.temporary_name(&transaction) {
                 self.engine.rename(own, &part.name).await?;
             }
             return Ok(None);
-        };
-        info!(container = %part.name, "taking over from the updater before this one");
-        self.disarm(part).await?;
-        self.stop(&part.old).await?;
-        if name_of(&old) == part.name {
-            self.engine.rename(&part.old, &part.aside_name(&facts.transaction)).await?;
         }
-        if name_of(&inspection) == temporary {
+        info!(container = %part.name, "taking over from the updater before this one");
+        let predecessor = Predecessor { part, transaction };
+        let rested = async {
+            self.disarm(&predecessor.part).await?;
+            self.stop(&predecessor.part.old).await
+        };
+        match rested.await {
+            Ok(()) => Ok(Some(predecessor)),
+            Err(error) => {
+                self.bring_back(&predecessor, &error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// This program works: its predecessor goes, and it has its name.
+    ///
+    /// # Errors
+    /// The first step that the engine did not do; the predecessor can still be brought back.
+    pub async fn take_place_of(&self, predecessor: &Predecessor) -> Result<(), EngineError> {
+        let Predecessor { part, transaction } = predecessor;
+        let Some(own) = &self.own_id else { return Ok(()) };
+        self.take_name(own, part, transaction).await?;
+        self.remove(&part.old).await?;
+        info!(container = %part.name, "took the place of the updater before this one");
+        Ok(())
+    }
+
+    /// From an old container, stopped by now, to the one that this program runs in.
+    pub(super) async fn take_name(&self, own: &str, part: &Part, transaction: &str) -> Result<(), EngineError> {
+        if let Some(old) = self.find(&part.old).await?
+            && name_of(&old) == part.name
+        {
+            self.engine.rename(&part.old, &part.aside_name(transaction)).await?;
+        }
+        let inspection = self.engine.inspect_container(own).await?;
+        if name_of(&inspection) == part.temporary_name(transaction) {
             self.engine.rename(own, &part.name).await?;
         }
-        self.remove(&part.old).await?;
-        Ok(Some(part.name.clone()))
+        Ok(())
+    }
+
+    /// This program cannot work, for `reason`, and is about to end: its predecessor goes on, and finds that written down.
+    pub async fn bring_back(&self, predecessor: &Predecessor, reason: &str) {
+        let Predecessor { part, transaction } = predecessor;
+        warn!(container = %part.name, %reason, "cannot take over; the updater before this one goes on");
+        if let Claim::Ours(record, entry) = self.journal.claim(transaction) {
+            let setback = Setback::of(Fault::Host, format!("the new updater could not work: it failed to {reason}"));
+            let entry = Entry { failure: Some(setback.as_failure(&part.name)), ..*entry };
+            if let Err(error) = record.write(&entry) {
+                warn!(container = %part.name, %error, "the journal cannot be written; the updater before will not know why");
+            }
+        }
+        let brought_back = async {
+            if let Some(own) = &self.own_id {
+                // Started again by the engine, this program would only do the same again.
+                tolerate_fixed_policy(self.engine.set_restart_policy(own, &json!({ "Name": "no" })).await)?;
+            }
+            let old = self.engine.inspect_container(&part.old).await?;
+            self.rearm(part, &part.old, &old).await?;
+            self.engine.start(&part.old).await
+        };
+        if let Err(error) = brought_back.await {
+            warn!(container = %part.name, %error, "the updater before this one could not be started again");
+        }
+    }
+
+    /// Whether this program runs in the new container of `transaction`.
+    pub(super) fn is_successor(&self, transaction: &Transaction) -> bool {
+        let own = self.own_id.as_ref();
+        own.is_some() && transaction.root().new.as_ref() == own
+    }
+
+    /// Ends a transaction whose program is gone and whose new container is this program's own, which nobody else would
+    /// start again: as it runs, it stays.
+    ///
+    /// # Errors
+    /// A step that the engine did not do; or the old one runs, which then is the one to end it.
+    pub(super) async fn stay(&self, transaction: &Transaction) -> Result<(), EngineError> {
+        let Side { part, new: Some(own) } = transaction.root() else { return Ok(()) };
+        let old = self.find(&part.old).await?.unwrap_or_default();
+        if old["State"]["Running"] == true && name_of(&old) == part.name {
+            return Err(EngineError::Conflict { message: format!("the updater before, {}, runs", part.name) });
+        }
+        self.take_name(own, part, &transaction.id).await?;
+        let inspection = self.engine.inspect_container(own).await?;
+        self.rearm(part, own, &inspection).await?;
+        self.finish(transaction).await
     }
 }
 

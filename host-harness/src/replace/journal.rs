@@ -33,9 +33,15 @@ pub struct Entry {
     /// The new ones are healthy; what is left is to remove the old ones.
     #[serde(default)]
     pub is_passed: bool,
+    /// The command for afterwards was begun, which is not done twice.
+    #[serde(default)]
+    pub is_hook_begun: bool,
     /// Why the new ones were given up, once that is known.
     #[serde(default)]
     pub failure: Option<ContainerFailure>,
+    /// Nothing is left to do but to report the failure: what a helper leaves to whoever runs after it.
+    #[serde(default)]
+    pub is_over: bool,
 }
 
 /// One container as it was, enough to make it again.
@@ -108,10 +114,17 @@ impl Journal {
         locks.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
     }
 
+    /// The state folder that it is in.
+    pub fn state_folder(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
+    }
+
     /// Tells one state folder from any other on this machine; empty when there is none.
     pub fn owner(&self) -> String {
-        let state = self.folder.parent().and_then(|state| fs::metadata(state).ok());
-        state.map(|state| format!("{:x}-{:x}", state.dev(), state.ino())).unwrap_or_default()
+        fs::metadata(self.state_folder())
+            .ok()
+            .map(|state| format!("{:x}-{:x}", state.dev(), state.ino()))
+            .unwrap_or_default()
     }
 
     fn path(&self, transaction: &str) -> PathBuf {

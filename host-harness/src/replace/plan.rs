@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 
 pub use self::outside::filled_from_outside;
 pub use self::podman::command_line::reason_against_podman;
-pub use self::skip::reason_to_refuse;
+pub use self::skip::{reason_to_postpone, reason_to_refuse};
 pub use self::start_first::reason_against_start_first;
 pub(super) use self::start_first::{endpoints, fixed_host_port, has_static_address};
 use crate::engine::ApiVersion;
@@ -50,6 +50,8 @@ pub struct PlanInput<'a> {
     /// Full id and name of every container on the engine. A container refers to others by ids that change when
     /// those are replaced; the new one refers to them by name.
     pub names: &'a BTreeMap<String, String>,
+    /// What the new container is created from; absent: what the old one was.
+    pub reference: Option<&'a str>,
     /// The platform that the new image was pulled for; absent: the old image's.
     pub platform: Option<&'a str>,
     /// The version that the plan is carried out with.

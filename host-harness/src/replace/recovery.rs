@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::Replacer;
 use super::ending::{Side, Transaction, name_of};
 use super::facts::Handling;
-use super::journal::{Claim, Entry};
+use super::journal::{Claim, Entry, Record};
 use super::setback::Setback;
 use crate::clock::now_ms;
 use crate::engine::{EngineError, Listed};
@@ -30,6 +30,7 @@ impl Replacer {
     /// # Errors
     /// When the engine cannot be asked; the next time will do.
     pub async fn tend(&self, manifest: &str, is_granted: &Granted<'_>) -> Result<Vec<Report>, EngineError> {
+        self.tend_helpers().await?;
         for found in self.open().await?.iter().filter(|open| is_granted(&open.container())) {
             let Some(_locked) = self.locks.try_lock(&found.names()) else { continue };
             // What was listed may be over by now, or another one.
@@ -53,7 +54,7 @@ impl Replacer {
     }
 
     /// Reports wait for the policy that wanted the replacement, whoever ended it.
-    fn take_reports(&self, manifest: &str) -> Vec<Report> {
+    pub(super) fn take_reports(&self, manifest: &str) -> Vec<Report> {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.extract_if(.., |(of, _)| of == manifest).map(|(_, report)| report).collect()
     }
@@ -65,7 +66,15 @@ impl Replacer {
 
     /// A transaction of which the engine shows nothing: it is over, unless both containers went when they were stopped.
     async fn recover_journaled(&self, id: &str, is_granted: &Granted<'_>) -> Result<(), EngineError> {
-        let Claim::Ours(record, entry) = self.journal.claim(id) else { return Ok(()) };
+        let Claim::Ours(record, mut entry) = self.journal.claim(id) else { return Ok(()) };
+        if let (true, Some(facts)) = (entry.is_over, &entry.facts) {
+            // Who still waits for it takes it there.
+            let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)) else { return Ok(()) };
+            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
+            self.put_report(&transaction, entry.failure.clone().map(|failure| failed(&transaction, failure, true)));
+            record.close();
+            return Ok(());
+        }
         // Asked only now: before, its program may have been at work.
         let listed = self.engine.list().await?;
         if diagnose(&listed, &self.journal.transactions()).iter().any(|open| open.transaction.id == id) {
@@ -77,6 +86,10 @@ impl Replacer {
             !listed.iter().any(is_there)
         });
         let Some((facts, snapshot)) = lost else {
+            // It died between the end of the old container and that of the transaction.
+            if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
+                self.run_hook_after(&facts.part.name, id, &record, &mut entry).await;
+            }
             record.close();
             return Ok(());
         };
@@ -113,7 +126,10 @@ impl Replacer {
     async fn recover(&self, open: &Open) {
         let transaction = &open.transaction;
         let container = &transaction.root().part.name;
-        let (record, entry) = match self.journal.claim(&transaction.id) {
+        if self.is_left_to_helper(open).await {
+            return debug!(%container, "left to its helper");
+        }
+        let (record, mut entry) = match self.journal.claim(&transaction.id) {
             Claim::Theirs => return,
             Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
                 return debug!(%container, "another program may be at work on it");
@@ -124,12 +140,15 @@ impl Replacer {
         };
         info!(%container, transaction = %transaction.id, way = ?open.way, "ending what was left half done");
         let ended = match open.way {
+            Way::Forwards | Way::Back if self.is_successor(transaction) => self.stay(transaction).await.map(|()| None),
             Way::Start => self.start_again(transaction).await.map(|()| None),
             Way::Discard => {
                 warn!(%container, "somebody else has the name by now; left alone");
                 self.discard(transaction).await.map(|()| None)
             }
-            Way::Forwards if entry.failure.is_none() => self.go_forwards(transaction, &entry).await,
+            Way::Forwards if entry.failure.is_none() => {
+                self.go_forwards(transaction, &mut entry, record.as_ref()).await
+            }
             Way::Forwards | Way::Back => self.go_back(transaction, &entry, entry.failure.clone()).await,
         };
         match ended {
@@ -150,7 +169,12 @@ impl Replacer {
         }
     }
 
-    async fn go_forwards(&self, transaction: &Transaction, entry: &Entry) -> Result<Option<Report>, EngineError> {
+    async fn go_forwards(
+        &self,
+        transaction: &Transaction,
+        entry: &mut Entry,
+        record: Option<&Record>,
+    ) -> Result<Option<Report>, EngineError> {
         let made = transaction.sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         // What was healthy once is not judged again: it may have been stopped by hand since.
         for side in made.filter(|_| !entry.is_passed) {
@@ -162,7 +186,16 @@ impl Replacer {
                 return self.go_back(transaction, entry, Some(failure)).await;
             }
         }
+        entry.is_passed = true;
+        if let Some(record) = record
+            && let Err(error) = record.write(entry)
+        {
+            debug!(%error, "the journal cannot be written; going on without it");
+        }
         self.finish(transaction).await?;
+        if let Some(record) = record {
+            self.run_hook_after(&transaction.root().part.name, &transaction.id, record, entry).await;
+        }
         let recreated = transaction.sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         let recreated = recreated.map(|side| side.part.name.clone()).collect();
         Ok(Some(Report { recreated, ..report(transaction) }))
@@ -206,7 +239,7 @@ impl Replacer {
             warn!(container = %root.name, %problem, "not all is as before");
         }
         if failure.as_ref().is_some_and(|failure| failure.fault == Some(Fault::Image))
-            && let Some(reference) = &transaction.origin.reference
+            && let (Some(reference), None) = (&transaction.origin.reference, &transaction.origin.from)
         {
             self.give_tag_back(reference, &root.old_image).await;
         }

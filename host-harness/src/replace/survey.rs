@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use imagewatch_abi::Strategy;
+use imagewatch_abi::{Fault, Strategy};
 use serde_json::Value;
 use tracing::{info, warn};
 
 use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap, is_working_name};
-use super::handover::reason_against_handover;
+use super::handover::{is_successor_of, reason_against_handover};
 use super::health::illness;
+use super::helper::reason_against_helper;
 use super::journal::Snapshot;
 use super::labels::{COMPOSE_PROJECT, Labels};
 use super::locks::Locked;
 use super::order::{Group, group_of};
-use super::plan::{filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_refuse};
+use super::plan::{
+    filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_postpone, reason_to_refuse,
+};
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
 use crate::engine::{Engine, EngineError, EngineFacts, Listed};
@@ -35,6 +38,8 @@ pub struct Survey {
     /// Of all containers on the engine, by id.
     pub(super) container_names: BTreeMap<String, String>,
     pub(super) engine: EngineFacts,
+    /// It is this updater, and cannot run beside its successor.
+    pub(super) needs_helper: bool,
     new_image: Value,
     /// Nobody else works on these containers while this is held.
     _locked: Locked,
@@ -88,7 +93,7 @@ impl Replacer {
             names = found;
         }
         let why = "the containers that need it change all the time";
-        Err(ReplaceError::untouched(Setback::of(imagewatch_abi::Fault::Postponed, why)))
+        Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)))
     }
 
     /// All containers. One that the engine itself cannot show needs nobody, unless it is the one that is meant.
@@ -120,10 +125,14 @@ impl Replacer {
         for container in std::iter::once(root).chain(&recreate) {
             self.refuse(container, engine).await.map_err(|setback| Self::about(root, container, setback))?;
         }
-        if self.is_own(root)
-            && let Some(reason) = reason_against_handover(root, !recreate.is_empty())
+        if self.is_own(root) && all.iter().any(|other| is_successor_of(root, other)) {
+            return Err(Setback::of(Fault::Postponed, "its successor is about to take over"));
+        }
+        let against_handover = reason_against_handover(root, !recreate.is_empty()).filter(|_| self.is_own(root));
+        if let Some(why) = against_handover
+            && let Some(reason) = reason_against_helper(root, self.journal.state_folder())
         {
-            return Err(Setback::refused(reason));
+            return Err(Setback::refused(format!("it is this updater, which {why}, and {reason}")));
         }
         if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
             let reason = format!(
@@ -156,13 +165,17 @@ impl Replacer {
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();
-        Ok(Survey { transaction, snapshots, container_names, engine, new_image, _locked: locked })
+        let needs_helper = against_handover.is_some();
+        Ok(Survey { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
     }
 
     /// Why this container is not made again at all.
     async fn refuse(&self, container: &Value, engine: EngineFacts) -> Result<(), Setback> {
         if let Some(reason) = reason_to_refuse(container) {
             return Err(Setback::refused(reason));
+        }
+        if let Some(reason) = reason_to_postpone(container) {
+            return Err(Setback::of(Fault::Postponed, reason));
         }
         Labels::of(container).check().map_err(Setback::refused)?;
         let id = container["Id"].as_str().unwrap_or_default();

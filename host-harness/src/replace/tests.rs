@@ -6,6 +6,7 @@
 mod interrupted;
 mod left_over;
 mod stage;
+mod updater;
 
 use imagewatch_abi::Fault;
 use serde_json::{Value, json};

@@ -11,7 +11,7 @@ use imagewatch_abi::{ContainerFailure, Fault, Reference};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::ending::Transaction;
+use super::ending::{Transaction, facts_of};
 use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
 use super::journal::{Entry, Record, Snapshot};
@@ -33,6 +33,9 @@ impl Replacer {
     /// # Errors
     /// Why not, and what became of the old container: it was not touched, or it is back, or where to look for it.
     pub async fn replace(&self, survey: Survey, job: &mut Job<'_>) -> Result<Replaced, ReplaceError> {
+        if survey.needs_helper {
+            return Err(self.send_helper(survey, job).await);
+        }
         let untouched = |setback| ReplaceError::untouched(setback);
         hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
         // A container's settings may hold secrets, so they are written down only where they would be lost.
@@ -249,6 +252,7 @@ impl Attempt<'_, '_> {
             new_image: self.survey.new_image(index),
             volume_sources: &sources,
             names: &self.survey.container_names,
+            reference: (index == 0).then_some(self.job.image.reference).flatten(),
             platform: (index == 0).then_some(self.job.image.platform).flatten(),
             api: self.survey.engine.api,
             is_podman: self.survey.engine.is_podman,
@@ -273,7 +277,7 @@ impl Attempt<'_, '_> {
             return Ok(());
         }
         let short = imagewatch_abi::short_digest;
-        let reference = self.survey.root().container["Config"]["Image"].as_str().unwrap_or_default();
+        let reference = created["Config"]["Image"].as_str().unwrap_or_default();
         let reason = format!(
             "{reference} names the image {} here, not {} as pulled; its tag moved",
             short(runs),
@@ -307,12 +311,8 @@ impl Attempt<'_, '_> {
             warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
             return replaced;
         }
+        self.replacer.run_hook_after(name, &transaction.id, &self.record, &mut self.entry).await;
         self.record.close();
-        if let Ok(new) = self.replacer.engine.inspect_container(&replaced.new_id).await
-            && let Err(setback) = hooks::run(&*self.replacer.engine, &new, Hook::PostUpdate).await
-        {
-            warn!(container = %name, "replaced, but {}", setback.reason);
-        }
         replaced
     }
 
@@ -368,6 +368,24 @@ fn create_setback(error: &EngineError) -> Setback {
 }
 
 impl Replacer {
+    /// Runs the command for after the update in the container `name`, if the transaction `id` made it; at most once,
+    /// whoever ends the transaction, so that it is not begun where that cannot be written down.
+    pub(super) async fn run_hook_after(&self, name: &str, id: &str, record: &Record, entry: &mut Entry) {
+        let Ok(new) = self.engine.inspect_container(name).await else { return };
+        let is_its = facts_of(&new).is_some_and(|facts| facts.transaction == id && !facts.is_restored);
+        if !is_its || entry.is_hook_begun || Labels::of(&new).value(Hook::PostUpdate.label()).is_none() {
+            return;
+        }
+        entry.is_hook_begun = true;
+        let ended = match record.write(entry) {
+            Ok(()) => hooks::run(&*self.engine, &new, Hook::PostUpdate).await.map_err(|setback| setback.reason),
+            Err(error) => Err(format!("its {} was not run: {error}", Hook::PostUpdate.label())),
+        };
+        if let Err(reason) = ended {
+            warn!(container = %name, "replaced, but {reason}");
+        }
+    }
+
     /// Whether the new container of a part may stay.
     pub(super) async fn gate(&self, part: &Part, new: &str, stable_for: Duration) -> Result<(), Setback> {
         let inspect = |error| Setback::engine("inspect the new container", &error);

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::error;
 
+use crate::plugin::StateKeeping;
 use crate::store::Store;
 
 #[derive(Debug)]
 pub(super) struct PolicyMemory {
-    /// Where it is kept; none: it ends with the process.
-    store: Option<Arc<Store>>,
+    store: Arc<Store>,
+    keeping: StateKeeping,
     manifest: String,
     /// As it is in the store.
     stored: Value,
@@ -20,15 +21,22 @@ pub(super) struct PolicyMemory {
 }
 
 impl PolicyMemory {
-    /// What the policy of `manifest` remembers in `store`, or nothing.
-    pub(super) fn new(store: Option<Arc<Store>>, manifest: &str) -> Self {
-        let kept = store.as_ref().map(|store| store.policy_state(manifest)).transpose();
-        let stored = kept.unwrap_or_else(|error| {
-            error!(manifest, "failed to {error}; the policy begins as if it had seen nothing");
-            None
-        });
-        let stored = stored.flatten().unwrap_or_default();
-        Self { store, manifest: manifest.to_owned(), current: stored.clone(), stored }
+    /// What the policy of `manifest` remembers in `store`, or nothing where it is to remember nothing.
+    pub(super) fn new(store: Arc<Store>, manifest: &str, keeping: StateKeeping) -> Self {
+        let stored = match keeping {
+            StateKeeping::Memory => None,
+            StateKeeping::Persisted => store.policy_state(manifest).unwrap_or_else(|error| {
+                error!(manifest, "failed to {error}; the policy begins as if it had seen nothing");
+                None
+            }),
+        };
+        let stored = stored.unwrap_or_default();
+        Self { store, keeping, manifest: manifest.to_owned(), current: stored.clone(), stored }
+    }
+
+    /// From the next write on it is kept, or no longer.
+    pub(super) fn keep(&mut self, keeping: StateKeeping) {
+        self.keeping = keeping;
     }
 
     pub(super) fn read(&self) -> Value {
@@ -38,8 +46,10 @@ impl PolicyMemory {
     /// Takes over what a call gave back. Returns when it is on the disk, or cannot be.
     pub(super) fn write(&mut self, state: Value) {
         self.current = state;
-        let Some(store) = self.store.as_ref().filter(|_| self.stored != self.current) else { return };
-        match store.keep_policy_state(&self.manifest, &self.current) {
+        if self.keeping == StateKeeping::Memory || self.stored == self.current {
+            return;
+        }
+        match self.store.keep_policy_state(&self.manifest, &self.current) {
             Ok(()) => self.stored.clone_from(&self.current),
             Err(error) => error!(
                 manifest = self.manifest,
@@ -58,22 +68,23 @@ mod tests {
     #[test]
     fn a_new_process_knows_what_the_one_before_saw_unless_it_is_to_be_in_memory_only() {
         let store = Arc::new(Store::in_memory());
-        let mut kept = PolicyMemory::new(Some(store.clone()), "apps");
+        let mut kept = PolicyMemory::new(store.clone(), "apps", StateKeeping::Persisted);
         assert_eq!(kept.read(), Value::Null);
         kept.write(json!({"version": 1}));
-        assert_eq!(PolicyMemory::new(Some(store.clone()), "apps").read(), json!({"version": 1}));
-        assert_eq!(PolicyMemory::new(Some(store), "others").read(), Value::Null);
+        assert_eq!(PolicyMemory::new(store.clone(), "apps", StateKeeping::Persisted).read(), json!({"version": 1}));
+        assert_eq!(PolicyMemory::new(store.clone(), "others", StateKeeping::Persisted).read(), Value::Null);
 
-        let mut lost = PolicyMemory::new(None, "apps");
+        let mut lost = PolicyMemory::new(store.clone(), "apps", StateKeeping::Memory);
+        assert_eq!(lost.read(), Value::Null);
         lost.write(json!({"version": 2}));
         assert_eq!(lost.read(), json!({"version": 2}));
-        assert_eq!(PolicyMemory::new(None, "apps").read(), Value::Null);
+        assert_eq!(store.policy_state("apps").expect("read"), Some(json!({"version": 1})));
     }
 
     #[test]
     fn what_cannot_be_written_counts_all_the_same_and_is_written_later() {
         let store = Arc::new(Store::in_memory());
-        let mut kept = PolicyMemory::new(Some(store.clone()), "apps");
+        let mut kept = PolicyMemory::new(store.clone(), "apps", StateKeeping::Persisted);
         kept.write(json!(1));
         store.set_read_only(true);
         kept.write(json!(2));

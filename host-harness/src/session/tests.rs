@@ -11,7 +11,7 @@ use super::*;
 use crate::credentials::store::CredentialStore;
 use crate::effects::Adapters;
 use crate::engine::memory::MemoryEngine;
-use crate::http::client::HttpClient;
+use crate::http::client::{HttpClient, HttpSettings};
 use crate::http::egress::EgressRules;
 use crate::plugin::load;
 
@@ -47,19 +47,15 @@ impl Stage {
         let rules = EgressRules::parse(&self.manifest.allowed_hosts, "loopback", "").expect("good rules");
         let adapters = Adapters {
             engine: Arc::new(MemoryEngine::new()),
-            http: Arc::new(HttpClient::new(4).expect("a client")),
+            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
             store: store.clone(),
             cancel: CancellationToken::new(),
         };
-        let effects = ManifestEffects::new(self.manifest.clone(), rules, adapters);
-        Session::new(
-            self.manifest.clone(),
-            self.plugin.clone(),
-            Arc::new(effects),
-            store.clone(),
-            self.manifest.host.state,
-        )
+        let record = Arc::new(Record::default());
+        let effects = ManifestEffects::new(self.manifest.clone(), self.plugin.clone(), rules, adapters, record.clone());
+        let keeping = self.manifest.host.state;
+        Session::new(self.manifest.clone(), self.plugin.clone(), Arc::new(effects), store.clone(), record, keeping)
     }
 
     async fn publish(&self, letter: &str) {

@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use extism::CompiledPlugin;
 use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +13,7 @@ use serde_json::Value;
 use tracing::error;
 
 use super::{CallLine, Exchange, FORMAT, Line, PolicyLine, TranscriptError, redact};
-use crate::plugin::{CallCost, CallError, Effects, PluginManifest, call};
+use crate::plugin::{CallCost, CallError, Compiled, Denied, Effects, PluginManifest, call};
 
 /// An open transcript, shared by all manifests.
 #[derive(Debug)]
@@ -54,7 +53,7 @@ impl Recorder {
     pub fn call<I: Serialize, O: Serialize + DeserializeOwned>(
         &self,
         manifest: &str,
-        compiled: &CompiledPlugin,
+        compiled: &Compiled,
         export: &'static str,
         input: &I,
         effects: Arc<dyn Effects>,
@@ -133,5 +132,9 @@ impl Effects for Tape {
 
     fn log(&self, line: LogLine) {
         self.effects.log(line);
+    }
+
+    fn denied(&self, what: Denied, count: u64, message: &str) {
+        self.effects.denied(what, count, message);
     }
 }

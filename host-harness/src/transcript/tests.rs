@@ -12,9 +12,9 @@ use super::*;
 use crate::credentials::store::CredentialStore;
 use crate::effects::{Adapters, ManifestEffects};
 use crate::engine::memory::MemoryEngine;
-use crate::http::client::HttpClient;
+use crate::http::client::{HttpClient, HttpSettings};
 use crate::http::egress::EgressRules;
-use crate::plugin::{PluginManifest, StateKeeping, load};
+use crate::plugin::{PluginManifest, Record, StateKeeping, load};
 use crate::session::Session;
 use crate::store::Store;
 
@@ -66,13 +66,15 @@ impl Scene {
         let store = Arc::new(Store::in_memory());
         let adapters = Adapters {
             engine: Arc::new(MemoryEngine::new()),
-            http: Arc::new(HttpClient::new(4).expect("a client")),
+            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
             store: store.clone(),
             cancel: CancellationToken::new(),
         };
-        let effects = Arc::new(ManifestEffects::new(manifest.clone(), rules, adapters));
-        Session::new(manifest, plugin, effects, store, StateKeeping::Memory).recorded(recorder.clone())
+        let record = Arc::new(Record::default());
+        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
+        let session = Session::new(manifest, plugin, Arc::new(effects), store, record, StateKeeping::Memory);
+        session.recorded(recorder.clone())
     }
 
     fn file(&self) -> std::path::PathBuf {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// `{"ok": …}` or `{"err": {"code", "message", "retryable"}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Answer<T> {
     /// It was done.
@@ -36,6 +37,7 @@ impl<T> From<Result<T, Failure>> for Answer<T> {
 
 /// An expected failure. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// What kind of failure, for programs.
     pub code: FailureCode,
@@ -47,17 +49,20 @@ pub struct Failure {
     /// The config key at fault, for [`FailureCode::BadConfig`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Not before this time, milliseconds since 1970, is trying again of use; for [`FailureCode::RateLimited`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }
 
 impl Failure {
     /// A failure that stays until somebody changes something.
     pub fn lasting(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: false, key: None }
+        Self { code, message: message.into(), retryable: false, key: None, until_ms: None }
     }
 
     /// A failure that may be gone at the next try.
     pub fn passing(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: true, key: None }
+        Self { code, message: message.into(), retryable: true, key: None, until_ms: None }
     }
 
     /// The value of config key `key` is not usable.
@@ -74,6 +79,7 @@ impl fmt::Display for Failure {
 
 /// Kinds of [`Failure`]. A code that this version does not know reads as [`FailureCode::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
     /// A config value cannot be used; `key` names it.

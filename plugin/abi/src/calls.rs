@@ -12,6 +12,7 @@ use crate::{Digest, Failure, Fault, Reference};
 
 /// What `describe` answers. When `err` is set the config cannot be used and the rest is a description of nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DescribeOutput {
     /// The policy's name.
     pub name: String,
@@ -40,6 +41,7 @@ pub struct DescribeOutput {
 
 /// One config key of a policy, for `plugin inspect` and the README.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigKey {
     /// As it stands in the manifest's `config`.
     pub key: String,
@@ -53,6 +55,7 @@ pub struct ConfigKey {
 
 /// A target that config names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DescribedTarget {
     /// Its name.
     pub name: String,
@@ -62,6 +65,7 @@ pub struct DescribedTarget {
 
 /// What `poll` takes. `Debug` leaves out state and cache: the cache holds tokens.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollInput {
     /// Milliseconds since 1970; the guest has no clock.
     pub now_ms: u64,
@@ -99,6 +103,7 @@ impl fmt::Debug for PollInput {
 
 /// What a poll is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PollMode {
     /// Compare with what was seen, and order what moved.
@@ -110,6 +115,7 @@ pub enum PollMode {
 
 /// What `poll` answers. `Debug` leaves out state and cache: the cache holds tokens.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollOutput {
     /// To be kept.
     pub state: Value,
@@ -140,6 +146,7 @@ impl fmt::Debug for PollOutput {
 /// A digest that a policy bars for a target, because it failed there. The host keeps the list,
 /// shows it, and takes an entry out when an operator says so; what it means is the policy's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Quarantined {
     /// The target's name.
     pub target: String,
@@ -164,12 +171,16 @@ pub struct Quarantined {
 
 /// What became of a target in one call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Outcome {
     /// The target's name.
     pub target: String,
     /// Its reference, unless that is what is wrong with it.
     #[serde(default)]
     pub reference: Option<Reference>,
+    /// The tag that it leaves for the one in `reference`, when that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Reference>,
     /// In one word.
     pub verdict: Verdict,
     /// The digest before.
@@ -181,6 +192,9 @@ pub struct Outcome {
     /// In words, where the verdict does not say it all.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Until when it is held or cannot be looked up, milliseconds since 1970, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     /// The order that was placed or ended.
     #[serde(default)]
     pub order: Option<String>,
@@ -198,10 +212,12 @@ impl Outcome {
         Self {
             target: target.to_owned(),
             reference: None,
+            from: None,
             verdict,
             previous: None,
             digest: None,
             reason: None,
+            until_ms: None,
             order: None,
             container: None,
             running: None,
@@ -211,6 +227,7 @@ impl Outcome {
 
 /// [`Outcome`] in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// First sight: recorded, nothing refreshed.
@@ -241,6 +258,7 @@ pub enum Verdict {
 
 /// What `settle` takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SettleInput {
     /// Milliseconds since 1970.
     pub now_ms: u64,
@@ -257,6 +275,7 @@ pub struct SettleInput {
 
 /// What `settle` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SettleOutput {
     /// To be kept.
     pub state: Value,
@@ -272,6 +291,7 @@ pub struct SettleOutput {
 
 /// What `refresh` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefreshInput {
     /// Milliseconds since 1970.
     pub now_ms: u64,
@@ -288,6 +308,7 @@ pub struct RefreshInput {
 
 /// What `refresh` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefreshOutput {
     /// To be kept.
     pub state: Value,
@@ -305,6 +326,7 @@ pub struct RefreshOutput {
 
 /// What `host_log` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
     /// How loud.
     pub level: LogLevel,
@@ -314,6 +336,7 @@ pub struct LogLine {
 
 /// Levels of [`LogLine`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// For those who look for a fault.

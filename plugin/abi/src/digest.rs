@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// A checked digest, for example `sha256:` and 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("pattern" = "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 

@@ -8,6 +8,7 @@ use crate::{Digest, Failure, Reference};
 
 /// Which containers; every field that is set must match, and none set means all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Selector {
     /// The whole name, without the leading slash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,6 +23,7 @@ pub struct Selector {
 
 /// What `docker_containers` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Containers {
     /// Stopped ones too, sorted by name.
     pub containers: Vec<Container>,
@@ -29,6 +31,7 @@ pub struct Containers {
 
 /// One container as the engine shows it. Only what a decision needs: no environment, no mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Container {
     /// The engine's full id.
     pub id: String,
@@ -57,6 +60,7 @@ pub struct Container {
 
 /// What `docker_refresh` takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Orders {
     /// Taken or refused one by one.
     pub orders: Vec<Order>,
@@ -64,6 +68,7 @@ pub struct Orders {
 
 /// One refresh asked for. Idempotent: containers already on the image are left alone, see `only_outdated`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Order {
     /// Unique among a policy's orders; its report carries it back.
     pub order: String,
@@ -101,6 +106,7 @@ pub(crate) fn yes() -> bool {
 
 /// What happens to a container whose image moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// Swapped for one on the new image, the old one stopped first; restored when a step fails.
@@ -119,6 +125,7 @@ pub enum Strategy {
 
 /// What `docker_refresh` answers: every order is in one of the two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Placed {
     /// Orders that the host now runs; their reports come with `settle`.
     #[serde(default)]
@@ -130,6 +137,7 @@ pub struct Placed {
 
 /// How an order ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// The order's id.
     pub order: String,
@@ -161,6 +169,7 @@ pub struct Report {
 
 /// A container that an order could not handle.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ContainerFailure {
     /// Its name.
     pub container: String,
@@ -176,6 +185,7 @@ pub struct ContainerFailure {
 
 /// Where the fault of a [`ContainerFailure`] lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// The new image: its container ended, restarted, or was not healthy in time.
@@ -184,6 +194,7 @@ pub enum Fault {
     Host,
     /// The container cannot be replaced as it is, and was not touched.
     Refused,
-    /// One of its own hooks asked to be left alone this time.
+    /// It is left alone for now and tried again with the next poll: one of its own hooks asked for that, it is paused, or
+    /// somebody else is at work on it.
     Postponed,
 }

@@ -9,6 +9,7 @@ use crate::{Answer, Digest};
 
 /// What `http_send` takes: at most [`MAX_BATCH`](crate::MAX_BATCH) requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpBatch {
     /// Sent side by side.
     pub requests: Vec<HttpRequest>,
@@ -16,6 +17,7 @@ pub struct HttpBatch {
 
 /// One request. `Debug` leaves out header values and the query: both may carry tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpRequest {
     /// The method; hosts allow no other.
     pub method: Method,
@@ -49,8 +51,11 @@ pub struct HttpRequest {
     pub read: ReadBody,
 }
 
-/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these.
+/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these. The body
+/// of what is no success comes as [`Text`](Self::Text) in any case: it says why. Redirects are followed for a HEAD and
+/// for what is not read as text, so never for a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ReadBody {
     /// Its text, up to 64 KiB: tokens and errors.
@@ -71,6 +76,7 @@ impl ReadBody {
 
 /// Methods of [`HttpRequest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     /// Read a document.
@@ -83,6 +89,7 @@ pub enum Method {
 
 /// What `http_send` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpResponses {
     /// One for each request, in its order.
     pub responses: Vec<Answer<HttpResponse>>,
@@ -90,6 +97,7 @@ pub struct HttpResponses {
 
 /// One response, whatever its status. `Debug` leaves out the body: a token server's holds a token.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpResponse {
     /// The status code.
     pub status: u16,

@@ -22,7 +22,7 @@ pub use digest::{Digest, DigestError, short_digest};
 pub use docker::{Container, ContainerFailure, Containers, Fault, Order, Orders, Placed, Report, Selector, Strategy};
 pub use duration::parse_duration_ms;
 pub use http::{HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method, ReadBody};
-pub use reference::{Reference, ReferenceError, is_loopback_host};
+pub use reference::{Reference, ReferenceError, is_loopback_host, is_tag};
 
 /// The version of everything in this crate. A host refuses a plugin that declares another one.
 pub const ABI_VERSION: u32 = 1;

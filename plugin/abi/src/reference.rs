@@ -15,6 +15,7 @@ const MAX_TAG: usize = 128;
 
 /// A parsed, normalised reference. `nginx` reads as `docker.io/library/nginx`; a missing tag stays missing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
     registry: String,
@@ -64,6 +65,26 @@ impl Reference {
     /// The digest that it is pinned to.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
+    }
+
+    /// The document with `digest` in its repository, whatever its tag.
+    #[must_use]
+    pub fn at(&self, digest: &Digest) -> Self {
+        Self { digest: Some(digest.clone()), ..self.without_tag() }
+    }
+
+    /// Its repository alone.
+    #[must_use]
+    pub fn without_tag(&self) -> Self {
+        Self { tag: None, digest: None, ..self.clone() }
+    }
+
+    /// Another tag of its repository.
+    ///
+    /// # Errors
+    /// When `tag` is none.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        format!("{}:{tag}", self.name()).parse()
     }
 
     /// The same with its tag written out.
@@ -143,7 +164,8 @@ fn split_registry(text: &str) -> (&str, &str) {
 fn is_registry(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {
-            if address.parse::<std::net::Ipv6Addr>().is_err() {
+            // The grammar has no IPv4 within.
+            if address.contains('.') || address.parse::<std::net::Ipv6Addr>().is_err() {
                 return false;
             }
             ("", port)
@@ -165,7 +187,8 @@ fn is_domain_component(part: &str) -> bool {
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn is_tag(tag: &str) -> bool {
+/// Whether `tag` is one by the grammar: letters, digits, `_`, `.` and `-`, at most 128, none of the last two first.
+pub fn is_tag(tag: &str) -> bool {
     tag.len() <= MAX_TAG
         && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
@@ -223,58 +246,4 @@ pub fn is_loopback_host(host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_normalise_as_docker_does() {
-        let digest = format!("sha256:{}", "a".repeat(64));
-        for (text, canonical, api_host) in [
-            ("nginx", "docker.io/library/nginx", "registry-1.docker.io"),
-            ("nginx:1.27", "docker.io/library/nginx:1.27", "registry-1.docker.io"),
-            ("index.docker.io/me/app", "docker.io/me/app", "registry-1.docker.io"),
-            ("ghcr.io/o/workspace-template-codex:latest", "ghcr.io/o/workspace-template-codex:latest", "ghcr.io"),
-            ("127.0.0.1:5000/app:v1", "127.0.0.1:5000/app:v1", "127.0.0.1:5000"),
-            ("localhost/app", "localhost/app", "localhost"),
-            ("[::1]:5000/app", "[::1]:5000/app", "[::1]:5000"),
-            (&format!("app:v1@{digest}"), &format!("docker.io/library/app:v1@{digest}"), "registry-1.docker.io"),
-        ] {
-            let reference: Reference = text.parse().expect(text);
-            assert_eq!(reference.to_string(), canonical);
-            assert_eq!(reference.api_host(), api_host, "{text}");
-            assert_eq!(canonical.parse::<Reference>().expect(canonical), reference, "display parses back");
-        }
-    }
-
-    #[test]
-    fn malformed_references_are_refused_with_the_reason() {
-        for (text, part) in [
-            ("", "it is empty"),
-            ("UPPER", "repository"),
-            ("a//b", "repository"),
-            ("a:-tag", "tag"),
-            ("https://ghcr.io/o/a", "host"),
-            ("ghcr.io/o/a b", "repository"),
-            ("a@sha256:short", "digest"),
-            (&"a".repeat(64), "image id"),
-            (&format!("sha256:{}", "a".repeat(64)), "image id"),
-            (&format!("x/{}", "b".repeat(254)), "255"),
-            ("-host.io/a", "host"),
-            ("host.io:port/a", "host"),
-            ("[::1/a", "host"),
-        ] {
-            let error = text.parse::<Reference>().expect_err(text).to_string();
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn loopback_is_this_machine_and_nothing_that_looks_like_it() {
-        for host in ["localhost", "localhost:5000", "a.localhost", "127.0.0.1:80", "127.9.9.9", "[::1]:5000"] {
-            assert!(is_loopback_host(host), "{host}");
-        }
-        for host in ["ghcr.io", "10.0.0.1", "127.0.0.1.evil.com", "localhost.evil.com", "0.0.0.0", "x.local", "[::2]"] {
-            assert!(!is_loopback_host(host), "{host}");
-        }
-    }
-}
+mod tests;

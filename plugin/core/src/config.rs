@@ -2,10 +2,12 @@
 //! there is; the README's table is compared with it in a test. Takes no decision.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use imagewatch_abi::{Failure, Reference, Strategy, is_loopback_host, parse_duration_ms};
 
 use crate::Host;
+use crate::update::UpdatePolicy;
 
 /// A config key, its type with unit, its default, and what it is for.
 #[derive(Debug)]
@@ -59,7 +61,19 @@ pub const KEYS: &[Key] = &[
         "strategy",
         "`replace`, `start-first`, `remove`, `pull-only` or `notify`",
         "replace",
-        "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before, but for `pull-only` and `notify` here.",
+        "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before; where targets are images or names, which many containers may follow, `pull-only` and `notify` here hold for all of them.",
+    ),
+    key(
+        "update_policy",
+        "`digest`, `semver:RANGE`, `numeric` or `alphabetical`",
+        "digest",
+        "Which tag to follow; see Following tags. Label `imagewatch.update-policy` goes before, and then `imagewatch.tag-filter` too.",
+    ),
+    key(
+        "tag_filter",
+        "regular expression",
+        "",
+        "Which tags count, and with its first group what of them is compared. Label `imagewatch.tag-filter` goes before.",
     ),
     key("platform", "`os/arch[/variant]`", "", "The platform to pull; empty means the engine's default."),
     key(
@@ -79,6 +93,7 @@ pub(crate) struct Config {
     pub(crate) default_name: Option<String>,
     pub(crate) name_contains: Option<String>,
     pub(crate) strategy: Strategy,
+    pub(crate) update: Rc<UpdatePolicy>,
     pub(crate) platform: Option<String>,
     pub(crate) insecure: Insecure,
 }
@@ -97,6 +112,12 @@ pub(crate) enum Watch {
 pub(crate) struct Insecure(Vec<String>);
 
 impl Insecure {
+    /// None of them.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// `http` or `https` for `host`.
     pub(crate) fn scheme(&self, host: &str) -> &'static str {
         let is_insecure = |entry: &String| entry == host || (entry == "loopback" && is_loopback_host(host));
@@ -126,6 +147,7 @@ impl Config {
             default_name,
             name_contains: text("container_name_contains"),
             strategy: parse_strategy(text("strategy").as_deref().unwrap_or("replace"))?,
+            update: parse_update(&text)?,
             platform: text("platform").map(parse_platform).transpose()?,
             insecure: Insecure(list(text("host.insecure_registries").as_deref().unwrap_or("loopback"))),
         })
@@ -219,6 +241,16 @@ fn parse_strategy(text: &str) -> Result<Strategy, Failure> {
             format!("{other:?} is none of `replace`, `start-first`, `remove`, `pull-only` and `notify`"),
         )),
     }
+}
+
+fn parse_update(text: &dyn Fn(&str) -> Option<String>) -> Result<Rc<UpdatePolicy>, Failure> {
+    let policy = text("update_policy").unwrap_or_else(|| "digest".to_owned());
+    let policy = UpdatePolicy::parse(&policy).map_err(|why| Failure::config("update_policy", why))?;
+    let policy = match text("tag_filter") {
+        None => policy,
+        Some(filter) => policy.filtered(&filter).map_err(|why| Failure::config("tag_filter", why))?,
+    };
+    Ok(Rc::new(policy))
 }
 
 fn parse_platform(text: String) -> Result<String, Failure> {

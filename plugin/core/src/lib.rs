@@ -13,9 +13,11 @@ mod gate;
 mod poll;
 mod refresh;
 mod registry;
+mod running;
 mod settle;
 mod state;
 mod target;
+mod update;
 
 #[cfg(any(test, feature = "script"))]
 pub mod script;

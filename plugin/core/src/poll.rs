@@ -1,14 +1,17 @@
 //! One tick: targets, their digests, the decision for each, and the orders that follow from it.
 //! Waits for nothing: what it orders is reported later, see `settle`.
 
+mod aim;
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imagewatch_abi::{
     Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
     Strategy, Verdict,
 };
+
+use aim::find_aims;
 
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
@@ -16,6 +19,7 @@ use crate::registry::resolve::{Lookup, resolve};
 use crate::settle::settle_report;
 use crate::state::{Cache, Pending, Seen, State};
 use crate::target::{Target, Targets};
+use crate::update::in_words;
 use crate::{Host, gather, log};
 
 /// Asked again after this time when not even the config's interval is known.
@@ -66,18 +70,23 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
     if input.only.is_none() {
         forget_departed(&mut state, &mut quarantine, &found);
     }
-    let open = found.targets.iter().filter(|target| !is_settled(&state, target)).map(|target| target.reference.clone());
+    let is_open = |target: &Target| !is_settled(&state, target);
+    let aims = find_aims(host, config, &mut cache, input.now_ms, &found.targets, &is_open);
+    let with_aim = || found.targets.iter().zip(&aims);
+    let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
     let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, gather(open));
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
-    for target in &found.targets {
-        let mut outcome =
-            decide(config, &mut state, &mut quarantine, target, lookups.get(&target.reference), &mut orders);
-        if let (Some(order), None) = (lost.get(&target.name), &outcome.reason) {
-            outcome.reason = Some(format!("order {order} was lost before it was reported"));
+    for (target, aim) in with_aim() {
+        let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
+        let mut outcome = decide(config, &mut state, &mut quarantine, target, lookup, &mut orders);
+        if let Some(order) = lost.get(&target.name) {
+            let lost = format!("order {order} was lost before it was reported");
+            outcome.reason =
+                outcome.reason.into_iter().chain([lost]).reduce(|reason, lost| format!("{reason}; {lost}"));
         }
         log_outcome(host, &outcome);
         outcomes.push(outcome);
@@ -108,10 +117,11 @@ fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String,
 /// Forgets targets that are gone, or that follow another reference now and so are new ones. A
 /// container that only rests, stopped for a backup say, is not gone. Nothing stays barred for a target that is.
 fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targets) {
-    let current: BTreeMap<&str, &Reference> =
-        gather(found.targets.iter().map(|target| (target.name.as_str(), &target.reference)));
+    let known = |name: &str, what: String| format!("{name} {what}");
+    let current: BTreeSet<String> = gather(found.targets.iter().map(|target| known(&target.name, target.kin())));
     let is_there = |name: &String, reference: &Reference| {
-        found.resting.contains(name) || current.get(name.as_str()) == Some(&reference)
+        let is_known = |what| current.contains(&known(name, what));
+        found.resting.contains(name) || is_known(reference.to_string()) || is_known(reference.name())
     };
     state.targets.retain(|name, seen| seen.pending.is_some() || is_there(name, &seen.reference));
     let is_pending = |name: &String| state.targets.get(name).is_some_and(|seen| seen.pending.is_some());
@@ -123,13 +133,13 @@ fn is_settled(state: &State, target: &Target) -> bool {
     target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
 }
 
-/// Seed, unchanged, or move: the whole bookkeeping of one target.
+/// Seed, unchanged, or move: the whole bookkeeping of one target. `aim` is where it is to go, with what was looked up.
 fn decide(
     config: &Config,
     state: &mut State,
     quarantine: &mut Quarantine,
     target: &Target,
-    lookup: Option<&Lookup>,
+    aim: Result<(&Reference, Option<&Lookup>), &Failure>,
     orders: &mut Vec<Order>,
 ) -> Outcome {
     let outcome =
@@ -139,64 +149,86 @@ fn decide(
     }
     let known = state.targets.get(&target.name).cloned();
     if let Some(Seen { digest, pending: Some(pending), .. }) = known {
+        let to = pending.reference.unwrap_or_else(|| target.reference.clone());
         return Outcome {
-            previous: Some(digest),
+            from: (to != target.reference).then(|| target.reference.clone()),
+            reference: Some(to),
+            previous: digest,
             digest: Some(pending.digest),
             order: Some(pending.order),
             ..outcome(Verdict::Pending)
         };
     }
-    let previous = known.filter(|seen| seen.reference == target.reference).map(|seen| seen.digest);
-    let remote = match lookup {
-        Some(Ok(digest)) => digest.clone(),
-        Some(Err(failure)) => return Outcome { reason: Some(failure.message.clone()), ..outcome(Verdict::Unknown) },
-        None => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
-    };
-    quarantine.lift_older(&target.name, &remote);
-    let held = quarantine.hold(&target.name, &target.reference, &remote);
-    let seen = |digest: &Digest, pending| Seen { reference: target.reference.clone(), digest: digest.clone(), pending };
-    let (verdict, reason, now) = match &previous {
-        None => (Verdict::Seeded, held, Some(seen(&remote, None))),
-        Some(digest) if *digest == remote => (Verdict::Unchanged, None, None),
-        Some(_) if config.strategy == Strategy::Notify => {
-            (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(seen(&remote, None)))
+    let (aim, remote) = match aim {
+        Ok((aim, Some(Ok(digest)))) => (aim, digest.clone()),
+        Ok((_, Some(Err(failure)))) | Err(failure) => {
+            let (reason, until_ms) = (Some(failure.message.clone()), failure.until_ms);
+            return Outcome { reason, until_ms, ..outcome(Verdict::Unknown) };
         }
-        Some(_) if held.is_some() => (Verdict::Held, held, None),
-        Some(digest) => {
-            let order = build_order(config, state.next_order(&target.name), target, Some(remote.clone()), true);
-            let pending = Pending { order: order.order.clone(), digest: remote.clone() };
-            orders.push(order);
-            (Verdict::Moved, None, Some(seen(digest, Some(pending))))
+        Ok((_, None)) => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
+    };
+    let from = Some(&target.reference).filter(|present| *present != aim).cloned();
+    // Brought there before, and nevertheless still on the same tag: a strategy left its containers alone, say.
+    let is_there = |seen: &Seen| seen.reference == *aim && (from.is_none() || seen.from == from);
+    let present = Seen { reference: target.reference.clone(), digest: None, from: None, pending: None };
+    let known = known.filter(|seen| is_there(seen) || seen.reference == present.reference).unwrap_or(present);
+    quarantine.lift_older(&target.name, &remote);
+    let held = quarantine.hold(&target.name, aim, &remote);
+    let reached = Seen { reference: aim.clone(), digest: Some(remote.clone()), from: from.clone(), pending: None };
+    let previous = known.digest.clone();
+    let (verdict, reason, now) = match &previous {
+        None if from.is_none() => (Verdict::Seeded, held, Some(reached)),
+        Some(digest) if *digest == remote && is_there(&known) => {
+            let reason = from.is_some().then(|| "came off before, and its containers stayed".to_owned());
+            (Verdict::Unchanged, reason, Some(reached))
+        }
+        _ if strategy_of(config, target) == Strategy::Notify => {
+            (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(reached))
+        }
+        _ if held.is_some() => (Verdict::Held, held, None),
+        _ => {
+            let order = state.next_order(&target.name);
+            orders.push(build_order(config, order.clone(), target, Some((aim, &remote)), true));
+            let pending = Pending { order, digest: remote.clone(), reference: from.as_ref().map(|_| aim.clone()) };
+            (Verdict::Moved, None, Some(Seen { pending: Some(pending), ..known }))
         }
     };
     let order = now.as_ref().and_then(|seen| seen.pending.as_ref()).map(|pending| pending.order.clone());
     if let Some(now) = now {
         state.targets.insert(target.name.clone(), now);
     }
-    Outcome { previous, digest: Some(remote), reason, order, ..outcome(verdict) }
+    let words = from.as_ref().map(|from| in_words(from, aim));
+    let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
+    Outcome { reference: Some(aim.clone()), from, previous, digest: Some(remote), reason, order, ..outcome(verdict) }
 }
 
-/// An order for `target`, by the tick (with the digest that it saw) or by hand (with none). Where
-/// containers are to be left alone, by hand too, it only pulls.
+fn strategy_of(config: &Config, target: &Target) -> Strategy {
+    target.strategy.unwrap_or(config.strategy)
+}
+
+/// An order for `target`, by the tick (with the tag to go to and the digest that it saw there) or by hand (with none).
+/// Where containers are to be left alone, by hand too, it only pulls.
 pub(crate) fn build_order(
     config: &Config,
     order: String,
     target: &Target,
-    digest: Option<Digest>,
+    to: Option<(&Reference, &Digest)>,
     recreate: bool,
 ) -> Order {
+    let reference = to.map_or(&target.reference, |(reference, _)| reference);
+    let strategy = strategy_of(config, target);
     Order {
         order,
         target: target.name.clone(),
-        reference: target.reference.clone(),
-        from: None,
+        reference: reference.clone(),
+        from: (*reference != target.reference).then(|| target.reference.clone()),
         // By hand, `remove` takes away every container of the image, as the seed system does.
-        only_outdated: digest.is_some() || config.strategy != Strategy::Remove,
-        digest,
+        only_outdated: to.is_some() || strategy != Strategy::Remove,
+        digest: to.map(|(_, digest)| digest.clone()),
         platform: config.platform.clone(),
-        recreate: recreate && !matches!(config.strategy, Strategy::PullOnly | Strategy::Notify),
+        recreate: recreate && !matches!(strategy, Strategy::PullOnly | Strategy::Notify),
         // Who asks by hand has been told, and wants more.
-        strategy: if config.strategy == Strategy::Notify { Strategy::PullOnly } else { config.strategy },
+        strategy: if strategy == Strategy::Notify { Strategy::PullOnly } else { strategy },
         containers: target.containers.clone(),
     }
 }
@@ -232,8 +264,8 @@ fn log_outcome(host: &mut dyn Host, outcome: &Outcome) {
         Verdict::Moved => (
             LogLevel::Info,
             format!(
-                "{target}: moved from {} to {}{}{reason}",
-                short(&outcome.previous),
+                "{target}: moved{} to {}{}{reason}",
+                outcome.previous.as_ref().map(|digest| format!(" from {}", digest.short())).unwrap_or_default(),
                 short(&outcome.digest),
                 if outcome.order.is_some() { ", refreshing" } else { "" }
             ),

@@ -23,6 +23,7 @@ use crate::Host;
 pub const SCRIPTS: &[(&str, &str)] = &[
     ("basic-auth", include_str!("../scripts/basic-auth.json")),
     ("check", include_str!("../scripts/check.json")),
+    ("check-reasons", include_str!("../scripts/check-reasons.json")),
     ("containers", include_str!("../scripts/containers.json")),
     ("disabled", include_str!("../scripts/disabled.json")),
     ("done-at-once", include_str!("../scripts/done-at-once.json")),
@@ -43,6 +44,13 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("seed-move-commit", include_str!("../scripts/seed-move-commit.json")),
     ("start-first", include_str!("../scripts/start-first.json")),
     ("strange-answers", include_str!("../scripts/strange-answers.json")),
+    ("strategy-label", include_str!("../scripts/strategy-label.json")),
+    ("strategy-label-notify", include_str!("../scripts/strategy-label-notify.json")),
+    ("tags-hold", include_str!("../scripts/tags-hold.json")),
+    ("tags-left-alone", include_str!("../scripts/tags-left-alone.json")),
+    ("tags-listed", include_str!("../scripts/tags-listed.json")),
+    ("tags-move", include_str!("../scripts/tags-move.json")),
+    ("tags-roll-back", include_str!("../scripts/tags-roll-back.json")),
     ("token-auth", include_str!("../scripts/token-auth.json")),
 ];
 

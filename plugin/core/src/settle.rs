@@ -6,6 +6,7 @@ use imagewatch_abi::{Fault, LogLevel, Outcome, Report, SettleInput, SettleOutput
 
 use crate::gate::quarantine::{Consequence, Quarantine};
 use crate::state::{Pending, Seen, State};
+use crate::update::in_words;
 use crate::{Host, log};
 
 /// Settles reports. A state that cannot be read leaves everything as it came.
@@ -78,12 +79,22 @@ pub(crate) fn settle_report(
 
 /// Only what may be kept moves the seen digest; what is barred or to be tried again stays a move.
 fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: Option<&Consequence>, outcome: &mut Outcome) {
-    outcome.reference = Some(seen.reference.clone());
-    outcome.previous = Some(seen.digest.clone());
+    let to = pending.reference.unwrap_or_else(|| seen.reference.clone());
+    if to != seen.reference {
+        let reason = outcome.reason.take().unwrap_or_default();
+        outcome.reason = Some(format!("{}: {reason}", in_words(&seen.reference, &to)));
+        outcome.from = Some(seen.reference.clone());
+    }
+    outcome.reference = Some(to.clone());
+    outcome.previous.clone_from(&seen.digest);
     outcome.digest = Some(pending.digest.clone());
     if matches!(consequence, Some(Consequence::Keep)) {
         outcome.verdict = Verdict::Committed;
-        seen.digest = pending.digest;
+        seen.digest = Some(pending.digest);
+        if let Some(from) = &outcome.from {
+            seen.from = Some(from.clone());
+            seen.reference = to;
+        }
     } else {
         outcome.verdict = Verdict::RolledBack;
     }

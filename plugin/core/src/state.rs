@@ -1,11 +1,13 @@
 //! What the policy remembers between calls: the digests seen, the orders pending, and in `cache`
-//! the registries' challenges and tokens. Opaque to the host, versioned here.
+//! what was learnt of registries. Opaque to the host, versioned here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use imagewatch_abi::{Digest, Failure, FailureCode, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub(crate) use crate::registry::cache::Cache;
 
 /// Grows when a state written by this policy can no longer be read by the one before.
 const STATE_VERSION: u32 = 1;
@@ -23,10 +25,15 @@ pub(crate) struct State {
 /// What is known of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
-    /// A target whose reference changes is a new one.
+    /// A target whose reference is changed by others is a new one.
     pub(crate) reference: Reference,
-    /// The digest that its containers are believed to follow.
-    pub(crate) digest: Digest,
+    /// The digest that its containers are believed to follow; absent until the first order for a tag that was never
+    /// looked up, since a newer one was there already, has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<Digest>,
+    /// The tag that was left for this one. Where its containers are still on it, a strategy or a failure left them there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<Reference>,
     /// The move that is under way; [`Seen::digest`] stays until it is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pending: Option<Pending>,
@@ -37,6 +44,9 @@ pub(crate) struct Seen {
 pub(crate) struct Pending {
     pub(crate) order: String,
     pub(crate) digest: Digest,
+    /// The tag that is moved to; absent: [`Seen::reference`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reference: Option<Reference>,
 }
 
 impl State {
@@ -77,63 +87,5 @@ impl State {
     pub(crate) fn pending_target(&self, order: &str) -> Option<String> {
         let is_it = |seen: &Seen| seen.pending.as_ref().is_some_and(|pending| pending.order == order);
         self.targets.iter().find(|(_, seen)| is_it(seen)).map(|(name, _)| name.clone())
-    }
-}
-
-/// What was learnt of registries. Lost at a restart; costs a few requests then.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Cache {
-    /// By API host.
-    #[serde(default)]
-    pub(crate) registries: BTreeMap<String, KnownRegistry>,
-}
-
-/// How a registry wants to be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum KnownRegistry {
-    /// With the credential itself.
-    Basic,
-    /// With tokens from its realm.
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        /// A scope of its own kind (`aws`, `*`), asked for in place of `repository:…:pull`.
-        scope: Option<String>,
-        /// By scope.
-        tokens: BTreeMap<String, Token>,
-        /// Scopes that got no token the last time: the registry is asked anew for its realm first.
-        #[serde(default)]
-        refused: BTreeSet<String>,
-    },
-}
-
-/// A bearer token. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Token {
-    pub(crate) value: String,
-    pub(crate) expires_at_ms: u64,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("expires_at_ms", &self.expires_at_ms).finish_non_exhaustive()
-    }
-}
-
-impl Cache {
-    /// Reads what the host kept. A cache that cannot be read is an empty one: it costs requests, nothing else.
-    pub(crate) fn parse(value: &Value) -> Self {
-        Self::deserialize(value).unwrap_or_default()
-    }
-
-    /// For the host to keep, without tokens that are over.
-    pub(crate) fn into_value(mut self, now_ms: u64) -> Value {
-        for registry in self.registries.values_mut() {
-            if let KnownRegistry::Bearer { tokens, .. } = registry {
-                tokens.retain(|_, token| token.expires_at_ms > now_ms);
-            }
-        }
-        serde_json::to_value(self).expect("a cache has string keys only")
     }
 }

@@ -259,7 +259,7 @@ impl Place<'_> {
 /// The one call of the program that the oracle judges.
 pub(super) async fn replace(rig: &Rig, name: &str, tag: &str) -> Result<(), String> {
     let image = rig.engine.inspect_image(tag).await.expect("the engine answers").expect("the tag is here");
-    let image = NewImage { id: image["Id"].as_str().expect("an image has an id"), platform: None };
+    let image = NewImage { id: image["Id"].as_str().expect("an image has an id"), reference: None, platform: None };
     let stable_for = Duration::from_millis(1);
     let mut job = Job { image, strategy: Strategy::Replace, stable_for, origin: Origin::default(), turn: None };
     let survey = rig.replacer.survey(name, &job).await.map_err(|error| error.to_string())?.expect("it is there");

@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: what must hold of the text of every commit.
 
-use super::rules;
+use super::{rules, snippets};
 use crate::{
     error::Result,
     process,
@@ -17,14 +17,16 @@ pub(crate) fn lint() -> Result<()> {
     let session = Session::open(&mut stages)?;
     stages.check("format", || process::run(session.cargo("fmt").args(["--all", "--check"])))?;
     stages.check("file lengths", || rules::check_lengths(session.workspace()))?;
+    stages.check("code on pages", || snippets::check_snippets(session.workspace()))?;
     stages.check("who depends on whom", || rules::check_dependencies(&session))?;
     stages.check("clippy", || {
         // xtask too: it is in the workspace, only the plugin builds for nothing but wasm.
         let mut cargo = session.cargo("clippy");
         process::run(cargo.args(&NATIVE[..3]).arg("--all-targets").args(DENY_WARNINGS))
     })?;
-    stages.check("clippy of the plugin", || {
-        process::run(session.cargo_wasm("clippy", WASI).args(["-p", "imagewatch-plugin"]).args(DENY_WARNINGS))
+    stages.check("clippy of the policies", || {
+        let mut cargo = session.cargo_wasm("clippy", WASI);
+        process::run(cargo.args(["-p", "imagewatch-plugin", "-p", "imagewatch-weekdays"]).args(DENY_WARNINGS))
     })?;
     stages.check("documentation", || {
         let mut cargo = session.cargo("doc");

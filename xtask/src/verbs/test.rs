@@ -1,10 +1,12 @@
-//! `cargo xtask test`: the workspace against a real engine, xtask itself, and the decisions as wasm under Node.
+//! `cargo xtask test`: the workspace against a real engine, xtask itself, the decisions as wasm under Node, and the
+//! built policies under other control planes.
 
 use super::build_binary;
 use crate::{
     bindgen,
+    control_planes::ControlPlanes,
     error::Result,
-    process,
+    packages, process,
     session::{NATIVE, Session},
     stages::Stages,
     toolchain::BARE,
@@ -19,6 +21,12 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
     let is_all = filters.is_empty();
     // Before the long builds, so that a missing Node is told at once.
     let runner = if is_all { Some(stages.need("wasm test runner", || bindgen::provide(&session))?) } else { None };
+    if is_all {
+        let planes = ControlPlanes::new(&session);
+        stages.check("policies under Python", || planes.play_in_python())?;
+        stages.check("policies under Node", || planes.play_in_node())?;
+    }
+    stages.check("Podman", packages::provide_podman)?;
     stages.need("build", || build_binary(&mut session))?;
     let engine = session.add_engine(&mut stages)?;
     stages.check("workspace tests", || {
@@ -33,6 +41,11 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
             let mut cargo = session.cargo_wasm("test", BARE);
             // --tests leaves the doc tests out: they have no wasm-bindgen entry point.
             process::run(cargo.args(["-p", "imagewatch-core", "--tests"]).env(RUNNER, runner))
+        })?;
+        stages.check("the same bytes everywhere", || ControlPlanes::new(&session).compare())?;
+        stages.check("schemas of the boundary", || {
+            let mut cargo = session.cargo("test");
+            process::run(cargo.args(["-p", "imagewatch-abi", "--features", "schema", "--test", "schema"]))
         })?;
     }
     stages.finish()

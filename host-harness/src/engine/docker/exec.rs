@@ -1,14 +1,35 @@
-//! A command in a container: started detached, since only its exit code is wanted, and watched to its end.
+//! A command in a container: started detached, since only its exit code is wanted, and watched to its end, which comes
+//! by force when its time is over.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use super::raw::{Call, Connection};
 use crate::engine::EngineError;
 
 const POLL_EVERY: Duration = Duration::from_millis(100);
+
+/// For the rest of a command that was killed to be gone.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// Marks a command and all that it starts: the engine tells a process by its number on the machine only, which nobody
+/// in the container knows.
+const MARK: &str = "IMAGEWATCH_COMMAND";
+/// Kills what has the mark `$1` in its environment. A shell has all of this built in, while an image need not have
+/// `kill`, `grep` or `pkill`. Over and over, for what is started meanwhile.
+const END: &str = r#"
+for pass in 1 2 3 4 5; do
+    found=
+    for dir in /proc/[0-9]*; do
+        while read -r line || [ -n "$line" ]; do
+            case "$line" in *"$1"*) found=1; kill -9 "${dir#/proc/}"; break ;; esac
+        done < "$dir/environ"
+    done 2> /dev/null
+    [ -n "$found" ] || exit 0
+done"#;
 
 /// See [`Engine::exec`](crate::engine::Engine::exec).
 pub(super) async fn exec(
@@ -17,7 +38,36 @@ pub(super) async fn exec(
     command: &[&str],
     limit: Duration,
 ) -> Result<i64, EngineError> {
-    let body = json!({ "Cmd": command, "AttachStdout": false, "AttachStderr": false });
+    // No two commands of one container run at the same time, nor does one outlive the mark of another.
+    let mark = format!("{MARK}={:016x}", RandomState::new().hash_one(container));
+    let id = start(connection, container, command, &[&mark]).await?;
+    if let Ok(ended) = timeout(limit, exit_code(connection, &id)).await {
+        return ended;
+    }
+    let action = format!("run {:?} in the container", command.join(" "));
+    if !has_been_ended(connection, container, &mark, &id).await {
+        warn!(container, %action, "it could not be ended and goes on there; end it by hand");
+    }
+    Err(EngineError::Timeout { action, limit })
+}
+
+async fn has_been_ended(connection: &Connection, container: &str, mark: &str, id: &str) -> bool {
+    let ending = async {
+        let end = start(connection, container, &["/bin/sh", "-c", END, "sh", mark], &[]).await?;
+        exit_code(connection, &end).await?;
+        exit_code(connection, id).await
+    };
+    matches!(timeout(END_WITHIN, ending).await, Ok(Ok(_)))
+}
+
+/// Starts a command and returns the engine's id of it.
+async fn start(
+    connection: &Connection,
+    container: &str,
+    command: &[&str],
+    env: &[&str],
+) -> Result<String, EngineError> {
+    let body = json!({ "Cmd": command, "Env": env, "AttachStdout": false, "AttachStderr": false });
     let path = ["containers", container, "exec"];
     let call = Call { body: Some(&body), ..Call::new("POST", &path) };
     let created = connection.call(call).await?;
@@ -27,10 +77,7 @@ pub(super) async fn exec(
     let detached = json!({ "Detach": true });
     let path = ["exec", id, "start"];
     connection.call(Call { body: Some(&detached), ..Call::new("POST", &path) }).await?;
-    let action = || format!("run {:?} in the container", command.join(" "));
-    timeout(limit, exit_code(connection, id))
-        .await
-        .unwrap_or_else(|_| Err(EngineError::Timeout { action: action(), limit }))
+    Ok(id.to_owned())
 }
 
 async fn exit_code(connection: &Connection, id: &str) -> Result<i64, EngineError> {

@@ -9,7 +9,7 @@ use bollard::query_parameters::CreateImageOptions;
 use bollard::{BollardRequest, Docker, errors::Error};
 use futures_util::TryStreamExt;
 use imagewatch_abi::Reference;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::redirect;
 use crate::engine::{ApiVersion, PullProgress};
@@ -60,11 +60,14 @@ pub(super) async fn pull(
 
 fn build_credentials(registry: &str, credential: &Credential) -> DockerCredentials {
     let address = if registry == "docker.io" { DOCKER_HUB_ADDRESS } else { registry };
-    DockerCredentials {
-        username: Some(credential.username.clone()),
-        password: Some(credential.password.expose_secret().to_owned()),
-        serveraddress: Some(address.to_owned()),
-        ..DockerCredentials::default()
+    let blank = DockerCredentials { serveraddress: Some(address.to_owned()), ..DockerCredentials::default() };
+    let expose = |secret: &SecretString| Some(secret.expose_secret().to_owned());
+    match credential {
+        Credential::Basic { username, password } => {
+            DockerCredentials { username: Some(username.clone()), password: expose(password), ..blank }
+        }
+        Credential::IdentityToken(token) => DockerCredentials { identitytoken: expose(token), ..blank },
+        Credential::RegistryToken(token) => DockerCredentials { registrytoken: expose(token), ..blank },
     }
 }
 
@@ -90,3 +93,6 @@ impl Sums {
         PullProgress { done_bytes: sum(|layer| layer.0), total_bytes: sum(|layer| layer.1), status }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,10 @@ impl Engine for MemoryEngine {
             let mut state = self.state();
             let platform = platform.map(|platform| format!(" {platform}")).unwrap_or_default();
             state.record(format!("pull {reference}{platform}"))?;
-            state.credentials.extend(credential.map(|credential| credential.username.clone()));
+            state.credentials.extend(credential.map(|credential| match credential {
+                Credential::Basic { username, .. } => username.clone(),
+                token => format!("{token:?}"),
+            }));
             state.pulls_hang
         };
         if hangs {

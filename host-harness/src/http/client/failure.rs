@@ -6,7 +6,11 @@ use std::io;
 use std::time::Duration;
 
 use imagewatch_abi::{Failure, FailureCode};
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
+
+use super::certificates;
+use crate::credentials::error::CredentialError;
+use crate::http::network::RefusedAddress;
 
 /// Enough to see what it is; the text may be the other side's.
 const MAX_CAUSE_CHARS: usize = 256;
@@ -27,6 +31,42 @@ pub(super) fn no_credential(registry: &str, sources: &str) -> Failure {
     Failure::lasting(FailureCode::NoCredential, format!("no credential is stored for {registry}: set {sources}"))
 }
 
+pub(super) fn unreadable_credential(registry: &str, error: &CredentialError) -> Failure {
+    Failure::passing(
+        FailureCode::NoCredential,
+        format!("the credential for {registry} was not found: failed to {error}"),
+    )
+}
+
+pub(super) fn rejected(registry: &str) -> Failure {
+    let message = format!("{registry} refused the credential that is stored for it, and no other is: replace it");
+    Failure::lasting(FailureCode::Rejected, message)
+}
+
+pub(super) fn identity_token(registry: &str) -> Failure {
+    let message = format!("the credential of {registry} is an identity token, which only a token realm takes, by POST");
+    Failure::lasting(FailureCode::IdentityToken, message)
+}
+
+pub(super) fn per_repository(registry: &str) -> Failure {
+    let message = format!("the credentials of {registry} are kept by repository: name the repository with it");
+    Failure::lasting(FailureCode::PerRepository, message)
+}
+
+pub(super) fn unusable_tls(host: &str, error: &certificates::CertificateError) -> Failure {
+    Failure::lasting(FailureCode::Tls, format!("could not agree on TLS with {host}: failed to {error}"))
+}
+
+pub(super) fn too_many_redirects(host: &str, limit: usize) -> Failure {
+    Failure::lasting(FailureCode::BadAnswer, format!("{host} redirects more than {limit} times: is it a registry?"))
+}
+
+pub(super) fn compressed(host: &str, coding: &str) -> Failure {
+    let coding = tidy(coding);
+    let message = format!("{host} answered a body compressed with {coding:?}, which it was not asked for");
+    Failure::lasting(FailureCode::BadAnswer, message)
+}
+
 pub(super) fn too_large(host: &str, what: &str, limit_bytes: usize) -> Failure {
     let message = format!("{host} answered a {what} of more than {limit_bytes} bytes: is it a registry?");
     Failure::lasting(FailureCode::TooLarge, message)
@@ -38,6 +78,9 @@ pub(super) fn broken_exchange(host: &str, error: &reqwest::Error) -> Failure {
 }
 
 pub(super) fn failed_send(host: &str, error: &reqwest::Error, deadline: Duration) -> Failure {
+    if let Some(refused) = chain(error).find_map(|error| error.downcast_ref::<RefusedAddress>()) {
+        return Failure::lasting(FailureCode::Denied, refused.to_string());
+    }
     match chain(error).find_map(tls_error) {
         Some(tls) => failed_tls(host, tls),
         None if error.is_timeout() => no_answer(host, deadline),
@@ -50,11 +93,12 @@ pub(super) fn failed_send(host: &str, error: &reqwest::Error, deadline: Duration
 }
 
 fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
-    use rustls::Error::{InvalidCertificate, InvalidMessage};
+    use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
     let (what, advice) = match error {
         InvalidCertificate(CertificateError::UnknownIssuer) => (
             "its certificate is from an issuer unknown here".to_owned(),
-            "install the issuer's certificate in the system's store, or name it in SSL_CERT_FILE",
+            "put the issuer's certificate into /etc/docker/certs.d/<host>/ca.crt, or into the system's store, or name \
+             it in SSL_CERT_FILE",
         ),
         InvalidCertificate(
             CertificateError::Expired
@@ -65,6 +109,16 @@ fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
         InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
             (error.to_string(), "use a name that the certificate is for")
         }
+        AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateExpired,
+        ) => (
+            error.to_string(),
+            "it wants to be shown a certificate: put one it knows into /etc/docker/certs.d/<host>/client.cert, and its \
+             key into client.key",
+        ),
         InvalidMessage(_) => (
             "it does not answer in TLS".to_owned(),
             "if it speaks plain http, add it to host.insecure_registries and use an http url",

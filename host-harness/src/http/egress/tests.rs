@@ -4,11 +4,19 @@ use imagewatch_abi::ReadBody;
 use proptest::prelude::*;
 
 use super::*;
+use crate::credentials::store::DOCKER_HUB_NAMES;
+
+mod cases;
 
 /// `allowed` are hosts with `|` between them.
 fn rules(allowed: &str, insecure: &str, realms: &str) -> EgressRules {
     let allowed: Vec<String> = allowed.split_terminator('|').map(str::to_owned).collect();
     EgressRules::parse(&allowed, insecure, realms).expect("the test's rules are well formed")
+}
+
+/// The check when no registry has named any realm yet.
+fn check(rules: &EgressRules, request: &HttpRequest) -> Result<Permit, Failure> {
+    rules.check(request, &Realms::default())
 }
 
 fn get(url: &str, credential: Option<&str>) -> HttpRequest {
@@ -45,7 +53,7 @@ fn requests_within_the_grant_are_permitted() {
         ("a listed insecure host", "r.lan", "http://r.lan/v2/", "r.lan"),
         ("docker hub by its reference name", "docker.io", "https://registry-1.docker.io/v2/", "registry-1.docker.io"),
     ] {
-        let permit = rules(allowed, "loopback, r.lan", "").check(&get(url, None)).expect(name);
+        let permit = check(&rules(allowed, "loopback, r.lan", ""), &get(url, None)).expect(name);
         assert_eq!(permit.host, host, "{name}");
         assert_eq!(permit.credential, None, "{name}");
     }
@@ -54,6 +62,7 @@ fn requests_within_the_grant_are_permitted() {
 #[test]
 fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
     const GHCR: &str = "ghcr.io";
+    let long = format!("https://{}.io/", "a.".repeat(130));
     let token_to_realm = HttpRequest {
         headers: vec![("authorization".to_owned(), "Bearer t".to_owned())],
         ..get("https://authn.nvidia.com/token", Some("nvcr.io"))
@@ -69,6 +78,7 @@ fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
         ("a backslash", GHCR, get("https://evil.example\\@ghcr.io/", None), "evil.example"),
         ("a final dot", GHCR, get("https://ghcr.io./", None), "ghcr.io."),
         ("a fragment", GHCR, get("https://ghcr.io/#x", None), "ghcr.io|fragment"),
+        ("an endless host", "*", get(&long, None), "more than 253"),
         ("another scheme", GHCR, get("ftp://ghcr.io/", None), "ghcr.io|https"),
         ("a file", "*", get("file:///etc/passwd", None), "https"),
         ("a relative url", GHCR, get("/v2/", None), "malformed"),
@@ -78,11 +88,16 @@ fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
         ("a host header", GHCR, with_header("Host", "evil.example"), "ghcr.io|host"),
         ("a cookie", GHCR, with_header("cookie", "a=b"), "ghcr.io|cookie"),
         ("a proxy password", GHCR, with_header("proxy-authorization", "Basic x"), "proxy-authorization"),
+        ("a compressed answer", GHCR, with_header("Accept-Encoding", "gzip"), "accept-encoding"),
         ("a hop-by-hop header", GHCR, with_header("transfer-encoding", "chunked"), "transfer-encoding"),
         ("two headers in one", GHCR, with_header("x", "a\r\nhost: b"), "ghcr.io|malformed"),
+        ("metadata under a wildcard", "*", get("https://169.254.169.254/", None), "169.254.169.254|allowed_hosts"),
+        ("metadata in another base", "*", get("https://0xa9.254.43518/", None), "169.254.169.254|allowed_hosts"),
+        ("metadata, mapped", "*", get("https://[::ffff:a9fe:a9fe]/", None), "link-local|allowed_hosts"),
+        ("no address", "*", get("https://0/", None), "0.0.0.0|unspecified|allowed_hosts"),
         ("a bearer token for a realm that is not allowed", "nvcr.io", token_to_realm, "authn.nvidia.com|allowed_hosts"),
     ] {
-        let failure = rules(allowed, "loopback, r.lan:8080", "").check(&request).map(|_| ()).expect_err(name);
+        let failure = check(&rules(allowed, "loopback, r.lan:8080", ""), &request).map(|_| ()).expect_err(name);
         assert_eq!(failure.code, FailureCode::Denied, "{name}");
         for part in says.split('|') {
             assert!(failure.message.contains(part), "{name}: {}", failure.message);
@@ -168,11 +183,15 @@ fn a_credential_goes_to_its_registry_and_its_realms_only() {
         ("no registry at all", "*", "https://ghcr.io/", "https://ghcr.io/token", Err("not named by a registry host")),
     ] {
         let request = get(url, Some(credential));
-        let checked = rules(allowed, "loopback", "registry.corp=gitlab.corp").check(&request);
+        let checked = check(&rules(allowed, "loopback", "registry.corp=gitlab.corp"), &request);
         let seen = checked.map(|permit| permit.credential).map_err(|failure| failure.message);
         match found {
             Ok((registry, is_realm)) => {
-                assert_eq!(seen, Ok(Some(CredentialPermit { registry: registry.to_owned(), is_realm })), "{name}");
+                assert_eq!(
+                    seen,
+                    Ok(Some(CredentialPermit { registry: registry.to_owned(), repository: None, is_realm })),
+                    "{name}"
+                );
             }
             Err(part) => assert!(seen.as_ref().is_err_and(|message| message.contains(part)), "{name}: {seen:?}"),
         }
@@ -183,7 +202,7 @@ fn a_credential_goes_to_its_registry_and_its_realms_only() {
 fn a_request_with_its_own_token_gets_no_credential_and_shows_neither() {
     let request =
         HttpRequest { credential: Some("ghcr.io".to_owned()), ..with_header("Authorization", "bearer s3cret") };
-    let permit = rules("ghcr.io", "", "").check(&request).expect("a bearer token towards an allowed host");
+    let permit = check(&rules("ghcr.io", "", ""), &request).expect("a bearer token towards an allowed host");
     assert_eq!(permit.credential, None);
     assert!(!format!("{permit:?}").contains("s3cret"));
 }
@@ -191,8 +210,56 @@ fn a_request_with_its_own_token_gets_no_credential_and_shows_neither() {
 #[test]
 fn without_the_loopback_keyword_this_machine_needs_tls_too() {
     let failure =
-        rules("*", "", "").check(&get("http://127.0.0.1:5000/", None)).expect_err("no keyword, no plain http");
+        check(&rules("*", "", ""), &get("http://127.0.0.1:5000/", None)).expect_err("no keyword, no plain http");
     assert!(failure.message.contains("host.insecure_registries"), "{}", failure.message);
+}
+
+#[test]
+fn where_a_host_may_be_is_decided_by_who_chose_it() {
+    let realms = Realms::default();
+    realms.note("registry.corp", "Bearer realm=\"https://auth.other/token\"");
+    for (name, allowed, url, credential, network) in [
+        ("by name", "registry.corp", "https://registry.corp/v2/", None, Network::Operators),
+        ("by pattern", "*", "https://registry.corp/v2/", None, Network::Operators),
+        ("an address by pattern", "10.*", "https://10.0.0.1/v2/", None, Network::Operators),
+        ("this very address", "169.254.1.1", "https://169.254.1.1/v2/", None, Network::Literal),
+        ("this very address and port", "[fe80::1]:5000", "https://[fe80::1]:5000/v2/", None, Network::Literal),
+        ("with its credential", "*", "https://registry.corp/v2/", Some("registry.corp"), Network::Operators),
+        ("a known realm", "docker.io", "https://auth.docker.io/token", Some("docker.io"), Network::Operators),
+        ("a known realm, anonymously", "docker.io", "https://auth.docker.io/token", None, Network::Operators),
+        ("a configured realm", "a.corp", "https://auth.corp/token", Some("a.corp"), Network::Operators),
+        ("a configured realm's very address", "b.corp", "https://10.0.0.9/token", Some("b.corp"), Network::Literal),
+        ("a realm that was named", "*", "https://auth.other/token", None, Network::Public),
+        ("a realm that was named, and its host", "*.corp", "https://auth.other/token", None, Network::Public),
+        ("by credential", "*", "https://elsewhere.corp/token", Some("registry.corp"), Network::Public),
+        ("by credential, but named", "* e.corp", "https://e.corp/token", Some("registry.corp"), Network::Operators),
+    ] {
+        let allowed = allowed.replace(' ', "|");
+        let request = HttpRequest { or_anonymous: true, ..get(url, credential) };
+        let permit = rules(&allowed, "", "a.corp=auth.corp b.corp=10.0.0.9").check(&request, &realms);
+        assert_eq!(permit.map(|permit| permit.network), Ok(network), "{name}");
+    }
+}
+
+#[test]
+fn a_credential_may_be_named_with_its_repository() {
+    for (named, found) in [
+        ("ghcr.io/o/a", Some(("ghcr.io", Some("o/a")))),
+        ("ghcr.io", Some(("ghcr.io", None))),
+        ("docker.io/library/nginx", Some(("docker.io", Some("library/nginx")))),
+        ("ghcr.io/", None),
+        ("ghcr.io//a", None),
+        ("ghcr.io/o/../a", None),
+        ("ghcr.io/o/a b", None),
+        ("ghcr.io/o/a\n", None),
+        ("/o/a", None),
+        ("https://ghcr.io/o", None),
+    ] {
+        let url = if named.starts_with("docker") { "https://registry-1.docker.io/v2/" } else { "https://ghcr.io/v2/" };
+        let permit = check(&rules("*", "", ""), &get(url, Some(named))).ok().and_then(|permit| permit.credential);
+        let seen = permit.as_ref().map(|found| (found.registry.as_str(), found.repository.as_deref()));
+        assert_eq!(seen, found, "{named:?}");
+    }
 }
 
 #[test]
@@ -243,7 +310,7 @@ proptest! {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let url = format!("{}://{host}{port}/token", if is_https { "https" } else { "http" });
         let allowed = if allow_all { "*" } else { registry.as_str() };
-        let Ok(permit) = rules(allowed, "loopback", "a.io=b.io").check(&get(&url, Some(&registry))) else { return Ok(()) };
+        let Ok(permit) = check(&rules(allowed, "loopback", "a.io=b.io"), &get(&url, Some(&registry))) else { return Ok(()) };
         let Some(credential) = permit.credential else { return Ok(()) };
         let hub = |name: &str| if DOCKER_HUB_NAMES.contains(&name) { DOCKER_HUB.to_owned() } else { name.to_owned() };
         let (of, to) = (hub(&registry), hub(&permit.host));
@@ -254,8 +321,41 @@ proptest! {
     }
 
     #[test]
+    fn whatever_the_url_a_credential_goes_to_its_registry_or_realm_and_a_form_only_there(
+        url in "(https?://)?(a\\.io|b\\.io|[ -~é]{0,12})[/@:#?.\\\\]{0,2}[ -~]{0,30}", is_post: bool, or_anonymous: bool,
+    ) {
+        let realms = Realms::default();
+        realms.note("a.io", &url);
+        let method = if is_post { Method::Post } else { Method::Get };
+        let request = HttpRequest { method, or_anonymous, ..get(&url, Some("a.io")) };
+        let Ok(permit) = rules("*", "loopback", "a.io=b.io").check(&request, &realms) else { return Ok(()) };
+        let is_bound = matches!(permit.url.host_str(), Some("a.io" | "b.io")) && permit.url.port().is_none();
+        prop_assert!(is_bound || permit.credential.is_none(), "{}", permit.url);
+        prop_assert!(is_bound || !is_post, "{}", permit.url);
+        prop_assert!(permit.url.username().is_empty() && permit.url.password().is_none());
+    }
+
+    #[test]
+    fn whatever_the_location_nothing_secret_leaves_the_origin_and_tls_is_never_left(
+        location in "(https?:)?(//)?(a\\.io|b\\.io|127\\.0\\.0\\.1|[ -~é]{0,12})?[/@:#?.\\\\]{0,2}[ -~]{0,30}",
+        is_https: bool,
+    ) {
+        let url = if is_https { "https://a.io/v2/" } else { "http://a.io/v2/" };
+        let rules = rules("*", "loopback a.io b.io", "");
+        let headers = vec![("x-secret".to_owned(), "s".to_owned())];
+        let request = HttpRequest { headers, method: Method::Head, ..get(url, Some("a.io")) };
+        let permit = check(&rules, &request).expect("its registry");
+        let Ok(next) = rules.check_redirect(&permit, &location) else { return Ok(()) };
+        let is_same = next.url.origin() == permit.url.origin();
+        prop_assert_eq!(next.credential.is_some(), is_same, "{}", next.url);
+        prop_assert_eq!(next.headers.contains_key("x-secret"), is_same, "{}", next.url);
+        prop_assert!(next.url.scheme() == "https" || !is_https, "{}", next.url);
+        prop_assert!(is_same || next.network == Network::Public, "{}", next.url);
+    }
+
+    #[test]
     fn no_url_panics_and_every_permitted_one_is_on_an_allowed_host(url in "(https?://)?[ -~]{0,40}") {
-        if let Ok(permit) = rules("ghcr.io", "loopback", "").check(&get(&url, None)) {
+        if let Ok(permit) = check(&rules("ghcr.io", "loopback", ""), &get(&url, None)) {
             prop_assert_eq!(permit.url.host_str(), Some("ghcr.io"));
             prop_assert_eq!(permit.url.scheme(), "https");
         }

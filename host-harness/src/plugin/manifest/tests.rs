@@ -1,5 +1,7 @@
 //! Manifests: what is read, what is refused, and that each refusal names file and key.
 
+use std::time::Duration;
+
 use rstest::rstest;
 
 use super::*;
@@ -70,12 +72,4 @@ fn a_key_that_neither_host_nor_policy_reads_is_refused() {
         ConfigKey { key: "interval".to_owned(), kind: String::new(), default: String::new(), doc: String::new() };
     let error = manifest.check_keys(&[known]).expect_err("an unknown key").to_string();
     assert!(error.contains("`intervall`: is not known; the policy reads interval"), "{error}");
-}
-
-#[test]
-fn defaults_are_as_documented() {
-    let host = HostSettings::default();
-    assert_eq!(host.http_timeout, Duration::from_secs(10));
-    assert_eq!(host.pull_timeout, Duration::from_secs(300));
-    assert_eq!(host.insecure_registries, "loopback");
 }

@@ -56,7 +56,11 @@ impl Replacer {
     }
 
     /// How a container that was written down is made again, on its own image.
-    pub(super) async fn plan_again(&self, transaction: &Transaction, snapshot: &Snapshot) -> Result<Plan, EngineError> {
+    pub(in crate::replace) async fn plan_again(
+        &self,
+        transaction: &Transaction,
+        snapshot: &Snapshot,
+    ) -> Result<Plan, EngineError> {
         let engine = self.engine.facts().await?;
         let image = if snapshot.image.is_null() {
             self.image(snapshot.container["Image"].as_str().unwrap_or_default()).await?.unwrap_or_default()
@@ -78,6 +82,7 @@ impl Replacer {
             new_image: &image,
             volume_sources: &sources,
             names: &names,
+            reference: None,
             platform: None,
             api: engine.api,
             is_podman: engine.is_podman,

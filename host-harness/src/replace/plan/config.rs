@@ -16,6 +16,9 @@ pub(super) fn build_config(input: &PlanInput<'_>) -> Object {
     let (old, image) = (&input.old["Config"], &input.old_image["Config"]);
     let mut config = object(old);
     config.remove("OnBuild"); // a builder's, not a container's
+    if let Some(reference) = input.reference {
+        config.insert("Image".to_owned(), json!(reference));
+    }
     for field in ["User", "StopSignal"] {
         if old[field] == image[field] {
             config.remove(field);

@@ -23,14 +23,17 @@ pub fn reason_to_refuse(old: &Value) -> Option<String> {
     } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_true(ALLOW_RM) {
         "it was created with --rm, so it could not be brought back; recreate it by hand, use the strategy `remove`, \
          or label it imagewatch.allow-rm=true"
-    } else if state["Paused"] == true {
-        "it is paused; unpause it first"
     } else if state["Dead"] == true || matches!(state["Status"].as_str(), Some("removing" | "dead")) {
         "it is being removed"
     } else {
         return None;
     };
     Some(reason.to_owned())
+}
+
+/// Why this container is not replaced as long as it is in this state, as a lowercase fragment.
+pub fn reason_to_postpone(old: &Value) -> Option<&'static str> {
+    (old["State"]["Paused"] == true).then_some("it is paused; unpause it first")
 }
 
 /// An id in full, or the beginning of the id that it runs.

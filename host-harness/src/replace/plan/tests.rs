@@ -32,6 +32,7 @@ fn input<'a>(old: &'a Value, old_image: &'a Value) -> PlanInput<'a> {
         new_image: &NOTHING,
         volume_sources: &[],
         names: &NAMES,
+        reference: None,
         platform: None,
         api: OLD_API,
         is_podman: false,

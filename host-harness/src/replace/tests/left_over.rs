@@ -1,4 +1,4 @@
-//! What somebody else finds: the next poll, the next program, another program, the updater's successor.
+//! What somebody else finds: the next poll, the next program, another program.
 
 use imagewatch_abi::Fault;
 use serde_json::json;
@@ -126,45 +126,6 @@ async fn t41_what_a_program_with_another_state_folder_began_lately_is_left_to_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn t40_an_updater_starts_its_successor_and_is_replaced_by_it_or_goes_on() {
-    let mut stage = Stage::labelled(&json!({})).await;
-    let own = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
-    stage.replacer.own_id = Some(own.clone());
-    let successor = async {
-        let new = loop {
-            let found = stage.engine.inspections();
-            match found.iter().find(|(name, c)| {
-                facts::usual_name(name).is_some_and(|(_, is_old)| !is_old) && c["State"]["Running"] == true
-            }) {
-                Some((_, new)) => break new["Id"].as_str().unwrap().to_owned(),
-                None => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        };
-        let mut next = Stage::sharing(&stage);
-        next.replacer.own_id = Some(new);
-        next.replacer.take_over().await.unwrap()
-    };
-    tokio::select! {
-        ended = stage.replace("web") => panic!("the old program is stopped before it gets here: {ended:?}"),
-        taken = successor => assert_eq!(taken.as_deref(), Some("web")),
-    }
-    assert_eq!(stage.engine.overview(), ["web new running"]);
-
-    let mut stage = Stage::new(json!({}), true).await;
-    stage.replacer.own_id = stage.engine.inspections()["web"]["Id"].as_str().map(str::to_owned);
-    let error = stage.replace("web").await.unwrap_err();
-    assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains("publishes a host port"), "{error}");
-
-    let mut stage =
-        Stage::of(json!({ "HostConfig": { "NetworkMode": "front" } }), json!({ "Behaves": "exits" }), true).await;
-    let before = stage.picture();
-    stage.replacer.own_id = stage.engine.inspections()["web"]["Id"].as_str().map(str::to_owned);
-    let error = stage.replace("web").await.unwrap_err();
-    assert_eq!(error.setback.fault, Some(Fault::Image), "{error}");
-    assert_eq!(stage.picture(), before, "the updater that works goes on");
-}
-
-#[tokio::test(start_paused = true)]
 async fn settings_are_written_to_disk_only_for_a_container_that_goes_when_it_is_stopped() {
     for (host, expected) in [(json!({}), 0), (json!({ "AutoRemove": true }), 1)] {
         let stage = Stage::with(host, json!({}), true).await;
@@ -181,5 +142,44 @@ async fn settings_are_written_to_disk_only_for_a_container_that_goes_when_it_is_
             entry = looking => entry,
         };
         assert_eq!(entry.snapshots.len(), expected);
+    }
+}
+
+/// How often the command for afterwards was run.
+fn hooks_after(stage: &Stage) -> usize {
+    stage.engine.calls().iter().filter(|call| call.ends_with("sh -c after")).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hook_after_an_update_is_run_once_whoever_ends_the_update() {
+    let labels = json!({ "imagewatch.hook.post-update": "after" });
+    let stage = Stage::labelled(&labels).await;
+    stage.replace("web").await.unwrap();
+    let all = stage.engine.calls().len();
+    assert_eq!(hooks_after(&stage), 1);
+
+    let stage = Stage::labelled(&labels).await;
+    stage.engine.fail("remove", 1, refused());
+    stage.replace("web").await.unwrap();
+    assert_eq!(hooks_after(&stage), 0, "not before it is over");
+    stage.tend().await;
+    stage.tend().await;
+    assert_eq!(hooks_after(&stage), 1, "the second try ended it");
+
+    for nth in 0..all {
+        for death in [Interruption::DieBefore, Interruption::DieAfter] {
+            let mut stage = Stage::labelled(&labels).await;
+            stage.engine.interrupt(nth, death.clone());
+            tokio::select! {
+                () = stage.engine.death() => {}
+                ended = stage.replace("web") => panic!("{ended:?}"),
+            }
+            stage.engine.revive();
+            stage.restart_program();
+            stage.tend().await;
+            stage.tend().await;
+            let is_updated = stage.engine.overview() == ["web new running"];
+            assert_eq!(hooks_after(&stage), usize::from(is_updated), "{death:?} at {nth}: {:#?}", stage.engine.calls());
+        }
     }
 }

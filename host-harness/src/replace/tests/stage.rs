@@ -104,7 +104,7 @@ impl Stage {
 
     pub(super) fn job(&self) -> Job<'static> {
         Job {
-            image: NewImage { id: "new", platform: None },
+            image: NewImage { id: "new", reference: None, platform: None },
             strategy: self.strategy,
             stable_for: Duration::from_secs(1),
             origin: Origin { target: "web".to_owned(), reference: REFERENCE.parse().ok(), ..Origin::default() },
@@ -120,6 +120,28 @@ impl Stage {
         let mut job = self.job();
         let survey = self.replacer.survey(name, &job).await?.expect("the container is there");
         self.replacer.replace(survey, &mut job).await
+    }
+
+    /// As [`Self::replace`], but a container that is not there is not replaced.
+    pub(super) async fn try_replace(&self, name: &str) -> Option<Result<Replaced, ReplaceError>> {
+        let mut job = self.job();
+        match self.replacer.survey(name, &job).await {
+            Ok(survey) => Some(self.replacer.replace(survey?, &mut job).await),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// A tag that was given back to the old image names the new one again.
+    pub(super) async fn pull_again(&self) {
+        let reference = REFERENCE.parse().unwrap();
+        if self.engine.tagged(REFERENCE).as_deref() != Some("new") {
+            self.engine.tag_image("new", &reference).await.unwrap();
+        }
+    }
+
+    /// Where the state folder is.
+    pub(super) fn state_folder(&self) -> String {
+        self.folder.path().display().to_string()
     }
 
     pub(super) async fn tend(&self) -> Vec<Report> {

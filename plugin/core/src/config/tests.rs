@@ -84,6 +84,10 @@ fn registry_host_is_what_stands_before_the_first_slash(#[case] prefix: &str, #[c
 #[case::interval_overflow(&[("images", "a"), ("interval", "99999999999999999999h")], "interval", "no duration")]
 #[case::interval_huge(&[("images", "a"), ("interval", "18446744073709551615h")], "interval", "no duration")]
 #[case::strategy(&[("images", "a"), ("strategy", "restart")], "strategy", "restart")]
+#[case::update_policy(&[("images", "a"), ("update_policy", "newest")], "update_policy", "\"newest\" is none of")]
+#[case::update_range(&[("images", "a"), ("update_policy", "semver:1x")], "update_policy", "\"1x\" is no version")]
+#[case::tag_filter(&[("images", "a"), ("update_policy", "numeric"), ("tag_filter", "(")], "tag_filter", "not closed")]
+#[case::tag_filter_of_digest(&[("images", "a"), ("tag_filter", "^v")], "tag_filter", "filters nothing")]
 #[case::platform(&[("images", "a"), ("platform", "amd64")], "platform", "linux/amd64")]
 fn bad_values_name_their_key(#[case] pairs: &[(&str, &str)], #[case] key: &str, #[case] part: &str) {
     let failure = parse(pairs).expect_err("a bad value");

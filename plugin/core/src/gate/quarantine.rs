@@ -117,7 +117,7 @@ pub(crate) struct Cause {
 pub(crate) enum Consequence {
     /// Nobody's fault is known, or nothing failed: the digest is kept.
     Keep,
-    /// A container asked to be left alone this time: the next poll tries again.
+    /// A container is left alone this time: the next poll tries again.
     Retry,
     /// The digest is barred.
     Bar(Cause),

@@ -3,9 +3,9 @@
 //! missing commas, unclosed quotes; see the table of cases in the tests. Decides only which
 //! challenge to take.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::state::KnownRegistry;
+use super::cache::Challenge;
 
 /// Words that start a challenge wherever they stand. A word that is none of them starts one only
 /// at the beginning, so that `Bearer realm="…",service` loses no more than `service`.
@@ -13,14 +13,14 @@ const SCHEMES: [&str; 5] = ["basic", "bearer", "digest", "negotiate", "ntlm"];
 
 /// One challenge: its scheme and parameter names in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Challenge {
+pub(crate) struct Parsed {
     pub(crate) scheme: String,
     pub(crate) params: BTreeMap<String, String>,
 }
 
 /// All challenges of one header value, in their order. Never fails: what makes no sense is left out.
-pub(crate) fn parse_challenges(header: &str) -> Vec<Challenge> {
-    let mut challenges: Vec<Challenge> = Vec::new();
+pub(crate) fn parse_challenges(header: &str) -> Vec<Parsed> {
+    let mut challenges: Vec<Parsed> = Vec::new();
     let mut rest = skip(header, ", \t");
     while !rest.is_empty() {
         let (word, after) = read_value(rest, ", \t=");
@@ -37,7 +37,7 @@ pub(crate) fn parse_challenges(header: &str) -> Vec<Challenge> {
             }
             (None, current) => {
                 if current.is_none() || SCHEMES.contains(&name.as_str()) {
-                    challenges.push(Challenge { scheme: name, params: BTreeMap::new() });
+                    challenges.push(Parsed { scheme: name, params: BTreeMap::new() });
                 }
                 rest = skip(after, ", \t");
             }
@@ -72,23 +72,29 @@ fn read_value<'a>(text: &'a str, ends: &str) -> (Option<String>, &'a str) {
     (None, "")
 }
 
+/// What a 401 asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) challenge: Challenge,
+    /// The scope of this one repository that it names.
+    pub(crate) scope: Option<String>,
+    /// Why the token that was sent is not enough: `invalid_token`, `insufficient_scope`.
+    pub(crate) error: Option<String>,
+}
+
 /// The challenge to answer among those of all headers: Bearer before Basic, others ignored.
-pub(crate) fn choose(headers: &[&str]) -> Option<KnownRegistry> {
-    let challenges: Vec<Challenge> = headers.iter().flat_map(|header| parse_challenges(header)).collect();
+pub(crate) fn choose(headers: &[&str]) -> Option<Asked> {
+    let challenges: Vec<Parsed> = headers.iter().flat_map(|header| parse_challenges(header)).collect();
     let bearer = challenges.iter().filter(|c| c.scheme == "bearer").find_map(|c| {
-        Some(KnownRegistry::Bearer {
-            realm: c.params.get("realm")?.clone(),
-            service: c.params.get("service").cloned(),
-            scope: c
-                .params
-                .get("scope")
-                .filter(|scope| !scope.starts_with("repository:") && !scope.is_empty())
-                .cloned(),
-            tokens: BTreeMap::new(),
-            refused: BTreeSet::new(),
-        })
+        let param = |name: &str| c.params.get(name).filter(|value| !value.is_empty()).cloned();
+        let scope = param("scope");
+        let is_of_repository = scope.as_ref().is_some_and(|scope| scope.starts_with("repository:"));
+        let (own, general) = if is_of_repository { (scope, None) } else { (None, scope) };
+        let challenge = Challenge::Bearer { realm: param("realm")?, service: param("service"), scope: general };
+        Some(Asked { challenge, scope: own, error: param("error") })
     });
-    bearer.or_else(|| challenges.iter().any(|c| c.scheme == "basic").then_some(KnownRegistry::Basic))
+    let is_basic = || challenges.iter().any(|c| c.scheme == "basic");
+    bearer.or_else(|| is_basic().then_some(Asked { challenge: Challenge::Basic, scope: None, error: None }))
 }
 
 #[cfg(test)]

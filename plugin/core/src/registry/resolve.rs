@@ -1,43 +1,155 @@
-//! Looks up the digests of many references in at most [`ROUNDS`] batched rounds: ask, get a token,
-//! ask again. In the steady state, with the challenge and a token known, that is one HEAD each.
-//! What failed is that reference's failure and no other's.
+//! Looks up digests, tags and documents in batched rounds: ask, get a token, ask again. In the steady state, with the
+//! challenge and a token known, that is one HEAD for each image. What failed is that query's failure and no other's,
+//! but for a server that asked to be left alone: it holds up all that need it.
+
+mod answer;
+mod plan;
+mod proof;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use imagewatch_abi::{
-    Answer, Digest, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses, MAX_BATCH, Reference,
+    Answer, Digest, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses, LogLevel, MAX_BATCH,
+    Reference,
 };
 
-use super::challenge;
-use super::request::{Auth, build_head, build_token, is_realm};
-use super::token::parse_token;
+use super::document::Document;
+use super::tags::TagList;
 use crate::config::Insecure;
-use crate::state::{Cache, KnownRegistry};
-use crate::{Host, gather};
+use crate::state::Cache;
+use crate::{Host, gather, log};
 
-/// Ask, get a token, ask again.
-const ROUNDS: usize = 3;
+/// So many rounds may pass without a registry being asked anything: tokens come after one or two.
+const MAX_IDLE_ROUNDS: usize = 16;
 
 /// What looking up one reference came to.
 pub(crate) type Lookup = Result<Digest, Failure>;
 
-/// What a request that is under way is for.
+/// What is looked up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Purpose {
-    /// One reference's digest; whether it went out with proof of any kind.
-    Digest(Reference, bool),
-    /// A token for everything of this registry and scope.
-    Token { registry: String, scope: String },
+enum Query {
+    /// The digest of a tag.
+    Digest(Reference),
+    /// The tags of a repository.
+    Tags(Reference),
+    /// The index or manifest of a digest.
+    Document(Reference),
+}
+
+impl Query {
+    fn reference(&self) -> &Reference {
+        match self {
+            Self::Digest(reference) | Self::Tags(reference) | Self::Document(reference) => reference,
+        }
+    }
+
+    fn registry(&self) -> &str {
+        self.reference().api_host()
+    }
+}
+
+/// What a look-up found.
+enum Found {
+    Digest(Digest),
+    Tags(Vec<String>),
+    Document(Document),
+}
+
+/// Ways out of a refusal. Each is tried once for a query, which bounds the requests that it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// With the proof that the registry asks for.
+    Prove,
+    /// By the content, as the HEAD does not say the digest.
+    Hash,
+    /// With a new token, as this one is over before its time.
+    Renew,
+    /// With a token of its own, as one for several repositories or for another one does not do.
+    Alone,
+    /// With the wider scope that the registry names.
+    Widen,
+    /// With the login once more, which the host renews.
+    Repeat,
+    /// Without the login, which is denied what anybody may read.
+    Anonymous,
+}
+
+/// A query on its way.
+#[derive(Debug, Default)]
+struct Job {
+    /// A bit for each [`Way`].
+    tried: u8,
+    /// Whether a token for several repositories did not do.
+    was_in_batch: bool,
+    list: TagList,
+}
+
+impl Job {
+    /// Whether `way` was not tried before; now it is.
+    fn may_try(&mut self, way: Way) -> bool {
+        let is_first = !self.has_tried(way);
+        self.tried |= 1 << way as u8;
+        is_first
+    }
+
+    fn has_tried(&self, way: Way) -> bool {
+        self.tried & (1 << way as u8) != 0
+    }
+}
+
+/// What has passed with a registry in this call.
+#[derive(Debug, Default)]
+struct Talk {
+    /// How many queries there were for it.
+    crowd: usize,
+    /// Whether it has answered anything.
+    is_heard: bool,
+    /// How often its login was tried; see [`plan::ENOUGH`].
+    logins: u32,
+    /// Whether its challenge led nowhere.
+    is_doubted: bool,
 }
 
 struct Resolver<'a> {
     cache: &'a mut Cache,
     insecure: &'a Insecure,
     now_ms: u64,
-    open: BTreeSet<Reference>,
-    /// Registries and scopes whose token is as new as this tick: a 401 with it is final.
-    fresh: BTreeSet<(String, String)>,
-    done: BTreeMap<Reference, Lookup>,
+    open: BTreeMap<Query, Job>,
+    talks: BTreeMap<String, Talk>,
+    /// Names of logins that are not sent any more in this call.
+    refused: BTreeSet<String>,
+    done: Vec<(Query, Result<Found, Failure>)>,
+    notes: Vec<String>,
+}
+
+/// What a request that is under way is for.
+#[derive(Debug, Clone)]
+enum Purpose {
+    Query(Query, Proof),
+    Token(TokenAsk),
+}
+
+/// What a query went out with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Proof {
+    None,
+    /// The login of this name.
+    Login(String),
+    /// The token at this place; whether it was got for another repository.
+    Token {
+        at: usize,
+        is_borrowed: bool,
+    },
+}
+
+/// A token that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TokenAsk {
+    registry: String,
+    /// The name of the login that goes with it, if one may.
+    login: Option<String>,
+    scopes: Vec<String>,
 }
 
 /// The digest of each of `references`, or why not.
@@ -48,26 +160,92 @@ pub(crate) fn resolve(
     now_ms: u64,
     references: BTreeSet<Reference>,
 ) -> BTreeMap<Reference, Lookup> {
-    let mut resolver =
-        Resolver { cache, insecure, now_ms, open: references, fresh: BTreeSet::new(), done: BTreeMap::new() };
-    for _ in 0..ROUNDS {
+    let done = look_up(host, cache, insecure, now_ms, references.into_iter().map(Query::Digest));
+    gather(done.into_iter().filter_map(|(query, found)| match (query, found) {
+        (Query::Digest(reference), Ok(Found::Digest(digest))) => Some((reference, Ok(digest))),
+        (Query::Digest(reference), Err(failure)) => Some((reference, Err(failure))),
+        _ => None,
+    }))
+}
+
+/// The tags of each repository of `references` by its [`Reference::name`], in the registry's order, or why not.
+pub(crate) fn list_tags(
+    host: &mut dyn Host,
+    cache: &mut Cache,
+    insecure: &Insecure,
+    now_ms: u64,
+    references: &BTreeSet<Reference>,
+) -> BTreeMap<String, Result<Vec<String>, Failure>> {
+    let queries = references.iter().map(|reference| Query::Tags(reference.without_tag()));
+    let done = look_up(host, cache, insecure, now_ms, queries);
+    gather(done.into_iter().filter_map(|(query, found)| match (query, found) {
+        (Query::Tags(reference), Ok(Found::Tags(tags))) => Some((reference.name(), Ok(tags))),
+        (Query::Tags(reference), Err(failure)) => Some((reference.name(), Err(failure))),
+        _ => None,
+    }))
+}
+
+/// Reads the documents of `references`, pinned by digest, into the cache, unless they are there. One that cannot be
+/// had is left out.
+pub(crate) fn load_documents(
+    host: &mut dyn Host,
+    cache: &mut Cache,
+    insecure: &Insecure,
+    now_ms: u64,
+    references: BTreeSet<Reference>,
+) {
+    let is_missing = |reference: &Reference| reference.digest().is_some_and(|d| !cache.documents.contains_key(d));
+    let queries: Vec<Query> = references.into_iter().filter(is_missing).map(Query::Document).collect();
+    for (query, found) in look_up(host, cache, insecure, now_ms, queries) {
+        if let (Some(digest), Ok(Found::Document(document))) = (query.reference().digest(), found) {
+            cache.documents.insert(digest.clone(), document);
+        }
+    }
+}
+
+fn look_up(
+    host: &mut dyn Host,
+    cache: &mut Cache,
+    insecure: &Insecure,
+    now_ms: u64,
+    queries: impl IntoIterator<Item = Query>,
+) -> Vec<(Query, Result<Found, Failure>)> {
+    let open: BTreeMap<Query, Job> = gather(queries.into_iter().map(|query| (query, Job::default())));
+    let mut talks: BTreeMap<String, Talk> = BTreeMap::new();
+    for query in open.keys() {
+        talks.entry(query.registry().to_owned()).or_default().crowd += 1;
+    }
+    let (refused, done, notes) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let mut resolver = Resolver { cache, insecure, now_ms, open, talks, refused, done, notes };
+    let mut idle_rounds = 0;
+    while idle_rounds < MAX_IDLE_ROUNDS {
         let round = resolver.next_round();
         if round.is_empty() {
             break;
         }
+        let is_idle = round.iter().all(|(purpose, _)| matches!(purpose, Purpose::Token(_)));
+        idle_rounds = if is_idle { idle_rounds + 1 } else { 0 };
         for (purpose, answer) in send(host, round) {
             resolver.take(purpose, answer);
         }
+        for note in resolver.notes.drain(..) {
+            log(host, LogLevel::Warn, note);
+        }
     }
-    for reference in std::mem::take(&mut resolver.open) {
-        let message = format!("{} kept asking for another proof; gave up until the next poll", reference.api_host());
-        resolver.done.insert(reference, Err(Failure::passing(FailureCode::Unauthorized, message)));
+    for query in resolver.open.keys().cloned().collect::<Vec<_>>() {
+        let message = format!("{} kept asking for another proof; gave up until the next poll", query.registry());
+        resolver.finish(query, Err(Failure::passing(FailureCode::Unauthorized, message)));
+    }
+    for (registry, _) in resolver.talks.iter().filter(|(_, talk)| talk.is_doubted) {
+        if let Some(known) = resolver.cache.registries.get_mut(registry) {
+            known.is_doubted = true;
+        }
     }
     resolver.done
 }
 
 /// Sends `round` in batches the host takes; a batch that failed as a whole failed for each of its requests.
-fn send(host: &mut dyn Host, round: BTreeMap<Purpose, HttpRequest>) -> Vec<(Purpose, Answer<HttpResponse>)> {
+fn send(host: &mut dyn Host, round: Vec<(Purpose, HttpRequest)>) -> Vec<(Purpose, Answer<HttpResponse>)> {
     let (purposes, requests): (Vec<Purpose>, Vec<HttpRequest>) = round.into_iter().unzip();
     let mut answers = Vec::with_capacity(requests.len());
     for batch in requests.chunks(MAX_BATCH) {
@@ -82,203 +260,5 @@ fn send(host: &mut dyn Host, round: BTreeMap<Purpose, HttpRequest>) -> Vec<(Purp
     purposes.into_iter().zip(answers).collect()
 }
 
-impl Resolver<'_> {
-    /// For every open reference the request that it needs next; a token is asked for once for all that share it.
-    fn next_round(&self) -> BTreeMap<Purpose, HttpRequest> {
-        gather(self.open.iter().map(|reference| self.next_request(reference)))
-    }
-
-    fn next_request(&self, reference: &Reference) -> (Purpose, HttpRequest) {
-        let registry = reference.api_host();
-        let head = |auth, is_proven| {
-            let request = build_head(self.insecure.scheme(registry), reference, auth);
-            (Purpose::Digest(reference.clone(), is_proven), request)
-        };
-        let Some(known) = self.cache.registries.get(registry) else { return head(Auth::None, false) };
-        let KnownRegistry::Bearer { realm, service, tokens, refused, .. } = known else {
-            return head(Auth::Basic, true);
-        };
-        let scope = scope_of(known, reference);
-        match tokens.get(&scope).filter(|token| token.expires_at_ms > self.now_ms) {
-            Some(token) => head(Auth::Bearer(&token.value), true),
-            None if refused.contains(&scope) => head(Auth::None, false),
-            None => {
-                let request = build_token(registry, realm, service.as_deref(), &scope);
-                (Purpose::Token { registry: registry.to_owned(), scope }, request)
-            }
-        }
-    }
-
-    fn take(&mut self, purpose: Purpose, answer: Answer<HttpResponse>) {
-        match purpose {
-            Purpose::Digest(reference, is_proven) => match answer {
-                Answer::Err(failure) => {
-                    if failure.code == FailureCode::NoCredential {
-                        self.cache.registries.remove(reference.api_host());
-                    }
-                    self.finish(reference, Err(failure));
-                }
-                Answer::Ok(response) if response.status == 401 => self.take_challenge(reference, is_proven, &response),
-                Answer::Ok(response) => {
-                    let lookup = read_digest(&reference, &response);
-                    self.finish(reference, lookup);
-                }
-            },
-            Purpose::Token { registry, scope } => self.take_token(registry, scope, answer),
-        }
-    }
-
-    /// A 401: learn how the registry wants to be asked, and leave the reference open for another round.
-    fn take_challenge(&mut self, reference: Reference, is_proven: bool, response: &HttpResponse) {
-        let registry = reference.api_host().to_owned();
-        let Some(asked) = challenge::choose(&response.header_values("www-authenticate")) else {
-            let message = format!("{registry} answered 401 without a Bearer or Basic challenge");
-            return self.finish(reference, Err(bad_answer(message)));
-        };
-        if let KnownRegistry::Bearer { realm, .. } = &asked
-            && !is_realm(realm)
-        {
-            let message = format!("{registry} names the token realm {realm:?}, which is no http(s) URL");
-            return self.finish(reference, Err(bad_answer(message)));
-        }
-        let is_same_kind = |known: &KnownRegistry| std::mem::discriminant(known) == std::mem::discriminant(&asked);
-        let is_final = is_proven
-            && self.cache.registries.get(&registry).is_some_and(|known| match known {
-                KnownRegistry::Basic => is_same_kind(known),
-                KnownRegistry::Bearer { .. } => self.fresh.contains(&(registry.clone(), scope_of(known, &reference))),
-            });
-        if is_final {
-            return self.finish(reference.clone(), Err(unauthorized(&reference, response.authenticated)));
-        }
-        self.learn(registry, asked, &reference);
-    }
-
-    /// Remembers the challenge, keeping the tokens of other repositories when it is the same as before.
-    fn learn(&mut self, registry: String, asked: KnownRegistry, reference: &Reference) {
-        let (
-            KnownRegistry::Bearer { realm, service, scope, .. },
-            Some(KnownRegistry::Bearer { realm: r, service: s, scope: c, tokens, refused }),
-        ) = (&asked, self.cache.registries.get_mut(&registry))
-        else {
-            self.cache.registries.insert(registry, asked);
-            return;
-        };
-        if (realm, service, scope) == (&*r, &*s, &*c) {
-            let scope = asked_scope(scope.as_ref(), reference);
-            refused.remove(&scope);
-            if !self.fresh.contains(&(registry, scope.clone())) {
-                tokens.remove(&scope);
-            }
-        } else {
-            self.cache.registries.insert(registry, asked);
-        }
-    }
-
-    fn take_token(&mut self, registry: String, scope: String, answer: Answer<HttpResponse>) {
-        let token = match answer {
-            Answer::Err(failure) => Err(failure),
-            Answer::Ok(response) if response.status == 200 => parse_token(&response.body, self.now_ms)
-                .map_err(|why| bad_answer(format!("the token server of {registry} {why}"))),
-            Answer::Ok(response) => Err(refused_token(&registry, &response)),
-        };
-        match (token, self.cache.registries.get_mut(&registry)) {
-            (Ok(token), Some(KnownRegistry::Bearer { tokens, .. })) => {
-                tokens.insert(scope.clone(), token);
-                self.fresh.insert((registry, scope));
-            }
-            (Err(failure), Some(known)) => {
-                if let KnownRegistry::Bearer { refused, .. } = known {
-                    refused.insert(scope.clone());
-                }
-                let known = known.clone();
-                let waits =
-                    |reference: &&Reference| reference.api_host() == registry && scope_of(&known, reference) == scope;
-                for reference in self.open.iter().filter(waits).cloned().collect::<Vec<_>>() {
-                    self.finish(reference, Err(failure.clone()));
-                }
-            }
-            // The registry changed its mind about Bearer in this very round: asked again in the next.
-            (_, _) => {}
-        }
-    }
-
-    fn finish(&mut self, reference: Reference, lookup: Lookup) {
-        self.open.remove(&reference);
-        let lookup = lookup.map_err(|failure| crate::context("failed to look up", failure));
-        self.done.insert(reference, lookup);
-    }
-}
-
-fn scope_of(known: &KnownRegistry, reference: &Reference) -> String {
-    match known {
-        KnownRegistry::Bearer { scope, .. } => asked_scope(scope.as_ref(), reference),
-        KnownRegistry::Basic => String::new(),
-    }
-}
-
-fn asked_scope(own: Option<&String>, reference: &Reference) -> String {
-    own.cloned().unwrap_or_else(|| format!("repository:{}:pull", reference.repository()))
-}
-
-fn read_digest(reference: &Reference, response: &HttpResponse) -> Lookup {
-    let registry = reference.api_host();
-    match response.status {
-        200 => match response.header("docker-content-digest") {
-            None => Err(bad_answer(format!("{registry} answered without Docker-Content-Digest"))),
-            Some(text) => text.parse().map_err(|error| {
-                let shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
-                bad_answer(format!("{registry} answered Docker-Content-Digest {shown:?}: {error}"))
-            }),
-        },
-        403 => Err(unauthorized(reference, response.authenticated)),
-        404 => Err(Failure::lasting(
-            FailureCode::NotFound,
-            format!("{registry} has no {}:{}", reference.repository(), reference.tag_or_latest()),
-        )),
-        status => Err(by_status(registry, status, response)),
-    }
-}
-
-fn by_status(server: &str, status: u16, response: &HttpResponse) -> Failure {
-    match status {
-        429 => {
-            let wait =
-                response.header("retry-after").filter(|wait| wait.len() <= 40 && !wait.contains(char::is_control));
-            let until = wait.map_or("later".to_owned(), |wait| format!("after {wait}"));
-            Failure::passing(FailureCode::RateLimited, format!("{server} limits the rate: asked to come back {until}"))
-        }
-        status => Failure { retryable: status >= 500, ..bad_answer(format!("{server} answered with status {status}")) },
-    }
-}
-
-fn refused_token(registry: &str, response: &HttpResponse) -> Failure {
-    let server = format!("the token server of {registry}");
-    match response.status {
-        401 | 403 if response.authenticated => Failure::lasting(
-            FailureCode::Unauthorized,
-            format!("{server} refused the credential configured for {registry} (status {})", response.status),
-        ),
-        401 | 403 => Failure::lasting(
-            FailureCode::NoCredential,
-            format!(
-                "{server} gives no anonymous token (status {}); configure a credential for {registry}",
-                response.status
-            ),
-        ),
-        status => by_status(&server, status, response),
-    }
-}
-
-fn unauthorized(reference: &Reference, is_authenticated: bool) -> Failure {
-    let (registry, repository) = (reference.api_host(), reference.repository());
-    let advice = if is_authenticated {
-        format!("the credential configured for {registry} does not give access to it")
-    } else {
-        format!("if {repository} is private, configure a credential for {registry}")
-    };
-    Failure::lasting(FailureCode::Unauthorized, format!("{registry} denied access to {repository}; {advice}"))
-}
-
-fn bad_answer(message: String) -> Failure {
-    Failure::passing(FailureCode::BadAnswer, message)
-}
+#[cfg(test)]
+mod tests;

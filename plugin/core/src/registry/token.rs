@@ -2,8 +2,6 @@
 
 use serde::Deserialize;
 
-use crate::state::Token;
-
 /// Never believed to live shorter than this: the specification's default.
 const LEAST_LIFE_MS: u64 = 60_000;
 
@@ -21,14 +19,14 @@ struct TokenAnswer {
     expires_in: Option<f64>,
 }
 
-/// Reads a token from `body`; `token` wins over `access_token`. Its life counts from `now_ms`,
-/// the start of the tick and so never later than its receipt; `issued_at` is not believed.
+/// Reads a token from `body`, and when it is given up; `token` wins over `access_token`. Its life counts from
+/// `now_ms`, the start of the tick and so never later than its receipt; `issued_at` is not believed.
 ///
 /// # Errors
 /// A fragment saying what is wrong with the body.
-pub(crate) fn parse_token(body: &str, now_ms: u64) -> Result<Token, String> {
-    let answer: TokenAnswer =
-        serde_json::from_str(body).map_err(|_| "answered something that is no token document".to_owned())?;
+pub(crate) fn parse_token(body: &str, now_ms: u64) -> Result<(String, u64), String> {
+    let answer: TokenAnswer = serde_json::from_slice(body.as_bytes())
+        .map_err(|_| "answered something that is no token document".to_owned())?;
     let is_given = |token: &String| !token.is_empty();
     let value = answer
         .token
@@ -41,7 +39,7 @@ pub(crate) fn parse_token(body: &str, now_ms: u64) -> Result<Token, String> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates; clamped next")]
     let asked_ms = answer.expires_in.map_or(LEAST_LIFE_MS, |seconds| (seconds * 1000.0) as u64);
     let life_ms = asked_ms.clamp(LEAST_LIFE_MS, MOST_LIFE_MS);
-    Ok(Token { value, expires_at_ms: now_ms + life_ms - MARGIN_MS })
+    Ok((value, now_ms + life_ms - MARGIN_MS))
 }
 
 #[cfg(test)]
@@ -62,7 +60,7 @@ mod tests {
     #[case::negative(r#"{"token":"a","expires_in":-5}"#, "a", 50_000)]
     #[case::absurd(r#"{"token":"a","expires_in":1e300}"#, "a", 86_390_000)]
     fn token_answers_are_read(#[case] body: &str, #[case] value: &str, #[case] expires_at_ms: u64) {
-        assert_eq!(parse_token(body, 0), Ok(Token { value: value.to_owned(), expires_at_ms }));
+        assert_eq!(parse_token(body, 0), Ok((value.to_owned(), expires_at_ms)));
     }
 
     #[rstest]

@@ -103,7 +103,7 @@ impl Decisions {
 }
 
 /// The input of every tick after the first.
-fn seed(policy: &Policy, answers: &Arc<Canned>, targets: usize) -> PollInput {
+pub(crate) fn seed(policy: &Policy, answers: &Arc<Canned>, targets: usize) -> PollInput {
     let now_ms = 1_763_700_000_000;
     let first = PollInput { now_ms, ..PollInput::default() };
     let (output, _): (PollOutput, _) =

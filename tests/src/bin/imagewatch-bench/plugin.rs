@@ -1,15 +1,17 @@
 //! `bench plugin`: what a policy costs its host: its size, its loading, an empty call, and its decisions over few and over
 //! many targets.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imagewatch::plugin::call;
+use imagewatch::plugin::{PluginManifest, Reloader, call};
 use imagewatch_abi::{SettleInput, SettleOutput, exports};
 use imagewatch_tests::components;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::guest::{Decisions, decide};
+use crate::guest::{Decisions, decide, seed};
 use crate::policy::{Canned, Policy};
 use crate::report::{Aim, Row, Samples, count, ms};
 use crate::world::watching;
@@ -51,11 +53,14 @@ fn load(rounds: Rounds) -> Vec<Row> {
     let loads = Samples::new(loads.collect::<Vec<_>>());
     let answers = Arc::new(Canned::default());
     let empty = Samples::new((0..rounds.empty_calls).map(|_| ms(settle_nothing(&running, &answers))));
+    let (changed, known) = reloads(&path, &seed(&running, &answers, 1).state);
     let wasm = std::fs::metadata(components::plugin_wasm()).expect("it was just loaded").len();
     let bytes = count(usize::try_from(wasm).expect("it fits into memory"));
     vec![
         Row::new("size of the policy", "B", Samples::new([bytes])).aim(Aim::AtMost(409_600.0)),
         Row::new("load: read, check, compile, describe, swap", "ms", loads),
+        Row::new("reload of a changed module, up to the swap", "ms", changed).aim(Aim::AtMost(250.0)),
+        Row::new("  of the one before it", "ms", known),
         Row::new("fresh instance and an empty call", "ms", empty).aim(Aim::Median(0.5)),
     ]
 }
@@ -66,6 +71,31 @@ fn settle_nothing(policy: &Policy, answers: &Arc<Canned>) -> Duration {
     let called = call::<_, SettleOutput>(&policy.plugin.compiled, exports::SETTLE, &input, Arc::clone(answers) as _);
     called.expect("the policy answers");
     start.elapsed()
+}
+
+/// Reloads as the program makes them: each of another module, and each of the one before. From reading the files until it
+/// is known that the policy can go on from `state`; what follows is the swap of a pointer.
+fn reloads(manifest: &Path, state: &Value) -> (Samples, Samples) {
+    let text = std::fs::read_to_string(manifest).expect("it was written");
+    let mut text: Value = serde_json::from_str(&text).expect("it is JSON");
+    let original = std::fs::read(text["wasm"][0]["path"].as_str().expect("a path")).expect("it was built");
+    let module = manifest.with_extension("wasm");
+    text["wasm"][0]["path"] = json!(module);
+    text["config"]["host.allow_unhashed"] = json!("true");
+    let text = text.to_string();
+    let reloader = Reloader::new(Box::new(move || PluginManifest::parse("guest", "guest.json", &text, &|_| None)));
+    let reload = |letter: u8| {
+        // The same code under another hash: a custom section more.
+        let wasm = [&original[..], &[0, 2, 1, letter]].concat();
+        std::fs::write(&module, wasm).expect("the folder takes files");
+        let start = Instant::now();
+        let (loaded, _) = reloader.load().expect("the plugin is ours");
+        loaded.plugin.can_read(state).expect("it wrote that");
+        ms(start.elapsed())
+    };
+    let changed = Samples::new((b'a'..=b'j').map(reload));
+    let known = Samples::new(b"ij".iter().copied().cycle().take(10).map(reload));
+    (changed, known)
 }
 
 async fn decisions(rounds: Rounds) -> Vec<Row> {

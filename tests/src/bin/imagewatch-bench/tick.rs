@@ -7,9 +7,9 @@ use std::time::Instant;
 use imagewatch::credentials::env::parse_credentials;
 use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient};
+use imagewatch::http::client::{HttpClient, HttpSettings};
 use imagewatch::http::egress::EgressRules;
-use imagewatch::plugin::{StateKeeping, call};
+use imagewatch::plugin::{Record, StateKeeping, call};
 use imagewatch::session::Session;
 use imagewatch::store::Store;
 use imagewatch_abi::{HttpRequest, PollInput, PollMode, PollOutput, Verdict, exports};
@@ -69,14 +69,16 @@ fn build_session(policy: &Policy, world: &World) -> Session {
     let rules = EgressRules::parse(&policy.manifest.allowed_hosts, &host.insecure_registries, &host.auth_realms);
     let adapters = Adapters {
         engine: Arc::new(DockerEngine::connect(Some(&world.docker_host)).expect("DOCKER_HOST is an address")),
-        http: Arc::new(HttpClient::new(DEFAULT_CONNECTIONS_PER_HOST).expect("the client builds")),
+        http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("the client builds")),
         credentials: Arc::new(parse_credentials([]).expect("there are none")),
         store: Arc::new(Store::open(&world.state_dir()).expect("the temp folder takes a store")),
         cancel: CancellationToken::new(),
     };
     let store = adapters.store.clone();
-    let effects = ManifestEffects::new(policy.manifest.clone(), rules.expect("the manifest is ours"), adapters);
-    Session::new(policy.manifest.clone(), policy.plugin.clone(), Arc::new(effects), store, StateKeeping::Persisted)
+    let (manifest, plugin, record) = (policy.manifest.clone(), policy.plugin.clone(), Arc::new(Record::default()));
+    let rules = rules.expect("the manifest is ours");
+    let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
+    Session::new(manifest, plugin, Arc::new(effects), store, record, StateKeeping::Persisted)
 }
 
 /// In milliseconds.

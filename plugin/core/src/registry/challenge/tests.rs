@@ -19,7 +19,7 @@ fn headers(case: &Value) -> Vec<String> {
 fn challenges_are_read_as_the_field_reads_them() {
     for case in data()["cases"].as_array().expect("cases") {
         let name = format!("{}: {}", case["source"], case["name"]);
-        let parsed: Vec<Challenge> = headers(case).iter().flat_map(|header| parse_challenges(header)).collect();
+        let parsed: Vec<Parsed> = headers(case).iter().flat_map(|header| parse_challenges(header)).collect();
         // go-containerregistry's rows name the challenge that it takes; oras drops Basic's
         // parameters and unknown schemes; regclient refuses an unclosed quote, where we lose the parameter.
         let Some(expected) = case["expect"].as_array() else {
@@ -43,24 +43,29 @@ fn challenges_of_real_registries_lead_to_their_realm_or_to_basic() {
         let header = case["header"].as_str().expect("a header");
         let chosen = choose(&[header]);
         if header.to_lowercase().contains("bearer") {
-            let Some(KnownRegistry::Bearer { realm, .. }) = chosen else { panic!("{header}: {chosen:?}") };
+            let Some(Asked { challenge: Challenge::Bearer { realm, .. }, .. }) = chosen else {
+                panic!("{header}: {chosen:?}")
+            };
             assert!(header.contains(&format!("\"{realm}\"")), "{header}: {realm}");
         } else {
-            assert_eq!(chosen, Some(KnownRegistry::Basic), "{header}");
+            assert_eq!(chosen.map(|asked| asked.challenge), Some(Challenge::Basic), "{header}");
         }
     }
 }
 
 #[any_test]
-fn a_scope_of_the_registrys_own_kind_is_kept_and_a_repositorys_is_not() {
-    for (header, expected) in [
-        (r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#, Some("aws")),
-        (r#"Bearer realm="https://g/v2/token",service="container_registry",scope="*""#, Some("*")),
-        (r#"Bearer realm="https://ghcr.io/token",scope="repository:user/image:pull""#, None),
-        (r#"Bearer realm="https://ghcr.io/token",scope="""#, None),
+fn a_scope_of_the_registrys_own_kind_is_told_from_a_repositorys() {
+    for (header, general, own) in [
+        (r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#, Some("aws"), None),
+        (r#"Bearer realm="https://g/v2/token",service="container_registry",scope="*""#, Some("*"), None),
+        (r#"Bearer realm="https://g/token",scope="repository:o/a:pull""#, None, Some("repository:o/a:pull")),
+        (r#"Bearer realm="https://ghcr.io/token",scope="""#, None, None),
     ] {
-        let Some(KnownRegistry::Bearer { scope, .. }) = choose(&[header]) else { panic!("{header}") };
-        assert_eq!(scope.as_deref(), expected, "{header}");
+        let Some(Asked { challenge: Challenge::Bearer { scope, .. }, scope: of_repository, .. }) = choose(&[header])
+        else {
+            panic!("{header}")
+        };
+        assert_eq!((scope.as_deref(), of_repository.as_deref()), (general, own), "{header}");
     }
 }
 

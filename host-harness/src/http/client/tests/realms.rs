@@ -1,0 +1,86 @@
+//! Token realms: which may be asked for what, and where names may lead.
+
+use super::tls::{Authority, tls_server};
+use super::*;
+
+/// A registry that names `realm`, by plain http; its host.
+async fn registry_naming(realm: &str) -> (MockServer, String) {
+    let server = MockServer::start().await;
+    let challenge = format!("Bearer realm=\"{realm}\",service=\"r\"");
+    answers(&server, ResponseTemplate::new(401).append_header("www-authenticate", challenge)).await;
+    let host = format!("r.test:{}", server.address().port());
+    (server, host)
+}
+
+fn anonymous(registry: &str, url: String) -> HttpRequest {
+    HttpRequest { or_anonymous: true, ..naming(registry, url) }
+}
+
+#[tokio::test]
+async fn a_realm_that_nobody_named_is_not_asked_and_one_that_was_named_may_be_if_it_is_public() {
+    let authority = Authority::new();
+    let realm = format!("auth.test:{}", tls_server(authority.acceptor("auth.test", &[], false)).await);
+    authority.trust(&realm);
+    let url = format!("https://{realm}/token");
+    let (_server, registry) = registry_naming(&url).await;
+    let client = authority.client();
+    let only_registry = rules(&registry, &registry, "");
+    let failure = ask(&client, &only_registry, anonymous(&registry, url.clone())).await.expect_err("not named yet");
+    assert!(failure.message.contains(&format!("add {registry}={realm} to host.auth_realms")), "{failure}");
+    assert_eq!(ask(&client, &only_registry, get(format!("http://{registry}/v2/"))).await.expect("a 401").status, 401);
+    for request in [anonymous(&registry, url.clone()), get(url.clone())] {
+        let failure = ask(&client, &only_registry, request).await.expect_err("auth.test is this machine");
+        assert_eq!((failure.code, failure.retryable), (FailureCode::Denied, false));
+        assert!(failure.message.contains("auth.test is at 127.0.0.1, a loopback address"), "{failure}");
+        assert!(failure.message.contains("host.auth_realms"), "{failure}");
+    }
+    // It was named by somebody whom another plugin may not ask.
+    let failure = ask(&client, &rules("other.test", "", ""), get(url.clone())).await.expect_err("not its registry's");
+    assert!(failure.message.contains("allowed_hosts"), "{failure}");
+    let configured = rules(&registry, &registry, &format!("{registry}={realm}"));
+    for request in [anonymous(&registry, url.clone()), get(url)] {
+        assert_eq!(ask(&client, &configured, request).await.map(|answer| answer.status), Ok(200));
+    }
+}
+
+#[tokio::test]
+async fn a_wildcard_lets_a_registry_lead_to_no_private_address() {
+    let authority = Authority::new();
+    let internal = format!("internal.test:{}", tls_server(authority.acceptor("internal.test", &[], false)).await);
+    authority.trust(&internal);
+    let url = format!("https://{internal}/token");
+    let (_server, registry) = registry_naming(&url).await;
+    let (client, everything) = (authority.client(), rules("*", &registry, ""));
+    // By itself it may be asked: self-hosters' registries are there. A live connection changes nothing below.
+    assert!(ask(&client, &everything, get(format!("https://{internal}/v2/"))).await.is_ok());
+    assert!(ask(&client, &everything, get(format!("http://{registry}/v2/"))).await.is_ok());
+    for request in [anonymous(&registry, url.clone()), get(url)] {
+        let failure = ask(&client, &everything, request).await.expect_err("a registry chose it");
+        assert_eq!(failure.code, FailureCode::Denied);
+        assert!(failure.message.contains("a loopback address"), "{failure}");
+    }
+    let manifest = HttpRequest { method: Method::Head, ..get(format!("https://{internal}/v2/a/manifests/b")) };
+    assert!(ask(&client, &everything, manifest).await.is_ok(), "it is a registry all the same");
+}
+
+#[tokio::test]
+async fn a_stored_credential_never_follows_a_realm_that_is_not_bound() {
+    let authority = Authority::new();
+    let realm = format!("auth.test:{}", tls_server(authority.acceptor("auth.test", &[], false)).await);
+    authority.trust(&realm);
+    let url = format!("https://{realm}/token");
+    let (_server, registry) = registry_naming(&url).await;
+    let client = authority.client();
+    let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{registry}=me:s3cret"))]);
+    let rules = rules(&format!("{registry} {realm}"), &registry, "");
+    let requests = vec![get(format!("http://{registry}/v2/"))];
+    send_by(&client, &rules, &stored, HttpLimits::default(), requests).await;
+    for request in [naming(&registry, url.clone()), anonymous(&registry, url.clone())] {
+        let answer = send_by(&client, &rules, &stored, HttpLimits::default(), vec![request]).await.remove(0);
+        let failure = answer.expect_err("not bound");
+        assert!(failure.message.contains(&format!("add {registry}={realm} to host.auth_realms")), "{failure}");
+    }
+    assert_eq!(client.requests_sent().get(&realm), None);
+    let answer = send_by(&client, &rules, &stored, HttpLimits::default(), vec![get(url)]).await.remove(0);
+    assert!(!answer.expect("anonymously it may").authenticated);
+}

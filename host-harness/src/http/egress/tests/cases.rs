@@ -1,0 +1,86 @@
+//! What other projects' tests expect of realms, redirects and links. Of the research file the tables of headers and
+//! scopes are the policy's (`plugin/core`), those of `config.json` the credentials'.
+
+use serde_json::Value;
+
+use super::*;
+
+const CASES: &str = include_str!("realm_cases.json");
+
+fn table(name: &str, within: &str) -> Vec<Value> {
+    let all: Value = serde_json::from_str(CASES).expect("the file is JSON");
+    let table = if within.is_empty() { &all[name] } else { &all[name][within] };
+    table.as_array().expect("a table").clone()
+}
+
+fn text<'a>(case: &'a Value, key: &str) -> &'a str {
+    case[key].as_str().unwrap_or_default()
+}
+
+#[test]
+fn realms_are_refused_as_ggcr_refuses_them() {
+    let cases = table("realm_validation_ggcr", "cases");
+    assert_eq!(cases.len(), 18);
+    for case in cases {
+        let registry = Some(text(&case, "registry_host")).filter(|host| !host.is_empty()).unwrap_or("r.example");
+        let insecure = if case["insecure"] == true { registry } else { "" };
+        let realms = Realms::default();
+        realms.note(registry, &format!("Bearer realm=\"{}\"", text(&case, "realm")));
+        let request = HttpRequest { or_anonymous: true, ..get(text(&case, "realm"), Some(registry)) };
+        let checked = rules(registry, insecure, "").check(&request, &realms);
+        assert_eq!(Value::from(checked.is_err()), case["reject"], "{case}: {:?}", checked.err());
+    }
+}
+
+/// Of distribution's table one row does not hold here: that a realm on the same registrable domain may have the
+/// credential. Here the operator says so, in `host.auth_realms`.
+#[test]
+fn credentials_go_to_realms_as_in_distribution_but_for_the_same_domain() {
+    let cases = table("realm_validation_distribution_proxy", "cases");
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let registry = text(&case, "remote").trim_start_matches("https://").to_owned();
+        let is_same_domain = text(&case, "realm") == "https://auth.example.com/token";
+        let request = get(text(&case, "realm"), Some(&registry));
+        let is_allowed = check(&rules(&registry, "", ""), &request).is_ok();
+        assert_eq!(is_allowed, case["allowed"] == true && !is_same_domain, "{case}");
+        let configured = format!("{registry}=auth.example.com");
+        assert!(!is_same_domain || check(&rules(&registry, "", &configured), &request).is_ok(), "{case}");
+    }
+}
+
+#[test]
+fn known_pairs_are_known() {
+    for case in table("realm_cross_origin_known_pairs", "") {
+        let (registry, realm) = (text(&case, "registry"), text(&case, "auth"));
+        let request = get(&format!("https://{realm}/token"), Some(registry));
+        let permit = check(&rules(registry, "", ""), &request).expect("a known pair");
+        assert!(permit.credential.is_some_and(|credential| credential.is_realm), "{case}");
+    }
+}
+
+#[test]
+fn redirects_are_refused_as_ggcr_refuses_them() {
+    let cases = table("redirects_ggcr", "");
+    assert_eq!(cases.len(), 7);
+    for case in cases {
+        let (from, to) = (text(&case, "from_host"), text(&case, "to"));
+        let scheme = if to.starts_with("http:") { "http" } else { "https" };
+        let rules = rules(from, &format!("loopback {from}"), "");
+        let request = HttpRequest { method: Method::Head, ..get(&format!("{scheme}://{from}/v2/"), None) };
+        let permit = check(&rules, &request).expect("the registry itself");
+        let checked = rules.check_redirect(&permit, to);
+        assert_eq!(Value::from(checked.is_err()), case["blocked"], "{case}: {:?}", checked.err());
+    }
+}
+
+#[test]
+fn a_link_to_a_metadata_address_is_refused() {
+    let all: Value = serde_json::from_str(CASES).expect("the file is JSON");
+    let case = &all["link_header"]["ssrf_reject"];
+    let link = text(case, "link").trim_start_matches('<').split('>').next().unwrap_or_default();
+    for (allowed, insecure) in [("registry.example.com", ""), ("*", "169.254.169.254")] {
+        let failure = check(&rules(allowed, insecure, ""), &get(link, None)).map(|_| ()).expect_err(link);
+        assert!(failure.message.contains("allowed_hosts"), "{failure}");
+    }
+}

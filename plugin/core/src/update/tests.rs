@@ -1,0 +1,204 @@
+//! Choices row by row, and Flux's tables in `data/policy_cases.json` (fluxcd/image-reflector-controller, at the commit
+//! that the file names).
+
+use rstest::rstest;
+use serde_json::Value;
+
+use super::*;
+use crate::any_test;
+
+fn policy(text: &str, filter: Option<&str>) -> UpdatePolicy {
+    let policy = UpdatePolicy::parse(text).expect(text);
+    match filter {
+        None => policy,
+        Some(pattern) => policy.filtered(pattern).expect(pattern),
+    }
+}
+
+fn choose(policy: &UpdatePolicy, tags: &[&str], current: &str) -> Option<String> {
+    let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+    let chosen = policy.choose(&tags, current).map(str::to_owned);
+    let reversed: Vec<String> = tags.into_iter().rev().collect();
+    assert_eq!(policy.choose(&reversed, current), chosen.as_deref(), "the list's order makes no difference");
+    chosen
+}
+
+#[rstest]
+#[test_attr(any_test)]
+#[case::newest_in_range("semver:^1", &["1.0.0", "1.1.0", "2.0.0-rc", "2.0.0"], "1.0.0", Some("1.1.0"))]
+#[case::nothing_newer("semver:^1", &["1.0.0", "1.1.0", "2.0.0"], "1.1.0", None)]
+#[case::never_downwards("semver:^1", &["1.0.0", "1.1.0"], "2.0.0", None)]
+#[case::from_below_the_range("semver:>=1.2 <2", &["1.1.0", "1.3.0"], "0.9.0", Some("1.3.0"))]
+#[case::either_range("semver:~1.2 || ~1.4", &["1.2.9", "1.3.0", "1.4.1"], "1.2.0", Some("1.4.1"))]
+#[case::no_pre_release("semver:^1", &["1.1.0-rc.1", "1.1.0-beta2", "1.1.0-20240501"], "1.0.0", None)]
+#[case::named_pre_release("semver:>=1.0.0-0 <2", &["1.1.0-rc.9", "1.1.0-rc.10"], "1.0.0", Some("1.1.0-rc.10"))]
+#[case::from_a_pre_release("semver:^1", &["1.1.0-rc.2", "1.1.0"], "1.1.0-rc.1", Some("1.1.0"))]
+#[case::variant_kept("semver:^1", &["1.3.0", "1.2.4-alpine", "1.2.9-slim"], "1.2.3-alpine", Some("1.2.4-alpine"))]
+#[case::variant_not_taken_up("semver:^1", &["1.3.0-alpine"], "1.2.3", None)]
+#[case::variant_of_a_pre_release("semver:>=1.2.0-0", &["1.3.0-rc1-alpine", "1.3.0-rc2"], "1.2.3-alpine", Some("1.3.0-rc1-alpine"))]
+#[case::v_kept("semver:^1", &["1.3.0", "v1.2.4"], "v1.2.3", Some("v1.2.4"))]
+#[case::no_v_kept("semver:^1", &["v1.3.0", "1.2.4"], "1.2.3", Some("1.2.4"))]
+#[case::precision_kept("semver:^1", &["1.3", "1.4.0", "1"], "1.2", Some("1.3"))]
+#[case::one_part("semver:*", &["17", "9", "18.1"], "16", Some("17"))]
+#[case::equal_stays("semver:^1", &["1.2.03"], "1.2.3", None)]
+#[case::equal_among_newer("semver:^1", &["1.3.0", "1.03.0"], "1.2.3", Some("1.3.0"))]
+#[case::numbers("numeric", &["9", "10", "latest"], "8", Some("10"))]
+#[case::numbers_down("numeric:desc", &["9", "10", "7"], "9", Some("7"))]
+#[case::by_bytes("alphabetical", &["2024-05-01", "2024-04-30"], "2024-04-01", Some("2024-05-01"))]
+#[case::by_bytes_down("alphabetical:desc", &["b", "c"], "c", Some("b"))]
+#[case::digest_never("digest", &["1.3", "2"], "1.2", None)]
+#[case::none("semver:*", &[], "1.2.3", None)]
+fn the_newest_tag_after_the_present_one_is_chosen(
+    #[case] text: &str,
+    #[case] tags: &[&str],
+    #[case] current: &str,
+    #[case] expected: Option<&str>,
+) {
+    assert_eq!(choose(&policy(text, None), tags, current).as_deref(), expected);
+}
+
+#[rstest]
+#[test_attr(any_test)]
+#[case::build_numbers("numeric", "^main-[0-9a-f]+-([0-9]+)$", &["main-ab12-9", "main-00ff-10", "dev-00ff-11"], "main-ab-8", Some("main-00ff-10"))]
+#[case::revisions("semver:^1", r"^(\d+\.\d+\.\d+)-debian-12-r\d+$", &["1.3.0-debian-12-r0", "1.4.0"], "1.2.0-debian-12-r7", Some("1.3.0-debian-12-r0"))]
+#[case::no_group_is_the_whole("alphabetical", "^rel-", &["rel-2", "zzz"], "rel-1", Some("rel-2"))]
+#[case::group_that_took_no_part("alphabetical", "^a(x)?", &["ab", "aa"], "a", Some("ab"))]
+#[case::duplicates_last_by_bytes("numeric", "^b([0-9]+)", &["b2-x", "b2-y", "b2-a"], "b1", Some("b2-y"))]
+#[case::duplicate_of_the_present_stays("numeric", "^b([0-9]+)", &["b2-x", "b2-y"], "b2-a", None)]
+fn a_filter_says_which_tags_count_and_what_of_them_is_compared(
+    #[case] text: &str,
+    #[case] pattern: &str,
+    #[case] tags: &[&str],
+    #[case] current: &str,
+    #[case] expected: Option<&str>,
+) {
+    assert_eq!(choose(&policy(text, Some(pattern)), tags, current).as_deref(), expected);
+}
+
+#[rstest]
+#[test_attr(any_test)]
+#[case::unknown("newest", None, "none of")]
+#[case::digest_with_more("digest:always", None, "none of")]
+#[case::direction("numeric:up", None, "order")]
+#[case::range("semver:1.0.0p", None, "\"1.0.0p\" is no version")]
+#[case::no_range("semver", None, "\"\" is no version")]
+#[case::variant_in_range("semver:^1.2.3-alpine", None, "no version")]
+#[case::filter_of_digest("digest", Some("^v"), "filters nothing")]
+#[case::filter("numeric", Some("("), "is not closed")]
+fn what_cannot_be_read_says_why(#[case] text: &str, #[case] filter: Option<&str>, #[case] part: &str) {
+    let parsed = UpdatePolicy::parse(text);
+    let read = match filter {
+        None => parsed,
+        Some(pattern) => parsed.and_then(|policy| policy.filtered(pattern)),
+    };
+    let error = read.map(drop).expect_err("it cannot be read");
+    assert!(error.contains(part), "{error}");
+}
+
+#[rstest]
+#[test_attr(any_test)]
+#[case::digest("digest", None, "latest", None)]
+#[case::version("semver:*", None, "v1.2-alpine", None)]
+#[case::no_version("semver:*", None, "latest", Some("is no version"))]
+#[case::no_number("numeric", None, "1a", Some("is no number"))]
+#[case::bytes("alphabetical", None, "latest", None)]
+#[case::filtered_out("numeric", Some("^b([0-9]+)"), "latest", Some("does not match"))]
+fn a_present_tag_that_compares_with_none_is_told(
+    #[case] text: &str,
+    #[case] filter: Option<&str>,
+    #[case] tag: &str,
+    #[case] part: Option<&str>,
+) {
+    let told = policy(text, filter).check_present(tag).err();
+    assert_eq!(told.is_some(), part.is_some(), "{told:?}");
+    assert!(told.unwrap_or_default().contains(part.unwrap_or_default()));
+}
+
+fn flux() -> Value {
+    serde_json::from_str(include_str!("../../data/policy_cases.json")).expect("JSON")
+}
+
+fn rows(table: &Value) -> Vec<Value> {
+    table.as_array().expect("a table").clone()
+}
+
+fn texts(row: &Value, key: &str) -> Vec<String> {
+    row[key].as_array().expect(key).iter().map(|text| text.as_str().expect(key).to_owned()).collect()
+}
+
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    row[key].as_str().expect(key)
+}
+
+/// Flux knows no present tag. So each tag of a list is the present one in turn: the choice must be the expected one,
+/// or to stay where the present one is that or comes after it.
+fn expect_latest(policy: &UpdatePolicy, row: &Value) {
+    let (tags, expected) = (texts(row, "versions"), text(row, "expected"));
+    for current in tags.iter().filter(|tag| policy.check_present(tag).is_ok()) {
+        let is_after = policy.compare(expected, current) == Some(Ordering::Greater);
+        let chosen = policy.choose(&tags, current);
+        assert_eq!(chosen, is_after.then_some(expected), "{}: {policy:?} from {current}", row["label"]);
+    }
+    if row["error"] == false {
+        assert!(tags.iter().any(|tag| tag == expected) && policy.admits(expected), "{}", row["label"]);
+    }
+}
+
+#[any_test]
+fn flux_ranges_are_read_or_refused_alike() {
+    for row in rows(&flux()["flux_semver_ranges"]) {
+        for range in texts(&row, "ranges") {
+            let parsed = UpdatePolicy::parse(&format!("semver:{range}"));
+            assert_eq!(parsed.is_err(), row["error"] == true, "{range}: {parsed:?}");
+        }
+    }
+}
+
+#[any_test]
+fn flux_latest_versions_are_chosen() {
+    for row in rows(&flux()["flux_semver_latest"]) {
+        expect_latest(&policy(&format!("semver:{}", text(&row, "range")), None), &row);
+    }
+}
+
+#[any_test]
+fn flux_orders_are_read_or_refused_alike() {
+    for row in rows(&flux()["flux_numerical_order"]) {
+        let parsed = UpdatePolicy::parse(&format!("numeric:{}", text(&row, "order")));
+        assert_eq!(parsed.is_err(), row["error"] == true, "{row}");
+    }
+}
+
+/// Does not apply: that one tag which is no number spoils the list. Ours passes over it, as over any tag that it
+/// cannot read, since a repository may always have a `latest` as well.
+#[any_test]
+fn flux_latest_numbers_are_chosen() {
+    for row in rows(&flux()["flux_numerical_latest"]) {
+        if row["label"] != "With invalid numerical value" {
+            expect_latest(&policy(&format!("numeric:{}", text(&row, "order")), None), &row);
+        }
+    }
+}
+
+#[any_test]
+fn flux_latest_texts_are_chosen() {
+    for row in rows(&flux()["flux_alphabetical_latest"]) {
+        expect_latest(&policy(&format!("alphabetical:{}", text(&row, "order")), None), &row);
+    }
+}
+
+/// Where Flux has an `extract`, it is the first group, which is ours without saying so. `flux_digest_reflection` does
+/// not apply: it is about a field of Flux's own objects; here the digest is always looked up.
+#[any_test]
+fn flux_filters_let_the_same_through() {
+    for row in rows(&flux()["flux_regex_filter"]) {
+        let pattern = text(&row, "pattern");
+        let policy = policy("alphabetical", Some(pattern).filter(|pattern| !pattern.is_empty()));
+        let tags = texts(&row, "tags");
+        let mut found: Vec<&str> = tags.iter().filter_map(|tag| policy.extract(tag)).collect();
+        // Two tags with one value are one in Flux's map.
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, texts(&row, "expected_sorted"), "{}", row["label"]);
+    }
+}

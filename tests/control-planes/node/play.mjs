@@ -1,0 +1,278 @@
+// Plays the scripted scenarios on a built policy under the npm package `@extism/extism`, as `imagewatch_core::script`
+// does natively; the format is described there. With the default policy, imagewatch.wasm, it then provokes the faults
+// that no script can.
+//
+//     node play.mjs OUTPUTS SCHEMAS (WASM SCRIPTS)...
+//
+// Every output is written to OUTPUTS/<name of WASM>.txt, for a comparison with the other hosts byte for byte, and all
+// that crosses the boundary, either way, is held against the JSON Schemas in SCHEMAS.
+
+import assert from 'node:assert/strict';
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import Ajv from 'ajv/dist/2020.js';
+import { Policy, PolicyFault, Refused } from './imagewatch-policy.mjs';
+
+/** Where a policy did something else than its script says. */
+class Departure extends Error {}
+
+// (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
+const POLICY = '0061736d010000000105016000017f030201000503010001071102066d656d6f7279020004706f6c6c0000';
+const TRAPS = Buffer.from(`${POLICY}0a05010300000b`, 'hex');
+// The same with (loop (br 0)) i32.const 0 for a body, and without a memory.
+const ENDLESS = Buffer.from(`${POLICY}0a0b01090003400c000b41000b`, 'hex');
+const NO_MEMORY = Buffer.from('0061736d010000000105016000017f0302010007080104706f6c6c00000a05010300000b', 'hex');
+// With (import "env" "open" (func)).
+const FOREIGN = Buffer.from(
+  '0061736d010000000108026000006000017f020c0103656e76046f70656e000003020101' +
+    '0503010001071102066d656d6f7279020004706f6c6c00010a0601040041000b',
+  'hex',
+);
+
+/** The schemas, by file name: `poll.in`, `http_send.out`, … */
+class Schemas {
+  constructor(folder) {
+    const ajv = new Ajv({ strict: false, validateFormats: false });
+    const files = readdirSync(folder).filter((file) => file.endsWith('.json'));
+    const compile = (file) => ajv.compile(JSON.parse(readFileSync(join(folder, file), 'utf8')));
+    this.validators = new Map(files.map((file) => [file.replace(/\.json$/, ''), compile(file)]));
+  }
+
+  check(name, value) {
+    const validate = this.validators.get(name);
+    if (validate === undefined) throw new Departure(`there is no schema ${name}`);
+    if (!validate(value)) {
+      const [error] = validate.errors;
+      throw new Departure(`not as schema ${name} has it: ${error.instancePath} ${error.message} in ${JSON.stringify(value)}`);
+    }
+  }
+}
+
+/** The effects of one step: answers from the script and notes every departure from it. */
+class ScriptedEffects {
+  constructor(step, schemas) {
+    this.expected = [...(step.host ?? [])];
+    this.schemas = schemas;
+    this.logged = [];
+    this.departures = [];
+    for (const name of ['http_send', 'docker_containers', 'docker_refresh']) {
+      this[name] = (asked) => this.answer(name, asked);
+    }
+  }
+
+  log(line) {
+    this.check('host_log.in', line);
+    this.logged.push(line.message);
+  }
+
+  async answer(name, asked) {
+    this.check(`${name}.in`, asked);
+    const exchange = this.expected.shift() ?? { function: 'nothing' };
+    if (exchange.function !== name) {
+      return this.depart(`${name} called instead of ${exchange.function}, with ${JSON.stringify(asked)}`);
+    }
+    const difference = findDifference(asked, exchange.in);
+    if (difference !== null) return this.depart(`${name} called otherwise: ${difference}`);
+    this.check(`${name}.out`, exchange.out);
+    const { ok, err } = exchange.out;
+    if (err !== undefined) throw new Refused(err.code, err.message, err.retryable);
+    return ok;
+  }
+
+  check(schema, value) {
+    try {
+      this.schemas.check(schema, value);
+    } catch (error) {
+      this.departures.push(error.message);
+    }
+  }
+
+  depart(departure) {
+    this.departures.push(departure);
+    throw new Refused('other', 'not in the script');
+  }
+
+  finish(step, output) {
+    this.check(`${step.call}.out`, output);
+    const difference = findDifference(output, step.output);
+    if (difference !== null) this.departures.push(`output differs: ${difference}\nin ${JSON.stringify(output)}`);
+    this.departures.push(...this.expected.map((exchange) => `${exchange.function} was not called`));
+    let from = 0;
+    for (const part of step.log ?? []) {
+      const at = this.logged.slice(from).findIndex((line) => line.includes(part));
+      if (at < 0) this.departures.push(`no log line with ${part} in ${JSON.stringify(this.logged)}`);
+      else from += at + 1;
+    }
+    if (this.departures.length > 0) throw new Departure(this.departures.join('\n'));
+  }
+}
+
+/** Where `actual` lacks something of `expected`; null when it has all: every key of an object, every element of a list
+ * and no more, the part of a text between asterisks, and every other value as it is. */
+function findDifference(actual, expected) {
+  const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
+  const areLists = Array.isArray(actual) && Array.isArray(expected) && actual.length === expected.length;
+  if (areLists || (isObject(actual) && isObject(expected))) {
+    for (const [key, value] of Object.entries(expected)) {
+      const found = findDifference(actual[key] ?? null, value);
+      if (found !== null) return `${key}.${found}`;
+    }
+    return null;
+  }
+  if (typeof actual === 'string' && typeof expected === 'string' && /^\*.*\*$/s.test(expected)) {
+    const part = expected.slice(1, -1);
+    return actual.includes(part) ? null : ` ${JSON.stringify(actual)} has no ${JSON.stringify(part)}`;
+  }
+  return Object.is(actual, expected) ? null : ` ${JSON.stringify(actual)} instead of ${JSON.stringify(expected)}`;
+}
+
+function parseScript(text) {
+  return JSON.parse(text.replace(/\{\{([0-9a-f])\}\}/g, (_, letter) => `sha256:${letter.repeat(64)}`));
+}
+
+/** Plays a script and returns the outputs of its steps. */
+async function play(wasm, script, schemas) {
+  const policy = await Policy.load(wasm, script.config);
+  let kept = { state: null, cache: null, quarantine: [] };
+  const carry = (from) => Object.fromEntries(Object.entries(kept).map(([key, old]) => [key, key in from ? from[key] : old]));
+  schemas.check('describe.out', await policy.call('describe', {}, new Silent()));
+  const outputs = [];
+  for (const step of script.steps) {
+    kept = carry(step.input);
+    const input = { ...step.input, ...kept };
+    const effects = new ScriptedEffects(step, schemas);
+    try {
+      if (step.call !== 'describe') schemas.check(`${step.call}.in`, input); // which takes nothing
+      outputs.push(await policy.callText(step.call, JSON.stringify(input), effects));
+      const output = JSON.parse(outputs.at(-1));
+      effects.finish(step, output);
+      kept = carry(output);
+    } catch (error) {
+      if (!(error instanceof Departure || error instanceof PolicyFault)) throw error;
+      throw new Departure(`step ${JSON.stringify(step.name)}: ${error.message}`);
+    }
+  }
+  return outputs;
+}
+
+/** Plays every script of a folder; a departure is printed and counted. */
+async function playAll(wasm, folder, results, schemas) {
+  let failed = 0;
+  let lines = '';
+  const files = readdirSync(folder).filter((file) => file.endsWith('.json')).sort();
+  for (const file of files) {
+    const script = parseScript(readFileSync(join(folder, file), 'utf8'));
+    try {
+      const outputs = await play(wasm, script, schemas);
+      lines += outputs.map((output, index) => `${basename(file, '.json')} ${index} ${output}\n`).join('');
+    } catch (error) {
+      if (!(error instanceof Departure)) throw error;
+      failed += 1;
+      console.log(`FAILED ${file}: ${script.shows}\n${error.message}`);
+    }
+  }
+  writeFileSync(results, lines);
+  return [files.length - failed, failed];
+}
+
+/** Effects with a bug, whose exception holds a secret. */
+class Broken {
+  http_send() {
+    throw new RangeError('hunter2');
+  }
+  log() {
+    throw new RangeError('hunter2');
+  }
+}
+
+class Silent extends Broken {
+  log() {}
+}
+
+const CONFIG = { images: 'r.io/a' };
+const faultOf = async (work) => {
+  const fault = await work().then(() => null, (error) => error);
+  assert.ok(fault instanceof PolicyFault, `${fault}`);
+  return fault.message;
+};
+
+async function checkInputThatIsNone(wasm) {
+  const policy = await Policy.load(wasm, CONFIG);
+  const fault = await faultOf(() => policy.callText('poll', 'no json', new Silent()));
+  assert.match(fault, /input of poll is not what it takes/);
+  // A fault is of its call alone.
+  assert.equal((await policy.call('describe', {}, new Silent())).enabled, true);
+}
+
+async function checkExceptionInAnEffect(wasm) {
+  const lines = [];
+  const log = { ...console, error: (...words) => lines.push(words.join(' ')) };
+  for (const effects of [new Broken(), new Silent()]) {
+    const output = await (await Policy.load(wasm, CONFIG, { log })).call('poll', { now_ms: 0 }, effects);
+    const { reason } = output.outcomes[0];
+    assert.match(reason, /the host's http_send failed with RangeError/);
+    assert.doesNotMatch(reason, /hunter2/);
+  }
+  assert.ok(lines.some((line) => line.includes("the host's http_send failed") && line.includes('hunter2')), lines);
+}
+
+/** Larger than the buffer through which a worker and its host talk. */
+async function checkLargeAnswer(wasm) {
+  const effects = new Silent();
+  effects.http_send = async () => ({ responses: [{ ok: { status: 403, body: 'ä'.repeat(1 << 20) } }] });
+  const output = await (await Policy.load(wasm, CONFIG)).call('poll', { now_ms: 0 }, effects);
+  assert.match(output.outcomes[0].reason, /denied access/);
+}
+
+async function checkTrap() {
+  const trapping = await Policy.load(TRAPS, {});
+  assert.match(await faultOf(() => trapping.call('poll', { now_ms: 0 }, new Silent())), /poll: unreachable/);
+  for (const wasm of [NO_MEMORY, FOREIGN, TRAPS.subarray(0, 20)]) {
+    assert.match(await faultOf(() => Policy.load(wasm, {})), /cannot be loaded/);
+  }
+}
+
+async function checkEndlessLoop() {
+  const endless = await Policy.load(ENDLESS, {}, { timeoutMs: 500 });
+  assert.match(await faultOf(() => endless.call('poll', { now_ms: 0 }, new Silent())), /not done in 500 ms/);
+}
+
+async function checkHash(wasm) {
+  await assert.rejects(() => Policy.load(wasm, {}, { sha256: '00' }), /not 00/);
+}
+
+/** The player itself: a script that says something else fails, and so does what no schema allows. */
+async function checkDeparture(wasm, scripts, schemas) {
+  const text = readFileSync(join(scripts, 'seed-move-commit.json'), 'utf8');
+  for (const [old, other] of [['"seeded"', '"moved"'], ['"HEAD"', '"GET"'], ['first seen', 'never said']]) {
+    const script = parseScript(text.replace(old, other));
+    await assert.rejects(() => play(wasm, script, schemas), Departure, `${other} in place of ${old}`);
+  }
+  assert.throws(() => schemas.check('poll.in', { now_ms: 'noon' }), /now_ms must be integer/);
+}
+
+/** What no script can bring about, on the default policy. Returns how many there are; a failed one throws. */
+async function checkFaults(wasm, scripts, schemas) {
+  const checks = [checkInputThatIsNone, checkExceptionInAnEffect, checkLargeAnswer, checkTrap, checkEndlessLoop];
+  checks.push(checkHash, (policy) => checkDeparture(policy, scripts, schemas));
+  for (const check of checks) await check(wasm);
+  return checks.length;
+}
+
+async function main(results, schemaFolder, ...pairs) {
+  mkdirSync(results, { recursive: true });
+  const schemas = new Schemas(schemaFolder);
+  let [passed, failed] = [0, 0];
+  for (let i = 0; i < pairs.length; i += 2) {
+    const name = basename(pairs[i], '.wasm');
+    const [good, bad] = await playAll(readFileSync(pairs[i]), pairs[i + 1], join(results, `${name}.txt`), schemas);
+    console.log(`${name}: ${good} scripts as written, ${bad} not`);
+    passed += good;
+    failed += bad;
+    if (name === 'imagewatch') passed += await checkFaults(readFileSync(pairs[i]), pairs[i + 1], schemas);
+  }
+  console.log(`${passed} passed, ${failed} failed`);
+  return failed > 0 || passed === 0 ? 1 : 0;
+}
+
+process.exitCode = await main(...process.argv.slice(2));

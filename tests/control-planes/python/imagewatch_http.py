@@ -1,0 +1,112 @@
+"""`http_send` of a Python control plane, over the standard library. To be copied beside `imagewatch_policy.py`.
+
+It is the one place that holds credentials, so the rules that keep them are here: which hosts are asked, which of them
+gets which credential, how long an answer may be. Tested by `play.py`. It does not send POST, which registries with
+identity tokens want (Azure's), follows no redirects, and does not look at the addresses behind the hosts that it is
+allowed.
+"""
+
+import base64
+import concurrent.futures
+import hashlib
+import http.client
+import ipaddress
+import ssl
+import time
+import urllib.parse
+
+from imagewatch_policy import Refused
+
+MOST_BYTES = {"text": 64 << 10, "document": 4 << 20, "digest": 4 << 20}
+HEADERS = {"accept", "authorization"}
+
+
+class RegistryHttp:
+    def __init__(self, allowed_hosts, credentials=None, realms=None, deadline_s=10.0, parallel=16):
+        """Hosts are `ghcr.io` or `registry.lan:5000`. `credentials` has (user, password) by registry; `realms` the host of
+        a registry's token server where that is another host: it is allowed too, and may get the registry's credential."""
+        self.credentials, self.realms = credentials or {}, realms or {}
+        self.allowed = {*allowed_hosts, *self.realms.values()}
+        self.deadline_s, self.parallel = deadline_s, parallel
+
+    def http_send(self, batch):
+        with concurrent.futures.ThreadPoolExecutor(self.parallel) as pool:
+            return {"responses": list(pool.map(self.answer, batch["requests"]))}
+
+    def answer(self, request):
+        try:
+            return {"ok": self.send(request)}
+        except Refused as refused:
+            return {"err": refused.failure}
+        except ValueError:  # no URL, or a line break in a header
+            return {"err": {"code": "denied", "message": "the request is malformed", "retryable": False}}
+
+    def send(self, request):
+        url = urllib.parse.urlsplit(request["url"])
+        headers, is_authenticated = self.check(request, url)
+        kind = http.client.HTTPConnection if url.scheme == "http" else http.client.HTTPSConnection
+        path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
+        until = time.monotonic() + self.deadline_s
+        connection = kind(url.netloc, timeout=self.deadline_s)
+        try:
+            connection.request(request["method"], path, headers=headers)
+            response = connection.getresponse()  # a redirect is an answer as any other
+            read = request.get("read", "text")
+            body = read_body(response, MOST_BYTES[read], until)
+        except TimeoutError as error:
+            raise Refused("timeout", f"{url.netloc} did not answer in {self.deadline_s:g} s", True) from error
+        except ssl.SSLError as error:
+            raise Refused("tls", f"TLS with {url.netloc}: {error.reason}") from error
+        except OSError as error:
+            raise Refused("connect", f"{url.netloc} cannot be reached: {type(error).__name__}", True) from error
+        except http.client.HTTPException as error:
+            raise Refused("bad_answer", f"{url.netloc} does not speak HTTP: {type(error).__name__}", True) from error
+        finally:
+            connection.close()
+        wanted = [[name.lower(), value] for name, value in response.getheaders() if name.lower() in request["want"]]
+        said = {"status": response.status, "headers": wanted, "authenticated": is_authenticated, "body": ""}
+        if read == "digest" and 200 <= response.status < 300:  # of anything else the text says why
+            return {**said, "body_digest": "sha256:" + hashlib.sha256(body).hexdigest()}
+        return {**said, "body": body.decode(errors="replace")}
+
+    def check(self, request, url):
+        """Refuses what is not allowed; returns the headers to send and whether a credential is among them."""
+        if request["method"] not in ("GET", "HEAD"):
+            raise Refused("denied", f"{request['method']} is not sent by this host")
+        if url.netloc not in self.allowed:
+            raise Refused("denied", f"host {url.netloc.rpartition('@')[2]} is not allowed")
+        if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname)):
+            raise Refused("denied", f"{url.netloc} is asked by https only")
+        headers = {name.lower(): value for name, value in request["headers"]}
+        if not headers.keys() <= HEADERS or not headers.get("authorization", "Bearer ").startswith("Bearer "):
+            raise Refused("denied", "a policy may set accept, and a bearer token as authorization")
+        if request.get("credential") is None:
+            return headers, False
+        registry = request["credential"].partition("/")[0]
+        pair = self.credentials.get(registry)
+        if pair is None and request.get("or_anonymous"):
+            return headers, False
+        if pair is None:
+            raise Refused("no_credential", f"no credential is configured for {registry}")
+        if url.netloc not in (registry, self.realms.get(registry)):
+            raise Refused("denied", f"the credential of {registry} is not for {url.netloc}")
+        basic = base64.b64encode(":".join(pair).encode()).decode()
+        return {**headers, "authorization": f"Basic {basic}"}, True
+
+
+def read_body(response, most, until):
+    body = b""
+    while chunk := response.read1(1 << 16):
+        body += chunk
+        if len(body) > most:
+            raise Refused("too_large", f"the answer has more than {most} bytes")
+        if time.monotonic() > until:
+            raise TimeoutError
+    return body
+
+
+def is_loopback(host):
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,248 @@
+"""Plays the scripted scenarios on a built policy under the PyPI package `extism`, as `imagewatch_core::script` does
+natively; the format is described there. With the default policy, imagewatch.wasm, it then provokes the faults that no
+script can.
+
+    python play.py OUTPUTS (WASM SCRIPTS)...
+
+Every output is written to OUTPUTS/<name of WASM>.txt, for a comparison with the other hosts byte for byte.
+"""
+
+import json
+import logging
+import pathlib
+import re
+import sys
+
+from imagewatch_policy import LOG, Policy, PolicyFault, Refused
+from play_engine import check_engine
+from play_http import check_control_plane, check_what_is_refused
+
+KEPT = {"state": None, "cache": None, "quarantine": []}
+# (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
+POLICY = "0061736d010000000105016000017f030201000503010001071102066d656d6f7279020004706f6c6c0000"
+TRAPS = bytes.fromhex(POLICY + "0a05010300000b")
+# The same with (loop (br 0)) i32.const 0 for a body.
+ENDLESS = bytes.fromhex(POLICY + "0a0b01090003400c000b41000b")
+# (module (import "env" "open" (func)) (memory (export "memory") 1) (func (export "poll") (result i32) i32.const 0))
+FOREIGN = bytes.fromhex(
+    "0061736d010000000108026000006000017f020c0103656e76046f70656e000003020101"
+    "0503010001071102066d656d6f7279020004706f6c6c00010a0601040041000b"
+)
+
+
+class Departure(Exception):
+    """Where a policy did something else than its script says."""
+
+
+class ScriptedEffects:
+    """The effects of one step: answers from the script and notes every departure from it."""
+
+    def __init__(self, step):
+        self.expected = list(step.get("host", []))
+        self.logged = []
+        self.departures = []
+
+    def http_send(self, asked):
+        return self.answer("http_send", asked)
+
+    def docker_containers(self, asked):
+        return self.answer("docker_containers", asked)
+
+    def docker_refresh(self, asked):
+        return self.answer("docker_refresh", asked)
+
+    def log(self, line):
+        self.logged.append(line["message"])
+
+    def answer(self, function, asked):
+        exchange = self.expected.pop(0) if self.expected else {"function": "nothing"}
+        if exchange["function"] != function:
+            return self.depart(f"{function} called instead of {exchange['function']}, with {asked}")
+        if difference := find_difference(asked, exchange["in"]):
+            return self.depart(f"{function} called otherwise: {difference}")
+        if "err" in exchange["out"]:
+            raise Refused(**exchange["out"]["err"])
+        return exchange["out"]["ok"]
+
+    def depart(self, departure):
+        self.departures.append(departure)
+        raise Refused("other", "not in the script")
+
+    def finish(self, step, output):
+        if difference := find_difference(output, step["output"]):
+            self.departures.append(f"output differs: {difference}\nin {json.dumps(output)}")
+        self.departures += [f"{exchange['function']} was not called" for exchange in self.expected]
+        lines = iter(self.logged)
+        for part in step.get("log", []):
+            if not any(part in line for line in lines):
+                self.departures.append(f"no log line with {part!r} in {self.logged}")
+        if self.departures:
+            raise Departure("\n".join(self.departures))
+
+
+def find_difference(actual, expected):
+    """Where `actual` lacks something of `expected`; None when it has all: every key of an object, every element of a
+    list and no more, the part of a text between asterisks, and every other value as it is."""
+    if isinstance(actual, dict) and isinstance(expected, dict):
+        pairs = [(key, actual.get(key), value) for key, value in expected.items()]
+    elif isinstance(actual, list) and isinstance(expected, list) and len(actual) == len(expected):
+        pairs = [(index, *pair) for index, pair in enumerate(zip(actual, expected))]
+    elif isinstance(actual, str) and isinstance(expected, str) and re.fullmatch(r"\*.*\*", expected):
+        return None if expected[1:-1] in actual else f" {actual!r} has no {expected[1:-1]!r}"
+    else:
+        same = actual == expected and isinstance(actual, bool) == isinstance(expected, bool)
+        return None if same else f" {actual!r} instead of {expected!r}"
+    return next((f"{key}.{found}" for key, *pair in pairs if (found := find_difference(*pair))), None)
+
+
+def parse_script(text):
+    return json.loads(re.sub(r"\{\{([0-9a-f])\}\}", lambda match: "sha256:" + match[1] * 64, text))
+
+
+def play(wasm, script):
+    """Plays a script and returns the outputs of its steps."""
+    policy = Policy(wasm, script["config"])
+    kept, outputs = dict(KEPT), []
+    for step in script["steps"]:
+        kept = {key: step["input"].get(key, value) for key, value in kept.items()}
+        effects = ScriptedEffects(step)
+        try:
+            outputs.append(policy.call_text(step["call"], json.dumps({**step["input"], **kept}), effects).decode())
+            output = json.loads(outputs[-1])
+            effects.finish(step, output)
+        except (Departure, PolicyFault) as error:
+            raise Departure(f"step {step['name']!r}: {error}") from error
+        kept = {key: output.get(key, value) for key, value in kept.items()}
+    return outputs
+
+
+def play_all(wasm, folder, results):
+    """Plays every script of a folder; a departure is printed and counted."""
+    failed, files = 0, sorted(folder.glob("*.json"))
+    with open(results, "w", encoding="utf-8") as lines:
+        for file in files:
+            script = parse_script(file.read_text(encoding="utf-8"))
+            try:
+                outputs = play(wasm, script)
+            except Departure as departure:
+                failed += 1
+                print(f"FAILED {file}: {script['shows']}\n{departure}")
+                continue
+            lines.writelines(f"{file.stem} {index} {output}\n" for index, output in enumerate(outputs))
+    return len(files) - failed, failed
+
+
+class Broken:
+    """Effects with a bug, whose exception holds a secret."""
+
+    def __getattr__(self, _name):
+        raise RuntimeError("hunter2")
+
+
+class Silent(Broken):
+    def log(self, _line):
+        pass
+
+
+class Lines(logging.Handler):
+    """What the host logs, in place of standard error."""
+
+    lines = []
+
+    def emit(self, record):
+        self.lines.append(self.format(record))
+
+
+def fault_of(work):
+    try:
+        work()
+    except PolicyFault as fault:
+        return str(fault)
+    raise AssertionError("there is no fault")
+
+
+def check_input_that_is_none(wasm):
+    policy = Policy(wasm, {"images": "r.io/a"})
+    assert "input of poll is not what it takes" in fault_of(lambda: policy.call_text("poll", "no json", Silent()))
+    # A fault is of its call alone.
+    assert policy.call("describe", {}, Silent())["enabled"] is True
+
+
+def check_exception_in_an_effect(wasm):
+    for effects in (Broken(), Silent()):
+        output = Policy(wasm, {"images": "r.io/a"}).call("poll", {"now_ms": 0}, effects)
+        reason = output["outcomes"][0]["reason"]
+        assert "the host's http_send failed with RuntimeError" in reason and "hunter2" not in reason, reason
+    assert any("the host's http_send failed" in line and "hunter2" in line for line in Lines.lines), Lines.lines
+
+
+def check_answer_over_the_memory_limit(wasm):
+    class Huge(Silent):
+        def http_send(self, _batch):
+            return {"responses": [{"ok": {"status": 200, "body": "x" * (64 << 20)}}]}
+
+    output = Policy(wasm, {"images": "r.io/a"}, memory_pages=64).call("poll", {"now_ms": 0}, Huge())
+    assert "the host's answer cannot be read" in output["outcomes"][0]["reason"], output
+    # It fits once, but not beside what the policy makes of it.
+    fault = fault_of(lambda: Policy(wasm, {"images": "r.io/a"}, memory_pages=1100).call("poll", {"now_ms": 0}, Huge()))
+    assert "oom" in fault, fault
+
+
+def check_trap(_wasm):
+    assert "wasm backtrace" in fault_of(lambda: Policy(TRAPS, {}).call("poll", {"now_ms": 0}, Silent()))
+    for wasm in (TRAPS[:20], FOREIGN):
+        assert "cannot be loaded" in fault_of(lambda: Policy(wasm, {}))
+
+
+def check_endless_loop(_wasm):
+    assert "timeout" in fault_of(lambda: Policy(ENDLESS, {}, timeout_ms=300).call("poll", {"now_ms": 0}, Silent()))
+
+
+def check_hash(wasm):
+    try:
+        Policy(wasm, {}, sha256="00")
+    except ValueError as error:
+        assert "not 00" in str(error)
+    else:
+        raise AssertionError("another hash was accepted")
+
+
+def check_departure(wasm, scripts):
+    """The player itself: a script that says something else fails."""
+    text = (scripts / "seed-move-commit.json").read_text(encoding="utf-8")
+    for old, new in (('"seeded"', '"moved"'), ('"HEAD"', '"GET"'), ("first seen", "never said")):
+        try:
+            play(wasm, parse_script(text.replace(old, new, 1)))
+        except Departure:
+            continue
+        raise AssertionError(f"{new} in place of {old} was not noticed")
+
+
+def check_faults(wasm, scripts):
+    """What no script can bring about, on the default policy. Returns how many there are; a failed one raises."""
+    checks = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
+    checks += [check_control_plane, check_what_is_refused, check_engine, check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
+    for check in checks:
+        check(wasm)
+    return len(checks)
+
+
+def main(results, *pairs):
+    LOG.addHandler(Lines())
+    results = pathlib.Path(results)
+    results.mkdir(parents=True, exist_ok=True)
+    passed = failed = 0
+    policies = [(pathlib.Path(wasm), pathlib.Path(scripts)) for wasm, scripts in zip(pairs[::2], pairs[1::2])]
+    for file, scripts in policies:
+        good, bad = play_all(file.read_bytes(), scripts, results / f"{file.stem}.txt")
+        print(f"{file.stem}: {good} scripts as written, {bad} not")
+        passed, failed = passed + good, failed + bad
+    for file, scripts in policies:
+        if file.stem == "imagewatch":
+            passed += check_faults(file.read_bytes(), scripts)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,122 @@
+//! Hostile policies beside a good one, in the real program: each is contained, named and counted, and the good one goes
+//! on moving its container. What each kind of hostility comes to stands in the host's own tests.
+
+use std::path::PathBuf;
+
+use imagewatch_tests::http_client::build_client;
+use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::wait::wait_for;
+
+use crate::inline::Inline;
+use crate::reload::{plugin_status, polls_of};
+use crate::stage::{LATER, SOON, Stage, watch_with};
+
+/// A manifest `name` for a hostile `policy` that is granted what the good one is.
+fn write(stage: &Stage, name: &str, policy: &Inline) -> PathBuf {
+    let wasm = stage.folder.path().join(format!("{name}.wasm"));
+    std::fs::write(&wasm, policy.build()).expect("the test's folder takes files");
+    let manifest = PluginManifest { wasm, ..stage.manifest() };
+    let mut manifest = manifest
+        .config("host.allow_unhashed", "true")
+        .config("host.fuel", "500000000")
+        .config("host.max_host_calls", "20");
+    manifest.config.remove("interval");
+    stage.write(&manifest, name)
+}
+
+fn refresh(order: &str) -> String {
+    format!(r#"(drop (call $docker_refresh «{{"orders": [{order}]}}»))"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    stage.push("other", "v1").await;
+    stage.run("web").await;
+    let other = stage.run("other").await;
+    let outside = format!(
+        r#"{{"order": "a", "target": "a", "reference": "{}", "recreate": true, "strategy": "remove", "containers": {{"name": "not-ours"}}}}"#,
+        stage.image("other")
+    );
+    let miner =
+        r#"{"order": "a", "target": "a", "reference": "evil.io/miner", "recreate": true, "strategy": "replace"}"#;
+    let order_and_trap = format!(
+        "{} unreachable",
+        refresh(&format!(
+            r#"{{"order": "a", "target": "a", "reference": "{}", "recreate": true, "strategy": "remove", "only_outdated": false}}"#,
+            stage.image("other")
+        ))
+    );
+    let faults = [
+        ("endless", "(loop $l (br $l))", "fuel"),
+        ("bomb", "(loop $l (drop (memory.grow (i32.const 64))) (br $l))", "memory"),
+        (
+            "flood",
+            "(local.set $a «{}») (loop $l (drop (call $docker_containers (local.get $a))) (br $l))",
+            "host_calls",
+        ),
+        ("panics", "(call $error_set «policy panicked: at the disco») unreachable", "panic"),
+        ("nonsense", "(call $output «[1»)", "nonsense"),
+        ("orders", &order_and_trap, "trap"),
+    ];
+    let denials = [
+        ("outside", &refresh(&outside), "container"),
+        ("miner", &refresh(miner), "image"),
+        (
+            "caller",
+            &r#"(drop (call $http_send «{"requests": [{"method": "GET", "url": "https://evil.io/"}]}»))"#.to_owned(),
+            "http",
+        ),
+    ];
+    let mut manifests = vec![stage.write(&stage.manifest().config("images", &stage.image("web")), "good")];
+    for (name, poll, _) in faults {
+        manifests.push(write(&stage, name, &Inline { poll: poll.to_owned(), ..Inline::default() }));
+    }
+    for (name, poll, _) in &denials {
+        manifests.push(write(&stage, name, &Inline::polling(poll)));
+    }
+    let foreign = Inline { fields: r#"(import "env" "exec" (func))"#.to_owned(), ..Inline::default() };
+    manifests.push(write(&stage, "foreign", &foreign));
+    let debug = [("IMAGEWATCH_LOG", "imagewatch=debug")];
+    let daemon = watch_with(stage.scope.engine().host(), &manifests, &debug);
+    daemon.wait_for_line("first seen").await;
+
+    for version in ["v2", "v3"] {
+        let digest = stage.push("web", version).await;
+        stage.wait_until_on("web", &digest, LATER).await;
+    }
+    for (name, what) in faults.iter().map(|row| (row.0, "faults")).chain(denials.iter().map(|row| (row.0, "denied"))) {
+        wait_for(&format!("{what} of {name}"), LATER, || async {
+            let status = plugin_status(&daemon, name).await;
+            if status[what].as_object().is_some_and(|counts| !counts.is_empty()) { Ok(()) } else { Err(status) }
+        })
+        .await;
+    }
+    let metrics = build_client().get(daemon.admin_url("/metrics").await).send().await.expect("it answers");
+    let metrics = metrics.text().await.expect("text");
+    for (name, _, kind) in faults {
+        let status = plugin_status(&daemon, name).await;
+        assert!(status["faults"][kind].as_u64() > Some(0), "{name}: {status}");
+        assert!(
+            daemon.count(&format!("manifest=\"{name}\"")) + daemon.count(&format!("manifest={name}")) > 0,
+            "{name}"
+        );
+        let counter = format!("imagewatch_plugin_faults_total{{manifest=\"{name}\",kind=\"{kind}\"}}");
+        assert!(metrics.contains(&counter), "{counter} in {metrics}");
+    }
+    for (name, _, what) in &denials {
+        let status = plugin_status(&daemon, name).await;
+        assert!(status["denied"][what].as_u64() > Some(0), "{name}: {status}");
+        let counter = format!("imagewatch_plugin_denied_total{{manifest=\"{name}\",what=\"{what}\"}}");
+        assert!(metrics.contains(&counter), "{counter} in {metrics}");
+    }
+    assert!(metrics.contains("result=\"refused\"} 1"), "{metrics}");
+    daemon.process.wait_for_line("imports `env exec`", SOON).await;
+    daemon.process.wait_for_line("refused to the policy", SOON).await;
+    assert_eq!(stage.container("other").await.expect("it is there").id, other, "nobody touched it");
+    let polls = polls_of(&daemon.stop().await, "good");
+    let most = polls.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    println!("{} polls of the good one, {most:.3} s apart at most", polls.len());
+    assert!(most < 3.0, "a tick of every 200 ms was {most:.3} s late");
+}

@@ -1,0 +1,247 @@
+//! Policies swapped while the program runs: by file, by SIGHUP, by the admin API; broken ones, and the way back; and a
+//! thousand swaps under load.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use imagewatch_tests::components;
+use imagewatch_tests::http_client::build_client;
+use imagewatch_tests::image::sha256;
+use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::process::Signal;
+use imagewatch_tests::program::STATE_DIR;
+use imagewatch_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+use crate::stage::{ADMIN_TOKEN, Daemon, SOON, Stage, answer_of, run_to_end, watch_with};
+
+/// The plugin with another hash: the same code, and a custom section more.
+pub(crate) fn variant(name: &str) -> Vec<u8> {
+    let mut wasm = std::fs::read(components::plugin_wasm()).expect("it was built");
+    let length = |bytes: usize| u8::try_from(bytes).expect("a short name");
+    wasm.extend([0, length(name.len() + 1), length(name.len())]);
+    wasm.extend(name.as_bytes());
+    wasm
+}
+
+/// As files are deployed: by renaming over.
+pub(crate) fn deploy(path: &Path, bytes: &[u8]) {
+    let staged = path.with_extension("staged");
+    std::fs::write(&staged, bytes).expect("the test's folder takes files");
+    std::fs::rename(&staged, path).expect("a rename within one folder works");
+}
+
+pub(crate) fn hash_of(bytes: &[u8]) -> String {
+    sha256(bytes).to_string().trim_start_matches("sha256:").to_owned()
+}
+
+/// The entry of `manifest` in `GET /admin/plugins`.
+pub(crate) async fn plugin_status(daemon: &Daemon, manifest: &str) -> Value {
+    let request = build_client().get(daemon.admin_url("/admin/plugins").await).bearer_auth(ADMIN_TOKEN);
+    let (status, body) = answer_of(request).await;
+    assert_eq!(status, 200, "{body}");
+    let listed = body["plugins"].as_array().expect("a list");
+    listed.iter().find(|plugin| plugin["manifest"] == manifest).cloned().unwrap_or_else(|| panic!("{body}"))
+}
+
+/// Seconds of the day at which `manifest` was polled, from its debug lines.
+pub(crate) fn polls_of(lines: &[String], manifest: &str) -> Vec<f64> {
+    let mark = format!("manifest={manifest} export=poll ");
+    let called = lines.iter().filter(|line| line.contains("policy called"));
+    called.filter(|line| line.replace('"', "").contains(&mark)).map(|line| second_of_day(line)).collect()
+}
+
+/// Of a line that begins with `2026-11-21T15:55:05.123456Z`.
+fn second_of_day(line: &str) -> f64 {
+    let (_, time) = line.split_once('T').expect("a timestamp");
+    let time = time.split_once('Z').expect("a timestamp").0;
+    time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().expect("a number"))
+}
+
+/// A manifest `one` whose module is a file of its own.
+struct Deployed {
+    stage: Stage,
+    module: PathBuf,
+}
+
+impl Deployed {
+    async fn new() -> Self {
+        let stage = Stage::new().await;
+        let module = stage.folder.path().join("policy.wasm");
+        Self { stage, module }
+    }
+
+    /// Deploys `wasm` and a manifest with its hash.
+    fn deploy(&self, wasm: &[u8], more: &[(&str, &str)]) -> PathBuf {
+        deploy(&self.module, wasm);
+        self.pin(wasm, more)
+    }
+
+    fn pin(&self, wasm: &[u8], more: &[(&str, &str)]) -> PathBuf {
+        let mut manifest =
+            PluginManifest { wasm: self.module.clone(), hash: Some(hash_of(wasm)), ..self.stage.manifest() };
+        manifest = manifest.config("images", &self.stage.image("web"));
+        for (key, value) in more {
+            manifest = manifest.config(key, value);
+        }
+        self.stage.write(&manifest, "one")
+    }
+
+    fn watch(&self, manifest: PathBuf, log: &str) -> Daemon {
+        let state = self.stage.folder.path().join("state");
+        let state = state.to_str().expect("the temp folder's name is text");
+        watch_with(self.stage.scope.engine().host(), &[manifest], &[(STATE_DIR, state), ("IMAGEWATCH_LOG", log)])
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_and_its_config_change_while_it_runs_and_what_was_seen_stays() {
+    let deployed = Deployed::new().await;
+    let stage = &deployed.stage;
+    let v1 = stage.push("web", "v1").await;
+    stage.run("web").await;
+    let (first, second) = (variant("first"), variant("second"));
+    let mut daemon = deployed.watch(deployed.deploy(&first, &[]), "info");
+    daemon.wait_for_line(&format!("first seen at {}", v1.short())).await;
+
+    // By its files: the module alone is not the manifest's, the two together are.
+    deploy(&deployed.module, &second);
+    daemon.wait_for_line("the manifest's `hash` is").await;
+    daemon.wait_for_line("goes on as before").await;
+    assert!(plugin_status(&daemon, "one").await["refused"]["reason"].as_str().expect("a reason").contains("`hash`"));
+    deployed.pin(&second, &[]);
+    daemon.wait_for_line("loaded anew").await;
+    let status = plugin_status(&daemon, "one").await;
+    assert_eq!((&status["running"]["sha256"], &status["refused"]), (&json!(hash_of(&second)), &Value::Null));
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    assert_eq!(daemon.count("first seen"), 1, "the state was carried over");
+
+    // Its config, by SIGHUP.
+    let seen = daemon.count("loaded anew");
+    deployed.pin(&second, &[("strategy", "notify")]);
+    daemon.process.signal(Signal::HUP);
+    daemon.wait_for_more("loaded anew", seen).await;
+    daemon.wait_for_line("SIGHUP").await;
+
+    // By the admin API.
+    let (status, body) = daemon.post("/admin/plugins/one/reload").await;
+    assert_eq!((status, body), (200, json!({"result": "unchanged"})));
+    let (status, _) = daemon.post("/admin/plugins/two/reload").await;
+    assert_eq!(status, 404);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_policy_leaves_the_one_before_at_work_and_going_back_is_one_command() {
+    let deployed = Deployed::new().await;
+    let stage = &deployed.stage;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let (first, second) = (variant("first"), variant("second"));
+    let daemon = deployed.watch(deployed.deploy(&first, &[]), "info");
+    daemon.wait_for_line("first seen").await;
+    deployed.deploy(&second, &[]);
+    daemon.wait_for_line("loaded anew").await;
+
+    let broken = &second[..second.len() / 2];
+    deployed.deploy(broken, &[]);
+    let (status, body) = daemon.post("/admin/plugins/one/reload").await;
+    assert!(status == 422 && body["error"].as_str().expect("text").contains("no valid wasm module"), "{body}");
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+
+    let state = stage.folder.path().join("state");
+    let envs = [(STATE_DIR, state.to_str().expect("text"))];
+    let roll_back = ["plugin", "rollback", "one", "--json"];
+    // What is at work, since the files are others.
+    let (code, output) = run_to_end(stage.scope.engine().host(), &roll_back, &envs).await;
+    assert!(code == 0 && output.contains(&hash_of(&second)), "{output}");
+    wait_for("nothing refused", SOON, || async {
+        let status = plugin_status(&daemon, "one").await;
+        if status["refused"].is_null() { Ok(()) } else { Err(status) }
+    })
+    .await;
+    // And once more: the one before.
+    let (status, body) = daemon.post("/admin/plugins/one/rollback").await;
+    assert_eq!((status, &body["sha256"]), (200, &json!(hash_of(&first))));
+    assert_eq!(std::fs::read(&deployed.module).expect("a file"), first);
+    let v3 = stage.push("web", "v3").await;
+    stage.wait_until_on("web", &v3, SOON).await;
+    let (code, output) = run_to_end(stage.scope.engine().host(), &["plugin", "rollback", "nobody"], &envs).await;
+    assert!(code == 1 && output.contains("there are: one"), "{output}");
+    daemon.stop().await;
+}
+
+/// Resident memory of a process.
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Refreshes, one after the other, until told to stop; how many.
+async fn refresh_all_the_time(url: String, is_over: Arc<AtomicBool>) -> usize {
+    let mut count = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let (status, body) = answer_of(build_client().post(&url).bearer_auth(ADMIN_TOKEN)).await;
+        assert_eq!(status, 200, "{body}");
+        count += 1;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_swaps_under_load_lose_no_tick_and_no_memory() {
+    const SWAPS: usize = 1_000;
+    let deployed = Deployed::new().await;
+    deployed.stage.push("web", "v1").await;
+    deployed.stage.run("web").await;
+    let policies = [variant("first"), variant("second")];
+    let unhashed = [("host.allow_unhashed", "true")];
+    deploy(&deployed.module, &policies[1]);
+    let manifest = PluginManifest { wasm: deployed.module.clone(), hash: None, ..deployed.stage.manifest() };
+    let manifest = manifest.config("images", &deployed.stage.image("web")).config(unhashed[0].0, unhashed[0].1);
+    let daemon = deployed.watch(deployed.stage.write(&manifest, "one"), "imagewatch=debug");
+    daemon.wait_for_line("first seen").await;
+
+    let is_over = Arc::new(AtomicBool::new(false));
+    let refresh = daemon.admin_url("/admin/workspace-images/refresh?recreate=false").await;
+    let refreshing = tokio::spawn(refresh_all_the_time(refresh, is_over.clone()));
+    let reload = daemon.admin_url("/admin/plugins/one/reload").await;
+    let client = build_client();
+    let mut warm_kib = 0;
+    for swap in 0..SWAPS {
+        deploy(&deployed.module, &policies[swap % 2]);
+        let (status, body) = answer_of(client.post(&reload).bearer_auth(ADMIN_TOKEN)).await;
+        assert_eq!(status, 200, "{body}");
+        if swap == SWAPS / 10 {
+            warm_kib = resident_kib(daemon.process.pid());
+        }
+    }
+    let grown_kib = resident_kib(daemon.process.pid()).saturating_sub(warm_kib);
+    is_over.store(true, Ordering::Relaxed);
+    let refreshes = refreshing.await.expect("no refresh failed");
+    let status = plugin_status(&daemon, "one").await;
+    let polls = polls_of(&daemon.stop().await, "one");
+    let most = polls.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    let due = polls.last().zip(polls.first()).map_or(0.0, |(last, first)| (last - first) / 0.2);
+    println!(
+        "{SWAPS} swaps: {} polls where {due:.0} were due, {most:.3} s apart at most, {refreshes} refreshes, {grown_kib} KiB more",
+        polls.len()
+    );
+    assert_eq!(status["loads"]["loaded"], json!(SWAPS + 1), "each was at work: {status}");
+    assert_eq!((&status["loads"]["refused"], &status["faults"]), (&Value::Null, &json!({})), "{status}");
+    // The lines say when a poll ended; it began at least 200 ms after the one before had.
+    assert!(
+        f64::from(u32::try_from(polls.len()).expect("a few hundred")) <= due + 2.0,
+        "{} polls where {due:.0} were due",
+        polls.len()
+    );
+    assert!(most < 2.0, "a tick of every 200 ms came after {most:.3} s: one was lost");
+    assert!(refreshes > 5, "{refreshes}");
+    assert!(grown_kib < 24 * 1024, "{grown_kib} KiB more than after a tenth of the swaps");
+}

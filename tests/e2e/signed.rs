@@ -1,0 +1,58 @@
+//! Where a signature is asked for, the real program runs what the key signed and nothing else: at its start, and when the
+//! file changes.
+
+use std::path::Path;
+
+use imagewatch_tests::components;
+use imagewatch_tests::plugin_manifest::PluginManifest;
+use minisign::KeyPair;
+use serde_json::json;
+
+use crate::reload::{deploy, hash_of, plugin_status, variant};
+use crate::stage::{SOON, Stage, run_to_end};
+
+fn sign(key: &KeyPair, module: &Path, wasm: &[u8]) {
+    let signature = minisign::sign(None, &key.sk, wasm, None, None).expect("it signs").into_string();
+    std::fs::write(module.with_extension("wasm.minisig"), signature).expect("the test's folder takes files");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_the_key_signed_is_run() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let (key, another) = (KeyPair::generate_unencrypted_keypair(), KeyPair::generate_unencrypted_keypair());
+    let (key, another) = (key.expect("random numbers"), another.expect("random numbers"));
+    let module = stage.folder.path().join("policy.wasm");
+    let wasm = std::fs::read(components::plugin_wasm()).expect("it was built");
+    deploy(&module, &wasm);
+    let manifest = PluginManifest { wasm: module.clone(), hash: None, ..stage.manifest() };
+    let manifest = manifest
+        .config("images", &stage.image("web"))
+        .config("host.allow_unhashed", "true")
+        .config("host.signature_key", &key.pk.to_base64());
+    let path = stage.write(&manifest, "signed");
+    let check = ["check", path.to_str().expect("text")];
+
+    let (code, output) = run_to_end(stage.scope.engine().host(), &check, &[]).await;
+    assert!(code == 4 && output.contains("policy.wasm.minisig cannot be read"), "{output}");
+    sign(&another, &module, &wasm);
+    let (code, output) = run_to_end(stage.scope.engine().host(), &check, &[]).await;
+    assert!(code == 4 && output.contains("is not that of `host.signature_key`"), "{output}");
+    sign(&key, &module, &wasm);
+    let daemon = stage.watch(&[path]);
+    daemon.wait_for_line("first seen").await;
+
+    let next = variant("next");
+    deploy(&module, &next);
+    daemon.wait_for_line("goes on as before").await;
+    let status = plugin_status(&daemon, "signed").await;
+    assert_eq!(status["running"]["sha256"], json!(hash_of(&wasm)), "{status}");
+    sign(&key, &module, &next);
+    daemon.process.wait_for_line("loaded anew", SOON).await;
+    let status = plugin_status(&daemon, "signed").await;
+    assert_eq!(status["running"]["sha256"], json!(hash_of(&next)), "{status}");
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    daemon.stop().await;
+}

@@ -1,0 +1,108 @@
+//! Following tags: a container goes to the newest tag that its policy has for it, and is created from that tag.
+
+use imagewatch_abi::Digest;
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::image::ImageSpec;
+
+use crate::stage::{SOON, Stage, labels, run_to_end};
+
+const POLICY: &str = "imagewatch.update-policy";
+
+fn tagged(stage: &Stage, tag: &str) -> String {
+    format!("{}/{}:{tag}", stage.registry.host(), stage.scope.name("web"))
+}
+
+/// Each version is an image of its own.
+async fn push(stage: &Stage, tag: &str) -> Digest {
+    let spec = ImageSpec::sleeper(&stage.scope.name(&format!("v{tag}")));
+    stage.registry.target().push(&stage.scope.name("web"), tag, &spec).await
+}
+
+async fn run(stage: &Stage, tag: &str, more: &[(&str, &str)]) -> String {
+    let env = vec!["GREETING=hello".to_owned()];
+    stage.run_as("web", RunSpec { image: tagged(stage, tag), env, labels: labels(more), ..RunSpec::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_goes_to_the_newest_tag_in_its_range_and_keeps_what_is_its_own() {
+    let stage = Stage::new().await;
+    push(&stage, "1.0.0").await;
+    let old_id = run(&stage, "1.0.0", &[(POLICY, "semver:^1"), ("com.docker.compose.project", "shop")]).await;
+    let newer = push(&stage, "1.1.0").await;
+    push(&stage, "2.0.0-rc").await;
+    push(&stage, "2.0.0").await;
+    let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
+
+    let check = ["check", manifest.to_str().expect("text")];
+    let (code, shown) = run_to_end(stage.scope.engine().host(), &check, &[]).await;
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("1.0.0 → 1.1.0") && shown.contains("1 to update"), "{shown}");
+
+    let daemon = stage.watch(&[manifest]);
+    let now = stage.wait_until_on("web", &newer, SOON).await;
+    assert_ne!(now.id, old_id);
+    assert_eq!(now.image, tagged(&stage, "1.1.0"), "it is created from the tag that it follows");
+    let env = stage.scope.exec(&stage.scope.name("web"), &["env"]).await;
+    assert!(env.contains("GREETING=hello"), "{env}");
+    assert!(
+        env.contains(&format!("VERSION={}", stage.scope.name("v1.1.0"))),
+        "the image's own is the new one's: {env}"
+    );
+    assert_eq!(now.labels[POLICY], "semver:^1");
+    daemon.wait_for_line("1.0.0 → 1.1.0: pulled, recreated").await;
+    daemon.wait_for_line("the next `docker compose up` goes back").await;
+
+    // The same tag again, and then the next.
+    let spec = ImageSpec::sleeper(&stage.scope.name("v1.1.0-again"));
+    let again = stage.registry.target().push(&stage.scope.name("web"), "1.1.0", &spec).await;
+    assert_eq!(stage.wait_until_on("web", &again, SOON).await.image, tagged(&stage, "1.1.0"));
+    let next = push(&stage, "1.2.0").await;
+    assert_eq!(stage.wait_until_on("web", &next, SOON).await.image, tagged(&stage, "1.2.0"));
+    daemon.wait_for_line("1.1.0 → 1.2.0: pulled, recreated").await;
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+    assert_eq!(daemon.stop().await.iter().filter(|line| line.contains("moved")).count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_does_not_work_is_held_and_the_container_stays_on_its_own_until_a_newer_one_comes() {
+    let stage = Stage::new().await;
+    let old = push(&stage, "1.0.0").await;
+    let old_id = run(&stage, "1.0.0", &[(POLICY, "semver:~1")]).await;
+    let broken = ImageSpec::broken(&stage.scope.name("v1.1.0"));
+    stage.registry.target().push(&stage.scope.name("web"), "1.1.0", &broken).await;
+    let daemon = stage.watch(&[stage.write(&stage.manifest().config("containers", "labelled"), "labelled")]);
+    daemon.wait_for_line("is quarantined").await;
+    let now = stage.container("web").await.expect("it is back under its name");
+    assert_eq!((now.id, now.is_running, now.digests.contains(&old)), (old_id, true, true));
+    assert_eq!(now.image, tagged(&stage, "1.0.0"));
+
+    let fixed = push(&stage, "1.1.1").await;
+    assert_eq!(stage.wait_until_on("web", &fixed, SOON).await.image, tagged(&stage, "1.1.1"));
+    assert_eq!(daemon.count("refreshing (1.0.0 → 1.1.0)"), 1, "it was tried once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_image_is_found_on_the_tag_to_which_it_went_when_the_program_starts_again() {
+    let stage = Stage::new().await;
+    push(&stage, "build-9").await;
+    run(&stage, "build-9", &[]).await;
+    let manifest = stage
+        .manifest()
+        .config("images", &tagged(&stage, "build-9"))
+        .config("update_policy", "numeric")
+        // A single `$` would be a variable.
+        .config("tag_filter", "^build-([0-9]+)$$");
+    let manifest = stage.write(&manifest, "listed");
+    let daemon = stage.watch(std::slice::from_ref(&manifest));
+    daemon.wait_for_line("first seen").await;
+    let tenth = push(&stage, "build-10").await;
+    push(&stage, "nightly-11").await;
+    assert_eq!(stage.wait_until_on("web", &tenth, SOON).await.image, tagged(&stage, "build-10"));
+    daemon.wait_for_line("build-9 → build-10: pulled, recreated").await;
+    daemon.stop().await;
+
+    let eleventh = push(&stage, "build-11").await;
+    let daemon = stage.watch(&[manifest]);
+    assert_eq!(stage.wait_until_on("web", &eleventh, SOON).await.image, tagged(&stage, "build-11"));
+    daemon.wait_for_line("build-10 → build-11: pulled, recreated").await;
+}

@@ -1,0 +1,81 @@
+//! The wasm side: exports, host-function imports, and the section that declares the ABI. Glue only.
+
+#![expect(unsafe_code, reason = "exports, imports and link sections of a wasm module are unsafe by nature")]
+#![expect(clippy::unnecessary_wraps, reason = "an export that never fails returns a result all the same")]
+
+use extism_pdk::{Error, FnResult, Json, config, host_fn, plugin_fn};
+use imagewatch_abi::{
+    Answer, Containers, DescribeOutput, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, Placed,
+    PollInput, PollOutput, RefreshInput, RefreshOutput, Selector, SettleInput, SettleOutput,
+};
+
+use crate::policy::{self, Host};
+
+/// Read by hosts without running the module; kept through `strip` by build.rs.
+#[used]
+#[unsafe(link_section = "imagewatch.abi")]
+static ABI: [u8; 1] = *b"1";
+const _: () = assert!(imagewatch_abi::ABI_VERSION == 1, "the section above says the same");
+
+#[host_fn]
+extern "ExtismHost" {
+    fn http_send(batch: Json<HttpBatch>) -> Json<Answer<HttpResponses>>;
+    fn docker_containers(selector: Json<Selector>) -> Json<Answer<Containers>>;
+    fn docker_refresh(orders: Json<Orders>) -> Json<Answer<Placed>>;
+    fn host_log(line: Json<LogLine>);
+}
+
+#[plugin_fn]
+pub fn describe() -> FnResult<Json<DescribeOutput>> {
+    Ok(Json(policy::describe(&Guest)))
+}
+
+#[plugin_fn]
+pub fn poll(Json(input): Json<PollInput>) -> FnResult<Json<PollOutput>> {
+    Ok(Json(policy::poll(&mut Guest, input)))
+}
+
+#[plugin_fn]
+pub fn settle(Json(input): Json<SettleInput>) -> FnResult<Json<SettleOutput>> {
+    Ok(Json(policy::settle(&mut Guest, input)))
+}
+
+#[plugin_fn]
+pub fn refresh(Json(input): Json<RefreshInput>) -> FnResult<Json<RefreshOutput>> {
+    Ok(Json(policy::refresh(&mut Guest, input)))
+}
+
+struct Guest;
+
+impl Host for Guest {
+    fn config(&self, key: &str) -> Option<String> {
+        config::get(key).ok().flatten()
+    }
+
+    fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
+        // SAFETY: Extism's calling convention; the host checks what it is given. So for all four.
+        unpack(unsafe { http_send(Json(batch)) })
+    }
+
+    fn docker_containers(&mut self, selector: Selector) -> Answer<Containers> {
+        unpack(unsafe { docker_containers(Json(selector)) })
+    }
+
+    fn docker_refresh(&mut self, orders: Orders) -> Answer<Placed> {
+        unpack(unsafe { docker_refresh(Json(orders)) })
+    }
+
+    fn log(&mut self, line: LogLine) {
+        // A host that cannot log is no reason to decide otherwise.
+        drop(unsafe { host_log(Json(line)) });
+    }
+}
+
+fn unpack<T>(answer: Result<Json<Answer<T>>, Error>) -> Answer<T> {
+    match answer {
+        Ok(Json(answer)) => answer,
+        Err(error) => {
+            Answer::Err(Failure::passing(FailureCode::BadAnswer, format!("the host's answer cannot be read: {error}")))
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What the policy asks: which containers run on a version, and which versions their registries have. An answer that
+//! makes no sense is that target's reason and nothing worse. Decides nothing.
+
+use std::collections::BTreeMap;
+
+use imagewatch_abi::{
+    Answer, Container, Failure, HttpBatch, HttpRequest, HttpResponse, MAX_BATCH, Method, Outcome, ReadBody, Reference,
+    Selector, Verdict, is_loopback_host,
+};
+use serde_json::Value;
+
+use super::Host;
+use crate::version::Version;
+
+const ENABLE_LABEL: &str = "imagewatch.enable";
+
+/// A running container on a version.
+pub(super) struct Target {
+    /// The container's name.
+    pub(super) name: String,
+    pub(super) reference: Reference,
+    pub(super) version: Version,
+}
+
+impl Target {
+    fn of(container: &Container) -> Result<Self, String> {
+        let reference: Reference = container.image.parse().map_err(|error| format!("{error}"))?;
+        if reference.digest().is_some() {
+            return Err(format!("{reference} is pinned by its digest"));
+        }
+        let tag = reference.tag_or_latest();
+        let version = Version::parse(tag).ok_or_else(|| format!("tag {tag:?} is no version such as 1.4.2"))?;
+        Ok(Self { name: container.name.clone(), reference, version })
+    }
+
+    /// The same image at another version.
+    pub(super) fn at(&self, version: Version) -> Reference {
+        let text = format!("{}:{version}", self.reference.name());
+        text.parse().expect("a repository that was read and a version make a reference")
+    }
+
+    /// An outcome that says no more than its verdict.
+    pub(super) fn outcome(&self, verdict: Verdict) -> Outcome {
+        Outcome {
+            reference: Some(self.reference.clone()),
+            container: Some(self.name.clone()),
+            ..Outcome::new(&self.name, verdict)
+        }
+    }
+}
+
+/// The running containers that are to be watched, and why others that asked for it cannot be.
+pub(super) fn find_targets(host: &mut dyn Host, is_for_all: bool) -> Result<(Vec<Target>, Vec<Outcome>), Failure> {
+    let label = (!is_for_all).then(|| format!("{ENABLE_LABEL}=true"));
+    let found = host.docker_containers(Selector { label, ..Selector::default() }).into_result()?;
+    let (mut targets, mut outcomes) = (Vec::new(), Vec::new());
+    let is_watched = |container: &&Container| {
+        container.state == "running" && container.labels.get(ENABLE_LABEL).is_none_or(|value| value != "false")
+    };
+    for container in found.containers.iter().filter(is_watched) {
+        match Target::of(container) {
+            Ok(target) => targets.push(target),
+            Err(reason) => outcomes.push(Outcome {
+                reason: Some(reason),
+                container: Some(container.name.clone()),
+                ..Outcome::new(&container.name, Verdict::Unknown)
+            }),
+        }
+    }
+    Ok((targets, outcomes))
+}
+
+/// The versions that each repository has, or why they are not known.
+pub(super) struct Tags(BTreeMap<String, Result<Vec<Version>, String>>);
+
+impl Tags {
+    /// Asks for the tags of every target's repository, once each.
+    pub(super) fn look_up(host: &mut dyn Host, targets: &[&Target]) -> Self {
+        let mut found: BTreeMap<_, _> = targets
+            .iter()
+            .map(|target| (target.reference.name(), Err("the host answered another number of responses".to_owned())))
+            .collect();
+        let references: BTreeMap<_, _> =
+            targets.iter().map(|target| (target.reference.name(), &target.reference)).collect();
+        let asked: Vec<_> = references.into_iter().collect();
+        for batch in asked.chunks(MAX_BATCH) {
+            let requests = batch.iter().map(|(_, reference)| build_list(reference)).collect();
+            match host.http_send(HttpBatch { requests }) {
+                Answer::Ok(answer) => {
+                    found.extend(batch.iter().zip(answer.responses).map(|((name, _), one)| (name.clone(), read(one))));
+                }
+                Answer::Err(failure) => {
+                    found.extend(batch.iter().map(|(name, _)| (name.clone(), Err(failure.message.clone()))));
+                }
+            }
+        }
+        Self(found)
+    }
+
+    /// The versions of `target`'s repository.
+    pub(super) fn of(&self, target: &Target) -> Result<&[Version], String> {
+        match self.0.get(&target.reference.name()) {
+            Some(Ok(versions)) => Ok(versions),
+            Some(Err(reason)) => Err(format!("failed to list the tags: {reason}")),
+            None => Err("its tags were not looked up".to_owned()),
+        }
+    }
+}
+
+fn build_list(reference: &Reference) -> HttpRequest {
+    let host = reference.api_host();
+    let scheme = if is_loopback_host(host) { "http" } else { "https" };
+    HttpRequest {
+        method: Method::Get,
+        url: format!("{scheme}://{host}/v2/{}/tags/list?n=1000", reference.repository()),
+        headers: Vec::new(),
+        want: vec!["link".to_owned()],
+        credential: Some(host.to_owned()),
+        or_anonymous: true,
+        unless_credential: None,
+        form: Vec::new(),
+        read: ReadBody::Document,
+    }
+}
+
+fn read(answer: Answer<HttpResponse>) -> Result<Vec<Version>, String> {
+    let response = answer.into_result().map_err(|failure| failure.message)?;
+    match response.status {
+        200 if response.header("link").is_some() => {
+            Err("there are more than 1000, which this policy does not page through".to_owned())
+        }
+        200 => parse_tags(&response.body).ok_or_else(|| "the registry's answer is no list of tags".to_owned()),
+        401 => Err("the registry asks for a token, which this policy does not fetch".to_owned()),
+        status => Err(format!("the registry answered with status {status}")),
+    }
+}
+
+fn parse_tags(body: &str) -> Option<Vec<Version>> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let tags = body.get("tags")?.as_array()?;
+    Some(tags.iter().filter_map(|tag| Version::parse(tag.as_str()?)).collect())
+}
