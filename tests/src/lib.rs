@@ -10,6 +10,7 @@
 pub mod components;
 pub mod engine;
 pub mod engine_events;
+pub mod fake_registry;
 pub mod http_client;
 pub mod image;
 pub mod judge;

@@ -39,6 +39,9 @@ cargo xtask <verb>: everything that imagewatch needs around `cargo`, from a fres
   lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths,
                    and that code on pages is that of the files it comes from.
   bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench: `--quick`, or
+                   `away [--quick]`, how long a service is away while it is updated;
+                   `plugin [--quick]`, what a policy costs its host;
+                   `registry [--quick] [--cup PATH]`, many images near and far, beside bare requests and cup;
                    `kill [N]` to kill the program in N (100) updates and judge what is left.
   help             this text.
 

@@ -1,21 +1,20 @@
-//! What the guest takes of a tick: the same 500 decisions with answers from memory, in the sandbox and natively.
+//! What the guest takes of a tick: the same decisions with answers from memory, in the sandbox and natively.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imagewatch::plugin::{Effects, PluginManifest, Reloader, call};
+use imagewatch::plugin::{Effects, call};
 use imagewatch_abi::{
     Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, PollInput, PollOutput, Selector,
-    SettleInput, SettleOutput, Verdict, exports,
+    Verdict, exports,
 };
 use imagewatch_core::Host;
-use serde_json::{Value, json};
 
 use crate::policy::{Canned, Policy};
-use crate::report::{Aim, Row, Samples, ms, us};
-use crate::world::{IMAGES, IMAGES_F, World};
+use crate::report::{Aim, FLAT, Row, Samples, count, us};
+use crate::world::watching;
 
 /// A native host of the core, over the same answers and config.
 struct NativeHost<'a> {
@@ -45,77 +44,71 @@ impl Host for NativeHost<'_> {
     }
 }
 
-/// Calls the guest and the native core by turns.
-pub(crate) async fn measure(world: Arc<World>, rounds: usize) -> Vec<Row> {
-    crate::say("calling the guest");
-    tokio::task::spawn_blocking(move || compare(&world, rounds)).await.expect("it does not panic")
+/// Decisions over so many targets, and what they took of each.
+pub(crate) struct Decisions {
+    targets: usize,
+    /// Microseconds, the host's JSON and answering excepted.
+    guest: Samples,
+    /// Microseconds, the answering excepted.
+    whole: Samples,
+    /// Microseconds.
+    native: Samples,
+    fuel: Samples,
 }
 
-fn compare(world: &World, rounds: usize) -> Vec<Row> {
-    let path = world.write_manifest("guest", &world.host(), "5m");
-    let loads: Vec<_> = (0..5).map(|_| Policy::load(&path)).collect();
-    let (policy, _) = &loads[0];
+/// Calls the guest and the native core by turns, `rounds` times, over `targets` targets.
+pub(crate) async fn decide(folder: PathBuf, targets: usize, rounds: usize) -> Decisions {
+    tokio::task::spawn_blocking(move || compare(&folder, targets, rounds)).await.expect("it does not panic")
+}
+
+fn compare(folder: &Path, targets: usize, rounds: usize) -> Decisions {
+    const HOST: &str = "registry.bench";
+    let images = (0..targets).map(|index| format!("{HOST}/bench/app-{index:05}:latest"));
+    let policy = Policy::load(&watching(images, HOST).write(folder, &format!("guest-{targets}")));
     let answers = Arc::new(Canned::default());
-    let steady = seed(policy, &answers);
-    let (changed, known) = reloads(&path, &steady.state);
+    let steady = seed(&policy, &answers, targets);
     let bytes = serde_json::to_vec(&steady).expect("it is JSON");
-    let (mut whole, mut guest, mut fuel) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut native, mut empty) = (Vec::new(), Vec::new());
+    let (mut whole, mut guest, mut native, mut fuel) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let Called { output, elapsed, spent } = poll(policy, &answers, &steady);
-        whole.push(us(elapsed) / IMAGES_F);
-        guest.push(us(elapsed.saturating_sub(host_json(&answers, &steady, &output))) / IMAGES_F);
-        fuel.push(spent / IMAGES_F);
-        native.push(us(poll_natively(policy, &answers, &bytes)) / IMAGES_F);
-        empty.push(us(settle_nothing(policy, &answers)));
+        let Called { output, elapsed, spent } = poll(&policy, &answers, &steady, targets);
+        whole.push(us(elapsed) / count(targets));
+        guest.push(us(elapsed.saturating_sub(host_json(&answers, &steady, &output))) / count(targets));
+        fuel.push(spent / count(targets));
+        native.push(us(poll_natively(&policy, &answers, &bytes, targets)) / count(targets));
     }
-    let [whole, guest, native, empty] = [whole, guest, native, empty].map(Samples::new);
-    let ratio = guest.median() / native.median();
-    vec![
-        Row::new("guest time per image", "us", guest).aim(Aim::Median(10.0)),
-        Row::new("  with the host's JSON", "us", whole),
-        Row::new("  the same decisions natively, per image", "us", native),
-        Row::new("  sandboxed / native, of the medians", "x", Samples::new([ratio])),
-        Row::new("  fuel per image", "", Samples::new(fuel)),
-        Row::new("  fresh instance and an empty call", "us", empty),
-        Row::new("  load: read, check, compile, describe", "ms", Samples::new(loads.iter().map(|(_, took)| ms(*took)))),
-        Row::new("reload of a changed module, up to the swap", "ms", changed).aim(Aim::AtMost(250.0)),
-        Row::new("  of the one before it", "ms", known),
-    ]
+    let [guest, whole, native, fuel] = [guest, whole, native, fuel].map(Samples::new);
+    Decisions { targets, guest, whole, native, fuel }
 }
 
-/// Reloads as the program makes them: each of another module, and each of the one before. From reading the files until it
-/// is known that the policy can go on from `state`; what follows is the swap of a pointer.
-fn reloads(manifest: &Path, state: &Value) -> (Samples, Samples) {
-    let text = std::fs::read_to_string(manifest).expect("it was written");
-    let mut text: Value = serde_json::from_str(&text).expect("it is JSON");
-    let original = std::fs::read(text["wasm"][0]["path"].as_str().expect("a path")).expect("it was built");
-    let module = manifest.with_extension("wasm");
-    text["wasm"][0]["path"] = json!(module);
-    text["config"]["host.allow_unhashed"] = json!("true");
-    let text = text.to_string();
-    let reloader = Reloader::new(Box::new(move || PluginManifest::parse("guest", "guest.json", &text, &|_| None)));
-    let reload = |letter: u8| {
-        // The same code under another hash: a custom section more.
-        let wasm = [&original[..], &[0, 2, 1, letter]].concat();
-        std::fs::write(&module, wasm).expect("the folder takes files");
-        let start = Instant::now();
-        let (loaded, _) = reloader.load().expect("the plugin is ours");
-        loaded.plugin.can_read(state).expect("it wrote that");
-        ms(start.elapsed())
-    };
-    let changed = Samples::new((b'a'..=b'j').map(reload));
-    let known = Samples::new(b"ij".iter().copied().cycle().take(10).map(reload));
-    (changed, known)
+impl Decisions {
+    /// As a table's.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let Self { targets, guest, whole, native, fuel } = self;
+        let ratio = Samples::new([guest.median() / native.median()]);
+        vec![
+            Row::new(&format!("guest time per target, of {targets}"), "us", guest.clone()).aim(Aim::Median(10.0)),
+            Row::new("  with the host's JSON", "us", whole.clone()),
+            Row::new("  the same decisions natively, per target", "us", native.clone()),
+            Row::new("  sandboxed / native, of the medians", "x", ratio).aim(Aim::Median(3.0)),
+            Row::new("  fuel per target", "", fuel.clone()),
+        ]
+    }
+
+    /// How much more a target takes here than where there are fewer of them.
+    pub(crate) fn growth_from(&self, fewer: &Self) -> Row {
+        let measure = format!("guest time per target, of {} / of {}", self.targets, fewer.targets);
+        let ratio = Samples::new([self.guest.median() / fewer.guest.median()]);
+        Row::new(&measure, "x", ratio).aim(Aim::Median(FLAT))
+    }
 }
 
 /// The input of every tick after the first.
-fn seed(policy: &Policy, answers: &Arc<Canned>) -> PollInput {
+pub(crate) fn seed(policy: &Policy, answers: &Arc<Canned>, targets: usize) -> PollInput {
     let now_ms = 1_763_700_000_000;
     let first = PollInput { now_ms, ..PollInput::default() };
     let (output, _): (PollOutput, _) =
         call(&policy.plugin.compiled, exports::POLL, &first, Arc::clone(answers) as _).expect("the policy answers");
-    assert!(has_all(&output, Verdict::Seeded), "the first tick sees everything for the first time");
+    assert!(has_all(&output, Verdict::Seeded, targets), "the first tick sees everything for the first time");
     PollInput { state: output.state, cache: output.cache, ..first }
 }
 
@@ -130,13 +123,13 @@ struct Called {
 
 /// A steady tick.
 #[expect(clippy::cast_precision_loss, reason = "for a table")]
-fn poll(policy: &Policy, answers: &Arc<Canned>, input: &PollInput) -> Called {
+fn poll(policy: &Policy, answers: &Arc<Canned>, input: &PollInput, targets: usize) -> Called {
     answers.take_answering();
     let start = Instant::now();
     let called = call(&policy.plugin.compiled, exports::POLL, input, Arc::clone(answers) as _);
     let elapsed = start.elapsed();
     let (output, cost): (PollOutput, _) = called.expect("the policy answers");
-    assert!(has_all(&output, Verdict::Unchanged), "nothing moves");
+    assert!(has_all(&output, Verdict::Unchanged, targets), "nothing moves");
     Called { output, elapsed: elapsed.saturating_sub(answers.take_answering()), spent: cost.fuel as f64 }
 }
 
@@ -153,24 +146,16 @@ fn host_json(answers: &Canned, input: &PollInput, output: &PollOutput) -> Durati
     elapsed
 }
 
-fn poll_natively(policy: &Policy, answers: &Canned, input: &[u8]) -> Duration {
+fn poll_natively(policy: &Policy, answers: &Canned, input: &[u8], targets: usize) -> Duration {
     answers.take_answering();
     let mut host = NativeHost { config: &policy.manifest.config, answers };
     let start = Instant::now();
     let output = imagewatch_core::call(exports::POLL, input, &mut host).expect("the core answers");
     let elapsed = start.elapsed();
-    assert!(output.len() > IMAGES, "it says something of each image");
+    assert!(output.len() > targets, "it says something of each image");
     elapsed.saturating_sub(answers.take_answering())
 }
 
-fn settle_nothing(policy: &Policy, answers: &Arc<Canned>) -> Duration {
-    let start = Instant::now();
-    let input = SettleInput::default();
-    let called = call::<_, SettleOutput>(&policy.plugin.compiled, exports::SETTLE, &input, Arc::clone(answers) as _);
-    called.expect("the policy answers");
-    start.elapsed()
-}
-
-fn has_all(output: &PollOutput, verdict: Verdict) -> bool {
-    output.outcomes.len() == IMAGES && output.outcomes.iter().all(|outcome| outcome.verdict == verdict)
+fn has_all(output: &PollOutput, verdict: Verdict, targets: usize) -> bool {
+    output.outcomes.len() == targets && output.outcomes.iter().all(|outcome| outcome.verdict == verdict)
 }

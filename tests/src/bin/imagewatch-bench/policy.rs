@@ -1,5 +1,6 @@
 //! The policy in this process, loaded as the program loads it, and answers from memory for it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,27 +20,33 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Reads and compiles; the time that took.
-    pub(crate) fn load(path: &Path) -> (Self, Duration) {
-        let start = Instant::now();
+    /// Reads and compiles.
+    pub(crate) fn load(path: &Path) -> Self {
         let manifest = PluginManifest::read(path, &|_| None).expect("the manifest is ours");
         let plugin = load(&manifest).expect("the plugin is ours");
-        (Self { manifest: Arc::new(manifest), plugin: Arc::new(plugin) }, start.elapsed())
+        Self { manifest: Arc::new(manifest), plugin: Arc::new(plugin) }
     }
 }
 
 /// Answers every request at once and the same in every tick, and remembers what was asked.
 #[derive(Debug, Default)]
 pub(crate) struct Canned {
-    asked: Mutex<Vec<HttpRequest>>,
-    answers: Mutex<Vec<Answer<HttpResponse>>>,
+    known: Mutex<Known>,
     answering_ns: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Known {
+    /// Each request once, in the order in which they came.
+    asked: Vec<HttpRequest>,
+    /// By URL.
+    answers: HashMap<String, Answer<HttpResponse>>,
+}
+
 impl Canned {
-    /// The requests of the first batch.
+    /// All requests so far, each once.
     pub(crate) fn asked(&self) -> Vec<HttpRequest> {
-        self.asked.lock().expect("no holder panics").clone()
+        self.known.lock().expect("no holder panics").asked.clone()
     }
 
     /// How long the answering itself took since the last time.
@@ -51,12 +58,8 @@ impl Canned {
 impl Effects for Canned {
     fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
         let start = Instant::now();
-        let mut answers = self.answers.lock().expect("no holder panics");
-        if answers.is_empty() {
-            *answers = batch.requests.iter().map(answer).collect();
-            *self.asked.lock().expect("no holder panics") = batch.requests;
-        }
-        let responses = answers.clone();
+        let mut known = self.known.lock().expect("no holder panics");
+        let responses = batch.requests.into_iter().map(|request| known.answer(request)).collect();
         let spent = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.answering_ns.fetch_add(spent, Ordering::Relaxed);
         Answer::Ok(HttpResponses { responses })
@@ -73,7 +76,15 @@ impl Effects for Canned {
     fn log(&self, _: LogLine) {}
 }
 
-fn answer(request: &HttpRequest) -> Answer<HttpResponse> {
-    let digest = ("docker-content-digest".to_owned(), sha256(request.url.as_bytes()).to_string());
-    Answer::Ok(HttpResponse { status: 200, headers: vec![digest], ..HttpResponse::default() })
+impl Known {
+    fn answer(&mut self, request: HttpRequest) -> Answer<HttpResponse> {
+        if let Some(answer) = self.answers.get(&request.url) {
+            return answer.clone();
+        }
+        let digest = ("docker-content-digest".to_owned(), sha256(request.url.as_bytes()).to_string());
+        let answer = Answer::Ok(HttpResponse { status: 200, headers: vec![digest], ..HttpResponse::default() });
+        self.answers.insert(request.url.clone(), answer.clone());
+        self.asked.push(request);
+        answer
+    }
 }

@@ -11,13 +11,13 @@ use imagewatch_tests::wait::wait_for;
 use tokio::time::sleep;
 
 use crate::machine::field;
-use crate::report::{Aim, Row, Samples};
+use crate::report::{Aim, Row, Samples, count};
 use crate::world::{IMAGES_F, World};
 
 /// Steady ticks after the first.
 const TICKS: usize = 10;
 /// Much longer than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(3);
 /// The line that ends a tick.
 const TICK_LINE: &str = "export=\"poll\"";
 
@@ -76,25 +76,60 @@ pub(crate) async fn measure_starts(world: Arc<World>, repeats: usize) -> Vec<Row
 }
 
 fn start(world: &World, manifest: &Path) -> Process {
+    run(&world.docker_host, manifest, &[])
+}
+
+/// `imagewatch run`, which says of each tick that it is over.
+pub(crate) fn run(docker_host: &str, manifest: &Path, envs: &[(&str, String)]) -> Process {
     let manifest = manifest.to_str().expect("the temp folder's name is text");
     let args = ["run", "--admin-listen", "127.0.0.1:0", manifest];
-    start_imagewatch(&world.docker_host, args, &[("IMAGEWATCH_LOG", "info,imagewatch::session=debug")])
+    let envs = envs.iter().map(|(name, value)| (*name, value.as_str()));
+    let envs: Vec<_> = envs.chain([("IMAGEWATCH_LOG", "info,imagewatch::session=debug")]).collect();
+    start_imagewatch(docker_host, args, &envs)
 }
 
 /// The requests that came until the `tick`th tick was over. The next one is most of a second away.
 async fn after_tick(program: &Process, proxy: &Proxy, tick: usize) -> f64 {
+    wait_for_tick(program, tick).await;
+    count(proxy.requests().len())
+}
+
+/// Until the `tick`th tick of a program of [`run`] is over.
+pub(crate) async fn wait_for_tick(program: &Process, tick: usize) {
     wait_for(&format!("tick {tick}"), DEADLINE, || async {
         if ticks(program) >= tick { Ok(()) } else { Err(program.lines().last().cloned()) }
     })
     .await;
-    count(proxy.requests().len())
+}
+
+/// What each tick of a program of [`run`] took so far, in milliseconds, as it says itself.
+pub(crate) fn tick_times(program: &Process) -> Vec<f64> {
+    let lines = program.lines();
+    let times = lines.iter().filter(|line| line.contains(TICK_LINE)).map(|line| {
+        let word = line.split_whitespace().find_map(|word| word.strip_prefix("elapsed="));
+        word.and_then(parse_ms).unwrap_or_else(|| panic!("no time in {line:?}"))
+    });
+    times.collect()
+}
+
+/// A duration as `Debug` writes it.
+fn parse_ms(text: &str) -> Option<f64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c != '.' && !c.is_ascii_digit())?);
+    let ms = match unit {
+        "s" => 1e3,
+        "ms" => 1.0,
+        "µs" => 1e-3,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * ms)
 }
 
 fn ticks(program: &Process) -> usize {
     program.lines().iter().filter(|line| line.contains(TICK_LINE)).count()
 }
 
-fn memory_mib(program: &Process, name: &str) -> f64 {
+/// `VmRSS` or `VmHWM`.
+pub(crate) fn memory_mib(program: &Process, name: &str) -> f64 {
     let path = format!("/proc/{}/status", program.pid());
     let kib = field(&path, name).and_then(|value| value.strip_suffix(" kB")?.trim().parse::<f64>().ok());
     kib.unwrap_or_else(|| panic!("no {name} in {path}; the program said {:?}", program.lines())) / 1024.0
@@ -107,9 +142,4 @@ async fn wait_closely(is_so: impl Fn() -> bool, program: &Process) {
         assert!(Instant::now() < end, "the program did nothing for {DEADLINE:?}; it said {:?}", program.lines());
         sleep(Duration::from_millis(1)).await;
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-fn count(value: usize) -> f64 {
-    value as f64
 }

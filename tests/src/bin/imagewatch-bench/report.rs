@@ -5,6 +5,9 @@ use std::time::Duration;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
+/// What is flat: of ten times as many, each one costs at most so many times as much.
+pub(crate) const FLAT: f64 = 1.2;
+
 /// What was measured, in one unit.
 #[derive(Debug, Clone)]
 pub(crate) struct Samples(Vec<f64>);
@@ -16,6 +19,11 @@ impl Samples {
         values.sort_by(f64::total_cmp);
         assert!(!values.is_empty(), "nothing was measured");
         Self(values)
+    }
+
+    /// From the least to the greatest.
+    pub(crate) fn values(&self) -> impl Iterator<Item = f64> {
+        self.0.iter().copied()
     }
 
     pub(crate) fn min(&self) -> f64 {
@@ -117,4 +125,10 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 /// As a figure in microseconds.
 pub(crate) fn us(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
+}
+
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "nothing here is counted beyond 2^52")]
+pub(crate) fn count(value: usize) -> f64 {
+    value as f64
 }

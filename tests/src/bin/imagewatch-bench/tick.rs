@@ -4,20 +4,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::{StreamExt, stream};
 use imagewatch::credentials::env::parse_credentials;
 use imagewatch::effects::{Adapters, ManifestEffects};
 use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::{DEFAULT_CONNECTIONS_PER_HOST, HttpClient, HttpSettings};
+use imagewatch::http::client::{HttpClient, HttpSettings};
 use imagewatch::http::egress::EgressRules;
 use imagewatch::plugin::{Record, StateKeeping, call};
 use imagewatch::session::Session;
 use imagewatch::store::Store;
 use imagewatch_abi::{HttpRequest, PollInput, PollMode, PollOutput, Verdict, exports};
-use reqwest::Client;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::floor::{Floor, Head};
 use crate::policy::{Canned, Policy};
 use crate::report::{Aim, Row, Samples, ms};
 use crate::world::{IMAGES, World};
@@ -25,22 +23,21 @@ use crate::world::{IMAGES, World};
 /// Measures `rounds` pairs.
 pub(crate) async fn measure(world: Arc<World>, rounds: usize) -> Vec<Row> {
     crate::say("ticking beside a bare loop");
-    let (policy, _) = Policy::load(&world.write_manifest("tick", &world.host(), "5m"));
-    let requests: Arc<[HttpRequest]> = recorded_requests(&policy).into();
-    let client = build_bare_client();
+    let policy = Policy::load(&world.write_manifest("tick", &world.host(), "5m"));
+    let floor = Floor::new(recorded_requests(&policy), None);
     let mut session = build_session(&policy, &world);
     for expected in [Verdict::Seeded, Verdict::Unchanged] {
         tick(&mut session, expected).await;
-        bare_loop(&client, &requests).await;
+        floor.run().await;
     }
     let (mut ticks, mut floors) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         // Each goes first in half of the pairs.
         if round % 2 == 0 {
             ticks.push(tick(&mut session, Verdict::Unchanged).await);
-            floors.push(bare_loop(&client, &requests).await);
+            floors.push(floor.run().await);
         } else {
-            floors.push(bare_loop(&client, &requests).await);
+            floors.push(floor.run().await);
             ticks.push(tick(&mut session, Verdict::Unchanged).await);
         }
     }
@@ -56,20 +53,14 @@ pub(crate) async fn measure(world: Arc<World>, rounds: usize) -> Vec<Row> {
 }
 
 /// What the policy asks in a tick.
-fn recorded_requests(policy: &Policy) -> Vec<HttpRequest> {
+fn recorded_requests(policy: &Policy) -> Vec<Head> {
     let answers = Arc::new(Canned::default());
     let input = PollInput::default();
     let called = call::<_, PollOutput>(&policy.plugin.compiled, exports::POLL, &input, Arc::clone(&answers) as _);
     called.expect("the policy answers");
     let asked = answers.asked();
     assert_eq!(asked.len(), IMAGES, "one request for each image");
-    asked
-}
-
-/// With the settings of the program's client that matter on the wire.
-fn build_bare_client() -> Client {
-    let builder = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).referer(false);
-    builder.pool_max_idle_per_host(DEFAULT_CONNECTIONS_PER_HOST).build().expect("the client builds")
+    asked.into_iter().map(|HttpRequest { url, headers, .. }| Head { url, headers }).collect()
 }
 
 /// As `app` wires it.
@@ -98,24 +89,4 @@ async fn tick(session: &mut Session, expected: Verdict) -> f64 {
     assert!(output.outcomes.iter().all(|outcome| outcome.verdict == expected), "{:?}", output.outcomes.first());
     assert_eq!((output.outcomes.len(), orders.len()), (IMAGES, 0));
     ms(elapsed)
-}
-
-/// In milliseconds.
-async fn bare_loop(client: &Client, requests: &Arc<[HttpRequest]>) -> f64 {
-    let (client, requests) = (client.clone(), Arc::clone(requests));
-    let looped = async move {
-        let start = Instant::now();
-        stream::iter(&*requests).for_each_concurrent(DEFAULT_CONNECTIONS_PER_HOST, |asked| head(&client, asked)).await;
-        start.elapsed()
-    };
-    // On a thread of its own, as the program's.
-    let runtime = Handle::current();
-    ms(tokio::task::spawn_blocking(move || runtime.block_on(looped)).await.expect("every request is answered"))
-}
-
-async fn head(client: &Client, asked: &HttpRequest) {
-    let request =
-        asked.headers.iter().fold(client.head(&asked.url), |request, (name, value)| request.header(name, value));
-    let response = request.send().await.expect("the registry answers");
-    assert!(response.status().is_success() && response.headers().contains_key("docker-content-digest"));
 }

@@ -1,7 +1,6 @@
 //! What everything is measured on: a real registry with its images, and manifests that watch them all.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, stream};
 use imagewatch_tests::image::ImageSpec;
@@ -51,13 +50,20 @@ impl World {
 
     /// Writes a manifest that watches every image at `host`, the registry or what stands before it.
     pub(crate) fn write_manifest(&self, name: &str, host: &str, interval: &str) -> PathBuf {
-        let mut images = String::new();
-        for index in 0..IMAGES {
-            write!(images, "{host}/{}:latest ", repository(index)).expect("a string takes all text");
-        }
-        let manifest = PluginManifest::new().config("images", &images).config("interval", interval);
-        manifest.config("grant.images", "*").allow_host(host).write(self.folder.path(), name)
+        let images = (0..IMAGES).map(|index| format!("{host}/{}:latest", repository(index)));
+        watching(images, host).config("interval", interval).write(self.folder.path(), name)
     }
+
+    /// Where manifests and other files go.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A manifest that watches `images`, all of them at `host`.
+pub(crate) fn watching(images: impl IntoIterator<Item = String>, host: &str) -> PluginManifest {
+    let images: Vec<String> = images.into_iter().collect();
+    PluginManifest::new().config("images", &images.join(" ")).config("grant.images", "*").allow_host(host)
 }
 
 fn repository(index: usize) -> String {
