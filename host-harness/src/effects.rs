@@ -69,11 +69,13 @@ impl ManifestEffects {
         record: Arc<Record>,
     ) -> Self {
         let host = &manifest.host;
+        let default = HttpLimits::default();
         let limits = HttpLimits {
             deadline: host.http_timeout,
+            max_text_bytes: default.max_text_bytes.min(host.max_response_bytes),
             max_document_bytes: host.max_response_bytes,
             connections_per_host: host.connections,
-            ..HttpLimits::default()
+            ..default
         };
         let (placed, said) = Default::default();
         Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, said }

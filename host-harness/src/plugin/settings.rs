@@ -163,7 +163,7 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 24] = [
         "host.auth_realms",
         "list of `registry=host`",
         "",
-        "Token servers on another host than their registry that may be given its credential.",
+        "Token servers on another host than their registry that may be given its credential, and be on a private network.",
     ),
 ];
 
