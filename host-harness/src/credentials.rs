@@ -8,5 +8,8 @@ pub mod env;
 mod environment;
 pub mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod helper;
 pub mod store;

@@ -2,6 +2,8 @@
 //! itself: what a plugin asks for goes to an [`Effects`].
 
 mod capabilities;
+#[cfg(test)]
+pub(crate) mod dump;
 mod expand;
 mod fault;
 mod functions;

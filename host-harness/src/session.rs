@@ -189,6 +189,8 @@ impl Session {
 }
 
 #[cfg(test)]
+mod canary;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 pub(crate) mod scene;

@@ -6,6 +6,7 @@ mod admin;
 mod auth;
 mod bad_input;
 mod boundary;
+mod canary;
 mod commands;
 mod failing;
 mod faults;

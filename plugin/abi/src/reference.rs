@@ -162,22 +162,19 @@ fn split_registry(text: &str) -> (&str, &str) {
 }
 
 fn is_registry(host: &str) -> bool {
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, port)) => {
-            // The grammar has no IPv4 within.
-            if address.contains('.') || address.parse::<std::net::Ipv6Addr>().is_err() {
-                return false;
-            }
-            ("", port)
-        }
-        None => match host.split_once(':') {
-            Some((name, _)) => (name, &host[name.len()..]),
-            None => (host, ""),
+    let (is_name, port) = match host.strip_prefix('[') {
+        // The grammar has no IPv4 within.
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (!address.contains('.') && address.parse::<std::net::Ipv6Addr>().is_ok(), port),
+            None => return false,
         },
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            (name.split('.').all(is_domain_component), port)
+        }
     };
-    let is_port = port.is_empty()
-        || port.strip_prefix(':').is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
-    is_port && (host.starts_with('[') || name.split('.').all(is_domain_component))
+    let is_digits = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(is_digits))
 }
 
 fn is_domain_component(part: &str) -> bool {

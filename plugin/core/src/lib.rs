@@ -19,6 +19,9 @@ mod state;
 mod target;
 mod update;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(any(test, feature = "script"))]
 pub mod script;
 

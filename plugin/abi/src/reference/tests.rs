@@ -47,6 +47,7 @@ fn malformed_references_are_refused_with_the_reason() {
         ("-host.io/a", "host"),
         ("host.io:port/a", "host"),
         ("[::1/a", "host"),
+        ("[A b?c/a", "host"),
     ] {
         let error = text.parse::<Reference>().expect_err(text).to_string();
         assert!(error.contains(part), "{text}: {error}");

@@ -1,0 +1,4 @@
+//! See [`imagewatch_core::fuzzing::challenge`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imagewatch_core::fuzzing::challenge(bytes));
