@@ -126,6 +126,11 @@ async fn a_module_is_shown_with_all_that_an_auditor_asks() {
     for part in ["size", "sha256", "extism:host/user http_send", "policy   imagewatch"] {
         assert!(output.contains(part), "{part} in {output}");
     }
+    let (code, output) = run(&stage, &["plugin", "inspect", text(&components::weekdays_wasm())]).await;
+    assert_eq!(code, 0);
+    for part in ["asks     strategies: replace\n", "asks     hosts: whatever is granted", "policy   weekdays"] {
+        assert!(output.contains(part), "{part} in {output}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,6 +168,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// The module that the manifest in `path` names, and the name that it gives itself.
+fn module_of(path: &Path) -> (PathBuf, &'static str) {
+    let is_weekdays = path.file_stem().is_some_and(|stem| stem == "weekdays");
+    if is_weekdays { (components::weekdays_wasm(), "weekdays") } else { (components::plugin_wasm(), "imagewatch") }
+}
+
 #[test]
 fn every_manifest_that_ships_is_an_extism_manifest_and_loads() {
     let folder = std::fs::read_dir(root().join("manifests")).expect("they ship");
@@ -171,11 +182,11 @@ fn every_manifest_that_ships_is_an_extism_manifest_and_loads() {
         let path = entry.expect("an entry").path();
         let manifest = PluginManifest::read(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
         names.push(manifest.name.clone());
-        let loaded = load(&manifest.with_embedded()).unwrap_or_else(|error| panic!("{error}"));
-        assert!(loaded.description.err.is_none(), "{}", path.display());
+        let loaded = load(&manifest.with_file(&module_of(&path).0)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((&*loaded.description.name, &loaded.description.err), (module_of(&path).1, &None));
     }
     names.sort();
-    assert_eq!(names, ["docker-hub", "generic", "ghcr", "local-registry", "workspaces"]);
+    assert_eq!(names, ["docker-hub", "generic", "ghcr", "local-registry", "weekdays", "workspaces"]);
 }
 
 /// Another control plane, in as few lines as it takes: host functions that do nothing.
@@ -192,14 +203,14 @@ fn describe_in_a_plain_extism_host(manifest: &str) -> Value {
 
 #[test]
 fn every_manifest_that_ships_loads_in_a_plain_extism_host() {
-    let wasm = components::plugin_wasm();
     for entry in std::fs::read_dir(root().join("manifests")).expect("they ship") {
         let path = entry.expect("an entry").path();
+        let (wasm, name) = module_of(&path);
         let shipped = std::fs::read_to_string(&path).expect("a file");
-        assert!(shipped.contains("\"target/plugin/imagewatch.wasm\""), "{}", path.display());
-        let manifest = shipped.replace("target/plugin/imagewatch.wasm", text(&wasm));
-        let description = describe_in_a_plain_extism_host(&manifest);
-        assert_eq!(description["name"], "imagewatch", "{}", path.display());
+        let written = format!("\"target/plugin/{name}.wasm\"");
+        assert!(shipped.contains(&written), "{}", path.display());
+        let description = describe_in_a_plain_extism_host(&shipped.replace(&written, &json!(wasm).to_string()));
+        assert_eq!(description["name"], name, "{}", path.display());
         // A plain host expands no variables; where the policy's own values have none, all is well.
         let has_variables = path.file_stem().is_some_and(|stem| stem == "workspaces");
         assert_eq!(description["err"].is_null(), !has_variables, "{description}");

@@ -28,6 +28,7 @@ mod signed;
 mod start_first;
 mod steps;
 mod support;
+mod swapped;
 mod systemd;
 mod tags;
 

@@ -1,15 +1,14 @@
 //! Policies swapped while the program runs: by file, by SIGHUP, by the admin API; broken ones, and the way back; and a
 //! thousand swaps under load.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use imagewatch_tests::components;
 use imagewatch_tests::http_client::build_client;
-use imagewatch_tests::image::sha256;
-use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::plugin_manifest::{PluginManifest, deploy, hash_of};
 use imagewatch_tests::process::Signal;
 use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::wait::wait_for;
@@ -24,17 +23,6 @@ pub(crate) fn variant(name: &str) -> Vec<u8> {
     wasm.extend([0, length(name.len() + 1), length(name.len())]);
     wasm.extend(name.as_bytes());
     wasm
-}
-
-/// As files are deployed: by renaming over.
-pub(crate) fn deploy(path: &Path, bytes: &[u8]) {
-    let staged = path.with_extension("staged");
-    std::fs::write(&staged, bytes).expect("the test's folder takes files");
-    std::fs::rename(&staged, path).expect("a rename within one folder works");
-}
-
-pub(crate) fn hash_of(bytes: &[u8]) -> String {
-    sha256(bytes).to_string().trim_start_matches("sha256:").to_owned()
 }
 
 /// The entry of `manifest` in `GET /admin/plugins`.

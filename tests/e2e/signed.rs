@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use imagewatch_tests::components;
-use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::plugin_manifest::{PluginManifest, deploy, hash_of};
 use minisign::KeyPair;
 use serde_json::json;
 
-use crate::reload::{deploy, hash_of, plugin_status, variant};
+use crate::reload::{plugin_status, variant};
 use crate::stage::{SOON, Stage, run_to_end};
 
 fn sign(key: &KeyPair, module: &Path, wasm: &[u8]) {

@@ -27,6 +27,12 @@ pub fn plugin_wasm() -> PathBuf {
     find("plugin (build it with `cargo xtask plugin`)", "IMAGEWATCH_PLUGIN_WASM", [built])
 }
 
+/// `$IMAGEWATCH_WEEKDAYS_WASM`, else `plugin/weekdays.wasm` in this executable's target folder: the tests' own policy.
+pub fn weekdays_wasm() -> PathBuf {
+    let built = profile_folder().with_file_name("plugin").join("weekdays.wasm");
+    find("weekdays policy (build it with `cargo xtask plugin`)", "IMAGEWATCH_WEEKDAYS_WASM", [built])
+}
+
 /// `$DOCKER_HOST`. No default: a test never lands on an engine that nobody named.
 pub(crate) fn docker_host() -> String {
     env::var("DOCKER_HOST")

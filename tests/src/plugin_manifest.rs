@@ -8,6 +8,19 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::components;
+use crate::image::sha256;
+
+/// Writes `bytes` to `path` as files are deployed: by renaming over.
+pub fn deploy(path: &Path, bytes: &[u8]) {
+    let staged = path.with_extension("staged");
+    fs::write(&staged, bytes).expect("the test's folder takes files");
+    fs::rename(&staged, path).expect("a rename within one folder works");
+}
+
+/// SHA-256 in lower-case hex, as manifests have it.
+pub fn hash_of(bytes: &[u8]) -> String {
+    sha256(bytes).to_string().trim_start_matches("sha256:").to_owned()
+}
 
 /// An Extism manifest in the making.
 #[derive(Debug, Clone)]
@@ -26,6 +39,13 @@ impl PluginManifest {
     /// For the project's own plugin, from `$IMAGEWATCH_PLUGIN_WASM` or the target folder.
     pub fn new() -> Self {
         Self { wasm: components::plugin_wasm(), hash: None, config: BTreeMap::new(), allowed_hosts: Vec::new() }
+    }
+
+    /// Runs the module that is in the file `wasm` now, and no other.
+    #[must_use]
+    pub fn module(self, wasm: &Path) -> Self {
+        let hash = hash_of(&fs::read(wasm).expect("the module is there"));
+        Self { wasm: wasm.to_owned(), hash: Some(hash), ..self }
     }
 
     /// Adds or replaces one setting.
@@ -50,9 +70,7 @@ impl PluginManifest {
         }
         let manifest = json!({"wasm": [wasm], "config": self.config, "allowed_hosts": self.allowed_hosts});
         let path = folder.join(format!("{name}.json"));
-        let staged = folder.join(format!(".{name}.json.new"));
-        fs::write(&staged, manifest.to_string()).expect("the test's folder takes files");
-        fs::rename(&staged, &path).expect("a rename within one folder works");
+        deploy(&path, manifest.to_string().as_bytes());
         path
     }
 }

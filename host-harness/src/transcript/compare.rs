@@ -1,4 +1,5 @@
-//! What two policies said about the same moment, and where they differ. Words may differ; verdicts and digests count.
+//! What two policies said about the same moment, and where they differ. Words may differ; verdicts count, and
+//! digests where both name one.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,12 @@ impl Said {
     }
 
     fn is_the_same_as(&self, other: &Self) -> bool {
-        (self.verdict, &self.digest) == (other.verdict, &other.digest)
+        let is_same_digest = match (&self.digest, &other.digest) {
+            (Some(digest), Some(other)) => digest == other,
+            // A policy that follows versions need not know what is behind them.
+            _ => true,
+        };
+        self.verdict == other.verdict && is_same_digest
     }
 }
 

@@ -1,4 +1,4 @@
-//! The wasm side: exports, host-function imports, and the section that declares the ABI. Glue only.
+//! The wasm side: exports, host-function imports, and the sections that declare the ABI and the capabilities. Glue only.
 
 #![expect(unsafe_code, reason = "exports, imports and link sections of a wasm module are unsafe by nature")]
 #![expect(clippy::unnecessary_wraps, reason = "an export that never fails returns a result all the same")]
@@ -16,6 +16,13 @@ use crate::policy::{self, Host};
 #[unsafe(link_section = "imagewatch.abi")]
 static ABI: [u8; 1] = *b"1";
 const _: () = assert!(imagewatch_abi::ABI_VERSION == 1, "the section above says the same");
+
+/// What this policy needs, likewise. Hosts, images and containers are those of the containers that it finds.
+const CAPABILITIES_TEXT: &str = r#"{"functions":["docker_containers","docker_refresh","host_log","http_send"],"strategies":["replace"],"hosts":"any","images":"any","containers":"any"}"#;
+#[used]
+#[unsafe(link_section = "imagewatch.capabilities")]
+static CAPABILITIES: [u8; CAPABILITIES_TEXT.len()] =
+    *CAPABILITIES_TEXT.as_bytes().as_array().expect("it has its length");
 
 #[host_fn]
 extern "ExtismHost" {

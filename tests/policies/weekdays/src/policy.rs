@@ -12,7 +12,7 @@ use imagewatch_abi::{
 
 use self::ask::{Tags, Target, find_targets};
 use self::config::Config;
-use crate::day::weekend_day;
+use crate::day::Days;
 
 /// The host functions, and config.
 pub trait Host {
@@ -65,7 +65,7 @@ fn tick(
     let tags = Tags::look_up(host, &open);
     let mut orders = Vec::new();
     for target in open {
-        let outcome = decide(target, &tags, input.now_ms, quarantine);
+        let outcome = decide(target, &tags, &config.days, input.now_ms, quarantine);
         if let (Verdict::Moved, PollMode::Watch, Some(to)) = (outcome.verdict, input.mode, &outcome.reference) {
             orders.push(build_order(target, to.clone(), true));
         }
@@ -80,7 +80,7 @@ fn tick(
 }
 
 /// The heart of the policy: what becomes of one container.
-fn decide(target: &Target, tags: &Tags, now_ms: u64, quarantine: &[Quarantined]) -> Outcome {
+fn decide(target: &Target, tags: &Tags, days: &Days, now_ms: u64, quarantine: &[Quarantined]) -> Outcome {
     let says = |verdict, reason| Outcome { reason, ..target.outcome(verdict) };
     let tags = match tags.of(target) {
         Ok(tags) => tags,
@@ -94,8 +94,8 @@ fn decide(target: &Target, tags: &Tags, now_ms: u64, quarantine: &[Quarantined])
     let is_barred = |entry: &&Quarantined| entry.target == target.name && entry.reference == reference;
     let (verdict, because) = if let Some(entry) = quarantine.iter().find(is_barred) {
         (Verdict::Held, format!(": failed before, {}", entry.reason))
-    } else if let Some(day) = weekend_day(now_ms) {
-        (Verdict::Held, format!(": it is {day}, moves wait for Monday"))
+    } else if let Some(wait) = days.why_to_wait(now_ms) {
+        (Verdict::Held, format!(": {wait}"))
     } else {
         (Verdict::Moved, String::new())
     };

@@ -1,4 +1,5 @@
-//! The demonstration: a real registry, a real engine, the real program, and a service that moves from v1 to v2.
+//! The demonstration: a real registry, a real engine, the real program, a service that moves from v1 to v2,
+//! and one whose policy is swapped.
 //! Runs the story, says how it failed if it did, and turns that into an exit code. Tells nothing itself.
 
 // Every claim of the story is an assertion: one that does not hold ends the demo, and unwinding cleans up.
@@ -8,6 +9,7 @@ mod facts;
 mod screen;
 mod story;
 mod summary;
+mod swap;
 mod watcher;
 
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};

@@ -1,4 +1,5 @@
-//! The story, step by step: what is done, waited for and shown, in that order. Each step holds or panics.
+//! The story, step by step: what is done, waited for and shown, in that order; first a tag that moves, then
+//! [`swap`](crate::swap). Each step holds or panics.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -14,18 +15,22 @@ use tempfile::TempDir;
 use crate::facts::{Service, build_spec, observe, write_note};
 use crate::screen;
 use crate::summary::{Requests, Summary, Times};
-use crate::watcher::{Watcher, check};
+use crate::swap;
+use crate::watcher::{Watcher, run_to_end};
 use imagewatch_tests::engine_events::EngineEvents;
 use imagewatch_tests::prober::{Prober, measure_absence};
 
 /// Where it plays. Dropped in the order of the fields: the scope removes what the others have used.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct Place {
     /// Before the registry, counting what imagewatch and the engine ask it.
-    proxy: Proxy,
-    registry: Registry,
-    folder: TempDir,
-    scope: Scope,
+    pub(crate) proxy: Proxy,
+    /// The registry itself.
+    pub(crate) registry: Registry,
+    /// For manifests, modules, and imagewatch's state.
+    pub(crate) folder: TempDir,
+    /// The demo's part of the engine.
+    pub(crate) scope: Scope,
 }
 
 /// What the move from v1 to v2 left to tell.
@@ -41,13 +46,13 @@ pub(crate) async fn tell() {
     let events = EngineEvents::start(docker);
     let (v1, before) = place.start_on_v1().await;
     let manifest = place.write_manifest();
-    place.show_check(&manifest, "1 up to date").await;
+    place.show(&["check", "shop.json"], "1 up to date").await;
 
     let (checked, pulled) = (place.asked_by_imagewatch().len(), place.asked_by_engine());
     screen::step("$ imagewatch run shop.json");
     let (host, name) = (place.proxy.host(), place.service());
     screen::fact("shop.json", format!("every second; may ask {host}, may touch {name}*, and nothing else"));
-    let mut watcher = Watcher::start(place.scope.engine().host(), &manifest);
+    let mut watcher = Watcher::start(place.scope.engine().host(), &manifest, place.folder.path());
     watcher.wait_for_line("first seen").await;
     let prober = Prober::start(format!("http://{}/", before.own.address));
     watcher.wait_until("the service to answer v1", || prober.is_on("v1").then_some(())).await;
@@ -60,13 +65,16 @@ pub(crate) async fn tell() {
     assert_eq!(code, Some(0), "the exit code of imagewatch");
     screen::log("(exit code 0)");
     let (asked, ticks) = (place.asked_by_imagewatch(), watcher.ticks());
-    place.show_check(&manifest, "1 up to date").await;
+    place.show(&["check", "shop.json"], "1 up to date").await;
 
     let after = observe(&place.scope, &place.service()).await;
     place.check_leftovers(&before).await;
     let requests = Requests::count(&asked[checked..], ticks, place.asked_by_engine() - pulled);
     Summary { name: &place.service(), v1: &v1, v2: &moved.digest, before, after, requests, times: moved.times }.show();
-    drop((prober, watcher, place));
+    drop((prober, watcher));
+
+    swap::tell(&place).await;
+    drop(place);
     screen::title(format!(
         "\nAll that was started is stopped and removed. {:.1} s in all.",
         screen::elapsed().as_secs_f64()
@@ -130,9 +138,14 @@ impl Place {
         manifest.write(self.folder.path(), "shop")
     }
 
-    async fn show_check(&self, manifest: &std::path::Path, expected: &str) {
-        screen::step("$ imagewatch check shop.json");
-        let lines = check(self.scope.engine().host(), manifest).await;
+    /// Runs `imagewatch` to its end and shows what it prints, which must contain `expected`. Manifests are those in the
+    /// folder.
+    pub(crate) async fn show(&self, args: &[&str], expected: &str) {
+        screen::step(format!("$ imagewatch {}", args.join(" ")));
+        let folder = self.folder.path();
+        let in_folder = |arg: &&str| if arg.ends_with(".json") { folder.join(arg) } else { PathBuf::from(arg) };
+        let args: Vec<_> = args.iter().map(in_folder).collect();
+        let lines = run_to_end(self.scope.engine().host(), &args, folder).await;
         assert!(lines.iter().any(|line| line.contains(expected)), "no {expected:?} in {lines:#?}");
         lines.iter().filter(|line| !line.is_empty()).for_each(|line| screen::output(line));
     }

@@ -1,11 +1,11 @@
 //! The program under demonstration, its log shown live. Its debug lines are not shown: they are there to count ticks.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use imagewatch_tests::process::{Process, Signal};
-use imagewatch_tests::program::start_imagewatch;
+use imagewatch_tests::program::{STATE_DIR, start_imagewatch};
 use tokio::time::sleep;
 
 use crate::screen;
@@ -25,11 +25,11 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts it with `manifest` against the engine at `docker_host`.
-    pub(crate) fn start(docker_host: &str, manifest: &Path) -> Self {
+    /// Starts it with `manifest` against the engine at `docker_host`; it keeps its state in `state`.
+    pub(crate) fn start(docker_host: &str, manifest: &Path, state: &Path) -> Self {
         let args = ["run", "--admin-listen", "off"].map(Path::new);
-        let log = [("IMAGEWATCH_LOG", "info,imagewatch::session=debug")];
-        let process = start_imagewatch(docker_host, args.into_iter().chain([manifest]), &log);
+        let envs = [("IMAGEWATCH_LOG", "info,imagewatch::session=debug"), state_dir(state)];
+        let process = start_imagewatch(docker_host, args.into_iter().chain([manifest]), &envs);
         Self { process, shown: Cell::new(0) }
     }
 
@@ -96,11 +96,16 @@ fn without_date(line: &str) -> &str {
     line.split_once("Z ").map_or(line, |(_, rest)| rest.trim_start())
 }
 
-/// Runs `imagewatch check` on `manifest` to its end and returns what it printed; panics unless it succeeds.
-pub(crate) async fn check(docker_host: &str, manifest: &Path) -> Vec<String> {
-    let mut process = start_imagewatch(docker_host, [Path::new("check"), manifest], &[]);
+/// Runs `imagewatch` with `args` beside the one whose state is in `state`, to its end, and returns what it printed; panics
+/// unless it succeeds.
+pub(crate) async fn run_to_end(docker_host: &str, args: &[PathBuf], state: &Path) -> Vec<String> {
+    let mut process = start_imagewatch(docker_host, args, &[state_dir(state)]);
     let code = process.wait_exit(SOON).await;
     let lines = process.lines();
-    assert_eq!(code, Some(0), "the exit code of `imagewatch check`, which printed {lines:#?}");
+    assert_eq!(code, Some(0), "the exit code of `imagewatch` with {args:?}, which printed {lines:#?}");
     lines
+}
+
+fn state_dir(folder: &Path) -> (&'static str, &str) {
+    (STATE_DIR, folder.to_str().expect("the temp folder's name is text"))
 }

@@ -1,28 +1,36 @@
-//! The two config keys. The default policy has them too, so that one manifest serves both.
+//! The config keys. The default policy has all but `days` too, so that without it one manifest serves both.
 
 use imagewatch_abi::{ABI_VERSION, ConfigKey, DescribeOutput, Failure, parse_duration_ms};
 
 use super::Host;
+use crate::day::Days;
 
 /// Every key that is read: name, type, default, meaning.
-const KEYS: [[&str; 4]; 2] = [
+const KEYS: [[&str; 4]; 3] = [
     [
         "containers",
         "`labelled` or `all`",
         "labelled",
         "Watch the running containers with label `imagewatch.enable=true`, or all but those with `imagewatch.enable=false`.",
     ],
+    [
+        "days",
+        "list of `mon tue wed thu fri sat sun`, or `none`",
+        "mon tue wed thu fri",
+        "Days on which something may move, in UTC; `none` freezes everything.",
+    ],
     ["interval", "duration (`ms`, `s`, `m`, `h`)", "5m", "Time between two polls."],
 ];
 
 /// A checked config.
 pub(super) struct Config {
+    pub(super) days: Days,
     pub(super) interval_ms: u64,
     pub(super) is_for_all: bool,
 }
 
 impl Config {
-    /// Reads both keys; an empty value is as good as none.
+    /// Reads every key; an empty value is as good as none.
     pub(super) fn parse(host: &dyn Host) -> Result<Self, Failure> {
         let text = |key: &str| host.config(key).filter(|value| !value.is_empty());
         let is_for_all = match text("containers").as_deref() {
@@ -30,10 +38,12 @@ impl Config {
             Some("all") => true,
             Some(other) => return Err(Failure::config("containers", format!("{other:?} is neither labelled nor all"))),
         };
+        let days = text("days").map_or_else(|| Ok(Days::WEEKDAYS), |days| Days::parse(&days));
+        let days = days.map_err(|reason| Failure::config("days", reason))?;
         let interval = text("interval").unwrap_or_else(|| "5m".to_owned());
         let interval_ms = parse_duration_ms(&interval)
             .ok_or_else(|| Failure::config("interval", format!("{interval:?} is no duration such as 5m")))?;
-        Ok(Self { interval_ms, is_for_all })
+        Ok(Self { days, interval_ms, is_for_all })
     }
 }
 

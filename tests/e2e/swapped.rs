@@ -1,0 +1,315 @@
+//! Two policies of different making in each other's place while the program runs: a freeze goes in and out, what one saw,
+//! did and barred the other knows; three policies side by side; and a day that one had, told to the other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imagewatch_abi::Digest;
+use imagewatch_tests::components::{plugin_wasm, weekdays_wasm};
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::plugin_manifest::{deploy, hash_of};
+use imagewatch_tests::process::Signal;
+use imagewatch_tests::program::{STATE_DIR, start_imagewatch};
+use imagewatch_tests::registry::RegistryAuth;
+use imagewatch_tests::token_server::{TokenPolicy, TokenServer};
+use serde_json::{Value, json};
+
+use crate::inline::Inline;
+use crate::reload::plugin_status;
+use crate::stage::{Daemon, LATER, SOON, Stage, labels, run_to_end, watch_with};
+
+/// Each poll of a policy says this in the log.
+const POLLED: &str = r#"export="poll""#;
+
+/// What `weekdays` is told, so that it says the same on every day of the week.
+const FREEZE: (&str, &str) = ("days", "none");
+const EVERY_DAY: (&str, &str) = ("days", "mon tue wed thu fri sat sun");
+
+fn tagged(stage: &Stage, role: &str, tag: &str) -> String {
+    format!("{}/{}:{tag}", stage.registry.host(), stage.scope.name(role))
+}
+
+async fn push(stage: &Stage, role: &str, tag: &str) -> Digest {
+    let spec = ImageSpec::sleeper(&stage.scope.name(&format!("{role}-{tag}")));
+    stage.registry.target().push(&stage.scope.name(role), tag, &spec).await
+}
+
+/// Runs a container on `tag` that both policies take to newer versions.
+async fn run(stage: &Stage, role: &str, tag: &str) -> String {
+    let labels = labels(&[("imagewatch.update-policy", "semver:^1")]);
+    stage.run_as(role, RunSpec { image: tagged(stage, role, tag), labels, ..RunSpec::default() }).await
+}
+
+/// A container `web` on 1.0.0, and a manifest `one` whose module is a file of its own.
+struct Scene {
+    stage: Stage,
+    module: PathBuf,
+    state: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let stage = Stage::new().await;
+        push(&stage, "web", "1.0.0").await;
+        run(&stage, "web", "1.0.0").await;
+        let folder = stage.folder.path();
+        let (module, state) = (folder.join("policy.wasm"), folder.join("state").display().to_string());
+        Self { stage, module, state }
+    }
+
+    /// Deploys the module in `file`, and a manifest with its hash.
+    fn deploy(&self, file: &Path, config: &[(&str, &str)]) -> PathBuf {
+        deploy(&self.module, &std::fs::read(file).expect("it was built"));
+        let manifest = self.stage.manifest().module(&self.module).config("containers", "labelled");
+        let manifest = config.iter().fold(manifest, |manifest, (key, value)| manifest.config(key, value));
+        self.stage.write(&manifest, "one")
+    }
+
+    fn watch(&self, manifest: PathBuf) -> Daemon {
+        let log = "info,imagewatch::effects=debug,imagewatch::session=debug";
+        let envs = [(STATE_DIR, self.state.as_str()), ("IMAGEWATCH_LOG", log)];
+        watch_with(self.stage.scope.engine().host(), &[manifest], &envs)
+    }
+
+    /// Puts the module in `file` in the place of the one at work.
+    async fn swap(&self, daemon: &Daemon, file: &Path, config: &[(&str, &str)]) {
+        let seen = daemon.count("loaded anew");
+        self.deploy(file, config);
+        daemon.wait_for_more("loaded anew", seen).await;
+        let running = plugin_status(daemon, "one").await["running"]["sha256"].clone();
+        assert_eq!(running, json!(hash_of(&std::fs::read(file).expect("it was built"))));
+    }
+
+    async fn push(&self, tag: &str) -> Digest {
+        push(&self.stage, "web", tag).await
+    }
+
+    async fn push_broken(&self, tag: &str) {
+        let spec = ImageSpec::broken(&self.stage.scope.name(&format!("web-{tag}")));
+        self.stage.registry.target().push(&self.stage.scope.name("web"), tag, &spec).await;
+    }
+
+    /// What a command prints as JSON beside the running program.
+    async fn run_json(&self, args: &[&str]) -> Value {
+        let (code, output) =
+            run_to_end(self.stage.scope.engine().host(), args, &[(STATE_DIR, self.state.as_str())]).await;
+        assert_eq!(code, 0, "{output}");
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))
+    }
+
+    /// Verdict and reason of a check.
+    async fn check(&self) -> (Value, String) {
+        let path = self.stage.folder.path().join("one.json").display().to_string();
+        let checked = self.run_json(&["check", "--json", &path]).await;
+        let row = &checked["images"][0];
+        (row["verdict"].clone(), row["reason"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The history, oldest first.
+    async fn happened(&self) -> Vec<Value> {
+        let listed = self.run_json(&["history", "--json"]).await;
+        listed["history"].as_array().expect("a list").iter().rev().cloned().collect()
+    }
+
+    /// The id of the container, which runs.
+    async fn id(&self) -> String {
+        let now = self.stage.container("web").await.expect("it is there under its name");
+        assert!(now.is_running, "{now:?}");
+        now.id
+    }
+
+    /// Lets three polls go by, after which the container is still the one with `id`.
+    async fn assert_left_alone(&self, daemon: &Daemon, id: &str) {
+        daemon.wait_for_more(POLLED, daemon.count(POLLED) + 2).await;
+        assert_eq!(self.id().await, id);
+        assert_eq!(self.stage.containers().await, [self.stage.scope.name("web")], "nothing is left over");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_holds_a_push_and_once_it_is_lifted_the_container_moves() {
+    const REASON: &str = "from 1.0.0 to 1.1.0: everything is frozen, `days` is none";
+    let scene = Scene::new().await;
+    let daemon = scene.watch(scene.deploy(&plugin_wasm(), &[]));
+    daemon.wait_for_line("first seen").await;
+    let id = scene.id().await;
+
+    scene.swap(&daemon, &weekdays_wasm(), &[FREEZE]).await;
+    let pushed = scene.push("1.1.0").await;
+    daemon.wait_for_line(&format!("held, {REASON}")).await;
+    assert_eq!(scene.check().await, (json!("held"), REASON.to_owned()));
+    scene.assert_left_alone(&daemon, &id).await;
+    let last = scene.happened().await.pop().expect("the hold is told, once");
+    assert_eq!((&last["verdict"], &last["reason"]), (&json!("held"), &json!(REASON)));
+
+    scene.swap(&daemon, &plugin_wasm(), &[]).await;
+    let now = scene.stage.wait_until_on("web", &pushed, LATER).await;
+    assert_eq!(now.image, tagged(&scene.stage, "web", "1.1.0"));
+    daemon.wait_for_line("pulled, recreated").await;
+    let verdicts: Vec<_> = scene.happened().await.iter().map(|event| event["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["seeded", "held", "moved", "committed"], "what the first policy saw was carried through");
+    let status = plugin_status(&daemon, "one").await;
+    assert_eq!((&status["faults"], &status["refused"]), (&json!({}), &Value::Null), "{status}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_policy_barred_and_did_the_other_knows() {
+    let scene = Scene::new().await;
+    let daemon = scene.watch(scene.deploy(&plugin_wasm(), &[]));
+    daemon.wait_for_line("first seen").await;
+    let id = scene.id().await;
+    scene.push_broken("1.1.0").await;
+    daemon.wait_for_line("is quarantined").await;
+
+    // What the default one barred is barred for the other, and what that one did needs no doing again.
+    scene.swap(&daemon, &weekdays_wasm(), &[EVERY_DAY]).await;
+    daemon.wait_for_line("from 1.0.0 to 1.1.0: failed before").await;
+    scene.assert_left_alone(&daemon, &id).await;
+    let good = scene.push("1.2.0").await;
+    let moved = scene.stage.wait_until_on("web", &good, LATER).await;
+    daemon.wait_for_line("web: recreated").await;
+    scene.swap(&daemon, &plugin_wasm(), &[]).await;
+    scene.assert_left_alone(&daemon, &moved.id).await;
+    assert_eq!(scene.check().await.0, "unchanged");
+
+    // And the other way round.
+    scene.swap(&daemon, &weekdays_wasm(), &[EVERY_DAY]).await;
+    scene.push_broken("1.3.0").await;
+    daemon.wait_for_line("from 1.2.0 to 1.3.0: failed before").await;
+    scene.swap(&daemon, &plugin_wasm(), &[]).await;
+    scene.assert_left_alone(&daemon, &moved.id).await;
+    assert_eq!(scene.check().await.0, "held");
+    let fixed = scene.push("1.3.1").await;
+    scene.stage.wait_until_on("web", &fixed, LATER).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_policies_run_side_by_side_each_on_its_own() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    push(&stage, "app", "1.0.0").await;
+    stage.run("web").await;
+    run(&stage, "app", "1.0.0").await;
+    let endless = Inline { poll: "(loop $l (br $l))".to_owned(), ..Inline::default() };
+    let hostile = stage.folder.path().join("hostile.wasm");
+    std::fs::write(&hostile, endless.build()).expect("the test's folder takes files");
+    let manifest = |wasm: &Path, containers: &str| {
+        stage.manifest().module(wasm).config("grant.containers", &format!("name:{}", stage.scope.name(containers)))
+    };
+    let mut hostile = manifest(&hostile, "*").config("host.fuel", "500000000");
+    hostile.config.remove("interval");
+    let daemon = stage.watch(&[
+        stage.write(&manifest(&plugin_wasm(), "web").config("images", &stage.image("web")), "follows"),
+        stage.write(&manifest(&weekdays_wasm(), "app").config(EVERY_DAY.0, EVERY_DAY.1), "minor"),
+        stage.write(&hostile, "hostile"),
+    ]);
+    daemon.wait_for_line("first seen").await;
+    push(&stage, "app", "2.0.0").await;
+    let (web, app) = (stage.push("web", "v2").await, push(&stage, "app", "1.1.0").await);
+    stage.wait_until_on("web", &web, LATER).await;
+    stage.wait_until_on("app", &app, LATER).await;
+    daemon.process.wait_for_line("fuel", SOON).await;
+    for (name, policy, fault) in
+        [("follows", "imagewatch", None), ("minor", "weekdays", None), ("hostile", "inline", Some("fuel"))]
+    {
+        let status = plugin_status(&daemon, name).await;
+        let shown = status["running"]["policy"].as_str().expect("a name");
+        assert!(shown.starts_with(policy), "{status}");
+        let faults: Vec<_> = status["faults"].as_object().expect("counts").keys().map(String::as_str).collect();
+        assert_eq!((faults, &status["denied"]), (fault.into_iter().collect(), &json!({})), "{status}");
+    }
+    daemon.stop().await;
+}
+
+const USER: &str = "alice";
+const PASSWORD: &str = "canary-s3cret";
+
+/// What a transcript of `stage`'s registry must not hold.
+fn secrets() -> [String; 3] {
+    use base64::Engine as _;
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    // As every JSON Web Token begins.
+    [PASSWORD.to_owned(), basic, "eyJ".to_owned()]
+}
+
+/// Records a move from 1.0.0 to 1.1.0 by the default policy, on a registry that asks for a login, and returns the file.
+async fn record_a_move(stage: &Stage, config: &[(&str, &str)]) -> PathBuf {
+    let credential = format!("{}={USER}:{PASSWORD}", stage.registry.host());
+    let envs = [("IMAGEWATCH_CREDENTIAL_TEST", credential.as_str())];
+    let docker_host = stage.scope.engine().host();
+    push(stage, "web", "1.0.0").await;
+    let manifest = config.iter().fold(stage.manifest(), |manifest, (key, value)| manifest.config(key, value));
+    let pull = stage.write(&manifest.clone().config("images", &tagged(stage, "web", "1.0.0")), "pull");
+    let args = ["refresh", "--no-recreate", "--manifest", pull.to_str().expect("text")];
+    let (code, output) = run_to_end(docker_host, &args, &envs).await;
+    assert_eq!(code, 0, "{output}");
+    run(stage, "web", "1.0.0").await;
+
+    let manifest = stage.write(&manifest.config("containers", "labelled"), "days");
+    let file = stage.folder.path().join("days.jsonl");
+    let args = [Path::new("run"), "--admin-listen".as_ref(), "off".as_ref(), "--record".as_ref(), &file, &manifest];
+    let mut process = start_imagewatch(docker_host, args, &envs);
+    process.wait_for_line("first seen", SOON).await;
+    let pushed = push(stage, "web", "1.1.0").await;
+    stage.wait_until_on("web", &pushed, LATER).await;
+    process.wait_for_line("pulled, recreated", SOON).await;
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait_exit(LATER).await, Some(0));
+    file
+}
+
+/// Exit code and output of a replay, for which no engine is needed.
+async fn replay(file: &Path, plugin: &Path, more: &[&str]) -> (i32, String) {
+    let args = ["plugin", "replay", file.to_str().expect("text"), "--plugin", plugin.to_str().expect("text")];
+    run_to_end("unix:///there/is/none", &[&args, more].concat(), &[]).await
+}
+
+/// The same as JSON.
+async fn replay_json(file: &Path, plugin: &Path, more: &[&str]) -> (i32, Value) {
+    let (code, output) = replay(file, plugin, &[&["--json"], more].concat()).await;
+    (code, serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_day_shows_which_moves_another_policy_would_have_held() {
+    let login = RegistryAuth::Htpasswd { user: USER.to_owned(), password: PASSWORD.to_owned() };
+    let stage = Stage::with(login).await;
+    let file = record_a_move(&stage, &[]).await;
+    let recorded = std::fs::read_to_string(&file).expect("it was recorded");
+    assert!(secrets().iter().all(|secret| !recorded.contains(secret)), "{recorded}");
+
+    let (code, same) = replay_json(&file, &plugin_wasm(), &[]).await;
+    assert_eq!((code, &same["differences"], &same["faults"]), (0, &json!([]), &json!([])));
+    assert!(same["calls"].as_u64() > Some(2), "{same}");
+
+    let (code, frozen) = replay_json(&file, &weekdays_wasm(), &["--config", "days=none"]).await;
+    assert_eq!((code, &frozen["faults"]), (1, &json!([])), "{frozen}");
+    let differences = frozen["differences"].as_array().expect("a list");
+    let verdicts =
+        |difference: &Value| (difference["recorded"]["verdict"].clone(), difference["replayed"]["verdict"].clone());
+    let held = differences.iter().find(|difference| verdicts(difference) == (json!("moved"), json!("held")));
+    let held = held.unwrap_or_else(|| panic!("{frozen}"));
+    assert_eq!(held["target"], json!(stage.scope.name("web")));
+    let reason = held["replayed"]["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("from 1.0.0 to 1.1.0: everything is frozen"), "{reason}");
+    let (code, table) = replay(&file, &weekdays_wasm(), &["--config", "days=none"]).await;
+    assert!(code == 1 && table.contains("everything is frozen"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transcript_holds_no_token_and_can_be_replayed_all_the_same() {
+    let users = [(USER.to_owned(), PASSWORD.to_owned())].into();
+    let policy = TokenPolicy { users, is_anonymous_allowed: false, expires_in_s: 300 };
+    let server = Arc::new(TokenServer::start(policy).await);
+    let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
+    let realm = format!("{}={}", stage.registry.host(), server.host());
+    let file = record_a_move(&stage, &[("host.auth_realms", &realm)]).await;
+    assert!(server.requests().iter().any(|request| request.status == 200), "tokens were issued");
+    let recorded = std::fs::read_to_string(&file).expect("it was recorded");
+    assert!(secrets().iter().all(|secret| !recorded.contains(secret)), "{recorded}");
+    let (code, same) = replay_json(&file, &plugin_wasm(), &[]).await;
+    assert_eq!((code, &same["differences"], &same["faults"]), (0, &json!([]), &json!([])));
+}
