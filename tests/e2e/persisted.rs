@@ -143,7 +143,7 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_it_goes_on_says_so_and_what_was_kept_stands() {
     let scene = Scene::new().await;
-    let disk = SmallDisk::mount(scene.state.path().to_owned(), 512);
+    let disk = SmallDisk::mount(scene.state.path().to_owned(), 4096);
     let first = scene.watch();
     first.wait_for_line("first seen").await;
     disk.fill();

@@ -162,16 +162,13 @@ fn split_registry(text: &str) -> (&str, &str) {
 }
 
 fn is_registry(host: &str) -> bool {
-    let (is_name, port) = match host.strip_prefix('[') {
+    let (is_name, port) = if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
         // The grammar has no IPv4 within.
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) => (!address.contains('.') && address.parse::<std::net::Ipv6Addr>().is_ok(), port),
-            None => return false,
-        },
-        None => {
-            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
-            (name.split('.').all(is_domain_component), port)
-        }
+        (!address.contains('.') && address.parse::<std::net::Ipv6Addr>().is_ok(), port)
+    } else {
+        let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+        (name.split('.').all(is_domain_component), port)
     };
     let is_digits = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(is_digits))
