@@ -1,7 +1,7 @@
 //! The story, step by step: what is done, waited for and shown, in that order; first a tag that moves, then
 //! [`swap`](crate::swap). Each step holds or panics.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use imagewatch_abi::Digest;
@@ -143,7 +143,13 @@ impl Place {
     pub(crate) async fn show(&self, args: &[&str], expected: &str) {
         screen::step(format!("$ imagewatch {}", args.join(" ")));
         let folder = self.folder.path();
-        let in_folder = |arg: &&str| if arg.ends_with(".json") { folder.join(arg) } else { PathBuf::from(arg) };
+        let in_folder = |arg: &&str| {
+            if Path::new(arg).extension().is_some_and(|end| end == "json") {
+                folder.join(arg)
+            } else {
+                PathBuf::from(arg)
+            }
+        };
         let args: Vec<_> = args.iter().map(in_folder).collect();
         let lines = run_to_end(self.scope.engine().host(), &args, folder).await;
         assert!(lines.iter().any(|line| line.contains(expected)), "no {expected:?} in {lines:#?}");
