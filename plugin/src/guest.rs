@@ -82,8 +82,11 @@ fn write_block(bytes: &[u8]) -> u64 {
     }
 }
 
-/// What the host wrote into `block`, which is given back.
+/// What the host wrote into `block`, which is given back. Block 0 is none; not every host knows that it has no length.
 fn take_block(block: u64) -> Option<Vec<u8>> {
+    if block == 0 {
+        return None;
+    }
     let length = unsafe { extism::length(block) };
     if length == 0 {
         return None;

@@ -1,7 +1,7 @@
 //! The story, step by step: what is done, waited for and shown, in that order; first a tag that moves, then
 //! [`swap`](crate::swap). Each step holds or panics.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use imagewatch_abi::Digest;
@@ -138,18 +138,12 @@ impl Place {
         manifest.write(self.folder.path(), "shop")
     }
 
-    /// Runs `imagewatch` to its end and shows what it prints, which must contain `expected`. Manifests are those in the
+    /// Runs `imagewatch` to its end and shows what it prints, which must contain `expected`. Files are those in the
     /// folder.
     pub(crate) async fn show(&self, args: &[&str], expected: &str) {
         screen::step(format!("$ imagewatch {}", args.join(" ")));
         let folder = self.folder.path();
-        let in_folder = |arg: &&str| {
-            if Path::new(arg).extension().is_some_and(|end| end == "json") {
-                folder.join(arg)
-            } else {
-                PathBuf::from(arg)
-            }
-        };
+        let in_folder = |arg: &&str| Some(folder.join(arg)).filter(|file| file.is_file()).unwrap_or_else(|| arg.into());
         let args: Vec<_> = args.iter().map(in_folder).collect();
         let lines = run_to_end(self.scope.engine().host(), &args, folder).await;
         assert!(lines.iter().any(|line| line.contains(expected)), "no {expected:?} in {lines:#?}");
