@@ -15,7 +15,6 @@ use imagewatch_tests::process::{Process, Signal};
 use imagewatch_tests::program::{STATE_DIR, start_imagewatch};
 use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::wait::wait_for;
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -196,7 +195,7 @@ async fn no_secret_shows_anywhere_whatever_happens() {
     })
     .await;
     stage.push_image("web", &ImageSpec::broken(&stage.scope.name("v3"))).await;
-    second.wait_for_line("quarantine", LATER).await;
+    second.wait_for_line("is quarantined", LATER).await;
     scene.commands(&mut found, "at the end").await;
     scene.accounts(&mut found).await;
     ask_everything(&second, &mut found).await;
