@@ -44,11 +44,11 @@ pub(super) async fn exec(
     if let Ok(ended) = timeout(limit, exit_code(connection, &id)).await {
         return ended;
     }
-    let action = format!("run {:?} in the container", command.join(" "));
+    // The command is not shown: it may have a password in it.
     if !has_been_ended(connection, container, &mark, &id).await {
-        warn!(container, %action, "it could not be ended and goes on there; end it by hand");
+        warn!(container, exec = id, "a command could not be ended and goes on there; end it by hand");
     }
-    Err(EngineError::Timeout { action, limit })
+    Err(EngineError::Timeout { action: "run a command in the container".to_owned(), limit })
 }
 
 async fn has_been_ended(connection: &Connection, container: &str, mark: &str, id: &str) -> bool {
