@@ -49,6 +49,10 @@ async fn registry(authorization: &str, challenge: impl Fn(&str) -> String) -> Mo
     server
 }
 
+fn basic_challenge(_: &str) -> String {
+    "Basic realm=\"it\"".to_owned()
+}
+
 fn bearer_challenge(uri: &str) -> String {
     format!("Bearer realm=\"{uri}/token\",service=\"it\"")
 }
@@ -61,10 +65,11 @@ impl Registries {
     async fn start() -> Self {
         let bearers = BEARERS.map(|bearer| format!("Bearer {bearer}"));
         let it = Self {
-            basic: registry(&basic_of(&format!("me:{PASSWORD}")), |_| "Basic realm=\"it\"".to_owned()).await,
+            basic: registry(&basic_of(&format!("me:{PASSWORD}")), basic_challenge).await,
             token: registry(&bearers[0], bearer_challenge).await,
             identity: registry(&bearers[1], bearer_challenge).await,
-            bearer: registry(&format!("Bearer {REGISTRY_TOKEN}"), bearer_challenge).await,
+            // A ready token goes where a registry asks for the credential itself.
+            bearer: registry(&format!("Bearer {REGISTRY_TOKEN}"), basic_challenge).await,
         };
         let login = header("authorization", basic_of(&format!("me:{TOKEN_PASSWORD}")).as_str());
         let ask = Mock::given(method("GET")).and(path("/token")).and(login);

@@ -139,8 +139,9 @@ fn answer(request: &Request, name: &str, kind: Kind, wire: &str, mode: Mode, els
     let one_line = sent.replace('\n', " ");
     let realm = request.headers.get("host").map_or("", |host| host.to_str().unwrap_or_default());
     let challenge = match kind {
-        Kind::Basic => "Basic realm=\"it\"".to_owned(),
-        _ => format!("Bearer realm=\"http://{realm}/token\",service=\"it\""),
+        // A ready token goes where a registry asks for the credential itself.
+        Kind::Basic | Kind::Bearer => "Basic realm=\"it\"".to_owned(),
+        Kind::Token | Kind::Identity => format!("Bearer realm=\"http://{realm}/token\",service=\"it\""),
     };
     let digest = format!("sha256:{}", "a".repeat(64));
     match mode {

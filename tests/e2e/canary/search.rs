@@ -63,7 +63,7 @@ pub(super) fn forms(secret: &str) -> Vec<String> {
     let percent: String = byte_serialize(secret.as_bytes()).collect();
     let mut forms = vec![secret.to_owned(), json.trim_matches('"').to_owned(), percent];
     for (shift, first) in [(0, 0), (1, 2), (2, 3)] {
-        let bytes = [&vec![0; shift], secret.as_bytes()].concat();
+        let bytes = [&[0; 2][..shift], secret.as_bytes()].concat();
         // The first characters depend on what stands before, and the last one on what comes after.
         let whole = bytes.len() * 8 / 6;
         forms.extend([&STANDARD_NO_PAD, &URL_SAFE_NO_PAD].map(|base64| base64.encode(&bytes)[first..whole].to_owned()));

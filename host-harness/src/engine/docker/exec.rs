@@ -44,11 +44,11 @@ pub(super) async fn exec(
     if let Ok(ended) = timeout(limit, exit_code(connection, &id)).await {
         return ended;
     }
-    let action = format!("run {:?} in the container", command.join(" "));
+    // The command is not shown: it may have a password in it.
     if !has_been_ended(connection, container, &mark, &id).await {
-        warn!(container, %action, "it could not be ended and goes on there; end it by hand");
+        warn!(container, exec = id, "a command could not be ended and goes on there; end it by hand");
     }
-    Err(EngineError::Timeout { action, limit })
+    Err(EngineError::Timeout { action: "run a command in the container".to_owned(), limit })
 }
 
 async fn has_been_ended(connection: &Connection, container: &str, mark: &str, id: &str) -> bool {
@@ -87,5 +87,54 @@ async fn exit_code(connection: &Connection, id: &str) -> Result<i64, EngineError
             (Value::Bool(false), Some(code)) => return Ok(code),
             _ => sleep(POLL_EVERY).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use wiremock::matchers::{method, path_regex};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A hook may have a password in it.
+    #[tokio::test]
+    async fn a_command_that_cannot_be_ended_is_told_of_and_not_shown() {
+        let engine = MockServer::start().await;
+        for (verb, path, answer) in [
+            ("GET", "^/version$", json!({ "ApiVersion": "1.44", "Components": [] })),
+            ("POST", "/containers/web/exec$", json!({ "Id": "e" })),
+            ("POST", "/exec/e/start$", json!({})),
+            ("GET", "/exec/e/json$", json!({ "Running": true })),
+        ] {
+            let answer = ResponseTemplate::new(200).set_body_json(answer);
+            Mock::given(method(verb)).and(path_regex(path)).respond_with(answer).mount(&engine).await;
+        }
+        let (lines, connection) = (Lines::default(), Connection::new(format!("tcp://{}", engine.address())));
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let command = ["/bin/sh", "-c", "login --password canary-9d1f"];
+        let limit = Duration::from_millis(50);
+        let error = exec(&connection.expect("an address"), "web", &command, limit).await.expect_err("it does not end");
+        assert!(matches!(error, EngineError::Timeout { .. }), "{error}");
+        let shown = String::from_utf8_lossy(&lines.0.lock().expect("not poisoned")).into_owned();
+        assert!(shown.contains("end it by hand") && shown.contains("web"), "{shown}");
+        assert!(!format!("{error} {error:?} {shown}").contains("canary"), "{error} {shown}");
     }
 }
