@@ -4,6 +4,7 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. Without `runtime` all are meant, without `recreate` true. |
+//! | `GET /admin/targets` | 200 `{"targets": […]}`, one [`TargetStatus`] each: what the last poll said, with the reason, and until when something keeps it |
 //! | `GET /admin/history?target=<name>&manifest=<name>&limit=<n>` | 200 `{"history": […]}`, one [`Event`] each, newest first; 100 unless `limit` says otherwise, at most 1000 |
 //! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
 //! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |
@@ -42,6 +43,7 @@ mod metrics;
 mod plugins;
 mod quarantine;
 mod refresh;
+mod targets;
 
 /// How long requests under way may take once the server is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -64,6 +66,9 @@ pub trait Control: Send + Sync {
 
     /// Puts the files of the policy before back, and loads them.
     async fn roll_back_plugin(&self, manifest: &str) -> RollbackAnswer;
+
+    /// What the last poll of each manifest said of its targets.
+    fn targets(&self) -> Vec<TargetStatus>;
 
     /// The digests that are barred, under every manifest.
     ///
@@ -92,6 +97,16 @@ pub struct BarredDigest {
     /// What the policy says.
     #[serde(flatten)]
     pub entry: Quarantined,
+}
+
+/// What is known of a target, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TargetStatus {
+    /// The name of the manifest whose policy says so.
+    pub manifest: String,
+    /// What the policy said last.
+    #[serde(flatten)]
+    pub outcome: Outcome,
 }
 
 /// Something that happened to a target, for people and programs.
@@ -250,6 +265,7 @@ pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router 
     let token = token.filter(is_usable).map(Arc::new);
     let admin = Router::new()
         .route("/workspace-images/refresh", post(refresh::workspaces))
+        .route("/targets", get(targets::list))
         .route("/history", get(history::list))
         .route("/quarantine", get(quarantine::list).delete(quarantine::clear))
         .route("/plugins", get(plugins::list))

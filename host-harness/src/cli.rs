@@ -81,8 +81,8 @@ pub struct RunArgs {
     /// How many refreshes run side by side.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
-    /// Take down every call of a policy in this file, for `plugin replay`. Credentials and tokens are left out; the names,
-    /// labels and images of containers are not.
+    /// Take down every call of a policy in this file, for `plugin replay`. Credentials and tokens are left out; the
+    /// manifest's config, and the names, labels and images of containers are not.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 }

@@ -104,10 +104,12 @@ impl Session {
             quarantine: self.quarantine.read(),
         };
         let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
-        self.quarantine.write(output.quarantine.take());
-        self.memory.write(output.state.clone());
         self.cache = output.cache.clone();
+        // A check changes nothing, whatever the policy says.
+        let changed = output.quarantine.take().filter(|_| mode == PollMode::Watch);
         if mode == PollMode::Watch {
+            self.quarantine.write(changed);
+            self.memory.write(output.state.clone());
             self.note(&output.outcomes);
         }
         Ok((output, orders))

@@ -8,9 +8,9 @@ mod policy_state;
 mod quarantine;
 mod schema;
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -96,7 +96,8 @@ impl StoreError {
 }
 
 impl Store {
-    /// Opens the store in `folder`, both made where they are missing; the folder then belongs to its owner alone.
+    /// Opens the store in `folder`, both made where they are missing; a folder that is made belongs to its owner alone, and
+    /// so does the file in any.
     ///
     /// # Errors
     /// When the folder cannot be made, or the file is damaged, from a newer version, or cannot be written.
@@ -108,6 +109,9 @@ impl Store {
             .map_err(|source| StoreError::Folder { folder: folder.display().to_string(), source })?;
         let file = folder.join(FILE_NAME);
         let connection = Connection::open(&file).map_err(|source| explain(&file, source))?;
+        // A folder that was there may be open to others; the files beside the database get its mode. Where the mode cannot
+        // be changed the file is somebody else's, who will know.
+        let _ = fs::set_permissions(&file, Permissions::from_mode(0o600));
         Self::prepare(connection, file)
     }
 

@@ -138,7 +138,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Reads what `file` holds of `manifest`, or of the only one in it. A last line that a kill cut short is left out.
+    /// Reads what `file` holds of `manifest`, or of the only one in it. Lines that a kill cut short are left out.
     ///
     /// # Errors
     /// When it cannot be read, is no transcript, or holds no such manifest.
@@ -155,7 +155,8 @@ impl Transcript {
         for (index, text) in lines.iter().enumerate() {
             let line = match parse_line(text) {
                 Ok(line) => line,
-                Err(_) if index > 0 && index + 1 == lines.len() => break,
+                // Cut short by a kill; what another recording added begins on a line of its own.
+                Err(_) if index > 0 && is_cut_short(text) => continue,
                 Err(reason) => return Err(TranscriptError::Malformed { file: shown, line: index + 1, reason }),
             };
             match line {
@@ -179,6 +180,10 @@ impl Transcript {
         let known = if known.is_empty() { "nothing".to_owned() } else { known };
         chosen.ok_or(TranscriptError::Which { file: shown, known })
     }
+}
+
+fn is_cut_short(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
 fn parse_line(text: &str) -> Result<Line, String> {

@@ -27,6 +27,9 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(25);
 
 const BEFORE_FIRST_POLL: &str = "its first poll is not over";
 
+/// A policy is not polled more often, whatever it says: what it asks of registries counts against somebody's quota.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What a manifest's actor can be asked.
 #[derive(Debug)]
 pub struct RefreshRequest {
@@ -56,12 +59,14 @@ pub struct RefreshReply {
 pub struct Status {
     /// Why it is not ready; none when its first tick is over or polling is off by config.
     pub not_ready: Option<String>,
+    /// What the last poll said of each target.
+    pub outcomes: Vec<Outcome>,
 }
 
 impl Status {
     /// Of an actor that has not polled yet.
     pub fn before_first_poll() -> Self {
-        Self { not_ready: Some(BEFORE_FIRST_POLL.to_owned()) }
+        Self { not_ready: Some(BEFORE_FIRST_POLL.to_owned()), outcomes: Vec::new() }
     }
 
     fn is_before_first_poll(&self) -> bool {
@@ -135,7 +140,7 @@ impl Watch {
                 biased;
                 () = self.orders.shutdown.cancelled() => break,
                 Some(ended) = self.running.join_next_with_id() => self.take_ended(ended).await,
-                Some(Ok(reports)) = self.tending.join_next() => self.settle(reports).await,
+                Some(tended) = self.tending.join_next() => self.take_tended(tended).await,
                 Some(request) = self.requests.recv() => self.refresh(request).await,
                 Some(request) = self.reloads.requests.recv() => self.take_reload(request),
                 Some(prepared) = self.loading.task.join_next() => {
@@ -171,6 +176,16 @@ impl Watch {
         });
     }
 
+    async fn take_tended(&mut self, tended: Result<Vec<Report>, tokio::task::JoinError>) {
+        match tended {
+            Ok(reports) => self.settle(reports).await,
+            Err(panic) => error!(
+                manifest = self.session.manifest.name,
+                "failed to end what was left half done: {panic}; please report it"
+            ),
+        }
+    }
+
     /// One tick; the time until the next. Where polling is off, what was left half done is ended all the same.
     async fn tick(&mut self) -> Duration {
         self.tend();
@@ -182,7 +197,7 @@ impl Watch {
     }
 
     fn interval(&self) -> Duration {
-        Duration::from_millis(self.session.plugin.description.interval_ms.max(1))
+        Duration::from_millis(self.session.plugin.description.interval_ms).max(LEAST_INTERVAL)
     }
 
     async fn poll(&mut self) -> Duration {
@@ -190,17 +205,19 @@ impl Watch {
         let interval = self.interval();
         let manifest = self.session.manifest.name.clone();
         let polled = self.session.poll(None, self.in_flight(), PollMode::Watch).await;
+        let mut outcomes = None;
         let (not_ready, next) = match polled {
             Err(fault) => {
                 error!(manifest, "failed to {fault}; tried again in {interval:?}");
                 (Some(fault.to_string()), interval)
             }
             Ok((output, orders)) => {
-                let next = Duration::from_millis(output.next_poll_ms.max(1));
+                let next = Duration::from_millis(output.next_poll_ms).max(LEAST_INTERVAL);
                 self.start(orders);
                 if output.err.is_none() && self.status.borrow().is_before_first_poll() {
                     info!(manifest, targets = output.outcomes.len(), "watching; polled again in {next:?}");
                 }
+                outcomes = Some(output.outcomes);
                 let failure = output.err.map(|failure| {
                     warn!(manifest, "failed to poll: {failure}; tried again in {next:?}");
                     failure.message
@@ -208,7 +225,12 @@ impl Watch {
                 (failure, next)
             }
         };
-        self.status.send_replace(Status { not_ready });
+        self.status.send_modify(|status| {
+            status.not_ready = not_ready;
+            // A poll that came to nothing has nothing newer to say.
+            status.outcomes =
+                outcomes.filter(|outcomes| !outcomes.is_empty()).unwrap_or(std::mem::take(&mut status.outcomes));
+        });
         next
     }
 

@@ -158,8 +158,8 @@ async fn whatever_a_registry_answers_is_that_images_reason_and_stops_no_other() 
     let tls = stage.registry.host();
     let hosts = [html.address().to_string(), no_digest.address().to_string(), silent, flood, down];
     let reasons = [
-        "without Docker-Content-Digest",
-        "not a digest",
+        "answered a web page where a manifest was asked for",
+        "answered nothing where a manifest was asked for",
         "no answer from",
         "more than 65536 bytes",
         "could not connect to",

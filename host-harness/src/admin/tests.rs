@@ -100,6 +100,12 @@ impl Control for FakeControl {
         }
     }
 
+    fn targets(&self) -> Vec<TargetStatus> {
+        let reason = Some("registry limits the rate until 14:05:09Z".to_owned());
+        let outcome = Outcome { reason, until_ms: Some(9_000), ..Outcome::new("web", Verdict::Unknown) };
+        vec![TargetStatus { manifest: "apps".to_owned(), outcome }]
+    }
+
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
         self.barred()
     }
@@ -119,6 +125,16 @@ impl Control for FakeControl {
         *self.barred.lock().expect("no test panics while it holds this") = Ok(left);
         Ok(cleared)
     }
+}
+
+#[tokio::test]
+async fn targets_are_listed_with_what_keeps_them_and_until_when() {
+    let control = FakeControl::with_readiness(&[]);
+    let (status, body) = ask(&control, "GET", "/admin/targets", Some("Bearer t0ken")).await;
+    let row = &body["targets"][0];
+    assert_eq!((status, &row["target"], &row["manifest"]), (StatusCode::OK, &value!("web"), &value!("apps")));
+    assert_eq!((&row["verdict"], &row["until_ms"]), (&value!("unknown"), &value!(9_000)));
+    assert_eq!(ask(&control, "GET", "/admin/targets", None).await.0, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::history::as_events;
 use super::quarantine::name_manifests;
 use crate::admin::{
     BarredDigest, Control, Event, ManifestReadiness, PluginStatus, RefreshAnswer, RefreshResult, ReloadAnswer,
-    RollbackAnswer,
+    RollbackAnswer, TargetStatus,
 };
 use crate::plugin::{Record, RollbackError, roll_back};
 use crate::store::{HistoryQuery, Store};
@@ -143,6 +143,15 @@ impl Control for Handles {
             Ok(Err(error)) => RollbackAnswer::NothingBefore(format!("failed to {error}")),
             Err(error) => RollbackAnswer::Failed(format!("the host panicked: {error}; please report it")),
         }
+    }
+
+    fn targets(&self) -> Vec<TargetStatus> {
+        let of = |handle: &ManifestHandle| {
+            let outcomes = handle.status.borrow().outcomes.clone();
+            let manifest = handle.name.clone();
+            outcomes.into_iter().map(move |outcome| TargetStatus { manifest: manifest.clone(), outcome })
+        };
+        self.loaded.iter().flat_map(of).collect()
     }
 
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::inspect::sha256_hex;
 use super::manifest::{PluginManifest, WasmSource};
+use super::trust::signature_path;
 
 /// The folder in the state folder; below it one for each manifest.
 const FOLDER: &str = "plugins";
@@ -21,6 +22,8 @@ const NEXT: &str = "next";
 const MODULE: &str = "module.wasm";
 const MANIFEST: &str = "manifest.json";
 const ORIGIN: &str = "origin.json";
+/// Beside the module where one was there.
+const SIGNATURE: &str = "module.wasm.minisig";
 
 /// Why nothing was put back.
 #[derive(Debug, Error)]
@@ -91,7 +94,13 @@ impl Kept {
         let WasmSource::File(module) = &manifest.wasm else { return Ok(()) };
         let origin = Origin { manifest: std::path::absolute(&manifest.path)?, module: std::path::absolute(module)? };
         let next = self.folder.join(NEXT);
+        remove_if_there(&next)?;
         fs::create_dir_all(&next)?;
+        match fs::read(signature_path(module)) {
+            Ok(signature) => fs::write(next.join(SIGNATURE), signature)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         fs::write(next.join(MODULE), wasm)?;
         fs::write(next.join(MANIFEST), &manifest.text)?;
         fs::write(next.join(ORIGIN), serde_json::to_vec(&origin)?)
@@ -126,7 +135,8 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
 
 fn has_same_files(a: &Path, b: &Path) -> bool {
     let is_same = |name: &&str| matches!((fs::read(a.join(name)), fs::read(b.join(name))), (Ok(a), Ok(b)) if a == b);
-    [MODULE, MANIFEST, ORIGIN].iter().all(is_same)
+    let is_signed_alike = fs::read(a.join(SIGNATURE)).ok() == fs::read(b.join(SIGNATURE)).ok();
+    is_signed_alike && [MODULE, MANIFEST, ORIGIN].iter().all(is_same)
 }
 
 /// Puts the files of the last policy of manifest `name` that worked back where they came from: that of the one at work, if
@@ -162,6 +172,10 @@ pub fn roll_back(state_dir: &Path, name: &str) -> Result<RolledBack, RollbackErr
     }
     let read = |file: &str| fs::read(chosen.join(file)).map_err(|source| refused(&chosen.join(file), source));
     let (module, manifest) = (read(MODULE)?, read(MANIFEST)?);
+    if let Ok(signature) = fs::read(chosen.join(SIGNATURE)) {
+        let file = signature_path(&origin.module);
+        write_over(&file, &signature).map_err(|source| refused(&file, source))?;
+    }
     write_over(&origin.module, &module).map_err(|source| refused(&origin.module, source))?;
     write_over(&origin.manifest, &manifest).map_err(|source| refused(&origin.manifest, source))?;
     Ok(RolledBack {
@@ -253,6 +267,18 @@ mod tests {
         place.run("one", "1");
         place.roll_back().expect("there is one before");
         assert_eq!(place.module(), "two");
+    }
+
+    #[test]
+    fn a_signature_comes_back_with_its_module() {
+        let place = Place::new();
+        for version in ["one", "two"] {
+            fs::write(place.file("p.wasm.minisig"), format!("signature of {version}")).expect("a file");
+            place.run(version, "1");
+        }
+        place.roll_back().expect("there is one before");
+        let signature = fs::read_to_string(place.file("p.wasm.minisig")).expect("a file");
+        assert_eq!((place.module(), signature), ("one".to_owned(), "signature of one".to_owned()));
     }
 
     #[test]

@@ -34,7 +34,8 @@ fn the_folder_is_made_for_its_owner_alone() {
     Store::open(&state).expect("it is made");
     let mode = fs::metadata(&state).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
-    assert!(state.join(FILE_NAME).is_file());
+    let mode = fs::metadata(state.join(FILE_NAME)).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]

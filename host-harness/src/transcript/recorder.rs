@@ -1,8 +1,8 @@
 //! Writes a transcript while policies work. A disk that takes no more ends the recording, never the work.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,8 +30,8 @@ impl Recorder {
     /// When it cannot be opened.
     pub fn open(file: &Path) -> Result<Self, TranscriptError> {
         let shown = file.display().to_string();
-        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(file);
-        let opened = opened.map_err(|source| TranscriptError::File { what: "open", file: shown.clone(), source })?;
+        let opened =
+            open(file).map_err(|source| TranscriptError::File { what: "open", file: shown.clone(), source })?;
         Ok(Self { file: Mutex::new(Some(opened)), shown })
     }
 
@@ -88,6 +88,21 @@ impl Recorder {
             *file = None;
         }
     }
+}
+
+/// A last line that a kill cut short is ended, so that what follows can be read.
+fn open(file: &Path) -> std::io::Result<File> {
+    let mut opened = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(file)?;
+    opened.set_permissions(Permissions::from_mode(0o600))?;
+    let mut last = *b"\n";
+    if opened.metadata()?.len() > 0 {
+        opened.seek(SeekFrom::End(-1))?;
+        opened.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
+        opened.write_all(b"\n")?;
+    }
+    Ok(opened)
 }
 
 fn as_value(value: &impl Serialize) -> Value {

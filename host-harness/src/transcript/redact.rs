@@ -6,8 +6,8 @@ use serde_json::Value;
 /// Stands for what was taken out.
 const REDACTED: &str = "redacted";
 
-/// Request headers that prove something.
-const PROOFS: [&str; 2] = ["authorization", "cookie"];
+/// Headers that prove something, or may: a location is often a signed one.
+const PROOFS: [&str; 4] = ["authorization", "cookie", "location", "set-cookie"];
 
 /// The batch without what proves something.
 pub(super) fn batch(batch: &HttpBatch) -> HttpBatch {
@@ -29,6 +29,8 @@ pub(super) fn responses(batch: &HttpBatch, answer: &Answer<HttpResponses>) -> An
             let url = batch.requests.get(index).map_or("", |request| request.url.as_str());
             if let Answer::Ok(response) = response {
                 response.body = body(url, response);
+                let headers = response.headers.iter_mut();
+                headers.filter(|(name, _)| is_proof(name)).for_each(|(_, value)| REDACTED.clone_into(value));
             }
         }
     }
@@ -46,16 +48,26 @@ pub(super) fn without_cache(mut value: Value) -> Value {
 /// Manifests and tag lists are public to who may ask for them; all else may be a token server's answer.
 fn body(url: &str, response: &HttpResponse) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
-    if path.contains("/manifests/") || path.ends_with("/tags/list") || response.body.is_empty() {
+    let is_registrys = path.contains("/v2/") && (path.contains("/manifests/") || path.ends_with("/tags/list"));
+    if (is_registrys && response.status == 200) || response.body.is_empty() {
         return response.body.clone();
     }
     match serde_json::from_str::<Value>(&response.body) {
-        Ok(Value::Object(mut object)) => {
-            let secrets = object.iter_mut().filter(|(name, _)| is_secret(name));
-            secrets.for_each(|(_, value)| *value = Value::from(REDACTED));
-            Value::Object(object).to_string()
+        Ok(mut value) if value.is_object() => {
+            hide_secrets(&mut value);
+            value.to_string()
         }
         _ => REDACTED.to_owned(),
+    }
+}
+
+fn hide_secrets(value: &mut Value) {
+    match value {
+        Value::Object(object) => object.iter_mut().for_each(|(name, value)| {
+            if is_secret(name) { *value = Value::from(REDACTED) } else { hide_secrets(value) }
+        }),
+        Value::Array(list) => list.iter_mut().for_each(hide_secrets),
+        _ => {}
     }
 }
 

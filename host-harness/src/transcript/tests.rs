@@ -154,6 +154,8 @@ async fn a_transcript_that_was_cut_short_is_read_up_to_there_and_nonsense_is_nam
     let text = std::fs::read_to_string(scene.file()).expect("text");
     std::fs::write(scene.file(), &text[..text.len() - 20]).expect("written");
     assert_eq!(Transcript::read(&scene.file(), None).expect("it is one").calls.len(), 3);
+    scene.record().await;
+    assert_eq!(Transcript::read(&scene.file(), None).expect("it goes on").calls.len(), 7);
     let error = Transcript::read(&scene.file(), Some("other")).expect_err("it is not there").to_string();
     assert!(error.contains("holds apps") && error.contains("--manifest"), "{error}");
     std::fs::write(scene.file(), "{\"line\":\"policy\",\"format\":99}\n").expect("written");

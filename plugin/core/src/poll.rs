@@ -188,7 +188,8 @@ fn decide(
     let stays = from.is_some() || !tried.is_empty();
     let reached =
         Seen { reference: aim.clone(), digest: Some(remote.clone()), from: from.clone(), tried, pending: None };
-    let previous = known.digest.clone().or(runs);
+    // What is seen was reached, and yet another image runs: that one is left.
+    let previous = if is_reached { runs.or(known.digest.clone()) } else { known.digest.clone().or(runs) };
     let (verdict, reason, now) = match (&known.digest, is_behind) {
         (None, None | Some(false)) if from.is_none() => (Verdict::Seeded, held, Some(reached)),
         (_, None | Some(false)) if is_reached => {

@@ -43,6 +43,9 @@ pub(crate) fn build_manifest(scheme: &str, reference: &Reference, want: Want, au
         Want::Hash => (Method::Get, ReadBody::Digest),
         Want::Text => (Method::Get, ReadBody::Document),
     };
+    if want == Want::Hash {
+        request.want.push("content-type".to_owned());
+    }
     HttpRequest { method, read, ..request }
 }
 

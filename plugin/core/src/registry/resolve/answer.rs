@@ -7,6 +7,9 @@ use super::super::limit::{Limit, Parked, read_limit};
 use super::words::{bad_answer, refusal, shown};
 use super::{Found, Proof, Purpose, Query, Resolver, Talk, Way};
 
+/// The digest of an empty body.
+const NOTHING: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 impl Resolver<'_> {
     pub(super) fn take(&mut self, purpose: Purpose, answer: Answer<HttpResponse>) {
         match (purpose, answer) {
@@ -135,6 +138,12 @@ impl Resolver<'_> {
             let failure = bad_answer(format!("{registry} answered {what}, and the content was not hashed"));
             return Some(said.ok_or(failure));
         };
+        // A log-in page is no manifest, and neither is nothing at all: either would be taken for a move.
+        let is_page = response.header("content-type").is_some_and(|kind| kind.starts_with("text/html"));
+        if is_page || computed.as_str() == NOTHING {
+            let what = if is_page { "a web page" } else { "nothing" };
+            return Some(Err(bad_answer(format!("{registry} answered {what} where a manifest was asked for"))));
+        }
         if let Some(said) = said.filter(|said| *said != computed && said.as_str().starts_with("sha256:")) {
             self.notes.push(format!(
                 "{}: {registry} says {} of a manifest that is {}; went by the content",
