@@ -1,6 +1,8 @@
 //! What a credential is inside the host: the one vocabulary that the adapters share.
 //! Holds no credential itself and knows no source of them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::LazyLock;
@@ -41,6 +43,22 @@ impl Credential {
         }
     }
 
+    /// `text` without this credential, as it is or as it goes over the wire: a registry may send back what it was sent,
+    /// and the engine repeats what a registry says.
+    pub fn hide_in(&self, text: &str) -> String {
+        let (login, secret) = match self {
+            Self::Basic { username, password } => {
+                let login = format!("{username}:{}", password.expose_secret());
+                (Some(login), password.expose_secret())
+            }
+            Self::IdentityToken(token) | Self::RegistryToken(token) => (None, token.expose_secret()),
+        };
+        let encoded = login.iter().flat_map(|login| [STANDARD.encode(login), URL_SAFE.encode(login)]);
+        let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let shapes = encoded.chain([secret.to_owned(), percent]).filter(|shape| !shape.is_empty());
+        shapes.fold(text.to_owned(), |text, shape| text.replace(&shape, "[redacted]"))
+    }
+
     /// Names this credential without telling anything of it: equal ones have equal ids, until the process ends.
     pub fn id(&self) -> String {
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -56,6 +74,25 @@ impl Credential {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_repeats_a_credential_in_any_shape_does_not_show_it() {
+        let credential = Credential::basic("me", "p~?>/+ 1");
+        for (shape, text) in [
+            ("plain", "sent p~?>/+ 1 back".to_owned()),
+            ("a header", format!("authorization: Basic {}", STANDARD.encode("me:p~?>/+ 1"))),
+            ("url alphabet", URL_SAFE.encode("me:p~?>/+ 1")),
+            ("a form", "refresh_token=p%7E%3F%3E%2F%2B+1".to_owned()),
+        ] {
+            let shown = credential.hide_in(&text);
+            assert!(
+                shown.contains("[redacted]") && !shown.contains("p~") && !shown.contains("%7E%3F"),
+                "{shape}: {shown}"
+            );
+        }
+        assert_eq!(credential.hide_in("nothing of it"), "nothing of it");
+        assert!(Credential::IdentityToken("t0k".into()).hide_in("a t0k").ends_with("[redacted]"));
+    }
 
     #[test]
     fn an_id_tells_credentials_apart_and_nothing_else() {

@@ -55,8 +55,8 @@ impl Scene {
         ];
         let env = vec![format!("DOCKER_HOST=unix://{SOCKET}"), "IMAGEWATCH_STATE_DIR=/state".to_owned()];
         scene.run("updater", binds, env, port).await;
-        scene.wait_until_seen("app").await;
-        scene.wait_until_seen("updater").await;
+        scene.wait_until_watching().await;
+        scene.wait_until_watching().await;
         scene
     }
 
@@ -114,8 +114,9 @@ impl Scene {
         .await;
     }
 
-    async fn wait_until_seen(&self, role: &str) {
-        self.wait_until_said(&["first seen", &self.scope.name(role)]).await;
+    /// Until the updater that has the name now has polled; what its predecessor saw is not first seen again.
+    async fn wait_until_watching(&self) {
+        self.wait_until_said(&["watching; polled again"]).await;
     }
 
     /// A new image for the container of `role`.
@@ -194,7 +195,7 @@ async fn t40_t41_an_updater_hands_over_to_its_successor_which_works_alone() {
     let scene = Scene::new(None).await;
     let update = scene.release("updater", &updater_image("v2", true), true).await;
     scene.wait_until_gone(&update, Way::Forwards).await;
-    scene.wait_until_seen("app").await;
+    scene.wait_until_watching().await;
     let of_app = scene.release("app", &ImageSpec::sleeper("v2"), true).await;
     scene.wait_until_gone(&of_app, Way::Forwards).await;
 
@@ -234,8 +235,8 @@ async fn t40_an_updater_that_publishes_a_port_is_replaced_by_a_helper_whenever_t
         scene.assert_no_helper_is_left().await;
         let now = scene.scope.inspect(&update.name).await.expect("it runs");
         assert_eq!(now.published.get(&8321).map(String::as_str), Some("127.0.0.1:8321"), "{moment:?}");
-        scene.wait_until_seen("app").await;
-        scene.wait_until_seen("updater").await;
+        scene.wait_until_watching().await;
+        scene.wait_until_watching().await;
     }
     let of_app = scene.release("app", &ImageSpec::sleeper("v2"), true).await;
     scene.wait_until_gone(&of_app, Way::Forwards).await;

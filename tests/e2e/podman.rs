@@ -43,7 +43,8 @@ impl Scene {
             .config("interval", "200ms")
             .config("host.stable_for", "1s")
             .config("host.insecure_registries", &registry.host())
-            .config("grant.images", &format!("{}/*", registry.host()));
+            .config("grant.images", &format!("{}/*", registry.host()))
+            .config("grant.containers", "label:imagewatch.enable=true");
         let manifest = manifest.write(folder.path(), "all");
         let state = folder.path().join("state").display().to_string();
         let args = ["run", "--admin-listen", "off", manifest.to_str().expect("a path of ours")];

@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::{OrderContext, shutting_down};
 use crate::engine::PullProgress;
+use crate::secret::Credential;
 
 /// An image that is here.
 #[derive(Debug)]
@@ -84,7 +85,11 @@ async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Resul
     let pull = async {
         let credential = (ctx.credentials)(reference.clone()).await?;
         let pull = ctx.replacer.engine.pull(reference, order.platform.as_deref(), credential.as_ref(), &progress);
-        pull.await.map_err(|error| error.failure())
+        pull.await.map_err(|error| {
+            let failure = error.failure();
+            let hide = |credential: &Credential| credential.hide_in(&failure.message);
+            Failure { message: credential.as_ref().map_or(failure.message.clone(), hide), ..failure }
+        })
     };
     tokio::select! {
         biased;
