@@ -12,7 +12,7 @@ use imagewatch_tests::registry::host_that_is_down;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use wiremock::matchers::method;
+use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::stage::{LATER, Stage};
@@ -101,7 +101,7 @@ async fn an_unreachable_engine_is_named_with_its_socket() {
 
 async fn answering(response: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
-    Mock::given(method("HEAD")).respond_with(response).mount(&server).await;
+    Mock::given(any()).respond_with(response).mount(&server).await;
     server
 }
 

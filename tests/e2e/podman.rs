@@ -115,7 +115,7 @@ async fn t46_on_podman_a_bad_image_is_restored_and_a_fixed_address_is_refused() 
     let before = ["bad", "fixed"].map(|role| scene.inspect(role));
     scene.push("bad", &ImageSpec::broken("v2")).await;
     scene.push("fixed", &ImageSpec::sleeper("v2")).await;
-    for (role, says) in [("bad", "runs again as before"), ("fixed", "address")] {
+    for (role, says) in [("bad", "runs again as before"), ("fixed", "--ip")] {
         let line = scene.program.wait_for_line(&format!("failed {role}: "), LATER).await;
         assert!(line.contains("is quarantined") && line.contains(says), "{line}");
     }

@@ -127,9 +127,9 @@ impl Tape {
 
 impl Effects for Tape {
     fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
-        let shown = redact::batch(&batch);
+        let sent = batch.clone();
         let answer = self.effects.http_send(batch);
-        self.note(Exchange::Http { answer: redact::responses(&shown, &answer), batch: shown });
+        self.note(Exchange::Http { answer: redact::responses(&sent, &answer), batch: redact::batch(&sent) });
         answer
     }
 

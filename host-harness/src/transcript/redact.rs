@@ -1,6 +1,6 @@
 //! Takes out of an exchange what proves something to somebody. What is left is what decisions were taken by.
 
-use imagewatch_abi::{Answer, HttpBatch, HttpResponse, HttpResponses};
+use imagewatch_abi::{Answer, HttpBatch, HttpRequest, HttpResponse, HttpResponses};
 use serde_json::Value;
 
 /// Stands for what was taken out.
@@ -26,9 +26,9 @@ pub(super) fn responses(batch: &HttpBatch, answer: &Answer<HttpResponses>) -> An
     let mut answer = answer.clone();
     if let Answer::Ok(HttpResponses { responses }) = &mut answer {
         for (index, response) in responses.iter_mut().enumerate() {
-            let url = batch.requests.get(index).map_or("", |request| request.url.as_str());
+            let Some(request) = batch.requests.get(index) else { continue };
             if let Answer::Ok(response) = response {
-                response.body = body(url, response);
+                response.body = without_proofs(body(&request.url, response), request);
                 let headers = response.headers.iter_mut();
                 headers.filter(|(name, _)| is_proof(name)).for_each(|(_, value)| REDACTED.clone_into(value));
             }
@@ -59,6 +59,14 @@ fn body(url: &str, response: &HttpResponse) -> String {
         }
         _ => REDACTED.to_owned(),
     }
+}
+
+/// What a registry sent back of the proofs that it was sent.
+fn without_proofs(body: String, request: &HttpRequest) -> String {
+    let headers = request.headers.iter().filter(|(name, _)| is_proof(name)).map(|(_, value)| value);
+    let fields = request.form.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+    let proofs = headers.chain(fields).map(|value| value.split_once(' ').map_or(value.as_str(), |(_, proof)| proof));
+    proofs.filter(|proof| !proof.is_empty()).fold(body, |body, proof| body.replace(proof, REDACTED))
 }
 
 fn hide_secrets(value: &mut Value) {

@@ -64,7 +64,10 @@ impl HttpClient {
             }
         }
         let status = response.status().as_u16();
+        // Some registries send back what they were sent, and what was attached is not the guest's to see.
+        let hidden = |text: String| credential.map_or(text.clone(), |credential| credential.hide_in(&text));
         let headers = wanted_headers(response.headers(), &request.want, host, limits)?;
+        let headers = headers.into_iter().map(|(name, value)| (name, hidden(value))).collect();
         let body = if permit.method == Method::Head {
             Body::default()
         } else {
@@ -73,7 +76,7 @@ impl HttpClient {
         Ok(Answered::Whole(HttpResponse {
             status,
             headers,
-            body: body.text,
+            body: hidden(body.text),
             body_digest: body.digest,
             ..HttpResponse::default()
         }))
