@@ -75,6 +75,20 @@ impl Credential {
     }
 }
 
+/// `text` without what stands after `Basic` and `Bearer`: proofs that somebody else sent, the engine say, and that came
+/// back in an error.
+pub fn hide_proofs(text: &str) -> String {
+    let mut is_after_scheme = false;
+    let hide = |word: &str| {
+        let is_challenge = word.split_once("=\"").is_some_and(|(_, value)| !value.is_empty());
+        let is_proof = is_after_scheme && word.len() >= LEAST_HIDDEN && !is_challenge;
+        let scheme = word.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+        is_after_scheme = scheme.eq_ignore_ascii_case("basic") || scheme.eq_ignore_ascii_case("bearer");
+        if is_proof { "[redacted]".to_owned() } else { word.to_owned() }
+    };
+    text.split(' ').map(hide).collect::<Vec<String>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +113,21 @@ mod tests {
             Credential::IdentityToken("t0k-long-enough".into()).hide_in("a t0k-long-enough").ends_with("[redacted]")
         );
         assert_eq!(Credential::basic("a", "ok").hide_in("it is ok"), "it is ok", "no secret to speak of");
+    }
+
+    #[test]
+    fn what_stands_after_a_scheme_is_hidden_and_a_challenge_is_not() {
+        for (text, shown) in [
+            (
+                "denied: authorization: Bearer abcdefgh.ij user-agent",
+                "denied: authorization: Bearer [redacted] user-agent",
+            ),
+            ("\"basic YTpiYWJjZA==\"", "\"basic [redacted]"),
+            ("Bearer realm=\"https://a.io/token\"", "Bearer realm=\"https://a.io/token\""),
+            ("the basic idea", "the basic idea"),
+        ] {
+            assert_eq!(hide_proofs(text), shown);
+        }
     }
 
     #[test]

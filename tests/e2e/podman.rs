@@ -81,8 +81,15 @@ fn kept(container: &Value) -> [Value; 3] {
     let id = container["Id"].as_str().unwrap_or_default();
     let aliases = aliases.into_iter().filter(|alias| !id.starts_with(alias.as_str().unwrap_or_default()));
     let mounts = container["Mounts"].as_array().into_iter().flatten();
-    let mounts = mounts.map(|mount| Value::from(vec![mount["Name"].clone(), mount["Destination"].clone()]));
-    [aliases.collect(), mounts.collect(), container["HostConfig"]["RestartPolicy"]["Name"].clone()]
+    let mounts = mounts.map(|mount| vec![mount["Name"].clone(), mount["Destination"].clone()]);
+    // Podman lists them in any order.
+    let mut mounts: Vec<Vec<Value>> = mounts.collect();
+    mounts.sort_by_key(|mount| mount[1].to_string());
+    [
+        aliases.collect(),
+        mounts.into_iter().map(Value::from).collect(),
+        container["HostConfig"]["RestartPolicy"]["Name"].clone(),
+    ]
 }
 
 fn env(container: &Value) -> Vec<&str> {

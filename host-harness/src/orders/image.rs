@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{OrderContext, shutting_down};
 use crate::engine::PullProgress;
-use crate::secret::Credential;
+use crate::secret::{Credential, hide_proofs};
 
 /// An image that is here.
 #[derive(Debug)]
@@ -88,7 +88,8 @@ async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Resul
         pull.await.map_err(|error| {
             let failure = error.failure();
             let hide = |credential: &Credential| credential.hide_in(&failure.message);
-            Failure { message: credential.as_ref().map_or(failure.message.clone(), hide), ..failure }
+            let message = credential.as_ref().map_or(failure.message.clone(), hide);
+            Failure { message: hide_proofs(&message), ..failure }
         })
     };
     tokio::select! {

@@ -30,7 +30,13 @@ pub(super) fn responses(batch: &HttpBatch, answer: &Answer<HttpResponses>) -> An
             if let Answer::Ok(response) = response {
                 response.body = without_proofs(body(&request.url, response), request);
                 let headers = response.headers.iter_mut();
-                headers.filter(|(name, _)| is_proof(name)).for_each(|(_, value)| REDACTED.clone_into(value));
+                headers.for_each(|(name, value)| {
+                    *value = if is_proof(name) {
+                        REDACTED.to_owned()
+                    } else {
+                        without_proofs(std::mem::take(value), request)
+                    };
+                });
             }
         }
     }

@@ -15,7 +15,7 @@ use super::failure::{self, broken_exchange, failed_send};
 use super::lane::{Lane, Turn};
 use super::{HttpClient, HttpLimits};
 use crate::http::egress::Permit;
-use crate::secret::Credential;
+use crate::secret::{Credential, hide_proofs};
 
 /// What an answer came to.
 pub(super) enum Answered {
@@ -73,10 +73,12 @@ impl HttpClient {
         } else {
             read_body(response, request.read, host, limits).await?
         };
+        let text = hidden(body.text);
         Ok(Answered::Whole(HttpResponse {
             status,
             headers,
-            body: hidden(body.text),
+            // A proxy's credential comes back as well; a token's answer names no scheme with a proof after it.
+            body: if status >= 400 || request.read == ReadBody::Text { hide_proofs(&text) } else { text },
             body_digest: body.digest,
             ..HttpResponse::default()
         }))
