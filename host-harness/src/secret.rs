@@ -80,11 +80,12 @@ impl Credential {
 pub fn hide_proofs(text: &str) -> String {
     let mut is_after_scheme = false;
     let hide = |word: &str| {
-        let is_challenge = word.split_once("=\"").is_some_and(|(_, value)| !value.is_empty());
-        let is_proof = is_after_scheme && word.len() >= LEAST_HIDDEN && !is_challenge;
+        let is_of_proof = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+        let (proof, rest) = word.split_at(word.find(|c| !is_of_proof(c)).unwrap_or(word.len()));
+        let is_proof = is_after_scheme && proof.len() >= LEAST_HIDDEN;
         let scheme = word.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
         is_after_scheme = scheme.eq_ignore_ascii_case("basic") || scheme.eq_ignore_ascii_case("bearer");
-        if is_proof { "[redacted]".to_owned() } else { word.to_owned() }
+        if is_proof { format!("[redacted]{rest}") } else { word.to_owned() }
     };
     text.split(' ').map(hide).collect::<Vec<String>>().join(" ")
 }
@@ -122,7 +123,7 @@ mod tests {
                 "denied: authorization: Bearer abcdefgh.ij user-agent",
                 "denied: authorization: Bearer [redacted] user-agent",
             ),
-            ("\"basic YTpiYWJjZA==\"", "\"basic [redacted]"),
+            ("\"basic YTpiYWJjZA==\"", "\"basic [redacted]\""),
             ("Bearer realm=\"https://a.io/token\"", "Bearer realm=\"https://a.io/token\""),
             ("the basic idea", "the basic idea"),
         ] {

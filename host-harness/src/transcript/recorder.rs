@@ -14,6 +14,7 @@ use tracing::error;
 
 use super::{CallLine, Exchange, FORMAT, Line, PolicyLine, TranscriptError, redact};
 use crate::plugin::{CallCost, CallError, Compiled, Denied, Effects, PluginManifest, call};
+use crate::secret::hide_proofs;
 
 /// An open transcript, shared by all manifests.
 #[derive(Debug)]
@@ -78,10 +79,11 @@ impl Recorder {
     fn write(&self, line: &Line) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = file.as_mut() else { return };
-        let written = serde_json::to_vec(line).map_err(std::io::Error::from).and_then(|mut bytes| {
-            bytes.push(b'\n');
+        let written = serde_json::to_string(line).map_err(std::io::Error::from).and_then(|text| {
+            // Whatever a registry repeated, and whoever sent it.
+            let text = hide_proofs(&text) + "\n";
             // In one piece: a kill cuts off the last line at most.
-            open.write_all(&bytes)
+            open.write_all(text.as_bytes())
         });
         if let Err(source) = written {
             error!("failed to write transcript {}: {source}; nothing more is recorded", self.shown);
