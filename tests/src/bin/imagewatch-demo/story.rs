@@ -1,5 +1,5 @@
 //! The story, step by step: what is done, waited for and shown, in that order; first a tag that moves, then
-//! [`swap`](crate::swap). Each step holds or panics.
+//! `swap`. Each step holds or panics.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
