@@ -104,12 +104,12 @@ impl Session {
             quarantine: self.quarantine.read(),
         };
         let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
-        self.cache = output.cache.clone();
+        self.cache = std::mem::take(&mut output.cache);
         // A check changes nothing, whatever the policy says.
         let changed = output.quarantine.take().filter(|_| mode == PollMode::Watch);
         if mode == PollMode::Watch {
             self.quarantine.write(changed);
-            self.memory.write(output.state.clone());
+            self.memory.write(std::mem::take(&mut output.state));
             self.note(&output.outcomes);
         }
         Ok((output, orders))
@@ -128,7 +128,7 @@ impl Session {
         let (mut output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
         // Before all else: what failed stays barred if the program is killed now.
         self.quarantine.write(output.quarantine.take());
-        self.memory.write(output.state.clone());
+        self.memory.write(std::mem::take(&mut output.state));
         self.note(&output.outcomes);
         Ok(output)
     }
@@ -143,8 +143,8 @@ impl Session {
         recreate: bool,
     ) -> Result<(RefreshOutput, Vec<Order>), CallError> {
         let input = RefreshInput { now_ms: now_ms(), state: self.memory.read(), targets, recreate };
-        let (output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
-        self.memory.write(output.state.clone());
+        let (mut output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
+        self.memory.write(std::mem::take(&mut output.state));
         self.note(&output.outcomes);
         Ok((output, orders))
     }

@@ -98,7 +98,7 @@ impl Tools {
         Arc::new(move |running_manifest, running_plugin| {
             let (loaded, wasm) = reloader.load().map_err(|error| error.to_string())?;
             crate::memory::release_unused();
-            if loaded.is_same(running_manifest, running_plugin) {
+            if loaded.is_same(running_manifest, &running_plugin.info.sha256) {
                 return Ok(None);
             }
             let rules = egress_rules(&loaded.manifest, &loaded.plugin).map_err(|error| error.to_string())?;

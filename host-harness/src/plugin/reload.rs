@@ -34,9 +34,9 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Whether both come from the same bytes.
-    pub fn is_same(&self, manifest: &PluginManifest, plugin: &LoadedPlugin) -> bool {
-        self.manifest.text == manifest.text && self.plugin.info.sha256 == plugin.info.sha256
+    /// Whether it comes from that manifest's bytes, and from the module with the hash `sha256`.
+    pub fn is_same(&self, manifest: &PluginManifest, sha256: &str) -> bool {
+        self.manifest.text == manifest.text && self.plugin.info.sha256 == sha256
     }
 }
 
@@ -70,10 +70,7 @@ impl Reloader {
     pub fn load(&self) -> Result<(Loaded, Vec<u8>), PluginError> {
         let manifest = (self.read)()?;
         let admitted = admit(&manifest)?;
-        let is_it = |loaded: &Loaded| {
-            loaded.manifest.text == manifest.text && loaded.plugin.info.sha256 == admitted.info.sha256
-        };
-        let known = self.recent().iter().find(|loaded| is_it(loaded)).cloned();
+        let known = self.recent().iter().find(|loaded| loaded.is_same(&manifest, &admitted.info.sha256)).cloned();
         let wasm = admitted.wasm.clone();
         let loaded = if let Some(loaded) = known {
             loaded
@@ -82,7 +79,7 @@ impl Reloader {
             Loaded { manifest: Arc::new(manifest), plugin }
         };
         let mut recent = self.recent();
-        recent.retain(|known| !known.is_same(&loaded.manifest, &loaded.plugin));
+        recent.retain(|known| !known.is_same(&loaded.manifest, &loaded.plugin.info.sha256));
         if recent.len() == RECENT {
             recent.remove(0);
         }

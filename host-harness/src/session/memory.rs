@@ -15,9 +15,9 @@ pub(super) struct PolicyMemory {
     store: Arc<Store>,
     keeping: StateKeeping,
     manifest: String,
-    /// As it is in the store.
-    stored: Value,
-    current: Value,
+    state: Value,
+    /// The store has it, as far as it is to be there.
+    is_kept: bool,
 }
 
 impl PolicyMemory {
@@ -30,8 +30,7 @@ impl PolicyMemory {
                 None
             }),
         };
-        let stored = stored.unwrap_or_default();
-        Self { store, keeping, manifest: manifest.to_owned(), current: stored.clone(), stored }
+        Self { store, keeping, manifest: manifest.to_owned(), state: stored.unwrap_or_default(), is_kept: true }
     }
 
     /// From the next write on it is kept, or no longer.
@@ -40,17 +39,18 @@ impl PolicyMemory {
     }
 
     pub(super) fn read(&self) -> Value {
-        self.current.clone()
+        self.state.clone()
     }
 
     /// Takes over what a call gave back. Returns when it is on the disk, or cannot be.
     pub(super) fn write(&mut self, state: Value) {
-        self.current = state;
-        if self.keeping == StateKeeping::Memory || self.stored == self.current {
+        self.is_kept &= self.state == state;
+        self.state = state;
+        if self.keeping == StateKeeping::Memory || self.is_kept {
             return;
         }
-        match self.store.keep_policy_state(&self.manifest, &self.current) {
-            Ok(()) => self.stored.clone_from(&self.current),
+        match self.store.keep_policy_state(&self.manifest, &self.state) {
+            Ok(()) => self.is_kept = true,
             Err(error) => error!(
                 manifest = self.manifest,
                 "failed to {error}; what the policy has seen counts until this process ends"

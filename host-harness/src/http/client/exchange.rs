@@ -65,7 +65,10 @@ impl HttpClient {
         }
         let status = response.status().as_u16();
         // Some registries send back what they were sent, and what was attached is not the guest's to see.
-        let hidden = |text: String| credential.map_or(text.clone(), |credential| credential.hide_in(&text));
+        let hidden = |text: String| match credential {
+            Some(credential) => credential.hide_in(&text),
+            None => text,
+        };
         let headers = wanted_headers(response.headers(), &request.want, host, limits)?;
         let headers = headers.into_iter().map(|(name, value)| (name, hidden(value))).collect();
         let body = if permit.method == Method::Head {

@@ -12,23 +12,39 @@ async fn registry_naming(realm: &str) -> (MockServer, String) {
     (server, host)
 }
 
+/// A realm at `name` on this machine, whose certificate is trusted, and a registry that names it.
+struct Named {
+    authority: Authority,
+    realm: String,
+    url: String,
+    registry: String,
+    _server: MockServer,
+}
+
+impl Named {
+    async fn at(name: &str) -> Self {
+        let authority = Authority::new();
+        let realm = format!("{name}:{}", tls_server(authority.acceptor(name, &[], false)).await);
+        authority.trust(&realm);
+        let url = format!("https://{realm}/token");
+        let (server, registry) = registry_naming(&url).await;
+        Self { authority, realm, url, registry, _server: server }
+    }
+}
+
 fn anonymous(registry: &str, url: String) -> HttpRequest {
     HttpRequest { or_anonymous: true, ..naming(registry, url) }
 }
 
 #[tokio::test]
 async fn a_realm_that_nobody_named_is_not_asked_and_one_that_was_named_may_be_if_it_is_public() {
-    let authority = Authority::new();
-    let realm = format!("auth.test:{}", tls_server(authority.acceptor("auth.test", &[], false)).await);
-    authority.trust(&realm);
-    let url = format!("https://{realm}/token");
-    let (_server, registry) = registry_naming(&url).await;
+    let Named { authority, realm, url, registry, .. } = &Named::at("auth.test").await;
     let client = authority.client();
-    let only_registry = rules(&registry, &registry, "");
-    let failure = ask(&client, &only_registry, anonymous(&registry, url.clone())).await.expect_err("not named yet");
+    let only_registry = rules(registry, registry, "");
+    let failure = ask(&client, &only_registry, anonymous(registry, url.clone())).await.expect_err("not named yet");
     assert!(failure.message.contains(&format!("add {registry}={realm} to host.auth_realms")), "{failure}");
     assert_eq!(ask(&client, &only_registry, get(format!("http://{registry}/v2/"))).await.expect("a 401").status, 401);
-    for request in [anonymous(&registry, url.clone()), get(url.clone())] {
+    for request in [anonymous(registry, url.clone()), get(url.clone())] {
         let failure = ask(&client, &only_registry, request).await.expect_err("auth.test is this machine");
         assert_eq!((failure.code, failure.retryable), (FailureCode::Denied, false));
         assert!(failure.message.contains("auth.test is at 127.0.0.1, a loopback address"), "{failure}");
@@ -37,24 +53,20 @@ async fn a_realm_that_nobody_named_is_not_asked_and_one_that_was_named_may_be_if
     // It was named by somebody whom another plugin may not ask.
     let failure = ask(&client, &rules("other.test", "", ""), get(url.clone())).await.expect_err("not its registry's");
     assert!(failure.message.contains("allowed_hosts"), "{failure}");
-    let configured = rules(&registry, &registry, &format!("{registry}={realm}"));
-    for request in [anonymous(&registry, url.clone()), get(url)] {
+    let configured = rules(registry, registry, &format!("{registry}={realm}"));
+    for request in [anonymous(registry, url.clone()), get(url.clone())] {
         assert_eq!(ask(&client, &configured, request).await.map(|answer| answer.status), Ok(200));
     }
 }
 
 #[tokio::test]
 async fn a_wildcard_lets_a_registry_lead_to_no_private_address() {
-    let authority = Authority::new();
-    let internal = format!("internal.test:{}", tls_server(authority.acceptor("internal.test", &[], false)).await);
-    authority.trust(&internal);
-    let url = format!("https://{internal}/token");
-    let (_server, registry) = registry_naming(&url).await;
-    let (client, everything) = (authority.client(), rules("*", &registry, ""));
+    let Named { authority, realm: internal, url, registry, .. } = &Named::at("internal.test").await;
+    let (client, everything) = (authority.client(), rules("*", registry, ""));
     // By itself it may be asked: self-hosters' registries are there. A live connection changes nothing below.
     assert!(ask(&client, &everything, get(format!("https://{internal}/v2/"))).await.is_ok());
     assert!(ask(&client, &everything, get(format!("http://{registry}/v2/"))).await.is_ok());
-    for request in [anonymous(&registry, url.clone()), get(url)] {
+    for request in [anonymous(registry, url.clone()), get(url.clone())] {
         let failure = ask(&client, &everything, request).await.expect_err("a registry chose it");
         assert_eq!(failure.code, FailureCode::Denied);
         assert!(failure.message.contains("a loopback address"), "{failure}");
@@ -65,22 +77,18 @@ async fn a_wildcard_lets_a_registry_lead_to_no_private_address() {
 
 #[tokio::test]
 async fn a_stored_credential_never_follows_a_realm_that_is_not_bound() {
-    let authority = Authority::new();
-    let realm = format!("auth.test:{}", tls_server(authority.acceptor("auth.test", &[], false)).await);
-    authority.trust(&realm);
-    let url = format!("https://{realm}/token");
-    let (_server, registry) = registry_naming(&url).await;
+    let Named { authority, realm, url, registry, .. } = &Named::at("auth.test").await;
     let client = authority.client();
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{registry}=me:s3cret"))]);
-    let rules = rules(&format!("{registry} {realm}"), &registry, "");
+    let rules = rules(&format!("{registry} {realm}"), registry, "");
     let requests = vec![get(format!("http://{registry}/v2/"))];
     send_by(&client, &rules, &stored, HttpLimits::default(), requests).await;
-    for request in [naming(&registry, url.clone()), anonymous(&registry, url.clone())] {
+    for request in [naming(registry, url.clone()), anonymous(registry, url.clone())] {
         let answer = send_by(&client, &rules, &stored, HttpLimits::default(), vec![request]).await.remove(0);
         let failure = answer.expect_err("not bound");
         assert!(failure.message.contains(&format!("add {registry}={realm} to host.auth_realms")), "{failure}");
     }
-    assert_eq!(client.requests_sent().get(&realm), None);
-    let answer = send_by(&client, &rules, &stored, HttpLimits::default(), vec![get(url)]).await.remove(0);
+    assert_eq!(client.requests_sent().get(realm), None);
+    let answer = send_by(&client, &rules, &stored, HttpLimits::default(), vec![get(url.clone())]).await.remove(0);
     assert!(!answer.expect("anonymously it may").authenticated);
 }
