@@ -2,6 +2,7 @@
 //! itself: what a plugin asks for goes to an [`Effects`].
 
 mod capabilities;
+mod compiling;
 #[cfg(test)]
 pub(crate) mod dump;
 mod expand;

@@ -68,12 +68,15 @@ impl Session {
         Self { recorder: Some(recorder), ..self }
     }
 
-    /// Goes on with another policy, or another manifest. What was seen and ordered stays; what was learnt of registries
-    /// does not, since it is the former policy's own, and holds tokens that this one may not be granted.
+    /// Goes on with another policy, or another manifest. What was seen and ordered stays. What was learnt of registries,
+    /// refused logins and who wants to be left alone among it, stays with the module that learnt it: it is that one's
+    /// own, and holds tokens.
     pub fn swap(&mut self, manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<ManifestEffects>) {
         self.memory.keep(manifest.host.state);
+        if plugin.info.sha256 != self.plugin.info.sha256 {
+            self.cache = Value::Null;
+        }
         (self.manifest, self.plugin, self.effects) = (manifest, plugin, effects);
-        self.cache = Value::Null;
         if let Some(recorder) = &self.recorder {
             recorder.note_policy(&self.manifest, &self.plugin.info.sha256);
         }

@@ -3,3 +3,5 @@
 
 #[cfg(target_arch = "wasm32")]
 mod guest;
+#[cfg(any(target_arch = "wasm32", test))]
+mod memcmp;

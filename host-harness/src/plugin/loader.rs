@@ -14,6 +14,7 @@ use imagewatch_abi::{
 use serde_json::Value;
 use thiserror::Error;
 
+use super::compiling;
 use super::functions::{Effects, host_functions};
 use super::grants::Grants;
 use super::inspect::{ModuleInfo, inspect, sha256_hex};
@@ -211,7 +212,9 @@ fn compile_module(mut manifest: extism::Manifest, limits: CallLimits) -> Result<
     manifest.memory.max_http_response_bytes = Some(0);
     // Extism reads these from its own environment variables, and a dump of the guest's memory holds tokens.
     let no_dumps = DebugOptions { coredump: None, memdump: None, ..DebugOptions::default() };
+    let settings = compiling::settings().map_err(|error| format!("nothing can be compiled here: {error}"))?;
     let plugin = PluginBuilder::new(manifest)
+        .with_wasmtime_config(settings)
         .with_wasi(true)
         .with_functions(host_functions())
         .with_cache_disabled()

@@ -13,7 +13,9 @@ use crate::effects::Adapters;
 use crate::engine::memory::MemoryEngine;
 use crate::http::client::{HttpClient, HttpSettings};
 use crate::http::egress::EgressRules;
+use crate::plugin::inline::Inline;
 use crate::plugin::load;
+use crate::session::scene::Scene;
 
 /// A registry with one image, and the policy that watches it.
 struct Stage {
@@ -42,8 +44,7 @@ impl Stage {
         Arc::new(Store::open(self.folder.path()).expect("a store"))
     }
 
-    /// As a process that begins: it knows nothing but what is in the store.
-    fn session(&self, store: &Arc<Store>) -> Session {
+    fn effects(&self, plugin: &Arc<LoadedPlugin>, store: &Arc<Store>) -> Arc<ManifestEffects> {
         let rules = EgressRules::parse(&self.manifest.allowed_hosts, "loopback", "").expect("good rules");
         let adapters = Adapters {
             engine: Arc::new(MemoryEngine::new()),
@@ -53,9 +54,23 @@ impl Stage {
             cancel: CancellationToken::new(),
         };
         let record = Arc::new(Record::default());
-        let effects = ManifestEffects::new(self.manifest.clone(), self.plugin.clone(), rules, adapters, record.clone());
-        let keeping = self.manifest.host.state;
-        Session::new(self.manifest.clone(), self.plugin.clone(), Arc::new(effects), store.clone(), record, keeping)
+        Arc::new(ManifestEffects::new(self.manifest.clone(), plugin.clone(), rules, adapters, record))
+    }
+
+    /// As a process that begins: it knows nothing but what is in the store.
+    fn session(&self, store: &Arc<Store>) -> Session {
+        let effects = self.effects(&self.plugin, store);
+        let (record, keeping) = (Arc::new(Record::default()), self.manifest.host.state);
+        Session::new(self.manifest.clone(), self.plugin.clone(), effects, store.clone(), record, keeping)
+    }
+
+    /// As a reload does it.
+    fn swap(&self, session: &mut Session, plugin: &Arc<LoadedPlugin>, store: &Arc<Store>) {
+        session.swap(self.manifest.clone(), plugin.clone(), self.effects(plugin, store));
+    }
+
+    async fn requests(&self) -> usize {
+        self.registry.received_requests().await.expect("they are kept").len()
     }
 
     async fn publish(&self, letter: &str) {
@@ -130,4 +145,24 @@ async fn what_is_barred_outlives_the_process_until_a_newer_digest_comes() {
     let (outcome, orders) = poll(&mut second).await;
     assert_eq!((outcome.verdict, orders.len()), (Verdict::Moved, 1));
     assert_eq!(store.quarantine("apps").expect("it can be read"), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_left_alone_still_is_after_a_reload_of_the_same_module_and_of_no_other() {
+    let stage = Stage::new().await;
+    let store = stage.store();
+    let mut session = stage.session(&store);
+    let limited = ResponseTemplate::new(429).insert_header("retry-after", "600");
+    Mock::given(method("HEAD")).respond_with(limited).mount(&stage.registry).await;
+    assert_eq!(poll(&mut session).await.0.verdict, Verdict::Unknown);
+    assert_eq!(stage.requests().await, 1);
+    stage.swap(&mut session, &stage.plugin, &store);
+    let (outcome, _) = poll(&mut session).await;
+    assert!(outcome.until_ms.is_some(), "{outcome:?}");
+    assert_eq!(stage.requests().await, 1, "it is not asked again");
+    let other = Scene::new(&Inline::default(), &[]).await.session.plugin;
+    stage.swap(&mut session, &other, &store);
+    stage.swap(&mut session, &stage.plugin, &store);
+    poll(&mut session).await;
+    assert_eq!(stage.requests().await, 2, "what a module learnt is not handed on to another, and back");
 }

@@ -6,6 +6,7 @@ mod behind;
 mod check;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 
 use imagewatch_abi::{
     Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
@@ -28,20 +29,20 @@ use crate::{Host, gather, log};
 const FALLBACK_INTERVAL_MS: u64 = 300_000;
 
 /// One tick. A failure of the whole leaves state and cache as they came.
-pub(crate) fn poll(host: &mut dyn Host, input: PollInput) -> PollOutput {
-    let kept = (input.state.clone(), input.cache.clone());
+pub(crate) fn poll(host: &mut dyn Host, mut input: PollInput) -> PollOutput {
     let config = Config::parse(host);
     let next_poll_ms = config.as_ref().map_or(FALLBACK_INTERVAL_MS, |config| config.interval_ms);
-    config.and_then(|config| tick(host, &config, input)).unwrap_or_else(|failure| PollOutput {
-        state: kept.0,
-        cache: kept.1,
+    config.and_then(|config| tick(host, &config, &mut input)).unwrap_or_else(|failure| PollOutput {
+        state: input.state,
+        cache: input.cache,
         next_poll_ms,
         err: Some(failure),
         ..PollOutput::default()
     })
 }
 
-fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOutput, Failure> {
+/// Takes nothing out of `input` that is to be as it came where this fails.
+fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<PollOutput, Failure> {
     if !config.enabled && input.mode == PollMode::Watch {
         return Err(Failure {
             key: Some("enabled".to_owned()),
@@ -50,7 +51,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
     }
     let mut state = State::parse(&input.state)?;
     let mut cache = Cache::parse(&input.cache);
-    let mut quarantine = Quarantine::new(input.quarantine, input.now_ms);
+    let mut quarantine = Quarantine::new(take(&mut input.quarantine), input.now_ms);
     let mut found = Targets::find(host, config)?;
     if let Some(only) = &input.only {
         found
@@ -61,7 +62,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: PollInput) -> Result<PollOu
         let outcomes = check::check(host, config, &mut cache, &quarantine, input.now_ms, found)?;
         let cache = cache.into_value(input.now_ms);
         return Ok(PollOutput {
-            state: input.state,
+            state: take(&mut input.state),
             cache,
             next_poll_ms: config.interval_ms,
             outcomes,

@@ -36,7 +36,9 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
     })?;
     drop(engine);
     if let Some(runner) = runner {
-        stages.check("xtask tests", || process::run(session.cargo("test").args(["-p", "xtask"])))?;
+        stages.check("tests of xtask and of the plugin's glue", || {
+            process::run(session.cargo("test").args(["-p", "xtask", "-p", "imagewatch-plugin"]))
+        })?;
         stages.check("core tests as wasm under Node", || {
             let mut cargo = session.cargo_wasm("test", BARE);
             // --tests leaves the doc tests out: they have no wasm-bindgen entry point.

@@ -83,6 +83,10 @@ fn main() -> ExitCode {
         ["kill", kills] if kills.parse().is_ok_and(|kills: usize| kills > 0) => {
             runtime.block_on(kill::measure(kills.parse().expect("it was parsed before")))
         }
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            true
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
