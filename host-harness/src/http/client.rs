@@ -30,7 +30,7 @@ mod names;
 pub mod proxies;
 
 /// Requests in flight to one registry host, when nothing else is configured.
-pub const DEFAULT_CONNECTIONS_PER_HOST: usize = 28;
+pub const DEFAULT_CONNECTIONS_PER_HOST: usize = 48;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 5;

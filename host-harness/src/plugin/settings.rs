@@ -103,9 +103,9 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 24] = [
     (
         "host.connections",
         "number",
-        "28",
-        "Requests under way at once to one registry; with those being made or kept at most 2¼ times as many \
-         connections are open over HTTP/1.1, and one over HTTP/2.",
+        "48",
+        "Requests under way at once to one registry. Over HTTP/1.1 as many connections are kept, and at most 2¼ \
+         times as many open for a moment; over HTTP/2 it is one.",
     ),
     ("host.pull_timeout", "duration", "5m", "Deadline of one pull."),
     (

@@ -5,7 +5,8 @@
 //! connection just freed leaves behind the handshake it had begun, and the next one begins another
 //! (a burst of 500 over 32 slots had 155 sockets open towards a server with slow handshakes). So a
 //! lane has three bounds: requests under way, idle connections as many, so that the next tick finds
-//! all of them again, and handshakes under way, a quarter. Together: 63 connections for 28 slots.
+//! all of them again, and handshakes under way, a quarter. So 48 slots keep 48
+//! connections, and have up to 108 open for a moment.
 //!
 //! Over HTTP/2 one connection does for all, but a burst without one would make as many as it may
 //! before the first has said so. So where that is not known the first request goes alone.
