@@ -191,7 +191,8 @@ fn is_in_place(kept: &Path, origin: &Origin) -> bool {
     is_same(MODULE, &origin.module) && is_same(MANIFEST, &origin.manifest)
 }
 
-/// Readers see the old file or the new one. One that is as it should be already is left alone.
+/// Readers see the old file or the new one, and may what they might before. One that is as it should be already is left
+/// alone. A link gives way to a file: what it leads to is somebody's release.
 fn write_over(file: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::read(file).is_ok_and(|there| there == bytes) {
         return Ok(());
@@ -200,6 +201,9 @@ fn write_over(file: &Path, bytes: &[u8]) -> io::Result<()> {
     staged.push(".rollback");
     let staged = PathBuf::from(staged);
     let mut written = fs::File::create(&staged)?;
+    if let Ok(there) = fs::metadata(file) {
+        written.set_permissions(there.permissions())?;
+    }
     written.write_all(bytes)?;
     written.sync_all()?;
     fs::rename(&staged, file)
@@ -214,6 +218,9 @@ fn known(state_dir: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use tempfile::TempDir;
 
     use super::*;
@@ -290,6 +297,21 @@ mod tests {
         assert_eq!(place.module(), "one");
         let again = place.roll_back().expect_err("nothing else is known").to_string();
         assert!(again.contains("only policy"), "{again}");
+    }
+
+    #[test]
+    fn a_file_keeps_who_may_read_it_and_what_a_link_leads_to_stays() {
+        let place = Place::new();
+        place.run("one", "1");
+        place.run("two", "2");
+        fs::set_permissions(place.file("apps.json"), Permissions::from_mode(0o600)).expect("it is ours");
+        fs::rename(place.file("p.wasm"), place.file("release-2.wasm")).expect("renamed");
+        symlink(place.file("release-2.wasm"), place.file("p.wasm")).expect("a link");
+        place.roll_back().expect("there is one before");
+        let mode = fs::metadata(place.file("apps.json")).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(place.file("release-2.wasm")).expect("a file"), "two");
+        assert_eq!(place.module(), "one");
     }
 
     #[test]
