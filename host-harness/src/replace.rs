@@ -36,7 +36,7 @@ use crate::store::Store;
 use ending::Transaction;
 use facts::Origin;
 use images::KnownImages;
-use journal::Journal;
+use journal::{Journal, Record};
 use locks::ContainerLocks;
 use setback::Setback;
 
@@ -56,6 +56,8 @@ pub struct Replacer {
     pub own_id: Option<String>,
     /// Of transactions that were ended for somebody else, with the manifest's name.
     reports: Mutex<Vec<(String, Report)>>,
+    /// Failures that the policy has not taken yet: who dies now must still know tomorrow.
+    unsettled: Mutex<Vec<(Origin, Record)>>,
 }
 
 impl fmt::Debug for Replacer {
@@ -74,6 +76,7 @@ impl Replacer {
             locks: ContainerLocks::default(),
             own_id,
             reports: Mutex::default(),
+            unsettled: Mutex::default(),
         }
     }
 }

@@ -135,6 +135,8 @@ impl Watch {
         if !self.is_polling() {
             self.say_disabled();
         }
+        let failures = self.orders.replacer.failures_before(&self.orders.manifest);
+        self.settle(failures).await;
         loop {
             tokio::select! {
                 biased;
@@ -306,7 +308,9 @@ impl Watch {
                 if let Some(failure) = output.err {
                     error!(manifest, "failed to settle: {failure}");
                 }
-                self.unsettled.clear();
+                for report in self.unsettled.drain(..) {
+                    self.orders.replacer.settled(&manifest, &report.target);
+                }
             }
         }
     }

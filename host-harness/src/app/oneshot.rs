@@ -165,8 +165,9 @@ async fn carry_out(mut asked: Asked<'_>, tools: &Tools) -> Vec<Report> {
     let batch = Batch::new(asked.orders.clone());
     let reports = join_all(asked.orders.iter().map(|order| run_in_batch(&context, order, &batch))).await;
     // The policy logs what became of them; its state ends with this process.
-    if let Err(fault) = asked.session.settle(reports.clone()).await {
-        tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}");
+    match asked.session.settle(reports.clone()).await {
+        Err(fault) => tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}"),
+        Ok(_) => reports.iter().for_each(|report| context.replacer.settled(&context.manifest, &report.target)),
     }
     reports
 }

@@ -62,6 +62,8 @@ pub(crate) enum Interruption {
     HangUndone,
     /// The answer does not come in time, and it was done.
     HangDone,
+    /// Somebody has removed the container of this id meanwhile.
+    Lose(String),
 }
 
 /// What a call found on entering: it goes on, and ends so.
@@ -264,6 +266,10 @@ impl MemoryEngine {
             }
             Some(Interruption::Refuse(error)) => Err(error),
             Some(Interruption::HangUndone) => Err(late()),
+            Some(Interruption::Lose(id)) => {
+                self.state().containers.remove(&id);
+                Ok(Ending::Well)
+            }
         }
     }
 

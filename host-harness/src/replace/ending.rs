@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::Replacer;
 use super::facts::{self, Handling, Origin, Part, Swap};
-use super::journal::Snapshot;
+use super::journal::{Entry, Snapshot};
 use crate::engine::EngineError;
 
 /// How long an engine that is away is waited for to bring a container back; less than a shutdown waits.
@@ -53,15 +53,6 @@ impl Transaction {
     pub fn root(&self) -> &Side {
         &self.sides[0]
     }
-
-    fn snapshot<'s>(&self, index: usize, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
-        snapshots.iter().find(|snapshot| snapshot.container["Id"] == self.sides[index].part.old.as_str())
-    }
-
-    /// How a container was that goes when it is stopped: only such a one is made again.
-    fn going<'s>(&self, index: usize, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
-        self.snapshot(index, snapshots).filter(|snapshot| snapshot.container["HostConfig"]["AutoRemove"] == true)
-    }
 }
 
 impl Replacer {
@@ -90,12 +81,11 @@ impl Replacer {
     pub(super) async fn abort_patiently(
         &self,
         transaction: &Transaction,
-        snapshots: &[Snapshot],
-        may_be_stopping: bool,
+        known: &Entry,
     ) -> Result<Vec<String>, EngineError> {
         let until = Instant::now() + RESTORE_FOR;
         loop {
-            match self.abort(transaction, snapshots, may_be_stopping).await {
+            match self.abort(transaction, known).await {
                 Err(error) if Instant::now() < until => {
                     debug!(%error, "not restored yet");
                     sleep(RETRY_EVERY).await;
@@ -111,16 +101,11 @@ impl Replacer {
     ///
     /// # Errors
     /// The first step that the engine did not do; to be begun again.
-    pub(super) async fn abort(
-        &self,
-        transaction: &Transaction,
-        snapshots: &[Snapshot],
-        may_be_stopping: bool,
-    ) -> Result<Vec<String>, EngineError> {
+    async fn abort(&self, transaction: &Transaction, known: &Entry) -> Result<Vec<String>, EngineError> {
         for side in transaction.sides.iter().rev() {
             self.put_aside_new(transaction, side).await?;
         }
-        if may_be_stopping {
+        if known.is_stopping {
             for side in &transaction.sides {
                 self.await_stop(transaction, side).await?;
             }
@@ -128,14 +113,13 @@ impl Replacer {
         let mut problems = Vec::new();
         let mut back = Vec::new();
         for index in 0..transaction.sides.len() {
-            match self.give_name_back(transaction, index, snapshots).await? {
+            match self.give_name_back(transaction, index, known).await? {
                 Ok(id) => back.push((index, id)),
                 Err(problem) => problems.push(problem),
             }
         }
         for (index, id) in back {
-            let snapshot = transaction.snapshot(index, snapshots);
-            self.bring_up(transaction, index, &id, snapshot).await?;
+            self.bring_up(transaction, index, &id, known).await?;
         }
         for new in transaction.sides.iter().rev().filter_map(|side| side.new.as_ref()) {
             self.remove(new).await?;
@@ -194,11 +178,17 @@ impl Replacer {
         &self,
         transaction: &Transaction,
         index: usize,
-        snapshots: &[Snapshot],
+        known: &Entry,
     ) -> Result<Result<String, String>, EngineError> {
-        let part = &transaction.sides[index].part;
+        let Side { part, new } = &transaction.sides[index];
         let Some(inspection) = self.find(&part.old).await? else {
-            return match transaction.going(index, snapshots) {
+            let is_new_there = match new {
+                Some(new) => self.find(new).await?.is_some(),
+                None => false,
+            };
+            // Where both are gone somebody took the service down, unless they went by themselves.
+            let snapshot = known.snapshot_of(&part.old);
+            return match snapshot.filter(|snapshot| is_new_there || snapshot.goes_when_stopped()) {
                 Some(snapshot) => self.make_again(transaction, index, snapshot).await.map(Ok),
                 None => Ok(Err(format!("{} is gone, and nothing is left to make it from", part.name))),
             };
@@ -226,13 +216,16 @@ impl Replacer {
         transaction: &Transaction,
         index: usize,
         id: &str,
-        snapshot: Option<&Snapshot>,
+        known: &Entry,
     ) -> Result<(), EngineError> {
         let part = &transaction.sides[index].part;
         let Some(inspection) = self.find(id).await? else { return Ok(()) };
-        // A start that fails may take endpoints away, which the inspection from before it still has.
-        let before = Snapshot { container: inspection.clone(), image: Value::Null };
-        let snapshot = snapshot.unwrap_or(&before);
+        // A start that fails may take endpoints away, this one or one before.
+        let mut before = Snapshot { container: inspection.clone(), image: Value::Null };
+        if let Some(networks) = known.networks.get(&part.old) {
+            before.container["NetworkSettings"]["Networks"] = networks.clone();
+        }
+        let snapshot = known.snapshot_of(&part.old).unwrap_or(&before);
         if part.handling == Handling::Recreate {
             self.rearm(part, id, &inspection).await?;
             self.reconnect(transaction, id, &inspection, snapshot).await?;
@@ -377,7 +370,7 @@ pub(super) fn name_of(inspection: &Value) -> &str {
     inspection["Name"].as_str().unwrap_or_default().trim_start_matches('/')
 }
 
-fn gone_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
+pub(super) fn gone_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
     match result {
         Err(error) if error.is_gone() => Ok(()),
         other => other,

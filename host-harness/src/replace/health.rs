@@ -85,13 +85,16 @@ impl Gate {
     /// At the first sign that it does not.
     pub async fn wait(&self, engine: &dyn Engine, container: &str) -> Result<(), GateError> {
         let start = Instant::now();
-        let mut started_at = None;
-        let mut misses = 0;
+        // Since when it is up: an engine that was restarted, or somebody by hand, starts it anew.
+        let mut up_since = start;
+        let mut started_at: Option<Value> = None;
+        let (mut misses, mut was_away) = (0, false);
         loop {
             let inspection = match engine.inspect_container(container).await {
                 Ok(inspection) => inspection,
                 Err(error) if !error.is_gone() && misses < PATIENCE => {
                     misses += 1;
+                    was_away = true;
                     sleep(LOOK_EVERY).await;
                     continue;
                 }
@@ -99,8 +102,16 @@ impl Gate {
                 Err(error) => return Err(GateError::Engine(error)),
             };
             misses = 0;
-            let first = started_at.get_or_insert_with(|| inspection["State"]["StartedAt"].clone());
-            let mut judgement = self.judge(&inspection, first, start.elapsed());
+            let now = &inspection["State"]["StartedAt"];
+            if !self.is_podman && is_up(&inspection) && started_at.as_ref().is_some_and(|before| before != now) {
+                (started_at, up_since) = (None, Instant::now());
+            }
+            let first = started_at.get_or_insert_with(|| now.clone());
+            let mut judgement = self.judge(&inspection, first, up_since.elapsed());
+            if was_away && matches!(judgement, Judgement::Fail(_)) && is_ended_by_engine(&inspection) {
+                let reason = "it was restarted, and the container ended with it".to_owned();
+                return Err(GateError::Engine(EngineError::Unavailable { host: "its address".to_owned(), reason }));
+            }
             if judgement == Judgement::Pass
                 && let Some(probe) = self.probe.as_ref().filter(|_| self.was_ill.is_none())
                 && !probe::answers(probe, &inspection).await
@@ -155,11 +166,12 @@ impl Gate {
 
     /// The end of the wait: what the health check may take at the most, within bounds.
     fn longest(&self, inspection: &Value) -> Duration {
+        if !has_check(inspection) {
+            // Less than it is to stay up nobody can pass.
+            return self.stable_for + self.limit.unwrap_or(SHORTEST);
+        }
         if let Some(limit) = self.limit {
             return limit;
-        }
-        if !has_check(inspection) {
-            return self.stable_for + SHORTEST;
         }
         let check = &inspection["Config"]["Healthcheck"];
         let retries = check["Retries"].as_u64().filter(|retries| *retries > 0).unwrap_or(RETRIES);
@@ -192,6 +204,23 @@ pub fn illness(inspection: &Value) -> Option<Illness> {
     } else {
         (state["Health"]["Status"] == "unhealthy").then_some(Illness::Unhealthy)
     }
+}
+
+/// Whether it runs, and did not come to that by ending before: the engine counts how often it restarts one.
+fn is_up(inspection: &Value) -> bool {
+    let state = &inspection["State"];
+    let restarts = inspection["RestartCount"].as_u64().unwrap_or(0);
+    state["Running"] == true && state["Restarting"] != true && restarts == 0
+}
+
+/// Whether it may have ended only since its engine did: killed, or of an end that the engine did not see.
+fn is_ended_by_engine(inspection: &Value) -> bool {
+    let state = &inspection["State"];
+    let is_killed = matches!(state["ExitCode"].as_u64(), Some(0 | 137 | 143 | 255));
+    state["Running"] != true
+        && state["OOMKilled"] != true
+        && inspection["RestartCount"].as_u64() == Some(0)
+        && is_killed
 }
 
 fn has_check(inspection: &Value) -> bool {

@@ -233,6 +233,8 @@ impl Replacer {
         if let Some(failure) = self.do_errand(&errand).await? {
             warn!(container = errand.container(), reason = %failure.reason, "the updater was not replaced");
             self.leave_word(&errand, failure);
+            // What this program took down of it says no more.
+            self.settled(&errand.facts.origin.manifest, &errand.facts.origin.target);
         }
         // This ends the program. One that is left over, having ended well, is removed by whoever finds it.
         if let Err(error) = self.remove(own).await {

@@ -2,6 +2,7 @@
 //! change and removed after the last. Locked while its transaction's program lives, so that nobody takes a
 //! transaction for dead that is at work. The engine decides what happened; everything works without these files.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -28,6 +29,9 @@ pub struct Entry {
     pub facts: Option<Facts>,
     /// Of those containers that go when they are stopped: how they were.
     pub snapshots: Vec<Snapshot>,
+    /// The networks of the old containers, by container id: a start that fails may take them away.
+    #[serde(default)]
+    pub networks: BTreeMap<String, Value>,
     /// An old container's stop was asked for, and the engine may still be at it.
     #[serde(default)]
     pub is_stopping: bool,
@@ -40,7 +44,7 @@ pub struct Entry {
     /// Why the new ones were given up, once that is known.
     #[serde(default)]
     pub failure: Option<ContainerFailure>,
-    /// Nothing is left to do but to report the failure: what a helper leaves to whoever runs after it.
+    /// Nothing is left to do but to report the failure, to a policy that has not taken it yet.
     #[serde(default)]
     pub is_over: bool,
 }
@@ -52,6 +56,18 @@ pub struct Snapshot {
     pub container: Value,
     /// Its image's inspection.
     pub image: Value,
+}
+
+impl Snapshot {
+    /// Whether it was created with `--rm`.
+    pub fn goes_when_stopped(&self) -> bool {
+        self.container["HostConfig"]["AutoRemove"] == true
+    }
+
+    /// Its networks, as it was.
+    pub fn networks(&self) -> &Value {
+        &self.container["NetworkSettings"]["Networks"]
+    }
 }
 
 /// A transaction's file, and the lock on it until this is dropped.
@@ -102,8 +118,8 @@ impl Journal {
             Err(TryLockError::Error(_)) => Claim::Lost,
             Ok(()) => {
                 // Without a readable entry the labels are all there is, which is enough.
-                let entry = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-                Claim::Ours(Record { path, _lock: lock }, Box::new(entry.unwrap_or_default()))
+                let entry = read_entry(&path).unwrap_or_default();
+                Claim::Ours(Record { path, _lock: lock }, Box::new(entry))
             }
         }
     }
@@ -113,6 +129,12 @@ impl Journal {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|file| file.path());
         let locks = files.filter(|path| path.extension().is_some_and(|end| end == "lock"));
         locks.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
+    }
+
+    /// Of those the ones of which more is left to do than to report them.
+    pub fn unfinished(&self) -> Vec<String> {
+        let is_over = |id: &String| read_entry(&self.path(id)).is_some_and(|entry| entry.is_over);
+        self.transactions().into_iter().filter(|id| !is_over(id)).collect()
     }
 
     /// The state folder that it is in.
@@ -131,6 +153,10 @@ impl Journal {
     fn path(&self, transaction: &str) -> PathBuf {
         self.folder.join(transaction).with_extension("json")
     }
+}
+
+fn read_entry(path: &Path) -> Option<Entry> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 impl Entry {
@@ -157,7 +183,8 @@ impl Record {
     /// The transaction is over.
     pub fn close(self) {
         // A file that stays is swept up later.
-        for path in [self.path.clone(), self.path.with_extension("lock")] {
+        // Who died while it wrote has left a staged one.
+        for path in [self.path.with_extension("tmp"), self.path.clone(), self.path.with_extension("lock")] {
             let _ = fs::remove_file(path);
         }
     }
@@ -184,6 +211,17 @@ mod tests {
         assert_eq!(*found, entry());
         record.close();
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_transaction_whose_program_died_while_it_wrote() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let journal = Journal::new(folder.path().to_owned());
+        drop(journal.begin("0a1b2c3d", &entry()).expect("written"));
+        fs::write(folder.path().join("0a1b2c3d.tmp"), "{").expect("torn");
+        let Claim::Ours(record, _) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
+        record.close();
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
 
     #[test]

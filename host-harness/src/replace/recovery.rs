@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::Replacer;
 use super::ending::{Side, Transaction, name_of};
-use super::facts::Handling;
+use super::facts::{Handling, Origin};
 use super::journal::{Claim, Entry, Record};
 use super::setback::Setback;
 use crate::clock::now_ms;
@@ -39,9 +39,10 @@ impl Replacer {
                 self.recover(current).await;
             }
         }
-        for transaction in self.journal.transactions() {
+        for transaction in self.journal.unfinished() {
             self.recover_journaled(&transaction, is_granted).await?;
         }
+        self.report_failures();
         let listed = self.engine.list().await?;
         let granted: Vec<Listed> = listed.into_iter().filter(|line| is_granted(&line.to_container())).collect();
         self.remember_images(&granted).await?;
@@ -50,7 +51,46 @@ impl Replacer {
 
     /// The transactions that are not over.
     pub(super) async fn open(&self) -> Result<Vec<Open>, EngineError> {
-        Ok(diagnose(&self.engine.list().await?, &self.journal.transactions()))
+        Ok(diagnose(&self.engine.list().await?, &self.journal.unfinished()))
+    }
+
+    /// The failures that programs before this one left for the policy of `manifest`: to be taken before it decides anything,
+    /// or what is to be barred is ordered once more. Asks the engine nothing.
+    pub fn failures_before(&self, manifest: &str) -> Vec<Report> {
+        self.report_failures();
+        self.take_reports(manifest)
+    }
+
+    /// Where nothing is left to do but to report.
+    fn report_failures(&self) {
+        for id in self.journal.transactions() {
+            let Claim::Ours(record, entry) = self.journal.claim(&id) else { continue };
+            let (true, Some(facts)) = (entry.is_over, &entry.facts) else { continue };
+            // Who still waits for it takes it there.
+            let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)) else { continue };
+            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
+            self.put_report(&transaction, entry.failure.clone().map(|failure| failed(&transaction, failure, true)));
+            self.keep_until_settled(record, *entry);
+        }
+    }
+
+    /// Ends the record of a transaction that is over, once the policy has taken why it failed, if it did.
+    pub(super) fn keep_until_settled(&self, record: Record, entry: Entry) {
+        let (Some(facts), Some(_)) = (&entry.facts, &entry.failure) else { return record.close() };
+        let origin = facts.origin.clone();
+        if !entry.is_over
+            && let Err(error) = record.write(&Entry { is_over: true, ..entry })
+        {
+            debug!(%error, "the journal cannot be written; going on without it");
+        }
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).push((origin, record));
+    }
+
+    /// The policy of `manifest` has taken what became of `target`.
+    pub fn settled(&self, manifest: &str, target: &str) {
+        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |(origin, _): &mut (Origin, Record)| origin.manifest == manifest && origin.target == target;
+        unsettled.extract_if(.., is_it).for_each(|(_, record)| record.close());
     }
 
     /// Reports wait for the policy that wanted the replacement, whoever ended it.
@@ -67,17 +107,9 @@ impl Replacer {
     /// A transaction of which the engine shows nothing: it is over, unless both containers went when they were stopped.
     async fn recover_journaled(&self, id: &str, is_granted: &Granted<'_>) -> Result<(), EngineError> {
         let Claim::Ours(record, mut entry) = self.journal.claim(id) else { return Ok(()) };
-        if let (true, Some(facts)) = (entry.is_over, &entry.facts) {
-            // Who still waits for it takes it there.
-            let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)) else { return Ok(()) };
-            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
-            self.put_report(&transaction, entry.failure.clone().map(|failure| failed(&transaction, failure, true)));
-            record.close();
-            return Ok(());
-        }
         // Asked only now: before, its program may have been at work.
         let listed = self.engine.list().await?;
-        if diagnose(&listed, &self.journal.transactions()).iter().any(|open| open.transaction.id == id) {
+        if diagnose(&listed, &self.journal.unfinished()).iter().any(|open| open.transaction.id == id) {
             return Ok(());
         }
         let lost = entry.facts.as_ref().and_then(|facts| Some((facts, entry.snapshot_of(&facts.part.old)?)));
@@ -102,37 +134,42 @@ impl Replacer {
         let lost = transaction_of(facts, sides);
         let report = self.go_back(&lost, &entry, entry.failure.clone()).await?;
         self.put_report(&lost, report);
-        record.close();
+        self.keep_until_settled(record, *entry);
         Ok(())
     }
 
-    /// Ends what is open of containers whose locks the caller holds.
+    /// Ends what is open of containers whose locks the caller holds. Whether one of them had failed, which its policy is
+    /// to know before it asks for another.
     ///
     /// # Errors
     /// What did not come off; or another program is at work on one of them, or something is still not over.
-    pub(super) async fn recover_names(&self, names: &[String]) -> Result<(), Setback> {
+    pub(super) async fn recover_names(&self, names: &[String]) -> Result<bool, Setback> {
         let list = |error| Setback::engine("look for replacements that are not over", &error);
         let is_named = |open: &Open| open.names().iter().any(|name| names.contains(name));
+        let mut has_failed = false;
         for open in self.open().await.map_err(list)?.iter().filter(|open| is_named(open)) {
-            self.recover(open).await;
+            has_failed |= self.recover(open).await;
         }
         if self.open().await.map_err(list)?.iter().any(is_named) {
             let reason = "an earlier replacement of it is not over; tried again with the next poll";
             return Err(Setback::of(Fault::Postponed, reason));
         }
-        Ok(())
+        Ok(has_failed)
     }
 
-    async fn recover(&self, open: &Open) {
+    /// Whether it turned out to have failed.
+    async fn recover(&self, open: &Open) -> bool {
         let transaction = &open.transaction;
         let container = &transaction.root().part.name;
         if self.is_left_to_helper(open).await {
-            return debug!(%container, "left to its helper");
+            debug!(%container, "left to its helper");
+            return false;
         }
         let (record, mut entry) = match self.journal.claim(&transaction.id) {
-            Claim::Theirs => return,
+            Claim::Theirs => return false,
             Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
-                return debug!(%container, "another program may be at work on it");
+                debug!(%container, "another program may be at work on it");
+                return false;
             }
             // Then nothing is known of how far it was.
             Claim::Lost => (None, Box::new(Entry { is_stopping: true, ..Entry::default() })),
@@ -153,12 +190,18 @@ impl Replacer {
         };
         match ended {
             Ok(report) => {
+                let failure = report.as_ref().and_then(|report| report.failed.first().cloned());
+                let has_failed = failure.is_some();
                 self.put_report(transaction, report);
                 if let Some(record) = record {
-                    record.close();
+                    self.keep_until_settled(record, Entry { failure, ..*entry });
                 }
+                has_failed
             }
-            Err(error) => warn!(%container, %error, "not ended yet; tried again with the next poll"),
+            Err(error) => {
+                warn!(%container, %error, "not ended yet; tried again with the next poll");
+                false
+            }
         }
     }
 
@@ -216,6 +259,10 @@ impl Replacer {
             return Ok(());
         }
         if inspection["State"]["Running"] != true {
+            // One that could not be started may have lost its networks by that, and is not started again.
+            if let Some(error) = inspection["State"]["Error"].as_str().filter(|error| !error.is_empty()) {
+                return Err(Setback::of(Fault::Host, format!("failed to start the new container: {error}")));
+            }
             self.engine.start(new).await.map_err(|error| Setback::start(&error))?;
         }
         self.gate(&side.part, new, transaction.stable_for).await
@@ -234,7 +281,7 @@ impl Replacer {
             warn!(container = %root.name, "the old container is gone for good; the new one stays as it is");
             return Ok(failure.map(|failure| failed(transaction, failure, false)));
         }
-        let problems = self.abort_patiently(transaction, &entry.snapshots, entry.is_stopping).await?;
+        let problems = self.abort_patiently(transaction, entry).await?;
         for problem in &problems {
             warn!(container = %root.name, %problem, "not all is as before");
         }

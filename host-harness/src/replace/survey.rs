@@ -81,7 +81,11 @@ impl Replacer {
         let mut names = vec![name.to_owned()];
         for _ in 0..ATTEMPTS {
             let locked = self.locks.lock(&names).await;
-            self.recover_names(&names).await.map_err(ReplaceError::untouched)?;
+            if self.recover_names(&names).await.map_err(ReplaceError::untouched)? {
+                let why =
+                    "its last replacement had failed, and was only now taken back; tried again with the next poll";
+                return Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)));
+            }
             let all = self.inspect_all(name).await.map_err(untouched)?;
             let Some(root) = all.iter().find(|container| name_of(container) == name) else { return Ok(None) };
             let group = group_of(root, &all);

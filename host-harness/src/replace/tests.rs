@@ -12,7 +12,7 @@ use imagewatch_abi::Fault;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::engine::memory::MemoryEngine;
+use crate::engine::memory::{Interruption, MemoryEngine};
 use stage::{REFERENCE, Stage, refused};
 
 /// The calls of one that goes well, with the transaction's id written as T.
@@ -359,4 +359,101 @@ async fn removing_takes_a_container_that_is_gone_already_for_done() {
     stage.replacer.remove(&id).await.unwrap();
     stage.replacer.remove(&id).await.unwrap();
     assert_eq!(stage.engine.overview(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_somebody_removes_meanwhile_leaves_the_new_one_or_is_made_again() {
+    for (case, new, lost_at, expected, is_restored) in [
+        ("before it is renamed", json!({}), 3, "web new running", None),
+        ("while the new one is watched", json!({ "Behaves": "unhealthy" }), 5, "web old running", Some(true)),
+        ("on the way back", json!({ "Behaves": "unhealthy" }), 7, "web old running", Some(true)),
+    ] {
+        let stage = Stage::new(new, true).await;
+        let before = stage.picture()["web"].clone();
+        let old = before["id"].as_str().unwrap().to_owned();
+        stage.engine.interrupt(lost_at, Interruption::Lose(old));
+        let ended = stage.replace("web").await;
+        assert_eq!(ended.as_ref().err().map(|error| error.is_restored), is_restored, "{case}: {ended:?}");
+        assert_eq!(stage.engine.overview(), [expected], "{case}: {:#?}", stage.engine.calls());
+        let web = &stage.picture()["web"];
+        for what in ["policy", "networks"] {
+            assert_eq!(web[what], before[what], "{case}: {what}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_is_restarted_while_the_new_container_is_watched_is_no_fault_of_the_image() {
+    for policy in ["always", "no"] {
+        let host = json!({ "RestartPolicy": { "Name": policy } });
+        let stage = Stage::with(host, json!({}), true).await;
+        let job = async { stage.replace("web").await };
+        let restart = async {
+            while !stage.engine.calls().iter().any(|call| call.starts_with("start")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            stage.engine.fail(
+                "inspect web",
+                2,
+                EngineError::Unavailable { host: "x".to_owned(), reason: "y".to_owned() },
+            );
+            stage.engine.restart_daemon();
+        };
+        let (ended, ()) = tokio::join!(job, restart);
+        match ended {
+            Ok(_) => assert_eq!((policy, stage.engine.overview()), ("always", vec!["web new running".to_owned()])),
+            Err(error) => {
+                assert_eq!((policy, error.setback.fault), ("no", None), "{error}");
+                assert_eq!(stage.engine.overview(), ["web old running"]);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_told_again_by_the_next_program_until_the_policy_has_taken_it() {
+    let mut stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
+    stage.replace_untold("web").await.unwrap_err();
+    assert_eq!(stage.replacer.failures_before(""), [], "this program tells it itself");
+    for _ in 0..2 {
+        stage.restart_program();
+        let [report] = &stage.replacer.failures_before("")[..] else { panic!("one failure") };
+        assert_eq!((report.target.as_str(), report.failed[0].fault), ("web", Some(Fault::Image)));
+        assert_eq!(stage.replacer.failures_before(""), [], "once");
+    }
+    stage.replacer.settled("", "web");
+    stage.restart_program();
+    assert_eq!((stage.replacer.failures_before(""), stage.journal_files()), (vec![], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_failed_is_not_tried_again_before_the_policy_knows() {
+    let mut stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
+    stage.engine.interrupt(6, Interruption::DieAfter); // the start
+    tokio::select! {
+        () = stage.engine.death() => {}
+        ended = stage.replace("web") => panic!("{ended:?}"),
+    }
+    stage.engine.revive();
+    stage.restart_program();
+    let error = stage.replace_untold("web").await.unwrap_err();
+    assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+    assert_eq!(stage.engine.overview(), ["web old running"]);
+    assert_eq!(stage.tend().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t26_networks_that_a_start_took_away_are_given_back_by_the_next_program_too() {
+    let mut stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
+    let before = stage.picture()["web"].clone();
+    let thief = json!({ "HostConfig": { "PortBindings": { "80/tcp": [{ "HostIp": "", "HostPort": "8080" }] } } });
+    let thief = stage.engine.add_container("thief", REFERENCE, thief, false).await;
+    // From now on nobody else gets it.
+    stage.engine.edit(&thief, |c| c["State"]["Running"] = json!(true));
+    assert!(!stage.replace("web").await.unwrap_err().is_restored, "its port is taken");
+    assert_eq!(stage.picture()["web"]["networks"], json!({}), "as Docker 29 does it");
+    stage.restart_program();
+    stage.engine.edit(&thief, |c| c["State"]["Running"] = json!(false));
+    stage.tend().await;
+    assert_eq!(stage.picture()["web"], before);
 }

@@ -11,10 +11,10 @@ use imagewatch_abi::{ContainerFailure, Fault, Reference};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::ending::{Transaction, facts_of};
+use super::ending::{Transaction, facts_of, gone_is_fine};
 use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
-use super::journal::{Entry, Record, Snapshot};
+use super::journal::{Entry, Record};
 use super::labels::{Hook, Labels};
 use super::plan::{Plan, PlanInput, build_plan};
 use super::recovery::Open;
@@ -39,9 +39,10 @@ impl Replacer {
         let untouched = |setback| ReplaceError::untouched(setback);
         hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
         // A container's settings may hold secrets, so they are written down only where they would be lost.
-        let goes_when_stopped = |snapshot: &&Snapshot| snapshot.container["HostConfig"]["AutoRemove"] == true;
-        let snapshots = survey.snapshots.iter().filter(goes_when_stopped).cloned().collect();
-        let entry = Entry { facts: Some(survey.transaction.facts(0)), snapshots, ..Entry::default() };
+        let snapshots = survey.snapshots.iter().filter(|snapshot| snapshot.goes_when_stopped()).cloned().collect();
+        let parts = survey.transaction.sides.iter().map(|side| side.part.old.clone());
+        let networks = parts.zip(survey.snapshots.iter().map(|snapshot| snapshot.networks().clone())).collect();
+        let entry = Entry { facts: Some(survey.transaction.facts(0)), snapshots, networks, ..Entry::default() };
         let record = self.journal.begin(&survey.transaction.id, &entry).map_err(|error| {
             let folder = "the state folder's journal; make room there or choose another with --state-dir";
             // Nothing is wrong with the image or the container: as soon as there is room the next poll goes on.
@@ -153,7 +154,7 @@ impl Attempt<'_, '_> {
             disarmed.map_err(|error| Setback::engine(&about("change the policy of"), &error))?;
         }
         self.replacer.stop(&part.old).await.map_err(|error| Setback::engine(&about("stop"), &error))?;
-        if self.survey.snapshots[index].container["HostConfig"]["AutoRemove"] == true {
+        if self.survey.snapshots[index].goes_when_stopped() {
             self.replacer
                 .wait_until_gone(&part.old)
                 .await
@@ -177,8 +178,9 @@ impl Attempt<'_, '_> {
         let (engine, id) = (&self.replacer.engine, &self.survey.transaction.id);
         let part = &self.sides()[index].part;
         // One that was created with --rm is gone by now.
-        if self.survey.snapshots[index].container["HostConfig"]["AutoRemove"] != true {
-            let renamed = engine.rename(&part.old, &part.aside_name(id)).await;
+        if !self.survey.snapshots[index].goes_when_stopped() {
+            // One that somebody removed meanwhile has given its name up as well.
+            let renamed = gone_is_fine(engine.rename(&part.old, &part.aside_name(id)).await);
             renamed.map_err(|error| Setback::engine("rename the old container", &error))?;
         }
         let renamed = engine.rename(self.new_id(index)?, &part.name).await;
@@ -233,11 +235,9 @@ impl Attempt<'_, '_> {
         let old_image = &self.sides()[index].part.old_image;
         let reference = body["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
         let Some(reference) = reference else { return engine.create_container(name, body, platform).await };
-        let here = engine.inspect_image(&reference.to_string()).await?;
-        let here = here.and_then(|image| image["Id"].as_str().map(str::to_owned)).filter(|id| id != old_image);
-        engine.tag_image(old_image, &reference).await?;
+        let newer = self.replacer.let_name(&reference, old_image).await?;
         let created = engine.create_container(name, body, platform).await;
-        if let Some(newer) = here {
+        if let Some(newer) = newer {
             self.replacer.give_tag_back(&reference, &newer).await;
         }
         created
@@ -273,15 +273,16 @@ impl Attempt<'_, '_> {
         let created = engine.inspect_container(new).await;
         let created = created.map_err(|error| Setback::engine("inspect the new container", &error))?;
         let runs = created["Image"].as_str().unwrap_or_default();
-        if index > 0 || runs == self.job.image.id {
+        let expected = if index == 0 { self.job.image.id } else { &self.sides()[index].part.old_image };
+        if runs == expected {
             return Ok(());
         }
         let short = imagewatch_abi::short_digest;
         let reference = created["Config"]["Image"].as_str().unwrap_or_default();
         let reason = format!(
-            "{reference} names the image {} here, not {} as pulled; its tag moved",
+            "{reference} names the image {} here, not {} as before; its tag moved",
             short(runs),
-            short(self.job.image.id)
+            short(expected)
         );
         Err(Setback::of(Fault::Postponed, reason))
     }
@@ -329,15 +330,16 @@ impl Attempt<'_, '_> {
         if !self.is_touched {
             // The old container is none of our business then: it may be another program's by now.
             match self.replacer.discard(transaction).await {
-                Ok(()) => self.record.close(),
+                Ok(()) => self.replacer.keep_until_settled(self.record, self.entry),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
             }
             return ReplaceError::untouched(setback);
         }
         info!(container = %root, reason = %setback.reason, "restoring");
-        match self.replacer.abort_patiently(transaction, &self.survey.snapshots, self.entry.is_stopping).await {
+        let known = Entry { snapshots: self.survey.snapshots.clone(), ..self.entry.clone() };
+        match self.replacer.abort_patiently(transaction, &known).await {
             Ok(problems) => {
-                self.record.close();
+                self.replacer.keep_until_settled(self.record, self.entry);
                 ReplaceError::restored(setback, &problems)
             }
             Err(error) => ReplaceError::unfinished(setback, &error, transaction),

@@ -294,6 +294,8 @@ impl State {
                 && ports(other).iter().any(|port| !port.is_empty() && wanted.contains(port))
         };
         if self.containers.values().any(is_taken) {
+            // Docker 29 takes the endpoints of a container away that it could not start.
+            self.at(container)?["NetworkSettings"]["Networks"] = json!({});
             let message = "driver failed programming external connectivity: port is already allocated".to_owned();
             return Err(EngineError::Refused { status: 500, message });
         }

@@ -46,13 +46,32 @@ impl Replacer {
         let part = &transaction.sides[index].part;
         let reference = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
         if let Ok(reference) = reference.parse::<Reference>() {
-            self.engine.tag_image(&part.old_image, &reference).await?;
+            self.let_name(&reference, &part.old_image).await?;
         }
         let plan = self.plan_again(transaction, snapshot).await?;
         let mut body = plan.body;
         let facts = facts::Facts { is_restored: true, ..transaction.facts(index) };
         body["Labels"][facts::LABEL] = json!(facts.to_label());
         self.engine.create_container(&part.aside_name(&transaction.id), &body, plan.platform.as_deref()).await
+    }
+
+    /// Lets `reference` name the image, unless it does or says by digest which one it means. The id of the image that it
+    /// named instead, if there was one.
+    pub(in crate::replace) async fn let_name(
+        &self,
+        reference: &Reference,
+        image_id: &str,
+    ) -> Result<Option<String>, EngineError> {
+        if reference.digest().is_some() {
+            return Ok(None);
+        }
+        let here = self.engine.inspect_image(&reference.to_string()).await?;
+        let here = here.and_then(|image| image["Id"].as_str().map(str::to_owned));
+        if here.as_deref() == Some(image_id) {
+            return Ok(None);
+        }
+        self.engine.tag_image(image_id, reference).await?;
+        Ok(here)
     }
 
     /// How a container that was written down is made again, on its own image.

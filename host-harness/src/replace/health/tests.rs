@@ -69,7 +69,7 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
             Judgement::Fail("it exited with code 1 and is being restarted".to_owned()),
         ),
         (
-            "restarted unseen",
+            "restarted unseen, where nobody counts",
             json!({ "StartedAt": "later" }),
             json!(null),
             late,
@@ -137,7 +137,8 @@ fn the_wait_is_as_long_as_the_health_check_may_take_within_bounds() {
         assert_eq!(seconds(gate(), check), expected, "{case}");
     }
     let limited = Gate { limit: Some(Duration::from_secs(5)), ..gate() };
-    assert_eq!(seconds(limited, json!({ "Test": test })), 5, "a label goes before");
+    assert_eq!(seconds(limited.clone(), json!({ "Test": test })), 5, "a label goes before");
+    assert_eq!(seconds(limited, json!(null)), 15, "but nobody passes without having stayed up");
 }
 
 #[test]

@@ -116,7 +116,14 @@ impl Stage {
         self.replacer.survey(name, &self.job()).await
     }
 
+    /// As an order does it, whose policy takes what became of it.
     pub(super) async fn replace(&self, name: &str) -> Result<Replaced, ReplaceError> {
+        let replaced = self.replace_untold(name).await;
+        self.replacer.settled("", "web");
+        replaced
+    }
+
+    pub(super) async fn replace_untold(&self, name: &str) -> Result<Replaced, ReplaceError> {
         let mut job = self.job();
         let survey = self.replacer.survey(name, &job).await?.expect("the container is there");
         self.replacer.replace(survey, &mut job).await
@@ -125,10 +132,12 @@ impl Stage {
     /// As [`Self::replace`], but a container that is not there is not replaced.
     pub(super) async fn try_replace(&self, name: &str) -> Option<Result<Replaced, ReplaceError>> {
         let mut job = self.job();
-        match self.replacer.survey(name, &job).await {
-            Ok(survey) => Some(self.replacer.replace(survey?, &mut job).await),
-            Err(error) => Some(Err(error)),
-        }
+        let replaced = match self.replacer.survey(name, &job).await {
+            Ok(survey) => self.replacer.replace(survey?, &mut job).await,
+            Err(error) => Err(error),
+        };
+        self.replacer.settled("", "web");
+        Some(replaced)
     }
 
     /// A tag that was given back to the old image names the new one again.
@@ -145,7 +154,9 @@ impl Stage {
     }
 
     pub(super) async fn tend(&self) -> Vec<Report> {
-        self.replacer.tend("", &|_| true).await.unwrap()
+        let reports = self.replacer.tend("", &|_| true).await.unwrap();
+        self.replacer.settled("", "web");
+        reports
     }
 
     /// What a program that is started anew works with.

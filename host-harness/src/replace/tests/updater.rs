@@ -234,6 +234,7 @@ async fn run_program(stage: &Stage, is_outdated: bool, is_barred: &AtomicBool) -
     loop {
         let reports = replacer.tend("", &|_| true).await.unwrap_or_default();
         is_barred.fetch_or(reports.iter().any(|report| !report.failed.is_empty()), Ordering::Relaxed);
+        replacer.settled("", "web");
         if is_outdated && !is_barred.load(Ordering::Relaxed) {
             stage.pull_again().await;
             let tried = stage.try_replace("web").await;
