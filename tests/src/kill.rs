@@ -77,6 +77,10 @@ pub async fn kill_and_recover<Done: Future<Output = ()>>(
     let restarted = Instant::now();
     let (way, program) = recover(subject, &update).await;
     let took = restarted.elapsed();
+    if is_good && way == Way::Back {
+        // The next poll tries again, and the next update must not find that under way.
+        subject.wait_until_forwards(&update, &program).await;
+    }
     end_cleanly(program).await;
     // Whatever the second one began after that has ended as well.
     if let Err(why) = subject.judge(&update).await {
