@@ -12,6 +12,7 @@ use super::realms::Realms;
 use crate::credentials::store::{DOCKER_HUB, parse_registry};
 
 mod hosts;
+mod purpose;
 
 const ALLOWED_HOSTS: &str = "allowed_hosts";
 const INSECURE_REGISTRIES: &str = "host.insecure_registries";
@@ -163,6 +164,9 @@ impl EgressRules {
         let network = self.check_network(&host, is_chosen)?;
         let credential = credential.filter(|_| !headers.contains_key(AUTHORIZATION));
         check_form(request, &host, credential.is_some())?;
+        if let Some(permit) = &credential {
+            purpose::check(request, &url, &headers, permit, realms)?;
+        }
         let is_document = request.method == Method::Head || request.read != ReadBody::Text;
         Ok(Permit {
             method: request.method,

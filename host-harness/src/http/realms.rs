@@ -1,53 +1,67 @@
 //! Which token realms registries have named in their challenges. A policy may ask a realm for an
-//! anonymous token that is not among its hosts, but only one that a registry did name: else it
-//! could send whatever it likes to whomever it likes. Knows no challenge's grammar, holds no token.
+//! anonymous token that is not among its hosts, and with a credential for a token at all, but only one that a registry
+//! did name: else it could send whatever it likes to whomever it likes. Knows no challenge's grammar, holds no token.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use url::{Origin, Url};
+use url::Url;
 
-/// A registry has one, rarely two; this only bounds what a hostile one can make us keep.
-const MAX_REALMS_PER_REGISTRY: usize = 16;
+use crate::credentials::store::parse_registry;
 
-/// Origins (`https://auth.docker.io`) by the registry host that named them.
+/// A registry has one, or one for each of its repositories; this only bounds what a hostile one can make us keep.
+const MAX_REALMS_PER_REGISTRY: usize = 64;
+
+/// Realms (`https://auth.docker.io/token`), with their queries, by the registry that named them.
 #[derive(Debug, Default)]
 pub struct Realms {
-    by_registry: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    by_registry: Mutex<BTreeMap<String, BTreeSet<Url>>>,
 }
 
 impl Realms {
-    /// Notes every https URL in `challenge`, a value of `WWW-Authenticate` from `registry`.
+    /// Notes every URL in `challenge`, a value of `WWW-Authenticate` from the host `registry`.
     pub fn note(&self, registry: &str, challenge: &str) {
-        let named: Vec<String> = origins(challenge).collect();
+        let named: Vec<Url> = urls(challenge).collect();
         if named.is_empty() {
             return;
         }
         let mut by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
         let known = by_registry.entry(registry.to_owned()).or_default();
-        for origin in named {
+        for url in named {
             if known.len() < MAX_REALMS_PER_REGISTRY {
-                known.insert(origin);
+                known.insert(url);
             }
         }
     }
 
-    /// Whether a registry for which `is_trusted` holds named the origin of `url` as its realm.
+    /// Whether a registry for which `is_trusted` holds named a realm at the origin of `url`, by https.
     pub fn has(&self, url: &Url, is_trusted: impl Fn(&str) -> bool) -> bool {
-        let origin = url.origin().ascii_serialization();
+        let is_there = |known: &Url| known.scheme() == "https" && known.origin() == url.origin();
         let by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
-        by_registry.iter().any(|(registry, named)| named.contains(&origin) && is_trusted(registry))
+        by_registry.iter().any(|(registry, named)| is_trusted(registry) && named.iter().any(is_there))
+    }
+
+    /// The realm that `registry`, under any of its names, named and that `url` is but for its query.
+    pub fn named_by(&self, registry: &str, url: &Url) -> Option<Url> {
+        let is_it = |known: &&Url| known.origin() == url.origin() && known.path() == url.path();
+        let by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = by_registry.iter().filter(|(host, _)| parse_registry(host).as_deref() == Some(registry));
+        of_it.flat_map(|(_, named)| named).find(is_it).cloned()
     }
 }
 
-fn origins(challenge: &str) -> impl Iterator<Item = String> {
-    let words = challenge.split(|c: char| matches!(c, '"' | ',' | '\\' | '=') || c.is_whitespace());
-    words
-        .filter(|word| word.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")))
-        .filter_map(|word| Url::parse(word).ok())
-        .map(|url| url.origin())
-        .filter(Origin::is_tuple)
-        .map(|origin| origin.ascii_serialization())
+fn urls(challenge: &str) -> impl Iterator<Item = Url> {
+    let words = challenge.split(|c: char| matches!(c, '"' | ',' | '\\') || c.is_whitespace());
+    let without_name = |word: &'_ str| match word.get(..6) {
+        Some(name) if name.eq_ignore_ascii_case("realm=") => word[6..].to_owned(),
+        _ => word.to_owned(),
+    };
+    let is_url = |word: &String| {
+        let starts_with =
+            |scheme: &str| word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+        starts_with("https://") || starts_with("http://")
+    };
+    words.map(without_name).filter(is_url).filter_map(|word| Url::parse(&word).ok()).filter(Url::has_host)
 }
 
 #[cfg(test)]
@@ -83,5 +97,25 @@ mod tests {
             realms.note("r.io", &format!("Bearer realm=\"https://a{n}.io/\""));
         }
         assert!(realms.has(&url("https://a0.io/"), |_| true) && !realms.has(&url("https://a999.io/"), |_| true));
+    }
+
+    #[test]
+    fn a_realm_is_the_url_that_its_registry_named_under_any_name_but_for_the_query() {
+        let realms = Realms::default();
+        realms.note("registry-1.docker.io", r#"Bearer realm="https://auth.docker.io/token",service="s""#);
+        realms.note("r.lan:5000", "Bearer realm=http://r.lan:5001/auth?kind=a&own=b, service=other");
+        for (text, registry, is_named) in [
+            ("https://auth.docker.io/token?scope=x", "docker.io", true),
+            ("https://auth.docker.io/token/", "docker.io", false),
+            ("https://auth.docker.io/users", "docker.io", false),
+            ("https://auth.docker.io/token", "r.lan:5000", false),
+            ("http://r.lan:5001/auth?scope=x", "r.lan:5000", true),
+            ("http://r.lan:5000/auth", "r.lan:5000", false),
+        ] {
+            assert_eq!(realms.named_by(registry, &url(text)).is_some(), is_named, "{text}");
+        }
+        let own = realms.named_by("r.lan:5000", &url("http://r.lan:5001/auth")).expect("it was named");
+        assert_eq!(own.query(), Some("kind=a&own=b"));
+        assert!(!realms.has(&url("http://r.lan:5001/auth"), |_| true), "by https only");
     }
 }

@@ -46,6 +46,18 @@ fn naming(credential: &str, url: String) -> HttpRequest {
     HttpRequest { credential: Some(credential.to_owned()), ..get(url) }
 }
 
+/// The API of the registry at `server`.
+fn api(server: &MockServer) -> String {
+    format!("{}/v2/", server.uri())
+}
+
+/// A client that `registry` has told of its `realm`.
+fn client_told(registry: &str, realm: &str) -> HttpClient {
+    let client = client();
+    client.realms.note(registry, &format!("Bearer realm=\"{realm}\""));
+    client
+}
+
 fn store(variables: &[(&str, String)]) -> CredentialStore {
     parse_credentials(variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))).expect("well formed")
 }

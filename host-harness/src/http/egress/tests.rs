@@ -19,6 +19,18 @@ fn check(rules: &EgressRules, request: &HttpRequest) -> Result<Permit, Failure> 
     rules.check(request, &Realms::default())
 }
 
+/// The check when the registry of `credential` has named the request's URL as its realm.
+fn check_named(rules: &EgressRules, request: &HttpRequest, credential: &str) -> Result<Permit, Failure> {
+    rules.check(request, &naming(credential, &request.url))
+}
+
+/// What is known once `registry` has named `realm`.
+fn naming(registry: &str, realm: &str) -> Realms {
+    let realms = Realms::default();
+    realms.note(registry, &format!("Bearer realm=\"{realm}\""));
+    realms
+}
+
 fn get(url: &str, credential: Option<&str>) -> HttpRequest {
     HttpRequest {
         method: Method::Get,
@@ -183,7 +195,7 @@ fn a_credential_goes_to_its_registry_and_its_realms_only() {
         ("no registry at all", "*", "https://ghcr.io/", "https://ghcr.io/token", Err("not named by a registry host")),
     ] {
         let request = get(url, Some(credential));
-        let checked = check(&rules(allowed, "loopback", "registry.corp=gitlab.corp"), &request);
+        let checked = check_named(&rules(allowed, "loopback", "registry.corp=gitlab.corp"), &request, credential);
         let seen = checked.map(|permit| permit.credential).map_err(|failure| failure.message);
         match found {
             Ok((registry, is_realm)) => {
@@ -217,7 +229,14 @@ fn without_the_loopback_keyword_this_machine_needs_tls_too() {
 #[test]
 fn where_a_host_may_be_is_decided_by_who_chose_it() {
     let realms = Realms::default();
-    realms.note("registry.corp", "Bearer realm=\"https://auth.other/token\"");
+    for (registry, realm) in [
+        ("registry.corp", "auth.other"),
+        ("docker.io", "auth.docker.io"),
+        ("a.corp", "auth.corp"),
+        ("b.corp", "10.0.0.9"),
+    ] {
+        realms.note(registry, &format!("Bearer realm=\"https://{realm}/token\""));
+    }
     for (name, allowed, url, credential, network) in [
         ("by name", "registry.corp", "https://registry.corp/v2/", None, Network::Operators),
         ("by pattern", "*", "https://registry.corp/v2/", None, Network::Operators),
@@ -259,6 +278,58 @@ fn a_credential_may_be_named_with_its_repository() {
         let permit = check(&rules("*", "", ""), &get(url, Some(named))).ok().and_then(|permit| permit.credential);
         let seen = permit.as_ref().map(|found| (found.registry.as_str(), found.repository.as_deref()));
         assert_eq!(seen, found, "{named:?}");
+    }
+}
+
+#[test]
+fn a_credential_reads_from_its_registry_and_asks_its_realm_for_a_token_to_pull_and_does_nothing_else() {
+    let own_query = "https://auth.r.io/token?kind=a";
+    let header = |name: &str| vec![(name.to_owned(), "x".to_owned())];
+    let field = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    let plain = |url: &str| get(url, Some("r.io"));
+    let post = |url: &str, form| HttpRequest { method: Method::Post, form, ..plain(url) };
+    let with_header = |name: &str| HttpRequest { headers: header(name), ..plain("https://r.io/v2/") };
+    for (name, request, says) in [
+        ("its API", plain("https://r.io/v2/"), None),
+        ("a manifest", plain("https://r.io/v2/o/a/manifests/latest"), None),
+        ("tags", plain("https://r.io/v2/o/a/tags/list?n=1000"), None),
+        ("a header that says what is accepted", with_header("accept"), None),
+        ("a token", plain("https://auth.r.io/token?kind=a&service=s&scope=repository:o/a:pull"), None),
+        ("several", plain("https://auth.r.io/token?scope=repository:o/a:pull&scope=repository:o/b:pull"), None),
+        ("of a kind of its own", plain("https://auth.r.io/token?scope=aws"), None),
+        ("azure's", plain("https://auth.r.io/token?scope=repository:o/a:metadata_read"), None),
+        ("a token by form", post("https://auth.r.io/token", field("grant_type", "refresh_token")), None),
+        ("a blob", plain("https://r.io/v2/o/a/blobs/sha256:1"), Some("another path of r.io")),
+        ("the catalog", plain("https://r.io/v2/_catalog"), Some("another path of r.io")),
+        ("another API", plain("https://r.io/api/v2/users"), Some("another path of r.io")),
+        ("a token elsewhere", plain("https://r.io/token?scope=repository:o/a:pull"), Some("another path of r.io")),
+        ("another path of its realm", plain("https://auth.r.io/users"), Some("another path of auth.r.io")),
+        ("a form for its API", post("https://r.io/v2/", vec![]), Some("another path of r.io")),
+        (
+            "a token that lasts",
+            plain("https://auth.r.io/token?offline_token=true"),
+            Some("without the field offline_token"),
+        ),
+        ("another kind", plain("https://auth.r.io/token?kind=b"), Some("without the field kind")),
+        ("to push", plain("https://auth.r.io/token?scope=repository:o/a:pull,push"), Some("to pull with")),
+        ("to delete", plain("https://auth.r.io/token?scope=aws%20repository:o/a:delete"), Some("to pull with")),
+        ("all there is", plain("https://auth.r.io/token?scope=registry:catalog:*"), Some("to pull with")),
+        ("to push, by form", post("https://auth.r.io/token", field("scope", "repository:o/a:*")), Some("to pull with")),
+        (
+            "another grant",
+            post("https://auth.r.io/token", field("grant_type", "password")),
+            Some("the field grant_type"),
+        ),
+        ("another method", with_header("x-http-method-override"), Some("header x-http-method-override")),
+    ] {
+        let checked = rules("*", "", "r.io=auth.r.io").check(&request, &naming("r.io", own_query));
+        match says {
+            None => assert!(checked.is_ok_and(|permit| permit.credential.is_some()), "{name}"),
+            Some(says) => {
+                let failure = checked.map(|_| ()).expect_err(name);
+                assert!(failure.code == FailureCode::Denied && failure.message.contains(says), "{name}: {failure}");
+            }
+        }
     }
 }
 
@@ -310,7 +381,9 @@ proptest! {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let url = format!("{}://{host}{port}/token", if is_https { "https" } else { "http" });
         let allowed = if allow_all { "*" } else { registry.as_str() };
-        let Ok(permit) = check(&rules(allowed, "loopback", "a.io=b.io"), &get(&url, Some(&registry))) else { return Ok(()) };
+        let request = get(&url, Some(&registry));
+        let checked = check_named(&rules(allowed, "loopback", "a.io=b.io"), &request, &registry);
+        let Ok(permit) = checked else { return Ok(()) };
         let Some(credential) = permit.credential else { return Ok(()) };
         let hub = |name: &str| if DOCKER_HUB_NAMES.contains(&name) { DOCKER_HUB.to_owned() } else { name.to_owned() };
         let (of, to) = (hub(&registry), hub(&permit.host));
@@ -343,14 +416,16 @@ proptest! {
         let url = if is_https { "https://a.io/v2/" } else { "http://a.io/v2/" };
         let rules = rules("*", "loopback a.io b.io", "");
         let headers = vec![("x-secret".to_owned(), "s".to_owned())];
-        let request = HttpRequest { headers, method: Method::Head, ..get(url, Some("a.io")) };
-        let permit = check(&rules, &request).expect("its registry");
-        let Ok(next) = rules.check_redirect(&permit, &location) else { return Ok(()) };
-        let is_same = next.url.origin() == permit.url.origin();
-        prop_assert_eq!(next.credential.is_some(), is_same, "{}", next.url);
-        prop_assert_eq!(next.headers.contains_key("x-secret"), is_same, "{}", next.url);
-        prop_assert!(next.url.scheme() == "https" || !is_https, "{}", next.url);
-        prop_assert!(is_same || next.network == Network::Public, "{}", next.url);
+        for request in [get(url, Some("a.io")), HttpRequest { headers, ..get(url, None) }] {
+            let permit = check(&rules, &HttpRequest { method: Method::Head, ..request }).expect("its registry");
+            let Ok(next) = rules.check_redirect(&permit, &location) else { return Ok(()) };
+            let is_same = next.url.origin() == permit.url.origin();
+            prop_assert_eq!(next.credential.is_some(), is_same && permit.credential.is_some(), "{}", next.url);
+            let has = |permit: &Permit| permit.headers.contains_key("x-secret");
+            prop_assert_eq!(has(&next), is_same && has(&permit), "{}", next.url);
+            prop_assert!(next.url.scheme() == "https" || !is_https, "{}", next.url);
+            prop_assert!(is_same || next.network == Network::Public, "{}", next.url);
+        }
     }
 
     #[test]

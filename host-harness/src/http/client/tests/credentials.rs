@@ -12,10 +12,10 @@ async fn a_stored_credential_goes_to_its_registry_and_to_a_bound_realm_and_nowhe
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:s3cret:pw"))]);
     let own_token = HttpRequest {
         headers: vec![("authorization".to_owned(), "Bearer t".to_owned())],
-        ..naming(&name, registry.uri())
+        ..naming(&name, api(&registry))
     };
     let requests = vec![
-        naming(&name, registry.uri()),
+        naming(&name, api(&registry)),
         get(registry.uri()),
         own_token,
         naming(&name, realm.uri()),
@@ -24,7 +24,7 @@ async fn a_stored_credential_goes_to_its_registry_and_to_a_bound_realm_and_nowhe
     ];
     let realms = format!("{name}={}", realm.address());
     // One at a time, so that the server's record has an order.
-    let client = client();
+    let client = client_told(&name, &realm.uri());
     let mut answers = Vec::new();
     for request in requests {
         answers.extend(send_with(&client, &realms, &stored, HttpLimits::default(), vec![request]).await);
@@ -46,8 +46,8 @@ async fn a_missing_credential_is_reported_unsent_unless_the_request_can_do_witho
     let name = registry.address().to_string();
     let realms = format!("{name}={}", realm.address());
     let anonymous = |url| HttpRequest { or_anonymous: true, ..naming(&name, url) };
-    let requests = vec![naming(&name, registry.uri()), anonymous(realm.uri())];
-    let client = client();
+    let requests = vec![naming(&name, api(&registry)), anonymous(realm.uri())];
+    let client = client_told(&name, &realm.uri());
     let mut answers = send_with(&client, &realms, &store(&[]), HttpLimits::default(), requests).await.into_iter();
     let failure = answers.next().expect("two answers").expect_err("nothing is stored");
     assert_eq!(failure.code, FailureCode::NoCredential);
@@ -78,7 +78,8 @@ async fn a_form_goes_to_the_registry_or_its_realm_with_the_credential_in_its_pla
     for login in ["<token>:a+b=c&d", "me:s3cret:pw"] {
         let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("127.0.0.1:1={login}"))]);
         let asked = post("127.0.0.1:1", format!("{}/token", realm.uri()));
-        let answer = send_with(&client(), &realms, &stored, HttpLimits::default(), vec![asked]).await.remove(0);
+        let client = client_told("127.0.0.1:1", &format!("{}/token", realm.uri()));
+        let answer = send_with(&client, &realms, &stored, HttpLimits::default(), vec![asked]).await.remove(0);
         assert_eq!(answer.map(|answer| (answer.status, answer.authenticated)), Ok((200, true)));
     }
     let fields = "grant_type=refresh_token&scope=repository%3Ao%2Fa%3Apull".to_owned();
@@ -133,7 +134,7 @@ async fn a_refused_credential_is_not_sent_again_and_another_one_is() {
     let with = |password: &str| store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:{password}"))]);
     let client = client();
     let asking = |unless: Option<&str>, password: &str| {
-        let asked = HttpRequest { unless_credential: unless.map(str::to_owned), ..naming(&name, registry.uri()) };
+        let asked = HttpRequest { unless_credential: unless.map(str::to_owned), ..naming(&name, api(&registry)) };
         let (client, stored) = (&client, with(password));
         async move { send_with(client, "", &stored, HttpLimits::default(), vec![asked]).await.remove(0) }
     };
@@ -164,12 +165,13 @@ async fn what_a_credential_does_not_fit_is_said_and_not_sent() {
     let by_repository = configured(&format!(r#""{name}/o/a": {basic}"#));
     for (what, stored, request, code) in [
         ("an identity token by GET", &identity, naming(&name, realm.uri()), FailureCode::IdentityToken),
-        ("to the registry", &identity, naming(&name, registry.uri()), FailureCode::IdentityToken),
+        ("to the registry", &identity, naming(&name, api(&registry)), FailureCode::IdentityToken),
         ("a ready token to a realm", &ready, naming(&name, realm.uri()), FailureCode::NoCredential),
-        ("no repository", &by_repository, naming(&name, registry.uri()), FailureCode::PerRepository),
-        ("another", &by_repository, naming(&format!("{name}/o/b"), registry.uri()), FailureCode::NoCredential),
+        ("no repository", &by_repository, naming(&name, api(&registry)), FailureCode::PerRepository),
+        ("another", &by_repository, naming(&format!("{name}/o/b"), api(&registry)), FailureCode::NoCredential),
     ] {
-        let answer = send_with(&client(), &realms, stored, HttpLimits::default(), vec![request]).await.remove(0);
+        let client = client_told(&name, &realm.uri());
+        let answer = send_with(&client, &realms, stored, HttpLimits::default(), vec![request]).await.remove(0);
         let failure = answer.expect_err(what);
         assert_eq!(failure.code, code, "{what}: {failure}");
         assert!(failure.message.contains(&name) && !failure.message.contains("s3cret"), "{what}: {failure}");
@@ -177,10 +179,23 @@ async fn what_a_credential_does_not_fit_is_said_and_not_sent() {
     assert_eq!((seen(&registry).await, seen(&realm).await), (vec![], vec![]));
     answers(&registry, ResponseTemplate::new(200)).await;
     for (stored, named) in [(&by_repository, format!("{name}/o/a")), (&ready, name.clone())] {
-        let request = naming(&named, registry.uri());
+        let request = naming(&named, api(&registry));
         let answer = send_with(&client(), &realms, stored, HttpLimits::default(), vec![request]).await.remove(0);
         assert!(answer.expect("an answer").authenticated, "{named}");
     }
     let [basic, ready] = ["Basic bWU6czNjcmV0", "Bearer s3cret"].map(|value| Some(value.to_owned()));
     assert_eq!(authorizations(&registry).await, [basic, ready]);
+}
+
+#[tokio::test]
+async fn a_token_that_never_expires_does_not_come_along_with_the_one_that_was_asked_for() {
+    let realm = MockServer::start().await;
+    let text = r#"{"token":"t","refresh_token":"r3fresh"}"#;
+    answers(&realm, ResponseTemplate::new(200).set_body_string(text)).await;
+    let name = realm.address().to_string();
+    let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:pw"))]);
+    let client = client_told(&name, &format!("{}/token", realm.uri()));
+    let asked = naming(&name, format!("{}/token", realm.uri()));
+    let answer = send_with(&client, "", &stored, HttpLimits::default(), vec![asked]).await.remove(0).expect("a token");
+    assert_eq!((answer.authenticated, answer.body.as_str()), (true, r#"{"token":"t"}"#));
 }

@@ -58,7 +58,8 @@ async fn what_asks_a_realm_for_a_token_is_never_led_elsewhere() {
     let realms = format!("127.0.0.1:1={name}");
     let document = HttpRequest { read: ReadBody::Document, ..naming("127.0.0.1:1", server.uri()) };
     let requests = vec![document, HttpRequest { method: Method::Post, ..naming("127.0.0.1:1", server.uri()) }];
-    for answer in send_with(&client(), &realms, &stored, HttpLimits::default(), requests).await {
+    let client = client_told("127.0.0.1:1", &server.uri());
+    for answer in send_with(&client, &realms, &stored, HttpLimits::default(), requests).await {
         assert_eq!(answer.expect("a redirect is an answer").status, 307);
     }
     assert_eq!(seen(&server).await.iter().filter(|line| line.ends_with("/elsewhere")).count(), 0);
@@ -68,12 +69,12 @@ async fn what_asks_a_realm_for_a_token_is_never_led_elsewhere() {
 async fn on_the_same_origin_everything_goes_along() {
     let server = MockServer::start().await;
     let to = ResponseTemplate::new(301).append_header("location", "/there?n=1");
-    Mock::given(path("/here")).respond_with(to).mount(&server).await;
+    Mock::given(path("/v2/a/manifests/here")).respond_with(to).mount(&server).await;
     Mock::given(path("/there")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
     let name = server.address().to_string();
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:pw"))]);
-    let with_credential = HttpRequest { method: Method::Head, ..naming(&name, format!("{}/here", server.uri())) };
-    let requests = vec![with_credential];
+    let here = format!("{}a/manifests/here", api(&server));
+    let requests = vec![HttpRequest { method: Method::Head, ..naming(&name, here) }];
     let answer = send_with(&client(), "", &stored, HttpLimits::default(), requests).await.remove(0);
     assert_eq!(answer.map(|answer| (answer.status, answer.authenticated)), Ok((200, true)));
     let basic = Some("Basic bWU6cHc=".to_owned());
@@ -105,7 +106,7 @@ async fn a_credential_stays_with_its_registry_though_the_way_leads_back() {
     answers(&two.one, ResponseTemplate::new(307).append_header("location", to.as_str())).await;
     let rules = rules(&format!("{one} {other}"), &format!("{one} {other}"), "");
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{one}=me:s3cret"))]);
-    let request = HttpRequest { method: Method::Head, ..naming(&one, format!("http://{one}/")) };
+    let request = HttpRequest { method: Method::Head, ..naming(&one, format!("http://{one}/v2/")) };
     let answer = send_by(&client(), &rules, &stored, HttpLimits::default(), vec![request]).await.remove(0);
     assert_eq!(answer.map(|answer| answer.status), Ok(200));
     assert_eq!(authorizations(&two.one).await, [Some("Basic bWU6czNjcmV0".to_owned()), None]);

@@ -42,10 +42,11 @@ fn credentials_go_to_realms_as_in_distribution_but_for_the_same_domain() {
         let registry = text(&case, "remote").trim_start_matches("https://").to_owned();
         let is_same_domain = text(&case, "realm") == "https://auth.example.com/token";
         let request = get(text(&case, "realm"), Some(&registry));
-        let is_allowed = check(&rules(&registry, "", ""), &request).is_ok();
+        let is_allowed = check_named(&rules(&registry, "", ""), &request, &registry).is_ok();
         assert_eq!(is_allowed, case["allowed"] == true && !is_same_domain, "{case}");
         let configured = format!("{registry}=auth.example.com");
-        assert!(!is_same_domain || check(&rules(&registry, "", &configured), &request).is_ok(), "{case}");
+        let configured = rules(&registry, "", &configured);
+        assert!(!is_same_domain || check_named(&configured, &request, &registry).is_ok(), "{case}");
     }
 }
 
@@ -54,7 +55,7 @@ fn known_pairs_are_known() {
     for case in table("realm_cross_origin_known_pairs", "") {
         let (registry, realm) = (text(&case, "registry"), text(&case, "auth"));
         let request = get(&format!("https://{realm}/token"), Some(registry));
-        let permit = check(&rules(registry, "", ""), &request).expect("a known pair");
+        let permit = check_named(&rules(registry, "", ""), &request, registry).expect("a known pair");
         assert!(permit.credential.is_some_and(|credential| credential.is_realm), "{case}");
     }
 }

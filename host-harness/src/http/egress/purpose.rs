@@ -1,0 +1,70 @@
+//! What a stored credential may be used for, wherever it may go: to read manifests and tags from its registry's API, and
+//! to ask a realm that the registry named for a token that reads. An account can do more, which is not a plugin's to do.
+
+use imagewatch_abi::{Failure, HttpRequest, Method};
+use reqwest::header::{ACCEPT, HeaderMap};
+use url::Url;
+
+use super::{CredentialPermit, denied};
+use crate::http::realms::Realms;
+
+/// What a token request says, in its query or form; besides that, only what the realm's own URL says.
+const TOKEN_FIELDS: [&str; 4] = ["account", "client_id", "scope", "service"];
+
+/// What a token request by POST says as well.
+const GRANT_TYPE: (&str, &str) = ("grant_type", "refresh_token");
+
+/// What a token for a repository is good for, when it changes nothing there; the last two are Azure's.
+const READING: [&str; 3] = ["pull", "content_read", "metadata_read"];
+
+/// Whether `request`, to `url`, may be sent with the credential of `permit`.
+pub(super) fn check(
+    request: &HttpRequest,
+    url: &Url,
+    headers: &HeaderMap,
+    permit: &CredentialPermit,
+    realms: &Realms,
+) -> Result<(), Failure> {
+    let (registry, host) = (&permit.registry, url.host_str().unwrap_or_default());
+    if let Some(name) = headers.keys().find(|name| *name != ACCEPT) {
+        return denied(format!("header {name} does not go to {host} along with the credential of {registry}"));
+    }
+    if !permit.is_realm && request.method != Method::Post && is_read(url.path()) {
+        return Ok(());
+    }
+    let Some(realm) = realms.named_by(registry, url) else {
+        return denied(format!(
+            "the credential of {registry} is for reading manifests and tags there, and for tokens at the realm that \
+             {registry} names when it is asked without: this is another path of {host}"
+        ));
+    };
+    let own: Vec<(String, String)> = realm.query_pairs().into_owned().collect();
+    let asked = url.query_pairs().into_owned().chain(request.form.iter().cloned());
+    for (name, value) in asked.filter(|field| !own.contains(field)) {
+        let is_known = TOKEN_FIELDS.contains(&name.as_str()) || (name.as_str(), value.as_str()) == GRANT_TYPE;
+        if !is_known {
+            return denied(format!("a token of {registry} is asked for without the field {name}"));
+        }
+        if name == "scope" && !value.split_whitespace().all(is_scope_to_read) {
+            return denied(format!("a token of {registry} is asked for to pull with, and for nothing else"));
+        }
+    }
+    Ok(())
+}
+
+/// `/v2/`, `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/tags/list`.
+fn is_read(path: &str) -> bool {
+    path.strip_prefix("/v2/").is_some_and(|rest| {
+        rest.is_empty() || rest.ends_with("/tags/list") || rest.rsplit('/').nth(1) == Some("manifests")
+    })
+}
+
+/// One of a kind of the registry's own (`aws`) has no actions to choose.
+fn is_scope_to_read(scope: &str) -> bool {
+    match scope.rsplit_once(':') {
+        None => true,
+        Some((resource, actions)) => {
+            resource.starts_with("repository") && actions.split(',').all(|action| READING.contains(&action))
+        }
+    }
+}
