@@ -407,7 +407,8 @@ impl App {
 
     fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
         let turns = Arc::new(Semaphore::new(usize::from(parallel)));
-        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress }
+        let refused = Arc::default();
+        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress, refused }
     }
 }
 

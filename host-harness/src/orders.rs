@@ -3,6 +3,7 @@
 
 mod batch;
 mod image;
+mod logins;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::secret::Credential;
 
 pub use batch::Batch;
 use image::{Image, ensure_image};
+pub use logins::RefusedLogins;
 
 /// How long a pull may take, unless configured otherwise.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_mins(5);
@@ -50,6 +52,8 @@ pub struct OrderContext {
     pub turns: Arc<Semaphore>,
     /// Credentials for pulls.
     pub credentials: CredentialLookup,
+    /// Those of them that are not sent again.
+    pub refused: Arc<RefusedLogins>,
     /// The limit of one pull; see [`DEFAULT_PULL_TIMEOUT`].
     pub pull_timeout: Duration,
     /// How long a replaced container without a health check must stay up.

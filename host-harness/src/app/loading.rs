@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{AppError, DEFAULT_MANIFEST};
 use crate::effects::{Adapters, ManifestEffects};
 use crate::http::egress::EgressRules;
-use crate::orders::{OrderContext, ProgressObserver};
+use crate::orders::{OrderContext, ProgressObserver, RefusedLogins};
 use crate::plugin::{FileWatch, Kept, Loaded, LoadedPlugin, PluginError, PluginManifest, Record, Reloader, files_of};
 use crate::replace::Replacer;
 use crate::watch::{Prepare, Prepared};
@@ -65,6 +65,7 @@ pub(super) struct Tools {
     pub(super) replacer: Arc<Replacer>,
     pub(super) turns: Arc<Semaphore>,
     pub(super) progress: ProgressObserver,
+    pub(super) refused: Arc<RefusedLogins>,
 }
 
 impl Tools {
@@ -75,6 +76,7 @@ impl Tools {
             replacer: self.replacer.clone(),
             turns: self.turns.clone(),
             credentials: super::look_up_in(self.adapters.credentials.clone()),
+            refused: self.refused.clone(),
             pull_timeout: manifest.host.pull_timeout,
             stable_for: manifest.host.stable_for,
             keep_images: manifest.host.keep_images,

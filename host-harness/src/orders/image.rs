@@ -2,8 +2,9 @@
 
 use imagewatch_abi::{Digest, Failure, FailureCode, Order, Reference};
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
+use super::logins::is_refusal;
 use super::{OrderContext, shutting_down};
 use crate::engine::PullProgress;
 use crate::secret::{Credential, hide_proofs};
@@ -82,15 +83,31 @@ fn has_platform(image: &Value, wanted: Option<&str>) -> bool {
 
 async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Result<(), Failure> {
     let progress = |progress: PullProgress| (ctx.progress)(order, progress);
-    let pull = async {
-        let credential = (ctx.credentials)(reference.clone()).await?;
-        let pull = ctx.replacer.engine.pull(reference, order.platform.as_deref(), credential.as_ref(), &progress);
-        pull.await.map_err(|error| {
+    let pull_with = async |login: Option<&Credential>| {
+        let pulled = ctx.replacer.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
+        pulled.map_err(|error| {
             let failure = error.failure();
-            let hide = |credential: &Credential| credential.hide_in(&failure.message);
-            let message = credential.as_ref().map_or(failure.message.clone(), hide);
+            let message = login.map_or(failure.message.clone(), |login| login.hide_in(&failure.message));
             Failure { message: hide_proofs(&message), ..failure }
         })
+    };
+    let pull = async {
+        let (repository, stored) = (reference.name(), (ctx.credentials)(reference.clone()).await?);
+        let login = stored.as_ref().filter(|stored| !ctx.refused.has(&repository, stored));
+        match (pull_with(login).await, login) {
+            (Err(failure), Some(login)) if is_refusal(&failure.message) => {
+                // Once: it may be an image that anybody may have.
+                ctx.refused.note(&repository, login);
+                let registry = reference.registry();
+                warn!(%reference, "the login for {registry} was refused; not sent again for this image until it changes");
+                pull_with(None).await.map_err(|_| failure)
+            }
+            (Err(failure), None) if stored.is_some() => {
+                let message = format!("{}; its stored login was refused before, and has not changed", failure.message);
+                Err(Failure { message, ..failure })
+            }
+            (ended, _) => ended,
+        }
     };
     tokio::select! {
         biased;

@@ -37,6 +37,7 @@ fn order_context(scene: &Scene, shutdown: &CancellationToken) -> OrderContext {
         replacer: Arc::new(Replacer::new(scene.engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: Arc::new(tokio::sync::Semaphore::new(4)),
         keep_images: None,
+        refused: Arc::default(),
         credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
         pull_timeout: crate::orders::DEFAULT_PULL_TIMEOUT,
         stable_for: Duration::from_millis(1),
