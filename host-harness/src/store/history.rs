@@ -9,6 +9,13 @@ use super::{Store, StoreError, column_ms};
 /// How many events are kept; the oldest go first.
 const KEPT: i64 = 10_000;
 
+/// Of one call of a policy no more are, the last: what goes out again need not go in.
+const MOST_AT_ONCE: usize = 10_000;
+
+/// An event is a few lines. What a policy says more of one is not kept, for the disk is everybody's.
+const MAX_EVENT_BYTES: usize = 8 * 1024;
+const MAX_REASON_CHARS: usize = 1_000;
+
 /// Which events are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryQuery {
@@ -39,9 +46,8 @@ impl Store {
             return Ok(());
         }
         self.write(|transaction| {
-            for outcome in outcomes {
-                let json = serde_json::to_string(outcome)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+            for outcome in outcomes.iter().rev().take(MOST_AT_ONCE).rev() {
+                let Some(json) = bounded(outcome)? else { continue };
                 if last_of(transaction, manifest, &outcome.target)?.as_ref() != Some(&json) {
                     let sql = "INSERT INTO history (at_ms, manifest, target, outcome) VALUES (?1, ?2, ?3, ?4)";
                     transaction.execute(sql, params![column_ms(at_ms), manifest, outcome.target, json])?;
@@ -61,6 +67,20 @@ impl Store {
             statement.query_map(params![query.manifest, query.target, query.limit], entry)?.collect()
         })
     }
+}
+
+/// As it is kept: with a shorter reason where it is too long, and not at all if that does not help.
+fn bounded(outcome: &Outcome) -> rusqlite::Result<Option<String>> {
+    let write = |outcome: &Outcome| {
+        serde_json::to_string(outcome).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    };
+    let json = write(outcome)?;
+    if json.len() <= MAX_EVENT_BYTES {
+        return Ok(Some(json));
+    }
+    let reason = outcome.reason.as_ref().map(|reason| reason.chars().take(MAX_REASON_CHARS).collect());
+    let json = write(&Outcome { reason, ..outcome.clone() })?;
+    Ok((json.len() <= MAX_EVENT_BYTES).then_some(json))
 }
 
 fn last_of(transaction: &Transaction<'_>, manifest: &str, target: &str) -> rusqlite::Result<Option<String>> {

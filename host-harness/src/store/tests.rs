@@ -193,6 +193,17 @@ fn history_is_bounded_and_loses_the_oldest() {
 }
 
 #[test]
+fn an_event_is_bounded_whatever_the_policy_says_of_it() {
+    let store = Store::in_memory();
+    let wordy = Outcome { reason: Some("ä".repeat(1_000_000)), ..happened("wordy", Verdict::Held) };
+    let nameless = happened(&"x".repeat(1_000_000), Verdict::Seeded);
+    store.record_history("apps", &[&wordy, &nameless], 1).expect("written");
+    let kept = store.history(&HistoryQuery { limit: 10, ..HistoryQuery::default() }).expect("read");
+    let [entry] = &kept[..] else { panic!("{} entries", kept.len()) };
+    assert_eq!(entry.outcome.reason.as_ref().map(|reason| reason.chars().count()), Some(1_000));
+}
+
+#[test]
 fn a_policys_state_is_its_manifests_own_and_the_last_one_counts() {
     let store = Store::in_memory();
     assert_eq!(store.policy_state("apps").expect("read"), None);
