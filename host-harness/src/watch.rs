@@ -30,6 +30,9 @@ const BEFORE_FIRST_POLL: &str = "its first poll is not over";
 /// A policy is not polled more often, whatever it says: what it asks of registries counts against somebody's quota.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The longest wait after faults of a policy in a row, where its own interval is not longer.
+const LONGEST_AFTER_FAULT: Duration = Duration::from_mins(5);
+
 /// What a manifest's actor can be asked.
 #[derive(Debug)]
 pub struct RefreshRequest {
@@ -90,6 +93,14 @@ pub struct Watch {
     waiting: Vec<Waiting>,
     reloads: Reloads,
     loading: Loading,
+    /// Polls in a row that ended with a fault of the policy.
+    faults: u32,
+}
+
+/// Twice as long with each of `faults` in a row: a policy that computes until it is ended would do nothing else, and keep
+/// others from computing.
+fn wait_after_fault(interval: Duration, faults: u32) -> Duration {
+    interval.saturating_mul(1 << faults.min(16)).min(interval.max(LONGEST_AFTER_FAULT))
 }
 
 /// A manual refresh whose orders are not all done.
@@ -126,6 +137,7 @@ impl Watch {
             waiting: Vec::new(),
             reloads,
             loading: Loading::default(),
+            faults: 0,
         }
     }
 
@@ -147,6 +159,7 @@ impl Watch {
                 Some(request) = self.reloads.requests.recv() => self.take_reload(request),
                 Some(prepared) = self.loading.task.join_next() => {
                     if self.take_prepared(prepared) {
+                        self.faults = 0;
                         // The tick that is due stays due, unless this policy wants it earlier.
                         next_poll = next_poll.min(Instant::now() + self.interval());
                     }
@@ -210,10 +223,13 @@ impl Watch {
         let mut outcomes = None;
         let (not_ready, next) = match polled {
             Err(fault) => {
-                error!(manifest, "failed to {fault}; tried again in {interval:?}");
-                (Some(fault.to_string()), interval)
+                let next = wait_after_fault(interval, self.faults);
+                self.faults = self.faults.saturating_add(1);
+                error!(manifest, "failed to {fault}; tried again in {next:?}");
+                (Some(fault.to_string()), next)
             }
             Ok((output, orders)) => {
+                self.faults = 0;
                 let next = Duration::from_millis(output.next_poll_ms).max(LEAST_INTERVAL);
                 self.start(orders);
                 if output.err.is_none() && self.status.borrow().is_before_first_poll() {

@@ -16,6 +16,8 @@ pub enum FaultKind {
     Output,
     /// It called host functions more often than `host.max_host_calls`.
     HostCalls,
+    /// It went on after `host.call_timeout`.
+    Time,
     /// It moved more bytes than `host.max_host_bytes`.
     HostBytes,
     /// It placed more orders than `host.max_orders`.

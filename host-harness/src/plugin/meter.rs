@@ -1,6 +1,7 @@
 //! What one call of a policy has used so far of what it may. Says when it is too much; ends nothing itself.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::fault::FaultKind;
 use super::settings::CallLimits;
@@ -9,6 +10,7 @@ use super::settings::CallLimits;
 #[derive(Debug)]
 pub(super) struct Meter {
     pub(super) limits: CallLimits,
+    began: Instant,
     used: Mutex<Used>,
 }
 
@@ -24,12 +26,16 @@ struct Used {
 
 impl Meter {
     pub(super) fn new(limits: CallLimits) -> Self {
-        Self { limits, used: Mutex::default() }
+        Self { limits, began: Instant::now(), used: Mutex::default() }
     }
 
     /// One more call of a host function.
     pub(super) fn count_call(&self) -> Result<(), String> {
         let mut used = self.used();
+        let (most, is_too_late) = (self.limits.call, self.began.elapsed() > self.limits.call);
+        check(&mut used, is_too_late, FaultKind::Time, || {
+            format!("called host functions after more than {most:?} (`host.call_timeout`)")
+        })?;
         used.calls += 1;
         let (most, is_too_many) = (self.limits.host_calls, used.calls > self.limits.host_calls);
         check(&mut used, is_too_many, FaultKind::HostCalls, || {

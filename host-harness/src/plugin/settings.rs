@@ -58,6 +58,8 @@ pub struct CallLimits {
     pub output_bytes: usize,
     /// Log lines.
     pub log_lines: u64,
+    /// Time of the call.
+    pub call: Duration,
     /// Deadline of one `http_send`.
     pub http_send: Duration,
     /// Deadline of one `docker_containers`.
@@ -74,7 +76,7 @@ pub enum StateKeeping {
 }
 
 /// The keys that the host reads, as `(key, type, default, meaning)`; policies declare their own.
-pub const HOST_KEYS: [(&str, &str, &str, &str); 24] = [
+pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
     (
         IMAGES_KEY,
         "list of patterns",
@@ -133,6 +135,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 24] = [
         "A manifest, or a page of a tag list, that a registry answers; a larger one is a failed request. Tokens and errors have 64 KiB.",
     ),
     ("host.max_log_lines", "number", "10000", "Log lines of one call; the rest is dropped and counted."),
+    (
+        "host.call_timeout",
+        "duration",
+        "30m",
+        "Time of one call, host functions included, after which it may call none; that ends it.",
+    ),
     (
         "host.http_send_timeout",
         "duration",
@@ -214,6 +222,7 @@ impl HostSettings {
                 orders: as_usize(at_most("host.max_orders", 1 << 31)?),
                 output_bytes: bytes("host.max_output_bytes")?,
                 log_lines: at_most("host.max_log_lines", 1 << 32)?,
+                call: duration("host.call_timeout")?,
                 http_send: duration("host.http_send_timeout")?,
                 docker_containers: duration("host.docker_containers_timeout")?,
             },

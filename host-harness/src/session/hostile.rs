@@ -50,6 +50,7 @@ const TWO_ORDERS: &str = r#"(drop (call $docker_refresh «{"orders": [
 #[case::wrong_type("", r#"(call $output «{"state": 1, "cache": 1, "next_poll_ms": "soon", "outcomes": []}»)"#, &[], FaultKind::Nonsense, "soon")]
 #[case::deep_json("", "(local.set $a (call $alloc (i64.const 100000))) (loop $l (call $store_u8 (i64.add (local.get $a) (i64.extend_i32_u (local.get $n))) (i32.const 91)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 100000)))) (call $output (local.get $a))", &[], FaultKind::Nonsense, "recursion limit")]
 #[case::host_call_flood("", FLOOD, &[("host.max_host_calls", "50")], FaultKind::HostCalls, "`host.max_host_calls`")]
+#[case::endless_host_calls("", FLOOD, &[("host.max_host_calls", "4000000000"), ("host.call_timeout", "20ms")], FaultKind::Time, "`host.call_timeout`")]
 #[case::host_byte_flood("", "(loop $l (drop (call $docker_containers (call $alloc (i64.const 100000)))) (br $l))", &[("host.max_host_bytes", "250000")], FaultKind::HostBytes, "`host.max_host_bytes`")]
 #[case::order_flood("", TWO_ORDERS, &[("host.max_orders", "1")], FaultKind::Orders, "`host.max_orders`")]
 #[case::panic("", "(call $error_set «policy panicked: index out of bounds») unreachable", &[], FaultKind::Panic, "index out of bounds")]

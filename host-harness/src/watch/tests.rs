@@ -175,3 +175,18 @@ async fn a_policy_that_cannot_go_on_from_the_state_does_not_get_to() {
         assert!(recorded.refused.expect("it is told").reason.contains(part));
     }
 }
+
+#[test]
+fn a_policy_that_faults_again_and_again_is_called_less_and_less_often() {
+    for (interval_ms, faults, expected_ms) in [
+        (100, 0, 100),
+        (100, 1, 200),
+        (100, 5, 3_200),
+        (100, 1_000, 300_000),
+        (60_000, 2, 240_000),
+        (3_600_000, 3, 3_600_000),
+    ] {
+        let wait = wait_after_fault(Duration::from_millis(interval_ms), faults);
+        assert_eq!(wait, Duration::from_millis(expected_ms), "{faults} faults of {interval_ms} ms");
+    }
+}
