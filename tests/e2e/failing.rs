@@ -173,6 +173,7 @@ impl ControlPlane {
             replacer: Arc::new(replacer),
             turns: Arc::new(Semaphore::new(4)),
             keep_images: None,
+            refused: Arc::default(),
             credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
             pull_timeout: LATER,
             stable_for: Duration::from_millis(500),

@@ -203,7 +203,10 @@ async fn a_thousand_swaps_under_load_lose_no_tick_and_no_memory() {
     let client = build_client();
     let mut warm_kib = 0;
     for swap in 0..SWAPS {
-        deploy(&deployed.module, &policies[swap % 2]);
+        // Every now and then one that is to be compiled.
+        let is_new = swap % 50 == 49;
+        let module = if is_new { variant(&format!("number {swap}")) } else { policies[swap % 2].clone() };
+        deploy(&deployed.module, &module);
         let (status, body) = answer_of(client.post(&reload).bearer_auth(ADMIN_TOKEN)).await;
         assert_eq!(status, 200, "{body}");
         if swap == SWAPS / 10 {
