@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
 use crate::replace::labels::{COMPOSE_PROJECT, Labels};
+use crate::replace::plan::reason_against_removal;
 use crate::replace::setback::Setback;
 use crate::replace::systemd::unit_of;
 use crate::replace::{Job, NewImage, ReplaceError, Replacer, is_working_name};
@@ -322,6 +323,9 @@ impl Handled<'_> {
         };
         if replacer.own_id.is_some() && inspection["Id"].as_str() == replacer.own_id.as_deref() {
             return Ok(self.failed(&Setback::refused("it is this updater, which nothing would bring back")));
+        }
+        if let Some(reason) = reason_against_removal(&inspection) {
+            return Ok(self.failed(&Setback::refused(reason)));
         }
         match replacer.remove(inspection["Id"].as_str().unwrap_or_default()).await {
             Ok(()) => {

@@ -321,6 +321,17 @@ async fn the_strategy_remove_removes_stopped_ones_too_and_by_hand_also_those_up_
 }
 
 #[tokio::test]
+async fn the_strategy_remove_leaves_alone_what_something_else_makes_again_on_the_old_image() {
+    let engine = engine().await;
+    let id = engine.inspections()["ws-1"]["Id"].as_str().unwrap().to_owned();
+    engine.edit(&id, |c| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" }));
+    let report = run_order(&context(&engine), &Order { strategy: Strategy::Remove, ..order() }).await;
+    assert_eq!(report.recreated, ["ws-2"]);
+    assert!(report.failed[0].reason.contains("update the service"), "{report:?}");
+    assert_eq!(engine.overview(), ["ws-1 old running"]);
+}
+
+#[tokio::test]
 async fn orders_that_were_placed_together_go_one_after_the_other_where_containers_depend_on_each_other() {
     let engine = engine().await;
     let reference = "example.com/db:1";

@@ -148,8 +148,9 @@ impl Replacer {
         restart.retain(|container| !self.is_own(container) && !is_working_name(name_of(container)));
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
         let new_image = found.ok_or_else(|| Setback::refused("its new image is gone again"))?;
-        let swap = self.choose_swap(root, &new_image, job, engine, !recreate.is_empty() || !restart.is_empty());
         let mut snapshots = vec![self.snapshot(root).await?];
+        let has_dependents = !recreate.is_empty() || !restart.is_empty();
+        let swap = self.choose_swap(root, [&snapshots[0].image, &new_image], job, engine, has_dependents);
         let mut sides = vec![side(root, Handling::Recreate)];
         for (containers, handling) in [(&recreate, Handling::Recreate), (&restart, Handling::Restart)] {
             for container in containers {
@@ -211,7 +212,7 @@ impl Replacer {
     fn choose_swap(
         &self,
         root: &Value,
-        new_image: &Value,
+        images: [&Value; 2],
         job: &Job<'_>,
         engine: EngineFacts,
         has_dependents: bool,
@@ -225,7 +226,7 @@ impl Replacer {
         if root["State"]["Running"] != true {
             return Swap::StopFirst;
         }
-        match reason_against_start_first(root, new_image, engine.is_swarm, has_dependents) {
+        match reason_against_start_first(root, images, engine.is_swarm, has_dependents) {
             None => Swap::StartFirst,
             Some(reason) => {
                 info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");

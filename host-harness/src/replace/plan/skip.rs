@@ -4,19 +4,28 @@ use serde_json::{Map, Value};
 
 use crate::replace::labels::{ALLOW_RM, Labels};
 
+/// Why this container is not even removed, as a lowercase fragment: who makes it again does so as it sees fit.
+pub fn reason_against_removal(old: &Value) -> Option<&'static str> {
+    let labels = &old["Config"]["Labels"];
+    let mut label_names = labels.as_object().into_iter().flat_map(Map::keys);
+    if labels.get("com.docker.swarm.service.id").is_some() {
+        Some("it is a task of a swarm service; update the service instead")
+    } else if label_names.any(|key| key.starts_with("io.kubernetes.")) {
+        Some("it belongs to Kubernetes; update its workload instead")
+    } else {
+        None
+    }
+}
+
 /// Why this container is not replaced at all, as a lowercase fragment that says what to do instead.
 /// A stopped one, also one that was never started, may be.
 pub fn reason_to_refuse(old: &Value) -> Option<String> {
-    let labels = &old["Config"]["Labels"];
-    let mut label_names = labels.as_object().into_iter().flat_map(Map::keys);
     let state = &old["State"];
-    let reason = if labels.get("com.docker.swarm.service.id").is_some() {
-        "it is a task of a swarm service; update the service instead"
-    } else if label_names.any(|key| key.starts_with("io.kubernetes.")) {
-        "it belongs to Kubernetes; update its workload instead"
-    } else if labels.get("PODMAN_SYSTEMD_UNIT").is_some() {
+    let reason = if let Some(reason) = reason_against_removal(old) {
+        reason
+    } else if old["Config"]["Labels"].get("PODMAN_SYSTEMD_UNIT").is_some() {
         "it belongs to a systemd unit; restart the unit instead"
-    } else if labels["com.docker.compose.oneoff"] == "True" {
+    } else if old["Config"]["Labels"]["com.docker.compose.oneoff"] == "True" {
         "it is a one-off container of `docker compose run`; it ends by itself"
     } else if is_image_an_id(old) {
         "it was created from an image id, which is no tag that could move; recreate it from a tag"

@@ -8,12 +8,11 @@ use crate::replace::labels::{KEEP_MAC, Labels, PROBE, SHARED_VOLUMES_SAFE};
 
 /// Why the two cannot run side by side, as a lowercase fragment; `None` if they can.
 ///
-/// `old` and `new_image` are raw inspections, `is_swarm` whether the engine is a node of a swarm, and
-/// `has_hard_dependents` whether other containers use its namespaces, volumes or legacy links. A health check
-/// that the old container has from its old image counts as its own, also if the new image has none.
+/// `old` and the images are raw inspections, `is_swarm` whether the engine is a node of a swarm, and
+/// `has_hard_dependents` whether other containers use its namespaces, volumes or legacy links.
 pub fn reason_against_start_first(
     old: &Value,
-    new_image: &Value,
+    [old_image, new_image]: [&Value; 2],
     is_swarm: bool,
     has_hard_dependents: bool,
 ) -> Option<String> {
@@ -45,7 +44,7 @@ pub fn reason_against_start_first(
         let label = format!("label it {SHARED_VOLUMES_SAFE}=true if they may");
         return Some(format!("two containers would write to its volume at {path} at once; {label}"));
     }
-    if !has_health_check(old, new_image) && Labels::of(old).value(PROBE).is_none() {
+    if !has_health_check(old, old_image, new_image) && Labels::of(old).value(PROBE).is_none() {
         return Some(format!("nothing tells when the new one serves; give it a health check or a label {PROBE}"));
     }
     let mut user_networks = endpoints(old).filter(|(network, _)| network.as_str() != "bridge");
@@ -77,8 +76,10 @@ fn writable_mount(old: &Value) -> Option<&str> {
     shared.find_map(|mount| mount["Destination"].as_str())
 }
 
-/// The container's own check goes before the image's; `NONE` means none.
-fn has_health_check(old: &Value, new_image: &Value) -> bool {
-    let of = |config: &Value| strings(&config["Healthcheck"]["Test"]).first().map(|kind| *kind != "NONE");
-    of(&old["Config"]).or_else(|| of(&new_image["Config"])).unwrap_or(false)
+/// The container's own check goes before the image's; `NONE` means none. What it has of the old image is not its own.
+fn has_health_check(old: &Value, old_image: &Value, new_image: &Value) -> bool {
+    let test =
+        |of: &Value| strings(&of["Config"]["Healthcheck"]["Test"]).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let own = Some(test(old)).filter(|own| !own.is_empty() && *own != test(old_image));
+    own.unwrap_or_else(|| test(new_image)).first().is_some_and(|kind| kind != "NONE")
 }

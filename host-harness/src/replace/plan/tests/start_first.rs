@@ -53,11 +53,11 @@ fn t39_two_run_side_by_side_only_where_nothing_of_theirs_collides() {
             Some("its volume at /b"),
         ),
     ] {
-        let reason = reason_against_start_first(&container(&change), &NOTHING, false, false);
+        let reason = reason_against_start_first(&container(&change), [&NOTHING; 2], false, false);
         assert_eq!(reason.is_some(), says.is_some(), "{case}: {reason:?}");
         assert!(reason.unwrap_or_default().contains(says.unwrap_or_default()), "{case}");
     }
-    let reason = reason_against_start_first(&container(&json!({})), &NOTHING, false, true);
+    let reason = reason_against_start_first(&container(&json!({})), [&NOTHING; 2], false, true);
     assert!(reason.unwrap().starts_with("other containers use"), "hard dependents");
 }
 
@@ -65,18 +65,20 @@ fn t39_two_run_side_by_side_only_where_nothing_of_theirs_collides() {
 fn t39_something_must_tell_when_the_new_one_serves() {
     let (none, check, off) = (Value::Null, json!({ "Test": ["CMD", "x"] }), json!({ "Test": ["NONE"] }));
     let interval = json!({ "Interval": 5 });
-    for (case, own, of_image, probe, is_allowed) in [
-        ("none at all", &none, &none, None, false),
-        ("its own", &check, &none, None, true),
-        ("the image's", &none, &check, None, true),
-        ("the image's, at its own interval", &interval, &check, None, true),
-        ("switched off", &off, &check, None, false),
-        ("switched off in the image", &none, &off, None, false),
-        ("a probe", &off, &none, Some("tcp:80"), true),
+    for (case, own, before, of_image, probe, is_allowed) in [
+        ("none at all", &none, &none, &none, None, false),
+        ("its own", &check, &none, &none, None, true),
+        ("the image's", &none, &none, &check, None, true),
+        ("the image's, at its own interval", &interval, &none, &check, None, true),
+        ("the old image's, and the new one's", &check, &check, &check, None, true),
+        ("the old image's, and not the new one's", &check, &check, &none, None, false),
+        ("switched off", &off, &none, &check, None, false),
+        ("switched off in the image", &none, &none, &off, None, false),
+        ("a probe", &off, &none, &none, Some("tcp:80"), true),
     ] {
         let config = json!({ "Config": { "Healthcheck": own, "Labels": { "imagewatch.probe": probe } } });
-        let image = json!({ "Config": { "Healthcheck": of_image } });
-        let reason = reason_against_start_first(&container(&config), &image, false, false);
+        let images = [before, of_image].map(|check| json!({ "Config": { "Healthcheck": check } }));
+        let reason = reason_against_start_first(&container(&config), images.each_ref(), false, false);
         assert_eq!(reason.is_none(), is_allowed, "{case}: {reason:?}");
         assert!(reason.is_none_or(|reason| reason.contains("health check")), "{case}");
     }
@@ -96,7 +98,7 @@ fn t38_a_node_of_a_swarm_needs_the_name_as_an_alias() {
     ] {
         let mut old = container(&json!({}));
         old["NetworkSettings"]["Networks"] = networks;
-        assert_eq!(reason_against_start_first(&old, &NOTHING, true, false).is_none(), is_allowed, "{case}");
-        assert_eq!(reason_against_start_first(&old, &NOTHING, false, false), None, "{case}, without a swarm");
+        assert_eq!(reason_against_start_first(&old, [&NOTHING; 2], true, false).is_none(), is_allowed, "{case}");
+        assert_eq!(reason_against_start_first(&old, [&NOTHING; 2], false, false), None, "{case}, without a swarm");
     }
 }
