@@ -57,7 +57,14 @@ pub struct Replacer {
     /// Of transactions that were ended for somebody else, with the manifest's name.
     reports: Mutex<Vec<(String, Report)>>,
     /// Failures that the policy has not taken yet: who dies now must still know tomorrow.
-    unsettled: Mutex<Vec<(Origin, Record)>>,
+    unsettled: Mutex<Vec<Unsettled>>,
+}
+
+/// A failure that is written down.
+struct Unsettled {
+    origin: Origin,
+    container: String,
+    record: Record,
 }
 
 impl fmt::Debug for Replacer {

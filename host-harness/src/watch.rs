@@ -93,8 +93,9 @@ pub struct Watch {
     waiting: Vec<Waiting>,
     reloads: Reloads,
     loading: Loading,
-    /// Polls in a row that ended with a fault of the policy.
+    /// Polls in a row that ended with a fault of the policy, and when it is polled again after that.
     faults: u32,
+    not_before: Option<Instant>,
 }
 
 /// Twice as long with each of `faults` in a row: a policy that computes until it is ended would do nothing else, and keep
@@ -138,6 +139,7 @@ impl Watch {
             reloads,
             loading: Loading::default(),
             faults: 0,
+            not_before: None,
         }
     }
 
@@ -159,7 +161,7 @@ impl Watch {
                 Some(request) = self.reloads.requests.recv() => self.take_reload(request),
                 Some(prepared) = self.loading.task.join_next() => {
                     if self.take_prepared(prepared) {
-                        self.faults = 0;
+                        (self.faults, self.not_before) = (0, None);
                         // The tick that is due stays due, unless this policy wants it earlier.
                         next_poll = next_poll.min(Instant::now() + self.interval());
                     }
@@ -204,7 +206,8 @@ impl Watch {
     /// One tick; the time until the next. Where polling is off, what was left half done is ended all the same.
     async fn tick(&mut self) -> Duration {
         self.tend();
-        if self.is_polling() { self.poll().await } else { self.interval() }
+        let is_early = self.not_before.is_some_and(|at| Instant::now() < at);
+        if self.is_polling() && !is_early { self.poll().await } else { self.interval() }
     }
 
     fn is_polling(&self) -> bool {
@@ -225,11 +228,12 @@ impl Watch {
             Err(fault) => {
                 let next = wait_after_fault(interval, self.faults);
                 self.faults = self.faults.saturating_add(1);
+                self.not_before = Some(Instant::now() + next);
                 error!(manifest, "failed to {fault}; tried again in {next:?}");
-                (Some(fault.to_string()), next)
+                (Some(fault.to_string()), interval)
             }
             Ok((output, orders)) => {
-                self.faults = 0;
+                (self.faults, self.not_before) = (0, None);
                 let next = Duration::from_millis(output.next_poll_ms).max(LEAST_INTERVAL);
                 self.start(orders);
                 if output.err.is_none() && self.status.borrow().is_before_first_poll() {
@@ -301,7 +305,9 @@ impl Watch {
             }
         }
         self.answer_done();
-        self.settle(vec![report]).await;
+        let mut reports = self.orders.replacer.failures_before(&self.orders.manifest);
+        reports.push(report);
+        self.settle(reports).await;
     }
 
     fn answer_done(&mut self) {

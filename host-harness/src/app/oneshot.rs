@@ -165,9 +165,11 @@ async fn carry_out(mut asked: Asked<'_>, tools: &Tools) -> Vec<Report> {
     let batch = Batch::new(asked.orders.clone());
     let reports = join_all(asked.orders.iter().map(|order| run_in_batch(&context, order, &batch))).await;
     // The policy logs what became of them; its state ends with this process.
-    match asked.session.settle(reports.clone()).await {
+    let mut told = reports.clone();
+    told.extend(context.replacer.failures_before(&context.manifest));
+    match asked.session.settle(told.clone()).await {
         Err(fault) => tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}"),
-        Ok(_) => reports.iter().for_each(|report| context.replacer.settled(&context.manifest, &report.target)),
+        Ok(_) => told.iter().for_each(|report| context.replacer.settled(&context.manifest, &report.target)),
     }
     reports
 }

@@ -41,12 +41,15 @@ impl Realms {
         by_registry.iter().any(|(registry, named)| is_trusted(registry) && named.iter().any(is_there))
     }
 
-    /// The realm that `registry`, under any of its names, named and that `url` is but for its query.
-    pub fn named_by(&self, registry: &str, url: &Url) -> Option<Url> {
+    /// The realms that `registry`, under any of its names, named and that `url` is but for the query.
+    pub fn named_by(&self, registry: &str, url: &Url) -> Vec<Url> {
         let is_it = |known: &&Url| known.origin() == url.origin() && known.path() == url.path();
+        // Without TLS a host goes without that port.
+        let is_registry =
+            |host: &str| parse_registry(host).as_deref() == Some(registry) || format!("{host}:80") == registry;
         let by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_it = by_registry.iter().filter(|(host, _)| parse_registry(host).as_deref() == Some(registry));
-        of_it.flat_map(|(_, named)| named).find(is_it).cloned()
+        let of_it = by_registry.iter().filter(|(host, _)| is_registry(host));
+        of_it.flat_map(|(_, named)| named).filter(is_it).cloned().collect()
     }
 }
 
@@ -112,10 +115,12 @@ mod tests {
             ("http://r.lan:5001/auth?scope=x", "r.lan:5000", true),
             ("http://r.lan:5000/auth", "r.lan:5000", false),
         ] {
-            assert_eq!(realms.named_by(registry, &url(text)).is_some(), is_named, "{text}");
+            assert_eq!(realms.named_by(registry, &url(text)).len(), usize::from(is_named), "{text}");
         }
-        let own = realms.named_by("r.lan:5000", &url("http://r.lan:5001/auth")).expect("it was named");
+        let [own] = &realms.named_by("r.lan:5000", &url("http://r.lan:5001/auth"))[..] else { panic!("it was named") };
         assert_eq!(own.query(), Some("kind=a&own=b"));
+        realms.note("plain.lan", "Bearer realm=http://plain.lan/token");
+        assert_eq!(realms.named_by("plain.lan:80", &url("http://plain.lan:80/token")).len(), 1);
         assert!(!realms.has(&url("http://r.lan:5001/auth"), |_| true), "by https only");
     }
 }

@@ -96,16 +96,18 @@ async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Resul
         let login = stored.as_ref().filter(|stored| !ctx.refused.has(&repository, stored));
         match (pull_with(login).await, login) {
             (Err(failure), Some(login)) if is_refusal(&failure.message) => {
-                // Once: it may be an image that anybody may have.
+                // It may be an image that anybody may have.
+                pull_with(None).await.map_err(|_| failure)?;
                 ctx.refused.note(&repository, login);
                 let registry = reference.registry();
                 warn!(%reference, "the login for {registry} was refused; not sent again for this image until it changes");
-                pull_with(None).await.map_err(|_| failure)
+                Ok(())
             }
-            (Err(failure), None) if stored.is_some() => {
-                let message = format!("{}; its stored login was refused before, and has not changed", failure.message);
-                Err(Failure { message, ..failure })
-            }
+            // It may be one no longer.
+            (Err(failure), None) if is_refusal(&failure.message) => match &stored {
+                Some(stored) => pull_with(Some(stored)).await,
+                None => Err(failure),
+            },
             (ended, _) => ended,
         }
     };

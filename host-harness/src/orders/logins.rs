@@ -1,5 +1,5 @@
-//! Which stored logins registries refused when an image was pulled: registries lock accounts that try a bad one again and
-//! again. Kept for as long as the process runs; knows a login by its id alone.
+//! Which stored logins registries refused for images that anybody may have: registries lock accounts that try a bad one
+//! again and again. Kept for as long as the process runs; knows a login by its id alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +28,7 @@ impl RefusedLogins {
 
 /// Whether that is how an engine passes on that a registry did not take a login, or did not let it have the image.
 pub(super) fn is_refusal(message: &str) -> bool {
-    let message = message.to_ascii_lowercase();
+    let message = message.to_ascii_lowercase().replace("permission denied", "");
     ["unauthorized", "denied: ", "authentication required", "incorrect username or password"]
         .iter()
         .any(|sign| message.contains(sign))
@@ -47,6 +47,7 @@ mod tests {
             ("unauthorized: authentication required", true),
             ("manifest unknown", false),
             ("open /var/lib/docker/tmp/x: permission denied", false),
+            ("mkdir /var/lib/x: permission denied: unknown", false),
             ("no space left on device", false),
         ] {
             assert_eq!(is_refusal(message), expected, "{message}");

@@ -431,10 +431,14 @@ async fn a_refused_login_is_left_away_once_and_not_sent_again_until_it_changes()
     assert!(report.pulled && report.err.is_none(), "anybody may have it: {report:?}");
     assert!(run_order(&context, &order()).await.pulled);
     assert_eq!((pulls(&engine), engine.credentials()), (3, vec![]), "the first was refused, and two came without");
-    engine.fail("pull", 1, refusal);
-    let message = run_order(&context, &order()).await.err.unwrap().message;
-    assert!(message.contains("unauthorized: no") && message.contains("was refused before"), "{message}");
     *password.lock().unwrap() = "new";
     assert!(run_order(&context, &order()).await.pulled);
     assert_eq!(engine.credentials(), ["robot"]);
+    *password.lock().unwrap() = "old";
+    engine.fail("pull", 1, refusal.clone());
+    assert!(run_order(&context, &order()).await.pulled);
+    assert_eq!(engine.credentials(), ["robot", "robot"], "it is nobody's any more but the login's");
+    engine.fail("pull", 2, refusal);
+    let message = run_order(&context, &order()).await.err.unwrap().message;
+    assert!(message.contains("unauthorized: no"), "{message}");
 }

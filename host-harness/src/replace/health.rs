@@ -106,6 +106,7 @@ impl Gate {
             if !self.is_podman && is_up(&inspection) && started_at.as_ref().is_some_and(|before| before != now) {
                 (started_at, up_since) = (None, Instant::now());
             }
+            was_away &= inspection["State"]["Running"] != true;
             let first = started_at.get_or_insert_with(|| now.clone());
             let mut judgement = self.judge(&inspection, first, up_since.elapsed());
             if was_away && matches!(judgement, Judgement::Fail(_)) && is_ended_by_engine(&inspection) {

@@ -205,8 +205,9 @@ impl Replacer {
     fn failure_of(&self, errand: &Errand) -> ReplaceError {
         let written = match self.journal.claim(&errand.facts.transaction) {
             Claim::Ours(record, entry) => {
-                record.close();
-                entry.failure
+                let failure = entry.failure.clone();
+                self.keep_until_settled(record, *entry);
+                failure
             }
             Claim::Lost | Claim::Theirs => None,
         };

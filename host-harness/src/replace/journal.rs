@@ -44,6 +44,9 @@ pub struct Entry {
     /// Why the new ones were given up, once that is known.
     #[serde(default)]
     pub failure: Option<ContainerFailure>,
+    /// The old container is back as it was.
+    #[serde(default)]
+    pub is_restored: bool,
     /// Nothing is left to do but to report the failure, to a policy that has not taken it yet.
     #[serde(default)]
     pub is_over: bool,

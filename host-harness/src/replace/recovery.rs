@@ -10,8 +10,9 @@ use imagewatch_abi::{Container, ContainerFailure, Fault, Reference, Report};
 use tracing::{debug, info, warn};
 
 use super::Replacer;
+use super::Unsettled;
 use super::ending::{Side, Transaction, name_of};
-use super::facts::{Handling, Origin};
+use super::facts::Handling;
 use super::journal::{Claim, Entry, Record};
 use super::setback::Setback;
 use crate::clock::now_ms;
@@ -68,29 +69,42 @@ impl Replacer {
             let (true, Some(facts)) = (entry.is_over, &entry.facts) else { continue };
             // Who still waits for it takes it there.
             let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)) else { continue };
-            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
-            self.put_report(&transaction, entry.failure.clone().map(|failure| failed(&transaction, failure, true)));
-            self.keep_until_settled(record, *entry);
+            self.report_end(record, *entry);
         }
+    }
+
+    /// Nothing is left to do but to tell how it failed, if it did.
+    fn report_end(&self, record: Record, entry: Entry) {
+        if let (Some(facts), Some(failure)) = (&entry.facts, entry.failure.clone()) {
+            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
+            self.put_report(&transaction, Some(failed(&transaction, failure, entry.is_restored)));
+        }
+        self.keep_until_settled(record, entry);
     }
 
     /// Ends the record of a transaction that is over, once the policy has taken why it failed, if it did.
     pub(super) fn keep_until_settled(&self, record: Record, entry: Entry) {
         let (Some(facts), Some(_)) = (&entry.facts, &entry.failure) else { return record.close() };
-        let origin = facts.origin.clone();
+        let (origin, container) = (facts.origin.clone(), facts.part.name.clone());
         if !entry.is_over
             && let Err(error) = record.write(&Entry { is_over: true, ..entry })
         {
             debug!(%error, "the journal cannot be written; going on without it");
         }
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).push((origin, record));
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).push(Unsettled { origin, container, record });
+    }
+
+    /// Whether the last replacement of a container failed, and its policy does not know yet.
+    pub(super) fn is_unsettled(&self, container: &str) -> bool {
+        let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        unsettled.iter().any(|unsettled| unsettled.container == container)
     }
 
     /// The policy of `manifest` has taken what became of `target`.
     pub fn settled(&self, manifest: &str, target: &str) {
         let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |(origin, _): &mut (Origin, Record)| origin.manifest == manifest && origin.target == target;
-        unsettled.extract_if(.., is_it).for_each(|(_, record)| record.close());
+        let is_it = |Unsettled { origin, .. }: &mut Unsettled| origin.manifest == manifest && origin.target == target;
+        unsettled.extract_if(.., is_it).for_each(|unsettled| unsettled.record.close());
     }
 
     /// Reports wait for the policy that wanted the replacement, whoever ended it.
@@ -122,7 +136,8 @@ impl Replacer {
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
                 self.run_hook_after(&facts.part.name, id, &record, &mut entry).await;
             }
-            record.close();
+            // Or between the end of the way back and its word of it.
+            self.report_end(record, *entry);
             return Ok(());
         };
         let labels = serde_json::from_value(snapshot.container["Config"]["Labels"].clone()).unwrap_or_default();
@@ -189,12 +204,21 @@ impl Replacer {
             Way::Forwards | Way::Back => self.go_back(transaction, &entry, entry.failure.clone()).await,
         };
         match ended {
+            // The old one is back already, and nothing more is known than what was written down.
+            Ok(None) if entry.failure.is_some() => {
+                if let Some(record) = record {
+                    let is_restored = open.way == Way::Start;
+                    self.report_end(record, Entry { is_restored, ..*entry });
+                }
+                true
+            }
             Ok(report) => {
                 let failure = report.as_ref().and_then(|report| report.failed.first().cloned());
+                let is_restored = report.as_ref().is_some_and(|report| !report.restored.is_empty());
                 let has_failed = failure.is_some();
                 self.put_report(transaction, report);
                 if let Some(record) = record {
-                    self.keep_until_settled(record, Entry { failure, ..*entry });
+                    self.keep_until_settled(record, Entry { failure, is_restored, ..*entry });
                 }
                 has_failed
             }
@@ -261,7 +285,7 @@ impl Replacer {
         if inspection["State"]["Running"] != true {
             // One that could not be started may have lost its networks by that, and is not started again.
             if let Some(error) = inspection["State"]["Error"].as_str().filter(|error| !error.is_empty()) {
-                return Err(Setback::of(Fault::Host, format!("failed to start the new container: {error}")));
+                return Err(Setback::start(&EngineError::Refused { status: 500, message: error.to_owned() }));
             }
             self.engine.start(new).await.map_err(|error| Setback::start(&error))?;
         }

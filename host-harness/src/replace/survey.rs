@@ -81,7 +81,7 @@ impl Replacer {
         let mut names = vec![name.to_owned()];
         for _ in 0..ATTEMPTS {
             let locked = self.locks.lock(&names).await;
-            if self.recover_names(&names).await.map_err(ReplaceError::untouched)? {
+            if self.recover_names(&names).await.map_err(ReplaceError::untouched)? || self.is_unsettled(name) {
                 let why =
                     "its last replacement had failed, and was only now taken back; tried again with the next poll";
                 return Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)));

@@ -339,6 +339,7 @@ impl Attempt<'_, '_> {
         let known = Entry { snapshots: self.survey.snapshots.clone(), ..self.entry.clone() };
         match self.replacer.abort_patiently(transaction, &known).await {
             Ok(problems) => {
+                self.entry.is_restored = problems.is_empty();
                 self.replacer.keep_until_settled(self.record, self.entry);
                 ReplaceError::restored(setback, &problems)
             }

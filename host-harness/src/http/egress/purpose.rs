@@ -32,12 +32,19 @@ pub(super) fn check(
     if !permit.is_realm && request.method != Method::Post && is_read(url.path()) {
         return Ok(());
     }
-    let Some(realm) = realms.named_by(registry, url) else {
-        return denied(format!(
-            "the credential of {registry} is for reading manifests and tags there, and for tokens at the realm that \
-             {registry} names when it is asked without: this is another path of {host}"
-        ));
-    };
+    let another_path = denied(format!(
+        "the credential of {registry} is for reading manifests and tags there, and for tokens at the realm that \
+         {registry} names when it is asked without: this is another path of {host}"
+    ));
+    // One that names several says with each what belongs to it.
+    let named = realms.named_by(registry, url);
+    named
+        .iter()
+        .fold(another_path, |checked, realm| checked.or_else(|_| check_token_request(request, url, registry, realm)))
+}
+
+/// Whether the request asks `realm` for a token that reads.
+fn check_token_request(request: &HttpRequest, url: &Url, registry: &str, realm: &Url) -> Result<(), Failure> {
     let own: Vec<(String, String)> = realm.query_pairs().into_owned().collect();
     let asked = url.query_pairs().into_owned().chain(request.form.iter().cloned());
     for (name, value) in asked.filter(|field| !own.contains(field)) {

@@ -176,6 +176,7 @@ async fn die_and_recover(scene: Scene, nth: usize, death: &Interruption, is_wipe
         if is_wiped {
             stage.wipe_journal();
         }
+        let was_known = stage.journal_entry().is_some_and(|entry| entry.failure.is_some());
         if is_restarted {
             stage.engine.restart_daemon();
         }
@@ -191,9 +192,11 @@ async fn die_and_recover(scene: Scene, nth: usize, death: &Interruption, is_wipe
                 stage.wipe_journal();
             }
         }
-        stage.tend().await;
-        stage.tend().await;
+        let mut told = stage.tend().await;
+        told.extend(stage.tend().await);
         judge(&case, scene, &stage, &before);
+        let is_told = told.iter().any(|report| !report.failed.is_empty());
+        assert!(is_told || !was_known || dies_again.is_some(), "{case}: what had failed is not forgotten");
         cases += 1;
     }
     cases
