@@ -1,5 +1,6 @@
 //! C's `memcmp`, eight bytes at a time. The one that wasi-libc links into a module goes byte by byte, and was a quarter
-//! of what a poll computes: maps are searched by names that share long beginnings. Knows nothing of policies.
+//! of what a poll computes: maps are searched by names that share long beginnings. It shows among the module's exports,
+//! since whatever the compiler calls by name does; no host calls it. Knows nothing of policies.
 
 #![expect(unsafe_code, reason = "a function of C")]
 

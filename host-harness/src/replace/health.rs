@@ -169,7 +169,7 @@ impl Gate {
     fn longest(&self, inspection: &Value) -> Duration {
         if !has_check(inspection) {
             // Less than it is to stay up nobody can pass.
-            return self.stable_for + self.limit.unwrap_or(SHORTEST);
+            return self.limit.map_or(self.stable_for + SHORTEST, |limit| limit.max(self.stable_for));
         }
         if let Some(limit) = self.limit {
             return limit;

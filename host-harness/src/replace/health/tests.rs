@@ -138,7 +138,7 @@ fn the_wait_is_as_long_as_the_health_check_may_take_within_bounds() {
     }
     let limited = Gate { limit: Some(Duration::from_secs(5)), ..gate() };
     assert_eq!(seconds(limited.clone(), json!({ "Test": test })), 5, "a label goes before");
-    assert_eq!(seconds(limited, json!(null)), 15, "but nobody passes without having stayed up");
+    assert_eq!(seconds(limited, json!(null)), 10, "but nobody passes without having stayed up");
 }
 
 #[test]
