@@ -163,6 +163,12 @@ fn read_entry(path: &Path) -> Option<Entry> {
 }
 
 impl Entry {
+    /// What is left to report of it. How containers were, which may hold secrets, is needed no longer.
+    #[must_use]
+    pub fn over(self) -> Self {
+        Self { is_over: true, snapshots: Vec::new(), networks: BTreeMap::new(), ..self }
+    }
+
     /// What is written down of the container of that id.
     pub fn snapshot_of(&self, id: &str) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| snapshot.container["Id"] == id)
@@ -214,6 +220,13 @@ mod tests {
         assert_eq!(*found, entry());
         record.close();
         assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
+    }
+
+    #[test]
+    fn of_one_that_is_over_nothing_stays_that_may_hold_secrets() {
+        let networks = BTreeMap::from([("1".to_owned(), json!({}))]);
+        let over = Entry { networks, is_restored: true, ..entry() }.over();
+        assert_eq!(over, Entry { is_over: true, is_restored: true, ..Entry::default() });
     }
 
     #[test]

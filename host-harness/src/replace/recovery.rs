@@ -43,11 +43,10 @@ impl Replacer {
         for transaction in self.journal.unfinished() {
             self.recover_journaled(&transaction, is_granted).await?;
         }
-        self.report_failures();
         let listed = self.engine.list().await?;
         let granted: Vec<Listed> = listed.into_iter().filter(|line| is_granted(&line.to_container())).collect();
         self.remember_images(&granted).await?;
-        Ok(self.take_reports(manifest))
+        Ok(self.failures_before(manifest))
     }
 
     /// The transactions that are not over.
@@ -87,7 +86,7 @@ impl Replacer {
         let (Some(facts), Some(_)) = (&entry.facts, &entry.failure) else { return record.close() };
         let (origin, container) = (facts.origin.clone(), facts.part.name.clone());
         if !entry.is_over
-            && let Err(error) = record.write(&Entry { is_over: true, ..entry })
+            && let Err(error) = record.write(&entry.over())
         {
             debug!(%error, "the journal cannot be written; going on without it");
         }

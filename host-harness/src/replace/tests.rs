@@ -429,12 +429,7 @@ async fn a_failure_is_told_again_by_the_next_program_until_the_policy_has_taken_
 #[tokio::test(start_paused = true)]
 async fn what_had_failed_is_not_tried_again_before_the_policy_knows() {
     let mut stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
-    stage.engine.interrupt(6, Interruption::DieAfter); // the start
-    tokio::select! {
-        () = stage.engine.death() => {}
-        ended = stage.replace("web") => panic!("{ended:?}"),
-    }
-    stage.engine.revive();
+    stage.die_replacing(6, Interruption::DieAfter).await; // the start
     stage.restart_program();
     let error = stage.replace_untold("web").await.unwrap_err();
     assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");

@@ -279,11 +279,8 @@ impl Attempt<'_, '_> {
         }
         let short = imagewatch_abi::short_digest;
         let reference = created["Config"]["Image"].as_str().unwrap_or_default();
-        let reason = format!(
-            "{reference} names the image {} here, not {} as before; its tag moved",
-            short(runs),
-            short(expected)
-        );
+        let reason =
+            format!("{reference} names the image {} here, not {}; its tag moved", short(runs), short(expected));
         Err(Setback::of(Fault::Postponed, reason))
     }
 

@@ -49,12 +49,7 @@ async fn t41_two_programs_that_begin_at_once_leave_it_at_that() {
 async fn t28_a_name_that_somebody_else_took_meanwhile_is_left_to_them() {
     let mut stage = Stage::new(json!({}), true).await;
     // Killed when the old container had been renamed and the new one not yet.
-    stage.engine.interrupt(4, Interruption::DieAfter);
-    tokio::select! {
-        () = stage.engine.death() => {}
-        ended = stage.replace("web") => panic!("{ended:?}"),
-    }
-    stage.engine.revive();
+    stage.die_replacing(4, Interruption::DieAfter).await;
     stage.restart_program();
     let theirs = stage.engine.add_container("web", REFERENCE, json!({}), false).await;
     stage.tend().await;
@@ -69,12 +64,7 @@ async fn t28_a_name_that_somebody_else_took_meanwhile_is_left_to_them() {
 async fn what_is_left_half_done_is_reported_to_the_policy_that_wanted_it() {
     for (behaves, recreated, fault) in [("healthy", 1, None), ("unhealthy", 0, Some(Fault::Image))] {
         let mut stage = Stage::new(json!({ "Behaves": behaves }), true).await;
-        stage.engine.interrupt(6, Interruption::DieAfter); // the start
-        tokio::select! {
-            () = stage.engine.death() => {}
-            ended = stage.replace("web") => panic!("{ended:?}"),
-        }
-        stage.engine.revive();
+        stage.die_replacing(6, Interruption::DieAfter).await; // the start
         stage.restart_program();
         let reports = stage.tend().await;
         let [report] = &reports[..] else { panic!("{reports:?}") };
@@ -106,12 +96,7 @@ async fn t41_a_transaction_that_another_program_works_on_is_left_to_it() {
 async fn t41_what_a_program_with_another_state_folder_began_lately_is_left_to_it() {
     for (begun_s_ago, is_left) in [(60, true), (3600, false)] {
         let stage = Stage::new(json!({}), true).await;
-        stage.engine.interrupt(3, Interruption::DieAfter); // the stop
-        tokio::select! {
-            () = stage.engine.death() => {}
-            ended = stage.replace("web") => panic!("{ended:?}"),
-        }
-        stage.engine.revive();
+        stage.die_replacing(3, Interruption::DieAfter).await; // the stop
         let created_s = crate::clock::now_ms() / 1000 - begun_s_ago;
         stage.engine.created_at(created_s);
         let stranger = Stage::elsewhere(&stage);
@@ -169,12 +154,7 @@ async fn the_hook_after_an_update_is_run_once_whoever_ends_the_update() {
     for nth in 0..all {
         for death in [Interruption::DieBefore, Interruption::DieAfter] {
             let mut stage = Stage::labelled(&labels).await;
-            stage.engine.interrupt(nth, death.clone());
-            tokio::select! {
-                () = stage.engine.death() => {}
-                ended = stage.replace("web") => panic!("{ended:?}"),
-            }
-            stage.engine.revive();
+            stage.die_replacing(nth, death.clone()).await;
             stage.restart_program();
             stage.tend().await;
             stage.tend().await;

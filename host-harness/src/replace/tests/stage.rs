@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::super::survey::Survey;
 use super::*;
+use crate::engine::memory::Interruption;
 use crate::store::Store;
 
 pub(super) const REFERENCE: &str = "example.com/app:1";
@@ -121,6 +122,16 @@ impl Stage {
         let replaced = self.replace_untold(name).await;
         self.replacer.settled("", "web");
         replaced
+    }
+
+    /// A replacement whose program dies at the `nth` call that changes something.
+    pub(super) async fn die_replacing(&self, nth: usize, death: Interruption) {
+        self.engine.interrupt(nth, death);
+        tokio::select! {
+            () = self.engine.death() => {}
+            ended = self.replace("web") => panic!("{ended:?}"),
+        }
+        self.engine.revive();
     }
 
     pub(super) async fn replace_untold(&self, name: &str) -> Result<Replaced, ReplaceError> {
