@@ -55,16 +55,14 @@ impl Realms {
 
 fn urls(challenge: &str) -> impl Iterator<Item = Url> {
     let words = challenge.split(|c: char| matches!(c, '"' | ',' | '\\') || c.is_whitespace());
-    let without_name = |word: &'_ str| match word.get(..6) {
-        Some(name) if name.eq_ignore_ascii_case("realm=") => word[6..].to_owned(),
-        _ => word.to_owned(),
-    };
-    let is_url = |word: &String| {
-        let starts_with =
-            |scheme: &str| word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-        starts_with("https://") || starts_with("http://")
-    };
-    words.map(without_name).filter(is_url).filter_map(|word| Url::parse(&word).ok()).filter(Url::has_host)
+    let unnamed = words.map(|word| without_prefix(word, "realm=").unwrap_or(word));
+    let is_url = |word: &&str| ["https://", "http://"].iter().any(|scheme| without_prefix(word, scheme).is_some());
+    unnamed.filter(is_url).filter_map(|word| Url::parse(word).ok()).filter(Url::has_host)
+}
+
+/// What follows `prefix`, in capitals or not.
+fn without_prefix<'a>(word: &'a str, prefix: &str) -> Option<&'a str> {
+    word.split_at_checked(prefix.len()).filter(|(start, _)| start.eq_ignore_ascii_case(prefix)).map(|(_, rest)| rest)
 }
 
 #[cfg(test)]

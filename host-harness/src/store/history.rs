@@ -7,10 +7,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use super::{Store, StoreError, column_ms};
 
 /// How many events are kept; the oldest go first.
-const KEPT: i64 = 10_000;
-
-/// Of one call of a policy no more are, the last: what goes out again need not go in.
-const MOST_AT_ONCE: usize = 10_000;
+const KEPT: u16 = 10_000;
 
 /// An event is a few lines. What a policy says more of one is not kept, for the disk is everybody's.
 const MAX_EVENT_BYTES: usize = 8 * 1024;
@@ -46,7 +43,8 @@ impl Store {
             return Ok(());
         }
         self.write(|transaction| {
-            for outcome in outcomes.iter().rev().take(MOST_AT_ONCE).rev() {
+            // What goes out again at once need not go in.
+            for outcome in &outcomes[outcomes.len().saturating_sub(KEPT.into())..] {
                 let Some(json) = bounded(outcome)? else { continue };
                 if last_of(transaction, manifest, &outcome.target)?.as_ref() != Some(&json) {
                     let sql = "INSERT INTO history (at_ms, manifest, target, outcome) VALUES (?1, ?2, ?3, ?4)";
