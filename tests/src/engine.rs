@@ -14,9 +14,9 @@ use bollard::models::{
     ImageInspect, NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptions,
-    ListNetworksOptions, ListVolumesOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
-    RemoveVolumeOptions,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectNetworkOptions, ListContainersOptionsBuilder,
+    ListImagesOptions, ListNetworksOptions, ListVolumesOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptions, RemoveVolumeOptions,
 };
 use futures_util::TryStreamExt;
 use imagewatch_abi::Digest;
@@ -307,22 +307,34 @@ async fn clean_all(docker: &Docker, prefix: &str) -> Result<(), Error> {
     let end = Instant::now() + CLEANING;
     loop {
         match clean(docker, prefix).await {
-            Err(Error::DockerResponseServerError { status_code: 409, .. }) if Instant::now() < end => {
+            // 403 is for a network that is in use.
+            Err(Error::DockerResponseServerError { status_code: 403 | 409, .. }) if Instant::now() < end => {
                 sleep(Duration::from_millis(50)).await;
+            }
+            Err(error @ Error::DockerResponseServerError { status_code: 403, .. }) => {
+                return if is_anybody_in_networks(docker, prefix).await? { Err(error) } else { Ok(()) };
             }
             ended => return ended,
         }
     }
 }
 
+/// Docker 20.10 counts a network's endpoints beside keeping them, and under load counts wrong: one that is in use by the
+/// count and not by the list cannot be removed until the engine starts anew (<https://github.com/moby/moby/issues/42119>).
+async fn is_anybody_in_networks(docker: &Docker, prefix: &str) -> Result<bool, Error> {
+    for name in scope_networks(docker, prefix).await? {
+        let network = docker.inspect_network(&name, None::<InspectNetworkOptions>).await?;
+        if network.containers.is_some_and(|containers| !containers.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Networks last: what else there is can be removed without them.
 async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
     for id in scope_containers(docker, prefix).await?.keys() {
         remove_container(docker, id).await?;
-    }
-    for network in docker.list_networks(None::<ListNetworksOptions>).await? {
-        if let Some(name) = network.name.filter(|name| name.starts_with(prefix)) {
-            ignore_absent(docker.remove_network(&name).await)?;
-        }
     }
     let volumes = docker.list_volumes(None::<ListVolumesOptions>).await?.volumes.unwrap_or_default();
     for volume in volumes.iter().filter(|volume| volume.name.starts_with(prefix)) {
@@ -332,7 +344,15 @@ async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
     for reference in scope_references(docker, prefix).await? {
         ignore_absent(docker.remove_image(&reference, None::<RemoveImageOptions>, None).await)?;
     }
+    for name in scope_networks(docker, prefix).await? {
+        ignore_absent(docker.remove_network(&name).await)?;
+    }
     Ok(())
+}
+
+async fn scope_networks(docker: &Docker, prefix: &str) -> Result<Vec<String>, Error> {
+    let networks = docker.list_networks(None::<ListNetworksOptions>).await?;
+    Ok(networks.into_iter().filter_map(|network| network.name.filter(|name| name.starts_with(prefix))).collect())
 }
 
 /// Ids and names. By name, and by label too: a copy keeps the label, whatever it is called.

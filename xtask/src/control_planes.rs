@@ -13,7 +13,7 @@ use crate::{
     files, packages,
     plugin::Policies,
     process,
-    session::Session,
+    session::{NATIVE, Session},
 };
 
 /// The folders of the control planes, the scripts and what they wrote.
@@ -75,9 +75,9 @@ impl<'a> ControlPlanes<'a> {
     pub(crate) fn compare(&self) -> Result<()> {
         let native = self.fresh_outputs("native")?;
         fs::create_dir_all(&native).context(|| format!("create {}", native.display()))?;
-        let mut cargo = self.session.cargo("run");
-        cargo.args(["-q", "-p", "imagewatch-core", "--features", "script", "--example", "outputs", "--"]);
-        process::run(cargo.arg(native.join("imagewatch.txt")))?;
+        process::run(self.session.cargo("build").args(NATIVE).args(["--example", "outputs"]))?;
+        let program = self.session.built("debug", "examples/outputs");
+        process::run(self.session.program(&program).arg(native.join("imagewatch.txt")))?;
         for (policy, hosts) in [("imagewatch", &HOSTS[..]), ("weekdays", &HOSTS[1..])] {
             let outputs = |host: &str| {
                 let file = self.outputs(host).join(policy).with_extension("txt");

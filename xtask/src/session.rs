@@ -16,8 +16,12 @@ use crate::{
     toolchain::{self, Toolchain},
 };
 
-/// The rooms of the workspace that build for the machine we are on and are not xtask.
-pub(crate) const NATIVE: [&str; 5] = ["--workspace", "--exclude", "imagewatch-plugin", "--exclude", "xtask"];
+/// The rooms of the workspace that build for the machine we are on and are not xtask. One choice of packages and
+/// features for every stage: with another, cargo would build the dependencies once more.
+pub(crate) const NATIVE: [&str; 7] =
+    ["--workspace", "--features", "imagewatch-abi/schema", "--exclude", "imagewatch-plugin", "--exclude", "xtask"];
+/// The same with xtask.
+pub(crate) const NATIVE_AND_XTASK: [&str; 5] = [NATIVE[0], NATIVE[1], NATIVE[2], NATIVE[3], NATIVE[4]];
 
 /// A chosen toolchain and the built policies.
 pub(crate) struct Session {

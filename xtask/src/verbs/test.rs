@@ -45,10 +45,6 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
             process::run(cargo.args(["-p", "imagewatch-core", "--tests"]).env(RUNNER, runner))
         })?;
         stages.check("the same bytes everywhere", || ControlPlanes::new(&session).compare())?;
-        stages.check("schemas of the boundary", || {
-            let mut cargo = session.cargo("test");
-            process::run(cargo.args(["-p", "imagewatch-abi", "--features", "schema", "--test", "schema"]))
-        })?;
     }
     stages.finish()
 }
