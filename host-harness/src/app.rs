@@ -1,7 +1,9 @@
 //! Wiring: the only module that imports all the others. Loads manifests over shared adapters and
 //! starts what a command needs. Prints nothing and never exits.
 
+mod actor;
 mod control;
+mod error;
 mod forget;
 mod history;
 mod inspection;
@@ -11,7 +13,6 @@ mod quarantine;
 mod replay;
 mod state_folder;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,35 +20,32 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminError};
+use crate::admin;
 use crate::cli::Listen;
-use crate::credentials::env::{CredentialEnvError, parse_credentials};
+use crate::credentials::env::parse_credentials;
 use crate::credentials::store::CredentialStore;
-use crate::effects::{Adapters, ManifestEffects};
-use crate::engine::EngineError;
+use crate::effects::Adapters;
 use crate::engine::docker::DockerEngine;
-use crate::exit_code::Exit;
 use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
 use crate::orders::{CredentialLookup, ProgressObserver};
-use crate::plugin::{FileWatch, Kept, PluginError, RollbackError, StateKeeping, settled};
+use crate::plugin::FileWatch;
 use crate::replace::handover::{other_updater, own_container_id};
 use crate::replace::journal::Journal;
 use crate::replace::{ReplaceError, Replacer};
-use crate::session::Session;
-use crate::state_dir::{self, RunLock, StateDirError};
-use crate::store::{Store, StoreError};
-use crate::transcript::{Recorder, TranscriptError};
-use crate::watch::{ReloadRequest, Reloads, SHUTDOWN_GRACE, Status, Watch};
+use crate::state_dir::{self, RunLock};
+use crate::store::Store;
+use crate::transcript::Recorder;
+use crate::watch::{ReloadRequest, SHUTDOWN_GRACE};
 
+pub use error::AppError;
 pub use forget::forget;
 pub use history::{Happened, list_history};
 pub use inspection::{Inspected, inspect_module, roll_back_policy};
@@ -56,107 +54,15 @@ pub use quarantine::{Barred, clear_quarantine, list_quarantine};
 pub use replay::{ReplayRequest, replay};
 pub use state_folder::StateFolder;
 
-use control::{Fault, Handles, ManifestHandle};
-use loading::{Ready, Tools, follow, keep_once_accepted, load_manifest};
-
-/// The manifest that is used when none is named; its module is the one built in.
-const DEFAULT_MANIFEST: &str = include_str!("../../manifests/generic.json");
+use actor::{Actor, Shared};
+use control::{Handles, ManifestHandle};
+use loading::{Ready, Source, Tools};
 
 /// The journal of replacements in the state folder.
 const JOURNAL: &str = "journal";
 
 /// How long an engine may take to show whether another updater runs.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
-
-/// Requests that wait for a busy actor.
-const REQUEST_QUEUE: usize = 64;
-
-/// Why a command came to nothing.
-#[derive(Debug, Error)]
-pub enum AppError {
-    /// A manifest or its policy.
-    #[error(transparent)]
-    Plugin(#[from] PluginError),
-    /// Another updater runs on the engine.
-    #[error(
-        "work on this engine: the updater in container {0} does so already; stop that one, ask it instead, or take its label imagewatch.updater away"
-    )]
-    OtherUpdater(String),
-    /// Two manifests with one name.
-    #[error("load manifest {0}: another one has the same file name; rename one of them")]
-    SameName(String),
-    /// A credential variable.
-    #[error(transparent)]
-    Credential(#[from] CredentialEnvError),
-    /// The HTTP client.
-    #[error(transparent)]
-    Http(#[from] HttpClientError),
-    /// The engine's address, or the engine.
-    #[error("use the container engine: {0}")]
-    Engine(#[from] EngineError),
-    /// The admin API.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// The state folder.
-    #[error(transparent)]
-    StateDir(#[from] StateDirError),
-    /// A helper's errand.
-    #[error("replace the updater: {0}")]
-    Errand(#[from] ReplaceError),
-    /// The store in it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A transcript.
-    #[error(transparent)]
-    Transcript(#[from] TranscriptError),
-    /// A file to look at.
-    #[error("{0}")]
-    Inspect(String),
-    /// A file that is no module.
-    #[error("inspect {file}: {reason}")]
-    NoModule {
-        /// The file.
-        file: String,
-        /// Why.
-        reason: String,
-    },
-    /// No files of a policy to put back.
-    #[error(transparent)]
-    Rollback(#[from] RollbackError),
-    /// No state to forget.
-    #[error("forget what was seen: nothing is kept for manifest {0}; the name is its file's, without the ending")]
-    NothingKept(String),
-    /// There is nothing to clear.
-    #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
-    NotBarred {
-        /// What was asked for.
-        target: String,
-        /// Where it was looked for, unless everywhere.
-        under: String,
-        /// What could have been asked for.
-        known: String,
-    },
-}
-
-impl AppError {
-    /// The exit code that goes with it.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
-                Exit::Config
-            }
-            Self::Plugin(_) | Self::NoModule { .. } => Exit::Policy,
-            Self::Engine(EngineError::UnsupportedHost { .. })
-            | Self::Inspect(_)
-            | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
-            Self::Engine(_) => Exit::Engine,
-            Self::Admin(_) => Exit::Admin,
-            Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
-            Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
-            Self::NotBarred { .. } | Self::NothingKept(_) | Self::Errand(_) | Self::Rollback(_) => Exit::Incomplete,
-        }
-    }
-}
 
 /// Loaded manifests over shared adapters.
 #[derive(Debug)]
@@ -167,7 +73,14 @@ pub struct App {
     replacer: Arc<Replacer>,
     ready: Vec<Ready>,
     /// Manifests that cannot be used; the others go on.
-    faults: Vec<(String, AppError)>,
+    refused: Vec<Refused>,
+}
+
+/// A manifest that could not be loaded.
+#[derive(Debug)]
+struct Refused {
+    source: Source,
+    error: AppError,
 }
 
 /// What a program that watches has to itself: the state folder, and the admin API's address.
@@ -218,53 +131,40 @@ impl App {
             store: state.store,
             cancel,
         };
-        let sources: Vec<Option<PathBuf>> =
-            if manifests.is_empty() { vec![None] } else { manifests.iter().cloned().map(Some).collect() };
+        let sources: Vec<Source> = if manifests.is_empty() {
+            vec![Source::BuiltIn]
+        } else {
+            manifests.iter().cloned().map(Source::File).collect()
+        };
         let loads = sources.into_iter().map(|source| async {
-            let name = source.as_ref().map_or("generic".to_owned(), |path| path.display().to_string());
-            let loaded = tokio::task::spawn_blocking(move || load_manifest(source)).await;
-            (name, loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
+            let loaded = loading::load(source.clone()).await;
+            (source, loaded)
         });
         let replacer = Arc::new(build_replacer(engine, &state.path, adapters.store.clone()));
         let state_dir = state.path;
-        let mut app = Self { adapters, state_dir, replacer, ready: Vec::new(), faults: Vec::new() };
-        for (name, loaded) in join_all(loads).await {
-            app.take(name, loaded);
+        let mut app = Self { adapters, state_dir, replacer, ready: Vec::new(), refused: Vec::new() };
+        for (source, loaded) in join_all(loads).await {
+            app.take(source, loaded);
         }
         crate::memory::release_unused();
-        if app.ready.is_empty() && !app.faults.is_empty() {
-            let first = app.faults.remove(0).1;
-            app.log_faults();
-            return Err(first);
+        let first = if app.ready.is_empty() && !app.refused.is_empty() { Some(app.refused.remove(0)) } else { None };
+        for Refused { source, error } in &app.refused {
+            error!(manifest = %source, "failed to {error}");
         }
-        app.log_faults();
-        Ok(app)
+        first.map_or(Ok(app), |first| Err(first.error))
     }
 
-    fn log_faults(&self) {
-        for (manifest, fault) in &self.faults {
-            error!(%manifest, "failed to {fault}");
-        }
-    }
-
-    fn take(&mut self, name: String, loaded: Result<Ready, AppError>) {
-        let names: BTreeSet<&str> = self.ready.iter().map(|ready| ready.manifest.name.as_str()).collect();
-        let loaded = match loaded {
-            Ok(ready) if names.contains(ready.manifest.name.as_str()) => {
-                Err(AppError::SameName(ready.manifest.path.clone()))
-            }
-            loaded => loaded,
-        };
+    fn take(&mut self, source: Source, loaded: Result<Ready, AppError>) {
+        let is_taken = |name: &str| self.ready.iter().any(|ready| ready.manifest.name == name);
+        let loaded = loaded.and_then(|ready| {
+            if is_taken(&ready.manifest.name) { Err(AppError::SameName(source.to_string())) } else { Ok(ready) }
+        });
         match loaded {
             Ok(ready) => {
-                let (policy, sha256) = (ready.plugin.title(), &ready.plugin.info.sha256);
-                let sha256 = sha256.get(..12).unwrap_or(sha256);
-                info!(manifest = %ready.manifest.name, %policy, %sha256, "loaded");
+                ready.say_loaded();
                 self.ready.push(ready);
             }
-            Err(fault) => {
-                self.faults.push((name, fault));
-            }
+            Err(error) => self.refused.push(Refused { source, error }),
         }
     }
 
@@ -282,62 +182,15 @@ impl App {
     ) -> Result<(), AppError> {
         let (_alone, listener) = self.succeed(listen, token.as_ref()).await?;
         let cancel = self.adapters.cancel.clone();
-        let recorder = recorder.map(Arc::new);
-        let tools = self.tools(parallel, crate::progress::none());
-        let files = FileWatch::new().inspect_err(|error| {
-            warn!("failed to watch files: {error}; a changed policy is loaded on SIGHUP or by the admin API");
-        });
-        let files = files.ok().map(Arc::new);
-        let mut actors = JoinSet::new();
-        let faults = std::mem::take(&mut self.faults).into_iter().map(|(name, fault)| Fault::new(name, &fault));
-        let mut handles = Handles {
-            loaded: Vec::new(),
-            faults: faults.collect(),
-            store: self.adapters.store.clone(),
-            state_dir: self.state_dir.clone(),
-        };
-        for mut ready in std::mem::take(&mut self.ready) {
-            let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
-            let (status, seen) = watch::channel(Status::before_first_poll());
-            let (reloads, asked) = mpsc::channel(REQUEST_QUEUE);
-            let kept = Kept::new(&self.state_dir, &ready.manifest.name);
-            keep_once_accepted(kept, &ready.manifest, &std::mem::take(&mut ready.wasm))();
-            let changed = Arc::new(Notify::new());
-            follow(files.as_deref(), &ready.manifest, changed.clone());
-            let prepare = tools.clone().prepare(&ready, &self.state_dir, files.clone(), changed.clone());
-            let reload = Reloads { requests: asked, prepare, record: ready.record.clone() };
-            let orders = tools.orders(&ready.manifest, &ready.plugin);
-            let session = self.session(&ready, ready.manifest.host.state);
-            let session = match &recorder {
-                Some(recorder) => session.recorded(recorder.clone()),
-                None => session,
-            };
-            actors.spawn(Watch::new(session, orders, inbox, status, reload).run());
-            actors.spawn(ask_on_change(changed, reloads.clone(), cancel.clone()));
-            let Ready { manifest, record, .. } = ready;
-            handles.loaded.push(ManifestHandle {
-                name: manifest.name.clone(),
-                requests,
-                status: seen,
-                reloads,
-                record,
-            });
-        }
-        actors
-            .spawn(ask_on_hangup(handles.loaded.iter().map(|handle| handle.reloads.clone()).collect(), cancel.clone()));
+        let mut running = JoinSet::new();
+        let manifests = self.start_actors(&mut running, parallel, recorder);
+        running.spawn(ask_on_hangup(manifests.iter().map(|handle| handle.reloads.clone()).collect(), cancel.clone()));
         if let Some(listener) = listener {
-            if let Ok(address) = listener.local_addr() {
-                info!(%address, "admin API listens");
-            }
-            let serving = admin::serve(listener, token, Arc::new(handles), cancel.clone());
-            actors.spawn(async move {
-                if let Err(error) = serving.await {
-                    error!("failed to serve the admin API: {error}");
-                }
-            });
+            let handles = Handles { manifests, store: self.adapters.store.clone(), state_dir: self.state_dir.clone() };
+            running.spawn(serve(listener, token, handles, cancel.clone()));
         }
         let all_ended = async {
-            while let Some(ended) = actors.join_next().await {
+            while let Some(ended) = running.join_next().await {
                 if let Err(panic) = ended {
                     error!("failed to go on with a manifest: {panic}; please report it");
                 }
@@ -354,6 +207,38 @@ impl App {
         }
         info!("imagewatch stopped");
         Ok(())
+    }
+
+    /// One for each manifest, whether that could be loaded or not; how they are reached.
+    fn start_actors(
+        &mut self,
+        running: &mut JoinSet<()>,
+        parallel: u16,
+        recorder: Option<Recorder>,
+    ) -> Vec<ManifestHandle> {
+        let files = FileWatch::new().inspect_err(|error| {
+            warn!("failed to watch files: {error}; a changed policy is loaded on SIGHUP or by the admin API");
+        });
+        let shared = Shared {
+            tools: self.tools(parallel, crate::progress::none()),
+            files: files.ok().map(Arc::new),
+            state_dir: self.state_dir.clone(),
+            recorder: recorder.map(Arc::new),
+        };
+        let mut manifests: Vec<ManifestHandle> = Vec::new();
+        for ready in std::mem::take(&mut self.ready) {
+            let (actor, handle) = Actor::new(shared.clone(), ready.manifest.name.clone());
+            running.spawn(actor.watch(ready));
+            manifests.push(handle);
+        }
+        for Refused { source, error } in std::mem::take(&mut self.refused) {
+            // One whose name another one has is told apart by its path, and stays refused.
+            let is_taken = manifests.iter().any(|handle| handle.name == source.name());
+            let (actor, handle) = Actor::new(shared.clone(), if is_taken { source.to_string() } else { source.name() });
+            running.spawn(actor.wait(source, error));
+            manifests.push(handle);
+        }
+        manifests
     }
 
     /// Takes the place of the updater that this one is the successor of, once it has all that it works with; if it does
@@ -398,13 +283,6 @@ impl App {
         Ok(())
     }
 
-    fn session(&self, ready: &Ready, keeping: StateKeeping) -> Session {
-        let Ready { manifest, plugin, rules, record, .. } = ready;
-        let (adapters, store) = (self.adapters.clone(), self.adapters.store.clone());
-        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules.clone(), adapters, record.clone());
-        Session::new(manifest.clone(), plugin.clone(), Arc::new(effects), store, record.clone(), keeping)
-    }
-
     fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
         let turns = Arc::new(Semaphore::new(usize::from(parallel)));
         let refused = Arc::default();
@@ -412,12 +290,13 @@ impl App {
     }
 }
 
-/// Asks for a reload whenever the files changed and are quiet again.
-async fn ask_on_change(changed: Arc<Notify>, reloads: mpsc::Sender<ReloadRequest>, cancel: CancellationToken) {
-    while cancel.run_until_cancelled(settled(&changed)).await.is_some() {
-        if reloads.send(ReloadRequest::default()).await.is_err() {
-            return;
-        }
+/// Serves the admin API until cancelled.
+async fn serve(listener: TcpListener, token: Option<SecretString>, handles: Handles, cancel: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "admin API listens");
+    }
+    if let Err(error) = admin::serve(listener, token, Arc::new(handles), cancel).await {
+        error!("failed to serve the admin API: {error}");
     }
 }
 

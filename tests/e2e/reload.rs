@@ -123,6 +123,50 @@ async fn a_policy_and_its_config_change_while_it_runs_and_what_was_seen_stays() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_cannot_be_used_at_the_start_is_at_work_once_its_files_are_mended() {
+    let deployed = Deployed::new().await;
+    let stage = &deployed.stage;
+    let v1 = stage.push("web", "v1").await;
+    stage.run("web").await;
+    let good = variant("good");
+    let mended = deployed.deploy(&good[..good.len() / 2], &[]);
+    let beside = stage.write(&stage.manifest().config("images", &stage.image("other")), "beside");
+    let unreadable = stage.folder.path().join("unreadable.json");
+    std::fs::write(&unreadable, "{").expect("a file");
+    // Of the same name as the good one, and so never to be used beside it.
+    let twin = stage.folder.path().join("twin");
+    std::fs::create_dir(&twin).expect("a folder");
+    let twin = twin.join("beside.json");
+    std::fs::copy(&beside, &twin).expect("a file");
+    let daemon = watch_with(stage.scope.engine().host(), &[mended, beside, unreadable.clone(), twin.clone()], &[]);
+    daemon.wait_for_line("no valid wasm module").await;
+
+    let refused = plugin_status(&daemon, "one").await;
+    assert!(refused["running"].is_null() && refused["refused"]["reason"].is_string(), "{refused}");
+    let (status, body) = daemon.post("/admin/plugins/one/reload").await;
+    assert!(status == 422 && body["error"].as_str().expect("text").contains("no valid wasm module"), "{body}");
+    let twin = twin.to_str().expect("text").replace('/', "%2F");
+    let (status, body) = daemon.post(&format!("/admin/plugins/{twin}/reload")).await;
+    assert!(status == 422 && body["error"].as_str().expect("text").contains("same file name"), "{body}");
+
+    // The module's file, which the manifest names, and a manifest that names none yet.
+    deployed.deploy(&good, &[]);
+    daemon.wait_for_line(&format!("first seen at {}", v1.short())).await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    deploy(
+        &unreadable,
+        &std::fs::read(stage.write(&stage.manifest().config("images", &stage.image("third")), "x")).expect("a file"),
+    );
+    wait_for("the other at work", SOON, || async {
+        let status = plugin_status(&daemon, "unreadable").await;
+        if status["running"].is_object() && status["refused"].is_null() { Ok(()) } else { Err(status) }
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_policy_leaves_the_one_before_at_work_and_going_back_is_one_command() {
     let deployed = Deployed::new().await;
     let stage = &deployed.stage;

@@ -9,7 +9,6 @@ use imagewatch_abi::{FailureCode, Outcome, Report, Verdict};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
-use super::AppError;
 use super::history::as_events;
 use super::quarantine::name_manifests;
 use crate::admin::{
@@ -26,26 +25,9 @@ const WORKSPACES: &str = "workspaces";
 /// Every manifest, loaded or not.
 #[derive(Debug)]
 pub(super) struct Handles {
-    pub(super) loaded: Vec<ManifestHandle>,
-    pub(super) faults: Vec<Fault>,
+    pub(super) manifests: Vec<ManifestHandle>,
     pub(super) store: Arc<Store>,
     pub(super) state_dir: PathBuf,
-}
-
-/// A manifest that could not be loaded when the program started.
-#[derive(Debug)]
-pub(super) struct Fault {
-    name: String,
-    reason: String,
-    record: Record,
-}
-
-impl Fault {
-    pub(super) fn new(name: String, error: &AppError) -> Self {
-        let record = Record::default();
-        record.refused(&error.to_string());
-        Self { name, reason: format!("failed to {error}"), record }
-    }
 }
 
 /// An actor from outside.
@@ -73,13 +55,13 @@ impl ManifestHandle {
 
 impl Handles {
     fn handle(&self, manifest: &str) -> Option<&ManifestHandle> {
-        self.loaded.iter().find(|handle| handle.name == manifest)
+        self.manifests.iter().find(|handle| handle.name == manifest)
     }
 
     /// The manifest named `workspaces`, or the only one there is.
     fn workspaces(&self) -> Option<&ManifestHandle> {
-        let named = self.loaded.iter().find(|handle| handle.name == WORKSPACES);
-        named.or(match self.loaded.as_slice() {
+        let named = self.manifests.iter().find(|handle| handle.name == WORKSPACES);
+        named.or(match self.manifests.as_slice() {
             [only] => Some(only),
             _ => None,
         })
@@ -102,33 +84,25 @@ impl Control for Handles {
     }
 
     fn readiness(&self) -> Vec<ManifestReadiness> {
-        let loaded = self.loaded.iter().map(|handle| ManifestReadiness {
+        let of = |handle: &ManifestHandle| ManifestReadiness {
             manifest: handle.name.clone(),
             not_ready: if handle.status.has_changed().is_err() {
                 Some("its actor has ended".to_owned())
             } else {
                 handle.status.borrow().not_ready.clone()
             },
-        });
-        let faults = self.faults.iter().map(|Fault { name, reason, .. }| ManifestReadiness {
-            manifest: name.clone(),
-            not_ready: Some(reason.clone()),
-        });
-        loaded.chain(faults).collect()
+        };
+        self.manifests.iter().map(of).collect()
     }
 
     fn plugins(&self) -> Vec<PluginStatus> {
-        let status = |name: &str, record: &Record| PluginStatus { manifest: name.to_owned(), record: record.read() };
-        let loaded = self.loaded.iter().map(|handle| status(&handle.name, &handle.record));
-        loaded.chain(self.faults.iter().map(|fault| status(&fault.name, &fault.record))).collect()
+        let of = |handle: &ManifestHandle| PluginStatus { manifest: handle.name.clone(), record: handle.record.read() };
+        self.manifests.iter().map(of).collect()
     }
 
     async fn reload_plugin(&self, manifest: &str) -> ReloadAnswer {
         match self.handle(manifest) {
             Some(handle) => handle.reload().await,
-            None if self.faults.iter().any(|fault| fault.name == manifest) => ReloadAnswer::Refused(format!(
-                "manifest {manifest} could not be loaded when imagewatch started; start imagewatch again"
-            )),
             None => ReloadAnswer::NoSuchManifest,
         }
     }
@@ -151,7 +125,7 @@ impl Control for Handles {
             let manifest = handle.name.clone();
             outcomes.into_iter().map(move |outcome| TargetStatus { manifest: manifest.clone(), outcome })
         };
-        self.loaded.iter().flat_map(of).collect()
+        self.manifests.iter().flat_map(of).collect()
     }
 
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {

@@ -1,19 +1,28 @@
 //! Loads manifests, at the start and again while the program runs: a manifest with its policy, what that may have,
-//! and what its orders are carried out with. Starts and swaps nothing.
+//! and what it is called and its orders are carried out with. Starts and swaps nothing.
 
-use std::path::{Path, PathBuf};
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, Semaphore};
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::{AppError, DEFAULT_MANIFEST};
+use super::AppError;
 use crate::effects::{Adapters, ManifestEffects};
 use crate::http::egress::EgressRules;
 use crate::orders::{OrderContext, ProgressObserver, RefusedLogins};
-use crate::plugin::{FileWatch, Kept, Loaded, LoadedPlugin, PluginError, PluginManifest, Record, Reloader, files_of};
+use crate::plugin::{
+    FileWatch, Kept, Loaded, LoadedPlugin, ManifestError, PluginError, PluginManifest, Record, Reloader, StateKeeping,
+    files_of,
+};
 use crate::replace::Replacer;
+use crate::session::Session;
 use crate::watch::{Prepare, Prepared};
+
+/// The manifest that is used when none is named, and its name.
+const DEFAULT_MANIFEST: &str = include_str!("../../../manifests/generic.json");
+const BUILT_IN: &str = "generic";
 
 /// A manifest that can be used.
 #[derive(Debug)]
@@ -21,24 +30,72 @@ pub(super) struct Ready {
     pub(super) manifest: Arc<PluginManifest>,
     pub(super) plugin: Arc<LoadedPlugin>,
     pub(super) rules: EgressRules,
-    pub(super) record: Arc<Record>,
     pub(super) reloader: Arc<Reloader>,
     /// The module's bytes, until they are kept.
     pub(super) wasm: Vec<u8>,
 }
 
-/// Loads the manifest at `source`, or the built-in one, for the first time.
-pub(super) fn load_manifest(source: Option<PathBuf>) -> Result<Ready, AppError> {
-    let reloader = Reloader::new(Box::new(move || match &source {
-        Some(path) => PluginManifest::read(path, &variable),
-        None => PluginManifest::parse("generic", "(built in)", DEFAULT_MANIFEST, &variable)
-            .map(PluginManifest::with_embedded),
-    }));
-    let (Loaded { manifest, plugin }, wasm) = reloader.load()?;
-    let rules = egress_rules(&manifest, &plugin)?;
-    let record = Arc::new(Record::default());
-    record.loaded(&plugin);
-    Ok(Ready { manifest, plugin, rules, record, reloader: Arc::new(reloader), wasm })
+impl Ready {
+    /// Says in the log what is at work from now on.
+    pub(super) fn say_loaded(&self) {
+        let (policy, sha256) = (self.plugin.title(), &self.plugin.info.sha256);
+        info!(manifest = %self.manifest.name, %policy, sha256 = sha256.get(..12), "loaded");
+    }
+}
+
+/// Where a manifest comes from. Displayed as in messages: by its path.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// The one that is used when none is named; its module is the one built in.
+    BuiltIn,
+    File(PathBuf),
+}
+
+impl Source {
+    fn read(&self) -> Result<PluginManifest, ManifestError> {
+        match self {
+            Self::BuiltIn => PluginManifest::parse(BUILT_IN, "(built in)", DEFAULT_MANIFEST, &variable)
+                .map(PluginManifest::with_embedded),
+            Self::File(path) => PluginManifest::read(path, &variable),
+        }
+    }
+
+    /// The name of the manifest there, also when it cannot be read.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::BuiltIn => BUILT_IN.to_owned(),
+            Self::File(path) => PluginManifest::name_of(path),
+        }
+    }
+
+    /// What to follow for a change, as far as the manifest says what it comes from.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        match (self.read(), self) {
+            (Ok(manifest), _) => files_of(&manifest),
+            (Err(_), Self::File(path)) => vec![path.clone()],
+            (Err(_), Self::BuiltIn) => Vec::new(),
+        }
+    }
+}
+
+impl Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str(BUILT_IN),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Loads the manifest at `source` for the first time, where blocking disturbs nobody.
+pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
+    let loaded = tokio::task::spawn_blocking(move || {
+        let reloader = Reloader::new(Box::new(move || source.read()));
+        let (Loaded { manifest, plugin }, wasm) = reloader.load()?;
+        let rules = egress_rules(&manifest, &plugin)?;
+        Ok(Ready { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
+    });
+    loaded.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Hosts as far as they are granted and asked for.
@@ -86,17 +143,18 @@ impl Tools {
         }
     }
 
-    /// How the files of `ready` are loaded again. `files` then follows those that the manifest names by then, and tells
-    /// `changed`; what was at work is kept in `state_dir`.
-    pub(super) fn prepare(
-        self,
-        ready: &Ready,
-        state_dir: &Path,
-        files: Option<Arc<FileWatch>>,
-        changed: Arc<Notify>,
-    ) -> Prepare {
-        let (reloader, record) = (ready.reloader.clone(), ready.record.clone());
-        let kept = Kept::new(state_dir, &ready.manifest.name);
+    /// What calls the policy of `ready`; `record` takes down how that goes.
+    pub(super) fn session(&self, ready: &Ready, record: &Arc<Record>, keeping: StateKeeping) -> Session {
+        let Ready { manifest, plugin, rules, .. } = ready;
+        let (adapters, store) = (self.adapters.clone(), self.adapters.store.clone());
+        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules.clone(), adapters, record.clone());
+        Session::new(manifest.clone(), plugin.clone(), Arc::new(effects), store, record.clone(), keeping)
+    }
+
+    /// How the files of `ready` are loaded again. `following` then follows those that the manifest names by then; what was
+    /// at work is `kept`.
+    pub(super) fn prepare(self, ready: &Ready, record: Arc<Record>, kept: Kept, following: Following) -> Prepare {
+        let reloader = ready.reloader.clone();
         Arc::new(move |running_manifest, running_plugin| {
             let (loaded, wasm) = reloader.load().map_err(|error| error.to_string())?;
             crate::memory::release_unused();
@@ -109,10 +167,10 @@ impl Tools {
                 ManifestEffects::new(manifest.clone(), plugin.clone(), rules, self.adapters.clone(), record.clone());
             let orders = self.orders(&manifest, &plugin);
             let accepted = keep_once_accepted(kept.clone(), &manifest, &wasm);
-            let (files, changed, followed) = (files.clone(), changed.clone(), manifest.clone());
+            let (following, files) = (following.clone(), files_of(&manifest));
             let accepted = Box::new(move || {
                 accepted();
-                follow(files.as_deref(), &followed, changed);
+                following.follow(&files);
             });
             Ok(Some(Prepared { manifest, plugin, effects: Arc::new(effects), orders, accepted }))
         })
@@ -134,11 +192,22 @@ pub(super) fn keep_once_accepted(kept: Kept, manifest: &PluginManifest, wasm: &[
     }
 }
 
-/// Follows the files that `manifest` comes from, if files can be followed here.
-pub(super) fn follow(files: Option<&FileWatch>, manifest: &PluginManifest, changed: Arc<Notify>) {
-    if let Some(files) = files
-        && let Err(error) = files.follow(&manifest.name, &files_of(manifest), changed)
-    {
-        warn!(manifest = manifest.name, "failed to {error}; reload it with SIGHUP or by the admin API");
+/// Follows the files of one manifest, if files can be followed here.
+#[derive(Clone)]
+pub(super) struct Following {
+    pub(super) manifest: String,
+    pub(super) files: Option<Arc<FileWatch>>,
+    /// Is told of changes.
+    pub(super) changed: Arc<Notify>,
+}
+
+impl Following {
+    /// Follows these, in place of those before.
+    pub(super) fn follow(&self, files: &[PathBuf]) {
+        if let Some(watch) = &self.files
+            && let Err(error) = watch.follow(&self.manifest, files, self.changed.clone())
+        {
+            warn!(manifest = self.manifest, "failed to {error}; reload it with SIGHUP or by the admin API");
+        }
     }
 }

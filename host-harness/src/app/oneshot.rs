@@ -1,6 +1,7 @@
 //! The commands that end: `check` and `refresh`, over every loaded manifest.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use imagewatch_abi::{FailureCode, Order, Outcome, PollMode, Report, Verdict};
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use super::control::build_result;
 use super::loading::{Ready, Tools};
-use super::{App, AppError};
+use super::{App, AppError, Refused};
 use crate::exit_code::Exit;
 use crate::orders::{Batch, ProgressObserver, run_in_batch};
 use crate::plugin::StateKeeping;
@@ -86,10 +87,12 @@ struct Asked<'a> {
 impl App {
     /// Compares what runs with what registries have, for every manifest side by side.
     pub async fn check(&self) -> Checked {
+        let tools = self.tools(1, crate::progress::none());
         let mut checked = Checked::default();
-        self.note_faults(&mut checked.errors, &mut checked.exit);
+        self.note_refused(&mut checked.errors, &mut checked.exit);
         let polls = self.ready.iter().map(|ready| async {
-            let polled = self.session(ready, StateKeeping::Memory).poll(None, Vec::new(), PollMode::Check).await;
+            let mut session = tools.session(ready, &Arc::default(), StateKeeping::Memory);
+            let polled = session.poll(None, Vec::new(), PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
         for (manifest, polled) in join_all(polls).await {
@@ -123,14 +126,15 @@ impl App {
         progress: &ProgressObserver,
     ) -> Result<Refreshed, AppError> {
         self.refuse_beside_another().await?;
+        let tools = self.tools(parallel, progress.clone());
         let mut refreshed = Refreshed::default();
-        self.note_faults(&mut refreshed.errors, &mut refreshed.exit);
+        self.note_refused(&mut refreshed.errors, &mut refreshed.exit);
         let mut asked = Vec::new();
         let mut unknown: BTreeSet<&String> = names.iter().collect();
         let mut known = BTreeSet::new();
         for ready in &self.ready {
             // What `run` keeps is its own: a command that ends beside it writes no state.
-            let mut session = self.session(ready, StateKeeping::Memory);
+            let mut session = tools.session(ready, &Arc::default(), StateKeeping::Memory);
             if let Some(orders) = ask(&mut session, names, recreate, &mut unknown, &mut known, &mut refreshed).await {
                 asked.push(Asked { ready, session, orders });
             }
@@ -144,7 +148,6 @@ impl App {
             refreshed.exit = Some(Exit::Usage);
             return Ok(refreshed);
         }
-        let tools = self.tools(parallel, progress.clone());
         let runs = asked.into_iter().map(|asked| carry_out(asked, &tools));
         refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
         let result = build_result(&refreshed.reports, &refreshed.outcomes);
@@ -152,10 +155,10 @@ impl App {
         Ok(refreshed)
     }
 
-    fn note_faults(&self, errors: &mut Vec<ManifestFailure>, exit: &mut Option<Exit>) {
-        for (manifest, fault) in &self.faults {
-            errors.push(ManifestFailure { manifest: manifest.clone(), message: fault.to_string() });
-            *exit = Some(fault.exit());
+    fn note_refused(&self, errors: &mut Vec<ManifestFailure>, exit: &mut Option<Exit>) {
+        for Refused { source, error } in &self.refused {
+            errors.push(ManifestFailure { manifest: source.to_string(), message: error.to_string() });
+            *exit = Some(error.exit());
         }
     }
 }

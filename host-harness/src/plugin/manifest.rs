@@ -94,8 +94,12 @@ impl PluginManifest {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|source| ManifestError::Unreadable { path: shown.clone(), source })?;
-        let name = path.file_stem().map_or_else(|| shown.clone(), |stem| stem.to_string_lossy().into_owned());
-        Self::parse(&name, &shown, &text, env)
+        Self::parse(&Self::name_of(path), &shown, &text, env)
+    }
+
+    /// The name of the manifest at `path`: its file's, without the ending.
+    pub fn name_of(path: &Path) -> String {
+        path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
     }
 
     /// Reads the manifest `name` from `text`; `path` is for messages.
