@@ -11,6 +11,9 @@ use super::cache::Challenge;
 /// at the beginning, so that `Bearer realm="…",service` loses no more than `service`.
 const SCHEMES: [&str; 5] = ["basic", "bearer", "digest", "negotiate", "ntlm"];
 
+/// What a token can be good for in a repository besides reading.
+const WRITING: [&str; 3] = ["push", "delete", "*"];
+
 /// One challenge: its scheme and parameter names in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parsed {
@@ -89,12 +92,25 @@ pub(crate) fn choose(headers: &[&str]) -> Option<Asked> {
         let param = |name: &str| c.params.get(name).filter(|value| !value.is_empty()).cloned();
         let scope = param("scope");
         let is_of_repository = scope.as_ref().is_some_and(|scope| scope.starts_with("repository:"));
-        let (own, general) = if is_of_repository { (scope, None) } else { (None, scope) };
+        let (own, general) = if is_of_repository { (scope.map(|scope| to_read(&scope)), None) } else { (None, scope) };
         let challenge = Challenge::Bearer { realm: param("realm")?, service: param("service"), scope: general };
         Some(Asked { challenge, scope: own, error: param("error") })
     });
     let is_basic = || challenges.iter().any(|c| c.scheme == "basic");
     bearer.or_else(|| is_basic().then_some(Asked { challenge: Challenge::Basic, scope: None, error: None }))
+}
+
+/// Scopes without the actions that change something. Some registries name those for a read as well; a watcher needs none
+/// of them, and a host need not let a policy ask for any.
+fn to_read(scopes: &str) -> String {
+    let narrowed = scopes.split(' ').map(|scope| match scope.rsplit_once(':') {
+        Some((resource, actions)) => {
+            let reading: Vec<&str> = actions.split(',').filter(|action| !WRITING.contains(action)).collect();
+            format!("{resource}:{}", if reading.is_empty() { "pull".to_owned() } else { reading.join(",") })
+        }
+        None => scope.to_owned(),
+    });
+    narrowed.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

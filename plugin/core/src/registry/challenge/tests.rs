@@ -59,6 +59,13 @@ fn a_scope_of_the_registrys_own_kind_is_told_from_a_repositorys() {
         (r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#, Some("aws"), None),
         (r#"Bearer realm="https://g/v2/token",service="container_registry",scope="*""#, Some("*"), None),
         (r#"Bearer realm="https://g/token",scope="repository:o/a:pull""#, None, Some("repository:o/a:pull")),
+        (r#"Bearer realm="https://g/token",scope="repository:o/a:pull,push""#, None, Some("repository:o/a:pull")),
+        (r#"Bearer realm="https://g/token",scope="repository:o/a:*""#, None, Some("repository:o/a:pull")),
+        (
+            r#"Bearer realm="https://g/token",scope="repository:o/a:delete,content_read,pull repository:b:push""#,
+            None,
+            Some("repository:o/a:content_read,pull repository:b:pull"),
+        ),
         (r#"Bearer realm="https://ghcr.io/token",scope="""#, None, None),
     ] {
         let Some(Asked { challenge: Challenge::Bearer { scope, .. }, scope: of_repository, .. }) = choose(&[header])
