@@ -238,6 +238,7 @@ impl App {
             running.spawn(actor.wait(source, error));
             manifests.push(handle);
         }
+        self.replacer.drop_failures_of_others(&manifests.iter().map(|handle| handle.name.as_str()).collect());
         manifests
     }
 

@@ -4,6 +4,7 @@
 
 mod diagnose;
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use imagewatch_abi::{Container, ContainerFailure, Fault, Reference, Report};
@@ -93,10 +94,28 @@ impl Replacer {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).push(Unsettled { origin, container, record });
     }
 
-    /// Whether the last replacement of a container failed, and its policy does not know yet.
-    pub(super) fn is_unsettled(&self, container: &str) -> bool {
+    /// Whether the last replacement of a container for `manifest` failed, and its policy does not know yet.
+    pub(super) fn is_unsettled(&self, container: &str, manifest: &str) -> bool {
         let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        unsettled.iter().any(|unsettled| unsettled.container == container)
+        unsettled.iter().any(|one| one.container == container && one.origin.manifest == manifest)
+    }
+
+    /// Ends the records of failures that programs before this one left for manifests which are none of `manifests` by now:
+    /// nobody else can use them.
+    pub fn drop_failures_of_others(&self, manifests: &BTreeSet<&str>) {
+        self.report_failures();
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| manifests.contains(of.as_str()));
+        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        for Unsettled { origin, container, record } in
+            unsettled.extract_if(.., |one| !manifests.contains(one.origin.manifest.as_str()))
+        {
+            let manifest = origin.manifest;
+            warn!(
+                container,
+                manifest, "its last replacement failed; there is no such manifest any more to bar the image"
+            );
+            record.close();
+        }
     }
 
     /// The policy of `manifest` has taken what became of `target`.

@@ -81,7 +81,8 @@ impl Replacer {
         let mut names = vec![name.to_owned()];
         for _ in 0..ATTEMPTS {
             let locked = self.locks.lock(&names).await;
-            if self.recover_names(&names).await.map_err(ReplaceError::untouched)? || self.is_unsettled(name) {
+            let is_recovered = self.recover_names(&names).await.map_err(ReplaceError::untouched)?;
+            if is_recovered || self.is_unsettled(name, &job.origin.manifest) {
                 let why =
                     "its last replacement had failed, and was only now taken back; tried again with the next poll";
                 return Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)));

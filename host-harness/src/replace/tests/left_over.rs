@@ -1,5 +1,7 @@
 //! What somebody else finds: the next poll, the next program, another program.
 
+use std::collections::BTreeSet;
+
 use imagewatch_abi::Fault;
 use serde_json::json;
 
@@ -162,4 +164,23 @@ async fn the_hook_after_an_update_is_run_once_whoever_ends_the_update() {
             assert_eq!(hooks_after(&stage), usize::from(is_updated), "{death:?} at {nth}: {:#?}", stage.engine.calls());
         }
     }
+}
+
+/// As when its file was renamed.
+#[tokio::test(start_paused = true)]
+async fn a_failure_for_a_manifest_that_is_gone_is_dropped_and_bars_the_container_from_no_other() {
+    let mut stage = Stage::new(json!({ "Behaves": "unhealthy" }), true).await;
+    for manifest in ["before", "after"] {
+        stage.manifest = manifest;
+        stage.pull_again().await;
+        let error = stage.replace_untold("web").await.unwrap_err();
+        assert_eq!(error.setback.fault, Some(Fault::Image), "{manifest}: {error}");
+    }
+    stage.restart_program();
+    stage.replacer.drop_failures_of_others(&BTreeSet::from(["after"]));
+    assert_eq!(stage.replacer.failures_before("before"), []);
+    assert_eq!(stage.replacer.failures_before("after").len(), 1);
+    stage.restart_program();
+    assert_eq!(stage.replacer.failures_before("before"), [], "its record is gone too");
+    assert_eq!(stage.replacer.failures_before("after").len(), 1, "and the other's is not");
 }

@@ -17,6 +17,8 @@ pub(super) struct Stage {
     pub(super) engine: Arc<MemoryEngine>,
     pub(super) replacer: Replacer,
     pub(super) strategy: Strategy,
+    /// On whose behalf.
+    pub(super) manifest: &'static str,
     store: Arc<Store>,
     folder: Arc<TempDir>,
 }
@@ -58,7 +60,7 @@ impl Stage {
         let folder = Arc::new(folder);
         let store = Arc::new(Store::in_memory());
         let replacer = replacer(&engine, &folder, &store);
-        Self { engine, replacer, strategy: Strategy::Replace, store, folder }
+        Self { engine, replacer, strategy: Strategy::Replace, manifest: "", store, folder }
     }
 
     /// Another program on the same engine, with a state folder of its own.
@@ -66,7 +68,14 @@ impl Stage {
         let folder = Arc::new(TempDir::new().unwrap());
         let store = Arc::new(Store::in_memory());
         let replacer = replacer(&other.engine, &folder, &store);
-        Self { engine: other.engine.clone(), replacer, strategy: other.strategy, store, folder }
+        Self {
+            engine: other.engine.clone(),
+            replacer,
+            strategy: other.strategy,
+            manifest: other.manifest,
+            store,
+            folder,
+        }
     }
 
     /// Another program on the same engine and state folder.
@@ -76,6 +85,7 @@ impl Stage {
             engine: other.engine.clone(),
             replacer,
             strategy: other.strategy,
+            manifest: other.manifest,
             store: other.store.clone(),
             folder: other.folder.clone(),
         }
@@ -108,7 +118,12 @@ impl Stage {
             image: NewImage { id: "new", reference: None, platform: None },
             strategy: self.strategy,
             stable_for: Duration::from_secs(1),
-            origin: Origin { target: "web".to_owned(), reference: REFERENCE.parse().ok(), ..Origin::default() },
+            origin: Origin {
+                manifest: self.manifest.to_owned(),
+                target: "web".to_owned(),
+                reference: REFERENCE.parse().ok(),
+                ..Origin::default()
+            },
             turn: None,
         }
     }
