@@ -9,7 +9,7 @@
 //! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
 //! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |
 //! | `GET /admin/plugins` | 200 `{"plugins": […]}`, one [`PluginStatus`] each |
-//! | `POST /admin/plugins/{manifest}/reload` | 200 `{"result": "swapped", "policy", "sha256"}` or `{"result": "unchanged"}`; 404 no such manifest; 422 refused, the policy before goes on |
+//! | `POST /admin/plugins/{manifest}/reload` | 200 `{"result": "swapped", "policy", "sha256"}` or `{"result": "unchanged"}`; 404 no such manifest; 422 refused, the policy before, if any, goes on |
 //! | `POST /admin/plugins/{manifest}/rollback` | the same, after the files of the policy before were put back; 409 when there is none |
 //! | `GET /metrics` | 200 counters of the policies as Prometheus reads them |
 //! | `GET /healthz` | 200 while the process lives |
@@ -55,7 +55,7 @@ pub trait Control: Send + Sync {
     /// When the client goes away the future is dropped; the refresh itself must go on.
     async fn refresh_workspaces(&self, runtime: Option<String>, recreate: bool) -> RefreshAnswer;
 
-    /// The state of every loaded manifest.
+    /// The state of every manifest, loaded or not.
     fn readiness(&self) -> Vec<ManifestReadiness>;
 
     /// The policy of every manifest, loaded or not.
@@ -143,9 +143,9 @@ pub enum ReloadAnswer {
     },
     /// The files are those of what is at work.
     Unchanged,
-    /// The policy before goes on, and why; no secrets.
+    /// The policy before, if any, goes on, and why; no secrets.
     Refused(String),
-    /// No manifest of that name is loaded.
+    /// There is no manifest of that name.
     NoSuchManifest,
 }
 
@@ -158,7 +158,7 @@ pub enum RollbackAnswer {
     NothingBefore(String),
     /// The files could not be written, and why.
     Failed(String),
-    /// No manifest of that name is loaded.
+    /// There is no manifest of that name.
     NoSuchManifest,
 }
 

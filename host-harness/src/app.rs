@@ -54,7 +54,7 @@ pub use quarantine::{Barred, clear_quarantine, list_quarantine};
 pub use replay::{ReplayRequest, replay};
 pub use state_folder::StateFolder;
 
-use actor::{Actor, Shared};
+use actor::{Actor, Shared, names_of};
 use control::{Handles, ManifestHandle};
 use loading::{Ready, Source, Tools};
 
@@ -149,7 +149,7 @@ impl App {
         crate::memory::release_unused();
         let first = if app.ready.is_empty() && !app.refused.is_empty() { Some(app.refused.remove(0)) } else { None };
         for Refused { source, error } in &app.refused {
-            error!(manifest = %source, "failed to {error}");
+            error!(manifest = source.name(), "failed to {error}");
         }
         first.map_or(Ok(app), |first| Err(first.error))
     }
@@ -225,20 +225,24 @@ impl App {
             state_dir: self.state_dir.clone(),
             recorder: recorder.map(Arc::new),
         };
-        let mut manifests: Vec<ManifestHandle> = Vec::new();
-        for ready in std::mem::take(&mut self.ready) {
-            let (actor, handle) = Actor::new(shared.clone(), ready.manifest.name.clone());
+        let (ready, refused) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.refused));
+        let sources: Vec<&Source> = refused.iter().map(|refused| &refused.source).collect();
+        let names = names_of(ready.iter().map(|ready| ready.manifest.name.clone()).collect(), &sources);
+        self.replacer.drop_failures_of_others(&names.iter().map(String::as_str).collect());
+        let mut manifests = Vec::new();
+        let mut actors = names.into_iter().map(|name| {
+            let (actor, handle) = Actor::new(shared.clone(), name);
+            manifests.push(handle);
+            actor
+        });
+        for (ready, actor) in ready.into_iter().zip(&mut actors) {
+            actor.accept(&ready);
             running.spawn(actor.watch(ready));
-            manifests.push(handle);
         }
-        for Refused { source, error } in std::mem::take(&mut self.refused) {
-            // One whose name another one has is told apart by its path, and stays refused.
-            let is_taken = manifests.iter().any(|handle| handle.name == source.name());
-            let (actor, handle) = Actor::new(shared.clone(), if is_taken { source.to_string() } else { source.name() });
-            running.spawn(actor.wait(source, error));
-            manifests.push(handle);
+        for (Refused { source, error }, actor) in refused.into_iter().zip(actors) {
+            actor.refuse(&error);
+            running.spawn(actor.wait(source));
         }
-        self.replacer.drop_failures_of_others(&manifests.iter().map(|handle| handle.name.as_str()).collect());
         manifests
     }
 

@@ -129,7 +129,8 @@ async fn a_manifest_that_cannot_be_used_at_the_start_is_at_work_once_its_files_a
     let v1 = stage.push("web", "v1").await;
     stage.run("web").await;
     let good = variant("good");
-    let mended = deployed.deploy(&good[..good.len() / 2], &[]);
+    deploy(&deployed.module, &good[..good.len() / 2]);
+    let mended = deployed.pin(&good, &[]);
     let beside = stage.write(&stage.manifest().config("images", &stage.image("other")), "beside");
     let unreadable = stage.folder.path().join("unreadable.json");
     std::fs::write(&unreadable, "{").expect("a file");
@@ -138,31 +139,37 @@ async fn a_manifest_that_cannot_be_used_at_the_start_is_at_work_once_its_files_a
     std::fs::create_dir(&twin).expect("a folder");
     let twin = twin.join("beside.json");
     std::fs::copy(&beside, &twin).expect("a file");
-    let daemon = watch_with(stage.scope.engine().host(), &[mended, beside, unreadable.clone(), twin.clone()], &[]);
-    daemon.wait_for_line("no valid wasm module").await;
+    let manifests = [mended, beside.clone(), unreadable.clone(), twin.clone()];
+    let mut daemon = watch_with(stage.scope.engine().host(), &manifests, &[]);
+    daemon.wait_for_line("the manifest's `hash` is").await;
 
     let refused = plugin_status(&daemon, "one").await;
     assert!(refused["running"].is_null() && refused["refused"]["reason"].is_string(), "{refused}");
+    let (status, body) = answer_of(build_client().get(daemon.admin_url("/readyz").await)).await;
+    let why = body.to_string();
+    assert!(status == 503 && why.contains("`hash`") && why.contains("unreadable.json"), "{why}");
     let (status, body) = daemon.post("/admin/plugins/one/reload").await;
-    assert!(status == 422 && body["error"].as_str().expect("text").contains("no valid wasm module"), "{body}");
+    assert!(status == 422 && body["error"].as_str().expect("text").contains("`hash`"), "{body}");
+    let (status, body) = daemon.post("/admin/plugins/one/rollback").await;
+    assert!(status == 409, "nothing was at work before: {body}");
     let twin = twin.to_str().expect("text").replace('/', "%2F");
     let (status, body) = daemon.post(&format!("/admin/plugins/{twin}/reload")).await;
     assert!(status == 422 && body["error"].as_str().expect("text").contains("same file name"), "{body}");
 
-    // The module's file, which the manifest names, and a manifest that names none yet.
-    deployed.deploy(&good, &[]);
+    // The file of a module, which its manifest names; a manifest that named none; and one that nobody follows.
+    deploy(&deployed.module, &good);
     daemon.wait_for_line(&format!("first seen at {}", v1.short())).await;
     let v2 = stage.push("web", "v2").await;
     stage.wait_until_on("web", &v2, SOON).await;
-    deploy(
-        &unreadable,
-        &std::fs::read(stage.write(&stage.manifest().config("images", &stage.image("third")), "x")).expect("a file"),
-    );
+    deploy(&unreadable, &std::fs::read(&beside).expect("a file"));
     wait_for("the other at work", SOON, || async {
         let status = plugin_status(&daemon, "unreadable").await;
         if status["running"].is_object() && status["refused"].is_null() { Ok(()) } else { Err(status) }
     })
     .await;
+    let before = daemon.count("same file name");
+    daemon.process.signal(Signal::HUP);
+    daemon.wait_for_more("same file name", before).await;
     daemon.stop().await;
 }
 

@@ -323,8 +323,8 @@ async fn clean_all(docker: &Docker, prefix: &str) -> Result<(), Error> {
 /// count and not by the list cannot be removed until the engine starts anew (<https://github.com/moby/moby/issues/42119>).
 async fn is_anybody_in_networks(docker: &Docker, prefix: &str) -> Result<bool, Error> {
     for name in scope_networks(docker, prefix).await? {
-        let network = docker.inspect_network(&name, None::<InspectNetworkOptions>).await?;
-        if network.containers.is_some_and(|containers| !containers.is_empty()) {
+        let network = absent_as_none(docker.inspect_network(&name, None::<InspectNetworkOptions>).await);
+        if network.and_then(|network| network.containers).is_some_and(|containers| !containers.is_empty()) {
             return Ok(true);
         }
     }
@@ -344,10 +344,11 @@ async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
     for reference in scope_references(docker, prefix).await? {
         ignore_absent(docker.remove_image(&reference, None::<RemoveImageOptions>, None).await)?;
     }
+    let mut removed = Ok(());
     for name in scope_networks(docker, prefix).await? {
-        ignore_absent(docker.remove_network(&name).await)?;
+        removed = removed.and(ignore_absent(docker.remove_network(&name).await));
     }
-    Ok(())
+    removed
 }
 
 async fn scope_networks(docker: &Docker, prefix: &str) -> Result<Vec<String>, Error> {

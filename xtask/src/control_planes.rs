@@ -13,7 +13,7 @@ use crate::{
     files, packages,
     plugin::Policies,
     process,
-    session::{NATIVE, Session},
+    session::{NATIVE, Session, WITHOUT_XTASK},
 };
 
 /// The folders of the control planes, the scripts and what they wrote.
@@ -75,7 +75,7 @@ impl<'a> ControlPlanes<'a> {
     pub(crate) fn compare(&self) -> Result<()> {
         let native = self.fresh_outputs("native")?;
         fs::create_dir_all(&native).context(|| format!("create {}", native.display()))?;
-        process::run(self.session.cargo("build").args(NATIVE).args(["--example", "outputs"]))?;
+        process::run(self.session.cargo("build").args(NATIVE).args(WITHOUT_XTASK).args(["--example", "outputs"]))?;
         let program = self.session.built("debug", "examples/outputs");
         process::run(self.session.program(&program).arg(native.join("imagewatch.txt")))?;
         for (policy, hosts) in [("imagewatch", &HOSTS[..]), ("weekdays", &HOSTS[1..])] {

@@ -16,12 +16,11 @@ use crate::{
     toolchain::{self, Toolchain},
 };
 
-/// The rooms of the workspace that build for the machine we are on and are not xtask. One choice of packages and
-/// features for every stage: with another, cargo would build the dependencies once more.
-pub(crate) const NATIVE: [&str; 7] =
-    ["--workspace", "--features", "imagewatch-abi/schema", "--exclude", "imagewatch-plugin", "--exclude", "xtask"];
-/// The same with xtask.
-pub(crate) const NATIVE_AND_XTASK: [&str; 5] = [NATIVE[0], NATIVE[1], NATIVE[2], NATIVE[3], NATIVE[4]];
+/// The rooms of the workspace that build for the machine we are on. One choice of packages and features for the stages of
+/// lint and test: with another, cargo would build the dependencies once more.
+pub(crate) const NATIVE: [&str; 5] =
+    ["--workspace", "--features", "imagewatch-abi/schema", "--exclude", "imagewatch-plugin"];
+pub(crate) const WITHOUT_XTASK: [&str; 2] = ["--exclude", "xtask"];
 
 /// A chosen toolchain and the built policies.
 pub(crate) struct Session {

@@ -8,7 +8,7 @@ mod test;
 use crate::{
     error::Result,
     process,
-    session::{NATIVE, Session},
+    session::{NATIVE, Session, WITHOUT_XTASK},
     stages::Stages,
 };
 pub(crate) use {lint::lint, test::test};
@@ -55,7 +55,7 @@ fn with_engine(name: &'static str, profile: &str, arguments: &[String]) -> Resul
 fn build_binary(session: &mut Session) -> Result<()> {
     // With the tests: cargo chooses the dependencies' features with those of the tests then, as the next stage
     // does, and builds wasmtime once instead of twice.
-    process::run(session.cargo("build").args(NATIVE).args(["--bin", "imagewatch", "--tests"]))?;
+    process::run(session.cargo("build").args(NATIVE).args(WITHOUT_XTASK).args(["--bin", "imagewatch", "--tests"]))?;
     session.use_binary_of("debug");
     Ok(())
 }

@@ -49,5 +49,5 @@ fn answer(reloaded: ReloadAnswer, manifest: &str) -> Response {
 }
 
 fn no_such(manifest: &str) -> Response {
-    error(StatusCode::NOT_FOUND, format!("no manifest {manifest} is loaded; GET /admin/plugins lists them"))
+    error(StatusCode::NOT_FOUND, format!("there is no manifest {manifest}; GET /admin/plugins lists them"))
 }

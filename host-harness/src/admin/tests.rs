@@ -423,7 +423,7 @@ async fn the_server_answers_on_its_socket_and_stops_when_told() {
 #[case::swapped("newer/reload", 200, value!({"result": "swapped", "policy": "imagewatch 2", "sha256": "00ff"}))]
 #[case::unchanged("same/reload", 200, value!({"result": "unchanged"}))]
 #[case::refused("broken/reload", 422, value!({"error": "failed to load it"}))]
-#[case::unknown("nobody/reload", 404, value!({"error": "no manifest nobody is loaded; GET /admin/plugins lists them"}))]
+#[case::unknown("nobody/reload", 404, value!({"error": "there is no manifest nobody; GET /admin/plugins lists them"}))]
 #[case::rolled_back("newer/rollback", 200, value!({"result": "swapped", "policy": "imagewatch 2", "sha256": "00ff"}))]
 #[case::nothing_before("first/rollback", 409, value!({"error": "failed to roll back"}))]
 #[case::read_only("read-only/rollback", 500, value!({"error": "failed to write"}))]

@@ -55,13 +55,26 @@ impl Actor {
         (Self { shared, name, record, requests: inbox, status, reloads: asked, following }, handle)
     }
 
+    /// What was loaded is at work from now on, for all who ask; [`Self::watch`] comes next.
+    pub(super) fn accept(&self, ready: &Ready) {
+        self.following.follow(&files_of(&ready.manifest));
+        // The files may have changed since they were read; if not, that costs reading them once more.
+        self.following.changed.notify_one();
+        self.record.loaded(&ready.plugin);
+        self.status.send_replace(Status::before_first_poll());
+    }
+
+    /// What was to be loaded cannot be used, for all who ask; [`Self::wait`] comes next.
+    pub(super) fn refuse(&self, error: &AppError) {
+        self.record.refused(&error.to_string());
+        self.status.send_replace(Status { not_ready: Some(format!("failed to {error}")), outcomes: Vec::new() });
+    }
+
     /// Watches until cancelled.
     pub(super) async fn watch(self, mut ready: Ready) {
         let Shared { tools, state_dir, recorder, .. } = self.shared;
-        self.record.loaded(&ready.plugin);
         let kept = Kept::new(&state_dir, &self.name);
         keep_once_accepted(kept.clone(), &ready.manifest, &std::mem::take(&mut ready.wasm))();
-        self.following.follow(&files_of(&ready.manifest));
         let orders = tools.orders(&ready.manifest, &ready.plugin);
         let session = tools.session(&ready, &self.record, ready.manifest.host.state);
         let session = match recorder {
@@ -73,57 +86,80 @@ impl Actor {
         Watch::new(session, orders, self.requests, self.status, reloads).run().await;
     }
 
-    /// Waits until the manifest at `source`, refused for `error`, can be used, and watches then.
-    pub(super) async fn wait(mut self, source: Source, error: AppError) {
-        self.refuse(&error);
+    /// Waits until the manifest at `source` can be used, and watches then.
+    pub(super) async fn wait(mut self, source: Source) {
         let cancel = self.shared.tools.adapters.cancel.clone();
+        // What was mended before anybody followed the files is seen now.
+        let mut loaded = cancel.run_until_cancelled(self.load(&source)).await;
         loop {
-            self.following.follow(&source.files());
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                Some(request) = self.requests.recv() => {
-                    let message = self.status.borrow().not_ready.clone().unwrap_or_default();
-                    let err = Some(Failure::passing(FailureCode::Other, message));
-                    // Nobody waits any more when the client went away.
-                    let _ = request.reply.send(RefreshReply { err, ..RefreshReply::default() });
-                }
-                Some(request) = self.reloads.recv() => {
-                    if let Some(ready) = self.load(&source, request).await {
-                        self.status.send_replace(Status::before_first_poll());
-                        return Box::pin(self.watch(ready)).await;
-                    }
-                }
+            match loaded {
+                Some(Ok(ready)) => return Box::pin(self.watch(ready)).await,
+                Some(Err(_)) => loaded = cancel.run_until_cancelled(self.load_when_asked(&source)).await,
+                None => return,
             }
         }
     }
 
-    /// Tries once more, as somebody asks.
-    async fn load(&self, source: &Source, request: ReloadRequest) -> Option<Ready> {
-        let loaded = load(source.clone()).await.and_then(|ready| {
-            if ready.manifest.name == self.name { Ok(ready) } else { Err(AppError::SameName(source.to_string())) }
-        });
-        crate::memory::release_unused();
-        let (reply, ready) = match loaded {
-            Ok(ready) => {
-                ready.say_loaded();
-                let (policy, sha256) = (ready.plugin.title(), ready.plugin.info.sha256.clone());
-                (ReloadReply::Swapped { policy, sha256 }, Some(ready))
-            }
-            Err(error) => {
-                error!(manifest = self.name, "failed to {error}; tried again when its files change");
-                self.refuse(&error);
-                (ReloadReply::Refused(error.to_string()), None)
+    /// Answers until somebody asks for another try, and how that ended.
+    async fn load_when_asked(&mut self, source: &Source) -> Result<Ready, AppError> {
+        let request = loop {
+            tokio::select! {
+                Some(request) = self.requests.recv() => self.answer_refused(request),
+                Some(request) = self.reloads.recv() => break request,
             }
         };
-        // Who went away does not need to know.
-        request.reply.map(|waiting| waiting.send(reply));
-        ready
+        let mut waiting: Vec<_> = request.reply.into_iter().collect();
+        while let Ok(more) = self.reloads.try_recv() {
+            waiting.extend(more.reply);
+        }
+        let loaded = self.load(source).await;
+        let reply = match &loaded {
+            Ok(ready) => {
+                ReloadReply::Swapped { policy: ready.plugin.title(), sha256: ready.plugin.info.sha256.clone() }
+            }
+            Err(error) => {
+                error!(manifest = self.name, "failed to {error}; it is not at work yet");
+                self.refuse(error);
+                ReloadReply::Refused(error.to_string())
+            }
+        };
+        for waiting in waiting {
+            // Who went away does not need to know.
+            let _ = waiting.send(reply.clone());
+        }
+        loaded
     }
 
-    fn refuse(&self, error: &AppError) {
-        self.record.refused(&error.to_string());
-        self.status.send_replace(Status { not_ready: Some(format!("failed to {error}")), outcomes: Vec::new() });
+    /// The files are followed before they are read, so that none changes unseen.
+    async fn load(&self, source: &Source) -> Result<Ready, AppError> {
+        if self.name != source.name() {
+            return Err(AppError::SameName(source.to_string()));
+        }
+        self.following.follow(&source.files());
+        let loaded = load(source.clone()).await;
+        crate::memory::release_unused();
+        loaded.inspect(|ready| {
+            ready.say_loaded();
+            self.accept(ready);
+        })
     }
+
+    fn answer_refused(&self, request: RefreshRequest) {
+        let message = self.status.borrow().not_ready.clone().unwrap_or_default();
+        let err = Some(Failure::passing(FailureCode::Other, message));
+        // Nobody waits any more when the client went away.
+        let _ = request.reply.send(RefreshReply { err, ..RefreshReply::default() });
+    }
+}
+
+/// The names under which manifests are reached: those that are `ready`, then those at `refused`. One whose name another has
+/// goes by its path, which no name is, and is never used.
+pub(super) fn names_of(ready: Vec<String>, refused: &[&Source]) -> Vec<String> {
+    refused.iter().fold(ready, |mut names, source| {
+        let name = source.name();
+        names.push(if names.contains(&name) { source.absolute() } else { name });
+        names
+    })
 }
 
 /// Asks for a reload whenever the files changed and are quiet again.
@@ -132,5 +168,20 @@ async fn ask_on_change(changed: Arc<Notify>, reloads: mpsc::Sender<ReloadRequest
         if reloads.send(ReloadRequest::default()).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_whose_name_another_has_goes_by_its_path() {
+        let [twin, bare, broken, again] = ["/etc/prod/web.json", "web", "/b/broken.json", "/c/broken.json"]
+            .map(|path| Source::File(PathBuf::from(path)));
+        let names = names_of(vec!["web".to_owned()], &[&twin, &bare, &broken, &again]);
+        assert_eq!(names[..2], ["web", "/etc/prod/web.json"]);
+        assert!(names[2].starts_with('/') && names[2].ends_with("/web"), "{names:?}");
+        assert_eq!(names[3..], ["broken", "/c/broken.json"]);
     }
 }

@@ -58,12 +58,12 @@ impl Handles {
         self.manifests.iter().find(|handle| handle.name == manifest)
     }
 
-    /// The manifest named `workspaces`, or the only one there is.
+    /// The manifest named `workspaces`, or the only one that is at work.
     fn workspaces(&self) -> Option<&ManifestHandle> {
-        let named = self.manifests.iter().find(|handle| handle.name == WORKSPACES);
-        named.or(match self.manifests.as_slice() {
-            [only] => Some(only),
-            _ => None,
+        let named = self.handle(WORKSPACES);
+        named.or_else(|| {
+            let mut at_work = self.manifests.iter().filter(|handle| handle.record.read().running.is_some());
+            at_work.next().filter(|_| at_work.next().is_none())
         })
     }
 }

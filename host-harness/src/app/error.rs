@@ -27,6 +27,9 @@ pub enum AppError {
     /// Two manifests with one name.
     #[error("load manifest {0}: another one has the same file name; rename one of them")]
     SameName(String),
+    /// A manifest that made this program panic.
+    #[error("load manifest {0}: the host panicked ({1}); please report it")]
+    Panicked(String, String),
     /// A credential variable.
     #[error(transparent)]
     Credential(#[from] CredentialEnvError),
@@ -87,7 +90,7 @@ impl AppError {
             Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
                 Exit::Config
             }
-            Self::Plugin(_) | Self::NoModule { .. } => Exit::Policy,
+            Self::Plugin(_) | Self::NoModule { .. } | Self::Panicked(..) => Exit::Policy,
             Self::Engine(EngineError::UnsupportedHost { .. })
             | Self::Inspect(_)
             | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,

@@ -39,7 +39,8 @@ impl Ready {
     /// Says in the log what is at work from now on.
     pub(super) fn say_loaded(&self) {
         let (policy, sha256) = (self.plugin.title(), &self.plugin.info.sha256);
-        info!(manifest = %self.manifest.name, %policy, sha256 = sha256.get(..12), "loaded");
+        let sha256 = sha256.get(..12).unwrap_or(sha256);
+        info!(manifest = %self.manifest.name, %policy, %sha256, "loaded");
     }
 }
 
@@ -68,13 +69,18 @@ impl Source {
         }
     }
 
+    /// As a name that no other has.
+    pub(super) fn absolute(&self) -> String {
+        match self {
+            Self::BuiltIn => self.name(),
+            Self::File(path) => std::path::absolute(path).as_ref().unwrap_or(path).display().to_string(),
+        }
+    }
+
     /// What to follow for a change, as far as the manifest says what it comes from.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        match (self.read(), self) {
-            (Ok(manifest), _) => files_of(&manifest),
-            (Err(_), Self::File(path)) => vec![path.clone()],
-            (Err(_), Self::BuiltIn) => Vec::new(),
-        }
+        let Self::File(path) = self else { return Vec::new() };
+        self.read().map_or_else(|_| vec![path.clone()], |manifest| files_of(&manifest))
     }
 }
 
@@ -87,15 +93,16 @@ impl Display for Source {
     }
 }
 
-/// Loads the manifest at `source` for the first time, where blocking disturbs nobody.
+/// Loads the manifest at `source`, where blocking disturbs nobody.
 pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
+    let shown = source.to_string();
     let loaded = tokio::task::spawn_blocking(move || {
         let reloader = Reloader::new(Box::new(move || source.read()));
         let (Loaded { manifest, plugin }, wasm) = reloader.load()?;
         let rules = egress_rules(&manifest, &plugin)?;
         Ok(Ready { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
     });
-    loaded.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    loaded.await.unwrap_or_else(|panic| Err(AppError::Panicked(shown, panic.to_string())))
 }
 
 /// Hosts as far as they are granted and asked for.

@@ -7,6 +7,7 @@ mod diagnose;
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
+use futures_util::future::join_all;
 use imagewatch_abi::{Container, ContainerFailure, Fault, Reference, Report};
 use tracing::{debug, info, warn};
 
@@ -26,28 +27,34 @@ pub use diagnose::{Open, Way, diagnose};
 pub type Granted<'a> = dyn Fn(&Container) -> bool + Send + Sync + 'a;
 
 impl Replacer {
-    /// Ends every open transaction whose container is granted and that nobody works on, and remembers the images of
-    /// granted containers. Returns what the policy of `manifest` ought to know.
+    /// Ends every open transaction whose container is granted and that nobody works on, side by side, and remembers the
+    /// images of granted containers. Returns what the policy of `manifest` ought to know.
     ///
     /// # Errors
     /// When the engine cannot be asked; the next time will do.
     pub async fn tend(&self, manifest: &str, is_granted: &Granted<'_>) -> Result<Vec<Report>, EngineError> {
         self.tend_helpers().await?;
-        for found in self.open().await?.iter().filter(|open| is_granted(&open.container())) {
-            let Some(_locked) = self.locks.try_lock(&found.names()) else { continue };
-            // What was listed may be over by now, or another one.
-            let now = self.open().await?;
-            if let Some(current) = now.iter().find(|other| other.transaction.id == found.transaction.id) {
-                self.recover(current).await;
-            }
-        }
-        for transaction in self.journal.unfinished() {
-            self.recover_journaled(&transaction, is_granted).await?;
-        }
+        let open = self.open().await?;
+        let granted = open.iter().filter(|open| is_granted(&open.container()));
+        // Each may wait for a health check, and a container that is down would wait for those of all others.
+        join_all(granted.map(|found| self.recover_listed(found))).await.into_iter().collect::<Result<(), _>>()?;
+        let unfinished = self.journal.unfinished();
+        let journaled = unfinished.iter().map(|transaction| self.recover_journaled(transaction, is_granted));
+        join_all(journaled).await.into_iter().collect::<Result<(), _>>()?;
         let listed = self.engine.list().await?;
         let granted: Vec<Listed> = listed.into_iter().filter(|line| is_granted(&line.to_container())).collect();
         self.remember_images(&granted).await?;
         Ok(self.failures_before(manifest))
+    }
+
+    async fn recover_listed(&self, found: &Open) -> Result<(), EngineError> {
+        let Some(_locked) = self.locks.try_lock(&found.names()) else { return Ok(()) };
+        // What was listed may be over by now, or another one.
+        let now = self.open().await?;
+        if let Some(current) = now.iter().find(|other| other.transaction.id == found.transaction.id) {
+            self.recover(current).await;
+        }
+        Ok(())
     }
 
     /// The transactions that are not over.
@@ -100,8 +107,8 @@ impl Replacer {
         unsettled.iter().any(|one| one.container == container && one.origin.manifest == manifest)
     }
 
-    /// Ends the records of failures that programs before this one left for manifests which are none of `manifests` by now:
-    /// nobody else can use them.
+    /// Ends the records of failures that programs before this one left for manifests which are none of `manifests`, where
+    /// nobody takes them. A manifest that is only refreshed by hand may be told of its failure no more, and try once more.
     pub fn drop_failures_of_others(&self, manifests: &BTreeSet<&str>) {
         self.report_failures();
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| manifests.contains(of.as_str()));
@@ -112,7 +119,7 @@ impl Replacer {
             let manifest = origin.manifest;
             warn!(
                 container,
-                manifest, "its last replacement failed; there is no such manifest any more to bar the image"
+                manifest, "its last replacement failed; no such manifest is watched any more to bar the image"
             );
             record.close();
         }

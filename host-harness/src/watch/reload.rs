@@ -32,7 +32,7 @@ pub enum ReloadReply {
     },
     /// It was at work already.
     Unchanged,
-    /// The one before goes on, and why: a fragment that reads after "failed to".
+    /// The one before, if any, goes on, and why: a fragment that reads after "failed to".
     Refused(String),
 }
 

@@ -4,6 +4,7 @@
 mod aim;
 mod behind;
 mod check;
+mod decide;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -14,15 +15,15 @@ use imagewatch_abi::{
 };
 
 use aim::find_aims;
-use behind::{Behind, find_behind};
+use behind::find_behind;
+use decide::{Decided, decide, is_settled, strategy_of};
 
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::{Lookup, resolve};
+use crate::registry::resolve::resolve;
 use crate::settle::settle_report;
-use crate::state::{Cache, Pending, Seen, State};
+use crate::state::{Cache, State};
 use crate::target::{Target, Targets};
-use crate::update::in_words;
 use crate::{Host, gather, log};
 
 /// Asked again after this time when not even the config's interval is known.
@@ -86,7 +87,8 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
     }
     for ((target, aim), behind) in with_aim().zip(behind) {
         let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
-        let mut outcome = decide(config, &mut state, &mut quarantine, target, lookup, behind, &mut orders);
+        let Decided { mut outcome, order } = decide(config, &mut state, &mut quarantine, target, lookup, behind);
+        orders.extend(order);
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
             outcome.reason =
@@ -130,100 +132,6 @@ fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targe
     state.targets.retain(|name, seen| seen.pending.is_some() || is_there(name, &seen.reference));
     let is_pending = |name: &String| state.targets.get(name).is_some_and(|seen| seen.pending.is_some());
     quarantine.retain(|entry| is_pending(&entry.target) || is_there(&entry.target, &entry.reference));
-}
-
-/// Whether nothing needs to be asked for `target`.
-fn is_settled(state: &State, target: &Target) -> bool {
-    target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
-}
-
-/// Seed, unchanged, or move: the whole bookkeeping of one target. `aim` is where it is to go, with what was looked up;
-/// `behind` goes before what was seen, where it is known.
-fn decide(
-    config: &Config,
-    state: &mut State,
-    quarantine: &mut Quarantine,
-    target: &Target,
-    aim: Result<(&Reference, Option<&Lookup>), &Failure>,
-    behind: Option<Behind>,
-    orders: &mut Vec<Order>,
-) -> Outcome {
-    let outcome =
-        |verdict| Outcome { reference: Some(target.reference.clone()), ..Outcome::new(&target.name, verdict) };
-    if target.reference.digest().is_some() {
-        return Outcome { digest: target.reference.digest().cloned(), ..outcome(Verdict::Pinned) };
-    }
-    let known = state.targets.get(&target.name).cloned();
-    if let Some(Seen { digest, pending: Some(pending), .. }) = known {
-        let to = pending.reference.unwrap_or_else(|| target.reference.clone());
-        return Outcome {
-            from: (to != target.reference).then(|| target.reference.clone()),
-            reference: Some(to),
-            previous: digest,
-            digest: Some(pending.digest),
-            order: Some(pending.order),
-            ..outcome(Verdict::Pending)
-        };
-    }
-    let (aim, remote) = match aim {
-        Ok((aim, Some(Ok(digest)))) => (aim, digest.clone()),
-        Ok((_, Some(Err(failure)))) | Err(failure) => {
-            let (reason, until_ms) = (Some(failure.message.clone()), failure.until_ms);
-            return Outcome { reason, until_ms, ..outcome(Verdict::Unknown) };
-        }
-        Ok((_, None)) => return Outcome { reason: Some("was not looked up".to_owned()), ..outcome(Verdict::Unknown) },
-    };
-    let from = Some(&target.reference).filter(|present| *present != aim).cloned();
-    // Brought there before, and nevertheless still on the same tag: a strategy left its containers alone, say.
-    let is_there = |seen: &Seen| seen.reference == *aim && (from.is_none() || seen.from == from);
-    let present =
-        Seen { reference: target.reference.clone(), digest: None, from: None, tried: Vec::new(), pending: None };
-    let known = known.filter(|seen| is_there(seen) || seen.reference == present.reference).unwrap_or(present);
-    quarantine.lift_older(&target.name, &remote);
-    let held = quarantine.hold(&target.name, aim, &remote);
-    let is_reached = known.digest.as_ref() == Some(&remote) && is_there(&known);
-    let mut tried = if is_reached { known.tried.clone() } else { Vec::new() };
-    let is_behind = behind.as_ref().map(|behind| behind.ids.iter().any(|id| !tried.contains(id)));
-    let (behind, runs) = behind.map_or_else(Default::default, |behind| (behind.ids, behind.runs));
-    tried.retain(|id| behind.contains(id));
-    let stays = from.is_some() || !tried.is_empty();
-    let reached =
-        Seen { reference: aim.clone(), digest: Some(remote.clone()), from: from.clone(), tried, pending: None };
-    // What is seen was reached, and yet another image runs: that one is left.
-    let previous = if is_reached { runs.or(known.digest.clone()) } else { known.digest.clone().or(runs) };
-    let (verdict, reason, now) = match (&known.digest, is_behind) {
-        (None, None | Some(false)) if from.is_none() => (Verdict::Seeded, held, Some(reached)),
-        (_, None | Some(false)) if is_reached => {
-            let reason = stays.then(|| "came off before, and its containers stayed".to_owned());
-            (Verdict::Unchanged, reason, Some(reached))
-        }
-        (_, Some(false)) if from.is_none() => {
-            (Verdict::Unchanged, Some("its containers run it already".to_owned()), Some(reached))
-        }
-        _ if is_reached && strategy_of(config, target) == Strategy::Notify => (Verdict::Unchanged, None, Some(reached)),
-        _ if strategy_of(config, target) == Strategy::Notify => {
-            (Verdict::Moved, Some("strategy is `notify`: nothing was done".to_owned()), Some(reached))
-        }
-        _ if held.is_some() => (Verdict::Held, held, None),
-        _ => {
-            let order = state.next_order(&target.name);
-            orders.push(build_order(config, order.clone(), target, Some((aim, &remote)), true));
-            let reference = from.as_ref().map(|_| aim.clone());
-            let pending = Pending { order, digest: remote.clone(), reference, tried: behind };
-            (Verdict::Moved, None, Some(Seen { pending: Some(pending), ..known }))
-        }
-    };
-    let order = now.as_ref().and_then(|seen| seen.pending.as_ref()).map(|pending| pending.order.clone());
-    if let Some(now) = now {
-        state.targets.insert(target.name.clone(), now);
-    }
-    let words = from.as_ref().map(|from| in_words(from, aim));
-    let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
-    Outcome { reference: Some(aim.clone()), from, previous, digest: Some(remote), reason, order, ..outcome(verdict) }
-}
-
-fn strategy_of(config: &Config, target: &Target) -> Strategy {
-    target.strategy.unwrap_or(config.strategy)
 }
 
 /// An order for `target`, by the tick (with the tag to go to and the digest that it saw there) or by hand (with none).

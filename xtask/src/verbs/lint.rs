@@ -4,7 +4,7 @@ use super::{rules, snippets};
 use crate::{
     error::Result,
     process,
-    session::{NATIVE_AND_XTASK, Session},
+    session::{NATIVE, Session},
     stages::Stages,
     toolchain::WASI,
 };
@@ -22,7 +22,7 @@ pub(crate) fn lint() -> Result<()> {
     stages.check("clippy", || {
         // xtask too: it is in the workspace, only the plugin builds for nothing but wasm.
         let mut cargo = session.cargo("clippy");
-        process::run(cargo.args(NATIVE_AND_XTASK).arg("--all-targets").args(DENY_WARNINGS))
+        process::run(cargo.args(NATIVE).arg("--all-targets").args(DENY_WARNINGS))
     })?;
     stages.check("clippy of the policies", || {
         let mut cargo = session.cargo_wasm("clippy", WASI);
@@ -32,7 +32,7 @@ pub(crate) fn lint() -> Result<()> {
         let mut cargo = session.cargo("doc");
         // With the examples: like the tests of clippy's stage they bring the dependencies for development in, without
         // which all dependencies would be checked once more, with other features.
-        cargo.args(NATIVE_AND_XTASK).args(["--no-deps", "--lib", "--examples"]);
+        cargo.args(NATIVE).args(["--no-deps", "--lib", "--examples"]);
         // Not imagewatch itself, whose pages would take the place of the library's.
         cargo.args(["--bin", "imagewatch-demo", "--bin", "imagewatch-bench", "--bin", "xtask"]);
         process::run(cargo.env("RUSTDOCFLAGS", "-D warnings"))

@@ -7,7 +7,7 @@ use crate::{
     control_planes::ControlPlanes,
     error::Result,
     packages, process,
-    session::{NATIVE, Session},
+    session::{NATIVE, Session, WITHOUT_XTASK},
     stages::Stages,
     toolchain::BARE,
 };
@@ -31,7 +31,7 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
     let engine = session.add_engine(&mut stages)?;
     stages.check("workspace tests", || {
         let mut cargo = session.cargo("test");
-        cargo.args(NATIVE).arg("--no-fail-fast");
+        cargo.args(NATIVE).args(WITHOUT_XTASK).arg("--no-fail-fast");
         process::run(cargo.arg("--").args(filters.iter().filter(|word| *word != "--")))
     })?;
     drop(engine);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use imagewatch_abi::Fault;
 use serde_json::json;
 
@@ -183,4 +184,29 @@ async fn a_failure_for_a_manifest_that_is_gone_is_dropped_and_bars_the_container
     stage.restart_program();
     assert_eq!(stage.replacer.failures_before("before"), [], "its record is gone too");
     assert_eq!(stage.replacer.failures_before("after").len(), 1, "and the other's is not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_half_done_of_several_containers_is_ended_side_by_side() {
+    let mut stage = Stage::new(json!({}), true).await;
+    let names = ["web", "second", "third"];
+    for name in &names[1..] {
+        stage.engine.add_container(name, REFERENCE, json!({}), true).await;
+        // Known by its tag, as one that was started before the tag was pulled.
+        let id = stage.engine.inspections()[*name]["Id"].as_str().unwrap().to_owned();
+        stage.engine.edit(&id, |container| container["Image"] = json!("old"));
+    }
+    // All have been started, and none has been up for long enough.
+    stage.engine.interrupt(6 * names.len(), Interruption::DieAfter);
+    tokio::select! {
+        () = stage.engine.death() => {}
+        ended = join_all(names.map(|name| stage.replace_untold(name))) => panic!("{ended:?}"),
+    }
+    stage.engine.revive();
+    stage.restart_program();
+    let begun = tokio::time::Instant::now();
+    stage.tend().await;
+    let took = begun.elapsed();
+    assert_eq!(stage.engine.overview(), ["second new running", "third new running", "web new running"]);
+    assert!(took >= stage.job().stable_for && took < 2 * stage.job().stable_for, "{took:?}");
 }

@@ -135,7 +135,7 @@ impl Stage {
     /// As an order does it, whose policy takes what became of it.
     pub(super) async fn replace(&self, name: &str) -> Result<Replaced, ReplaceError> {
         let replaced = self.replace_untold(name).await;
-        self.replacer.settled("", "web");
+        self.replacer.settled(self.manifest, "web");
         replaced
     }
 
@@ -162,7 +162,7 @@ impl Stage {
             Ok(survey) => self.replacer.replace(survey?, &mut job).await,
             Err(error) => Err(error),
         };
-        self.replacer.settled("", "web");
+        self.replacer.settled(self.manifest, "web");
         Some(replaced)
     }
 
@@ -180,8 +180,8 @@ impl Stage {
     }
 
     pub(super) async fn tend(&self) -> Vec<Report> {
-        let reports = self.replacer.tend("", &|_| true).await.unwrap();
-        self.replacer.settled("", "web");
+        let reports = self.replacer.tend(self.manifest, &|_| true).await.unwrap();
+        self.replacer.settled(self.manifest, "web");
         reports
     }
 

@@ -11,8 +11,8 @@ use super::cache::Challenge;
 /// at the beginning, so that `Bearer realm="…",service` loses no more than `service`.
 const SCHEMES: [&str; 5] = ["basic", "bearer", "digest", "negotiate", "ntlm"];
 
-/// What a token can be good for in a repository besides reading.
-const WRITING: [&str; 3] = ["push", "delete", "*"];
+/// What a token for a repository is good for, when it changes nothing there; the last two are Azure's. A host takes these.
+const READING: [&str; 3] = ["pull", "content_read", "metadata_read"];
 
 /// One challenge: its scheme and parameter names in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,15 +100,13 @@ pub(crate) fn choose(headers: &[&str]) -> Option<Asked> {
     bearer.or_else(|| is_basic().then_some(Asked { challenge: Challenge::Basic, scope: None, error: None }))
 }
 
-/// Scopes without the actions that change something. Some registries name those for a read as well; a watcher needs none
-/// of them, and a host need not let a policy ask for any.
+/// Scopes of repositories, without the actions that change something there. Some registries name those for a read as well;
+/// a watcher needs none of them, and a host need not let a policy ask for any.
 fn to_read(scopes: &str) -> String {
-    let narrowed = scopes.split(' ').map(|scope| match scope.rsplit_once(':') {
-        Some((resource, actions)) => {
-            let reading: Vec<&str> = actions.split(',').filter(|action| !WRITING.contains(action)).collect();
-            format!("{resource}:{}", if reading.is_empty() { "pull".to_owned() } else { reading.join(",") })
-        }
-        None => scope.to_owned(),
+    let narrowed = scopes.split(' ').filter_map(|scope| {
+        let (resource, actions) = scope.rsplit_once(':').filter(|(resource, _)| resource.starts_with("repository"))?;
+        let reading: Vec<&str> = actions.split(',').filter(|action| READING.contains(action)).collect();
+        Some(format!("{resource}:{}", if reading.is_empty() { "pull".to_owned() } else { reading.join(",") }))
     });
     narrowed.collect::<Vec<_>>().join(" ")
 }

@@ -66,6 +66,11 @@ fn a_scope_of_the_registrys_own_kind_is_told_from_a_repositorys() {
             None,
             Some("repository:o/a:content_read,pull repository:b:pull"),
         ),
+        (
+            r#"Bearer realm="https://g/token",scope="repository:o/a:metadata_read,metadata_write registry:catalog:*""#,
+            None,
+            Some("repository:o/a:metadata_read"),
+        ),
         (r#"Bearer realm="https://ghcr.io/token",scope="""#, None, None),
     ] {
         let Some(Asked { challenge: Challenge::Bearer { scope, .. }, scope: of_repository, .. }) = choose(&[header])
