@@ -47,8 +47,7 @@ async fn update_with(arena: &Arc<Arena>, role: String, is_good: bool, (call, spa
         way.unwrap_or_else(|why| panic!("{fault:?} at {call} {spared}, in order once ({said:?}), then not: {why}"));
     subject.assert_nothing_lost().await;
     println!("good {is_good}, {fault:?} at {call} {spared}: {way:?}");
-    // Its health checks would slow the others down.
-    arena.scope().remove_container(subject.name()).await;
+    subject.retire().await;
     way
 }
 

@@ -33,8 +33,7 @@ async fn kill_at_each(arena: &Arc<Arena>, is_good: bool, moments: Vec<Moment>) -
         };
         let ending = kill_and_recover(&subject, "v2", is_good, moment.clone(), between).await;
         println!("good {is_good}, killed at {moment:?}: {:?} after {:?}", ending.way, ending.took);
-        // Its health checks would slow the others down.
-        arena.scope().remove_container(subject.name()).await;
+        subject.retire().await;
         ending
     });
     stream::iter(kills).buffered(PARALLEL).collect().await

@@ -11,7 +11,8 @@ use bollard::errors::Error;
 use bollard::exec::StartExecResults;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EndpointSettings, ExecConfig, HealthConfig, HostConfig,
-    ImageInspect, NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy,
+    ImageInspect, Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding,
+    RestartPolicy,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectNetworkOptions, ListContainersOptionsBuilder,
@@ -23,7 +24,7 @@ use imagewatch_abi::Digest;
 use tokio::time::sleep;
 
 use crate::components;
-use crate::unique::random_hex;
+use crate::unique::{random_bytes, random_hex};
 
 const SCOPE_LABEL: &str = "imagewatch-tests.scope";
 
@@ -256,6 +257,31 @@ impl Scope {
         let request = NetworkCreateRequest { name: name.to_owned(), ..NetworkCreateRequest::default() };
         let created = self.engine.docker.create_network(request).await;
         created.unwrap_or_else(|error| panic!("failed to create network {name}: {error}"));
+    }
+
+    /// The same, of sixteen addresses that nobody else has: the engine's own pools are few.
+    pub async fn create_small_network(&self, name: &str) {
+        loop {
+            // 198.18.0.0/15 is for tests of networks (RFC 2544), so that no route of this machine leads there.
+            let [high, low] = random_bytes();
+            let subnet = format!("198.{}.{high}.{}/28", 18 + (low & 1), low & 0xf0);
+            let config = vec![IpamConfig { subnet: Some(subnet), ..IpamConfig::default() }];
+            let ipam = Some(Ipam { config: Some(config), ..Ipam::default() });
+            let request = NetworkCreateRequest { name: name.to_owned(), ipam, ..NetworkCreateRequest::default() };
+            match self.engine.docker.create_network(request).await {
+                Err(error) if error.to_string().contains("overlaps") => {}
+                Err(error) => panic!("failed to create network {name}: {error}"),
+                Ok(_) => return,
+            }
+        }
+    }
+
+    /// Removes a network that nobody uses any more. Where the engine does not let go of it, the scope's end tries again.
+    pub async fn remove_network(&self, name: &str) {
+        match self.engine.docker.remove_network(name).await {
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 403 | 404, .. }) => {}
+            Err(error) => panic!("failed to remove network {name}: {error}"),
+        }
     }
 
     /// Removes a container with its anonymous volumes, running or not; none of that name is fine.

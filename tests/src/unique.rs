@@ -25,6 +25,16 @@ pub fn free_port() -> u16 {
 
 /// Eight hex digits that nobody had before.
 pub(crate) fn random_hex() -> String {
+    format!("{:08x}", random() >> 32)
+}
+
+/// Two bytes, at random.
+pub(crate) fn random_bytes() -> [u8; 2] {
+    let [first, second, ..] = random().to_be_bytes();
+    [first, second]
+}
+
+fn random() -> u64 {
     // Each RandomState is keyed anew, from the system's randomness.
-    format!("{:08x}", RandomState::new().hash_one(()) >> 32)
+    RandomState::new().hash_one(())
 }

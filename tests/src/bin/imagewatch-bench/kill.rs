@@ -26,7 +26,7 @@ pub(crate) async fn measure(kills: usize) -> bool {
     let arena = Arena::new(&engine, Registry::start(RegistryAuth::None).await).await;
     let undisturbed = Subject::new(&arena, "undisturbed", "always").await;
     let (_, longest) = observe(&undisturbed, "v2", true).await;
-    arena.scope().remove_container(undisturbed.name()).await;
+    undisturbed.retire().await;
     crate::say(&format!("killing {kills} programs within {longest:?} of an update"));
     let next = AtomicUsize::new(0);
     let series = (0..PARALLEL.min(kills)).map(|number| kill_in_turn(&arena, number, &next, kills, longest));
