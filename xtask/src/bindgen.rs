@@ -26,7 +26,9 @@ pub(crate) fn provide(session: &Session) -> Result<PathBuf> {
     let runner = root.join("bin/wasm-bindgen-test-runner");
     if capture(Command::new(&runner).arg("--version")).is_none_or(|said| !says(&said, version)) {
         let mut install = session.cargo("install");
-        install.args(["wasm-bindgen-cli", "--version", version, "--bin", "wasm-bindgen-test-runner", "--root"]);
+        // Unoptimised, it is there a minute sooner and takes a few seconds longer.
+        install.args(["wasm-bindgen-cli", "--debug", "--version", version]);
+        install.args(["--bin", "wasm-bindgen-test-runner", "--root"]);
         process::run(install.arg(&root))?;
     }
     say!("xtask: node {}, wasm-bindgen-test-runner {version}", node.trim());
