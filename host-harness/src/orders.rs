@@ -253,10 +253,6 @@ impl Handled<'_> {
         if let Some(inspection) = self.find().await?
             && let Some(unit) = unit_of(&inspection, &self.image_of(&inspection).await?)
         {
-            if reference.is_some() {
-                let why = format!("systemd unit {unit} names its tag; write {} there", self.order.reference);
-                return Ok(self.failed(&Setback::refused(why)));
-            }
             return self.restart_unit(&inspection, unit, &job).await;
         }
         let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
@@ -271,32 +267,39 @@ impl Handled<'_> {
         if !self.is_still_meant(&old) {
             return Ok(Ending::Untouched);
         }
-        match replacer.replace(survey, &mut job).await {
-            Ok(replaced) => {
-                info!(container = %self.listed.name, image_id = %short_digest(&self.image.id), "replaced");
-                let old_image = old["Image"].as_str().unwrap_or_default();
-                replacer.retire_image(&self.order.reference, old_image, self.ctx.keep_images).await;
-                if let (Some(from), Some(project)) = (&self.order.from, Labels::of(&old).value(COMPOSE_PROJECT)) {
-                    warn!(
-                        container = %self.listed.name, %project,
-                        "its compose file still names {from}: write {} there, or the next `docker compose up` goes back",
-                        self.order.reference
-                    );
-                }
-                Ok(Ending::Done(replaced.containers))
+        let replaced = replacer.replace(survey, &mut job).await;
+        self.tidy(&old, replaced.as_ref().err()).await;
+        let (result, names) = replaced.map_or_else(|error| (Err(error), Vec::new()), |done| (Ok(()), done.containers));
+        Ok(self.ended(result, names))
+    }
+
+    /// What is left to do about images and tags once `old` was replaced, or failed to be.
+    async fn tidy(&self, old: &Value, error: Option<&ReplaceError>) {
+        let Order { reference, from, .. } = self.order;
+        let replacer = &self.ctx.replacer;
+        let old_image = old["Image"].as_str().unwrap_or_default();
+        if let Some(error) = error {
+            // The tag that was to be left still names the old image.
+            if error.setback.fault == Some(Fault::Image) && from.is_none() {
+                replacer.give_tag_back(reference, old_image).await;
             }
-            Err(error) => {
-                // The tag that was to be left still names the old image.
-                if error.setback.fault == Some(Fault::Image) && reference.is_none() {
-                    let old_image = old["Image"].as_str().unwrap_or_default();
-                    replacer.give_tag_back(&self.order.reference, old_image).await;
-                }
-                Ok(self.ended(Err(error), Vec::new()))
-            }
+            return;
+        }
+        info!(container = %self.listed.name, image_id = %short_digest(&self.image.id), "replaced");
+        replacer.retire_image(reference, old_image, self.ctx.keep_images).await;
+        if let (Some(from), Some(project)) = (from, Labels::of(old).value(COMPOSE_PROJECT)) {
+            warn!(
+                container = %self.listed.name, %project,
+                "its compose file still names {from}: write {reference} there, or the next `docker compose up` goes back"
+            );
         }
     }
 
     async fn restart_unit(&self, inspection: &Value, unit: &str, job: &Job<'_>) -> Result<Ending, Failure> {
+        if job.image.reference.is_some() {
+            let why = format!("systemd unit {unit} names its tag; write {} there", self.order.reference);
+            return Ok(self.failed(&Setback::refused(why)));
+        }
         let names = vec![self.listed.name.clone()];
         let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.replacer.locks.lock(&names)).await;
         let _locked = locked.ok_or_else(|| shutting_down("the remaining containers were not handled"))?;

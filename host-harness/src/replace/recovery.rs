@@ -201,56 +201,68 @@ impl Replacer {
     async fn recover(&self, open: &Open) -> bool {
         let transaction = &open.transaction;
         let container = &transaction.root().part.name;
-        if self.is_left_to_helper(open).await {
-            debug!(%container, "left to its helper");
-            return false;
-        }
-        let (record, mut entry) = match self.journal.claim(&transaction.id) {
-            Claim::Theirs => return false,
-            Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
-                debug!(%container, "another program may be at work on it");
+        let Some((record, mut entry)) = self.claim_open(open).await else { return false };
+        info!(%container, transaction = %transaction.id, way = ?open.way, "ending what was left half done");
+        let report = match self.end_open(open, &mut entry, record.as_ref()).await {
+            Ok(report) => report,
+            Err(error) => {
+                warn!(%container, %error, "not ended yet; tried again with the next poll");
                 return false;
             }
-            // Then nothing is known of how far it was.
-            Claim::Lost => (None, Box::new(Entry { is_stopping: true, ..Entry::default() })),
-            Claim::Ours(record, entry) => (Some(record), entry),
         };
-        info!(%container, transaction = %transaction.id, way = ?open.way, "ending what was left half done");
-        let ended = match open.way {
+        // The old one may be back already, and nothing more be known than what was written down.
+        if report.is_none() && entry.failure.is_some() {
+            if let Some(record) = record {
+                let is_restored = open.way == Way::Start;
+                self.report_end(record, Entry { is_restored, ..*entry });
+            }
+            return true;
+        }
+        let failure = report.as_ref().and_then(|report| report.failed.first().cloned());
+        let is_restored = report.as_ref().is_some_and(|report| !report.restored.is_empty());
+        let has_failed = failure.is_some();
+        self.put_report(transaction, report);
+        if let Some(record) = record {
+            self.keep_until_settled(record, Entry { failure, is_restored, ..*entry });
+        }
+        has_failed
+    }
+
+    /// What was written down of `open`, unless it is somebody else's to end. Where nothing is, it is not known how far it was.
+    async fn claim_open(&self, open: &Open) -> Option<(Option<Record>, Box<Entry>)> {
+        let container = &open.transaction.root().part.name;
+        if self.is_left_to_helper(open).await {
+            debug!(%container, "left to its helper");
+            return None;
+        }
+        match self.journal.claim(&open.transaction.id) {
+            Claim::Theirs => None,
+            Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
+                debug!(%container, "another program may be at work on it");
+                None
+            }
+            Claim::Lost => Some((None, Box::new(Entry { is_stopping: true, ..Entry::default() }))),
+            Claim::Ours(record, entry) => Some((Some(record), entry)),
+        }
+    }
+
+    /// Ends it the way that was found. What its policy ought to know, if that was found out only now.
+    async fn end_open(
+        &self,
+        open: &Open,
+        entry: &mut Entry,
+        record: Option<&Record>,
+    ) -> Result<Option<Report>, EngineError> {
+        let transaction = &open.transaction;
+        match open.way {
             Way::Forwards | Way::Back if self.is_successor(transaction) => self.stay(transaction).await.map(|()| None),
             Way::Start => self.start_again(transaction).await.map(|()| None),
             Way::Discard => {
-                warn!(%container, "somebody else has the name by now; left alone");
+                warn!(container = %transaction.root().part.name, "somebody else has the name by now; left alone");
                 self.discard(transaction).await.map(|()| None)
             }
-            Way::Forwards if entry.failure.is_none() => {
-                self.go_forwards(transaction, &mut entry, record.as_ref()).await
-            }
-            Way::Forwards | Way::Back => self.go_back(transaction, &entry, entry.failure.clone()).await,
-        };
-        match ended {
-            // The old one is back already, and nothing more is known than what was written down.
-            Ok(None) if entry.failure.is_some() => {
-                if let Some(record) = record {
-                    let is_restored = open.way == Way::Start;
-                    self.report_end(record, Entry { is_restored, ..*entry });
-                }
-                true
-            }
-            Ok(report) => {
-                let failure = report.as_ref().and_then(|report| report.failed.first().cloned());
-                let is_restored = report.as_ref().is_some_and(|report| !report.restored.is_empty());
-                let has_failed = failure.is_some();
-                self.put_report(transaction, report);
-                if let Some(record) = record {
-                    self.keep_until_settled(record, Entry { failure, is_restored, ..*entry });
-                }
-                has_failed
-            }
-            Err(error) => {
-                warn!(%container, %error, "not ended yet; tried again with the next poll");
-                false
-            }
+            Way::Forwards if entry.failure.is_none() => self.go_forwards(transaction, entry, record).await,
+            Way::Forwards | Way::Back => self.go_back(transaction, entry, entry.failure.clone()).await,
         }
     }
 

@@ -130,36 +130,22 @@ impl Replacer {
         for container in std::iter::once(root).chain(&recreate) {
             self.refuse(container, engine).await.map_err(|setback| Self::about(root, container, setback))?;
         }
-        if self.is_own(root) && all.iter().any(|other| is_successor_of(root, other)) {
-            return Err(Setback::of(Fault::Postponed, "its successor is about to take over"));
-        }
-        let against_handover = reason_against_handover(root, !recreate.is_empty()).filter(|_| self.is_own(root));
-        if let Some(why) = against_handover
-            && let Some(reason) = reason_against_helper(root, self.journal.state_folder())
-        {
-            return Err(Setback::refused(format!("it is this updater, which {why}, and {reason}")));
-        }
-        if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
-            let reason = format!(
-                "this updater ({}) cannot live without it, and would be stopped with it; update it by hand",
-                name_of(own)
-            );
-            return Err(Setback::refused(reason));
-        }
+        let needs_helper = self.needs_helper(root, &recreate, all)?;
         restart.retain(|container| !self.is_own(container) && !is_working_name(name_of(container)));
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
         let new_image = found.ok_or_else(|| Setback::refused("its new image is gone again"))?;
-        let mut snapshots = vec![self.snapshot(root).await?];
+        let root_snapshot = self.snapshot(root).await?;
         let has_dependents = !recreate.is_empty() || !restart.is_empty();
-        let swap = self.choose_swap(root, [&snapshots[0].image, &new_image], job, engine, has_dependents);
+        let swap = self.choose_swap(root, [&root_snapshot.image, &new_image], job, engine, has_dependents);
         let mut sides = vec![side(root, Handling::Recreate)];
-        for (containers, handling) in [(&recreate, Handling::Recreate), (&restart, Handling::Restart)] {
-            for container in containers {
-                sides.push(side(container, handling));
-                let is_made_again = handling == Handling::Recreate;
-                let snapshot = Snapshot { container: container.clone(), image: Value::Null };
-                snapshots.push(if is_made_again { self.snapshot(container).await? } else { snapshot });
-            }
+        let mut snapshots = vec![root_snapshot];
+        for container in &recreate {
+            sides.push(side(container, Handling::Recreate));
+            snapshots.push(self.snapshot(container).await?);
+        }
+        for container in restart {
+            sides.push(side(&container, Handling::Restart));
+            snapshots.push(Snapshot { container, image: Value::Null });
         }
         let transaction = Transaction {
             id: new_id(name_of(root)),
@@ -171,8 +157,29 @@ impl Replacer {
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();
-        let needs_helper = against_handover.is_some();
         Ok(Survey { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
+    }
+
+    /// Whether `root` is this updater and cannot run beside its successor, which then is left to a helper. This updater is
+    /// never stopped without one.
+    fn needs_helper(&self, root: &Value, recreate: &[Value], all: &[Value]) -> Result<bool, Setback> {
+        if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
+            let own = name_of(own);
+            let reason =
+                format!("this updater ({own}) cannot live without it, and would be stopped with it; update it by hand");
+            return Err(Setback::refused(reason));
+        }
+        if !self.is_own(root) {
+            return Ok(false);
+        }
+        if all.iter().any(|other| is_successor_of(root, other)) {
+            return Err(Setback::of(Fault::Postponed, "its successor is about to take over"));
+        }
+        let Some(why) = reason_against_handover(root, !recreate.is_empty()) else { return Ok(false) };
+        match reason_against_helper(root, self.journal.state_folder()) {
+            Some(reason) => Err(Setback::refused(format!("it is this updater, which {why}, and {reason}"))),
+            None => Ok(true),
+        }
     }
 
     /// Why this container is not made again at all.

@@ -59,27 +59,35 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
             .retain(only)
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
-    if input.mode == PollMode::Check {
+    let output = if input.mode == PollMode::Check {
         let outcomes = check::check(host, config, &mut cache, &quarantine, input.now_ms, found)?;
-        let cache = cache.into_value(input.now_ms);
-        return Ok(PollOutput {
-            state: take(&mut input.state),
-            cache,
-            next_poll_ms: config.interval_ms,
-            outcomes,
-            ..PollOutput::default()
-        });
-    }
-    let lost = drop_lost_orders(&mut state, &input.in_flight);
+        PollOutput { state: take(&mut input.state), outcomes, ..PollOutput::default() }
+    } else {
+        let outcomes = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
+        let (state, quarantine) = (state.into_value(), quarantine.into_change());
+        PollOutput { state, outcomes, quarantine, ..PollOutput::default() }
+    };
+    Ok(PollOutput { cache: cache.into_value(input.now_ms), next_poll_ms: config.interval_ms, ..output })
+}
+
+/// Decides each target on what its registry has, and places the orders that follow.
+fn watch(
+    host: &mut dyn Host,
+    config: &Config,
+    input: &PollInput,
+    (state, cache, quarantine): (&mut State, &mut Cache, &mut Quarantine),
+    found: Targets,
+) -> Result<Vec<Outcome>, Failure> {
+    let lost = drop_lost_orders(state, &input.in_flight);
     if input.only.is_none() {
-        forget_departed(&mut state, &mut quarantine, &found);
+        forget_departed(state, quarantine, &found);
     }
-    let is_open = |target: &Target| !is_settled(&state, target);
-    let aims = find_aims(host, config, &mut cache, input.now_ms, &found.targets, &is_open);
+    let is_open = |target: &Target| !is_settled(state, target);
+    let aims = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let with_aim = || found.targets.iter().zip(&aims);
     let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
-    let lookups = resolve(host, &mut cache, &config.insecure, input.now_ms, gather(open));
-    let behind = find_behind(host, config, &mut cache, input.now_ms, &found.targets, &aims, &lookups)?;
+    let lookups = resolve(host, cache, &config.insecure, input.now_ms, gather(open));
+    let behind = find_behind(host, config, cache, input.now_ms, &found.targets, &aims, &lookups)?;
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
@@ -87,7 +95,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
     }
     for ((target, aim), behind) in with_aim().zip(behind) {
         let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
-        let Decided { mut outcome, order } = decide(config, &mut state, &mut quarantine, target, lookup, behind);
+        let Decided { mut outcome, order } = decide(config, state, quarantine, target, lookup, behind);
         orders.extend(order);
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
@@ -97,15 +105,8 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
         log_outcome(host, &outcome);
         outcomes.push(outcome);
     }
-    outcomes.extend(place(host, &mut state, &mut quarantine, &orders));
-    Ok(PollOutput {
-        state: state.into_value(),
-        cache: cache.into_value(input.now_ms),
-        next_poll_ms: config.interval_ms,
-        outcomes,
-        quarantine: quarantine.into_change(),
-        err: None,
-    })
+    outcomes.extend(place(host, state, quarantine, &orders));
+    Ok(outcomes)
 }
 
 /// An order that the host no longer knows was lost in a crash: its move is rolled back, by
