@@ -7,8 +7,8 @@ use tracing_subscriber::fmt::time::SystemTime;
 
 use crate::cli::{Color, LogFormat};
 
-/// Extism logs what a failed call returns to us anyway, and wasmtime's inner life interests nobody.
-const QUIET: &str = "extism=off,wasmtime=warn,cranelift=warn,reqsign_core=off,reqsign_aws_core=off,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,bollard=warn";
+/// Extism and the verifier of certificates log what a failed call returns to us anyway, and wasmtime's inner life interests nobody.
+const QUIET: &str = "extism=off,wasmtime=warn,cranelift=warn,reqsign_core=off,reqsign_aws_core=off,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,rustls_platform_verifier=off,bollard=warn";
 
 /// Starts logging to standard error with `filter`, for the life of the process.
 ///

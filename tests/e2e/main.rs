@@ -17,6 +17,7 @@ mod hostile;
 mod inline;
 mod itself;
 mod killed;
+mod limited;
 mod moving;
 mod oracle;
 mod persisted;
@@ -31,5 +32,6 @@ mod support;
 mod swapped;
 mod systemd;
 mod tags;
+mod tls;
 
 use imagewatch_tests::stage;

@@ -100,6 +100,11 @@ fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
             "put the issuer's certificate into /etc/docker/certs.d/<host>/ca.crt, or into the system's store, or name \
              it in SSL_CERT_FILE",
         ),
+        InvalidCertificate(CertificateError::BadSignature) => (
+            "the issuer known here by that name did not sign its certificate".to_owned(),
+            "if the issuer was made anew, put its new certificate where the old one is: into \
+             /etc/docker/certs.d/<host>/ca.crt, or the system's store",
+        ),
         InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }

@@ -122,6 +122,22 @@ async fn an_unknown_issuer_is_named_with_what_to_do_and_trusted_once_its_file_is
 }
 
 #[tokio::test]
+async fn an_issuer_that_was_made_anew_under_its_old_name_is_asked_for_until_its_new_file_is_there() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let host = format!("r.test:{}", tls_server(new.acceptor("r.test", &[], false)).await);
+    old.trust(&host);
+    let (client, rules) = (old.client(), rules(&host, "", ""));
+    let failure = ask(&client, &rules, get(format!("https://{host}/"))).await.expect_err("another one signed it");
+    assert_eq!((failure.code, failure.retryable), (FailureCode::Tls, false));
+    assert!(failure.message.contains("by that name") && failure.message.contains("certs.d"), "{failure}");
+    std::fs::write(old.folder_of(&host).join("ca.crt"), new.issuer.pem()).expect("written");
+    assert_eq!(
+        ask(&client, &rules, get(format!("https://{host}/"))).await.map(|answer| answer.body),
+        Ok("ok".to_owned())
+    );
+}
+
+#[tokio::test]
 async fn an_issuer_is_trusted_for_its_registry_only() {
     let authority = Authority::new();
     let port = tls_server(authority.acceptor("a.test", &[], false)).await;

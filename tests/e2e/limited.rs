@@ -1,0 +1,94 @@
+//! A registry that limits its clients, with the real program: all of its images wait, and are said to; no others do, and
+//! nothing more is asked of it until its time is over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use imagewatch_tests::http_client::build_client;
+use serde_json::Value;
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use crate::stage::{ADMIN_TOKEN, Daemon, SOON, Stage, answer_of, run_to_end};
+
+const IMAGES: [&str; 3] = ["team/a:latest", "team/b:latest", "team/c:latest"];
+const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+/// Long enough for many ticks and a check, and jitter adds to it.
+const WAIT_S: &str = "6";
+
+/// A registry that answers with `status` and a `Retry-After` for as long as the flag stands.
+async fn limiting(status: u16, name: &'static str) -> (MockServer, Arc<AtomicBool>) {
+    let (server, is_limiting) = (MockServer::start().await, Arc::new(AtomicBool::new(true)));
+    let flag = Arc::clone(&is_limiting);
+    let answer = move |_: &Request| {
+        if flag.load(Ordering::Relaxed) {
+            return ResponseTemplate::new(status).insert_header(name, WAIT_S);
+        }
+        ResponseTemplate::new(200).insert_header("docker-content-digest", DIGEST)
+    };
+    Mock::given(any()).respond_with(answer).mount(&server).await;
+    (server, is_limiting)
+}
+
+async fn requests(server: &MockServer) -> usize {
+    server.received_requests().await.expect("it records").len()
+}
+
+/// What the admin API says of each target: its name and until when it is kept.
+async fn kept(daemon: &Daemon) -> Vec<(String, Option<u64>)> {
+    let request = build_client().get(daemon.admin_url("/admin/targets").await).bearer_auth(ADMIN_TOKEN);
+    let (status, answer) = answer_of(request).await;
+    assert_eq!(status, 200, "{answer}");
+    let targets = answer["targets"].as_array().expect("a list").iter();
+    let text = |target: &Value| target["target"].as_str().unwrap_or_default().to_owned();
+    targets.map(|target| (text(target), target["until_ms"].as_u64())).collect()
+}
+
+async fn a_limit_parks_its_registry_alone(status: u16) {
+    let stage = Stage::new().await;
+    let (server, is_limiting) = limiting(status, "retry-after").await;
+    let limited = server.address().to_string();
+    stage.push("web", "v1").await;
+    stage.scope.pull(&stage.image("web"), None).await;
+    stage.run("web").await;
+    let images = IMAGES.map(|image| format!("{limited}/{image}")).join(",");
+    let manifest = stage
+        .manifest()
+        .allow_host(&limited)
+        .config("images", &format!("{images},{}", stage.image("web")))
+        .config("grant.images", &format!("{limited}/*,{}/*", stage.registry.host()));
+    let manifest = stage.write(&manifest, "limited");
+    let daemon = stage.watch(std::slice::from_ref(&manifest));
+    let line = daemon.wait_for_line("limits the rate until").await;
+    assert!(line.contains(&limited), "{line}");
+    let asked = requests(&server).await;
+    assert!((1..=IMAGES.len()).contains(&asked), "asked {asked} times before the first answer came");
+
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    let kept = kept(&daemon).await;
+    let (parked, others): (Vec<_>, Vec<_>) = kept.iter().partition(|(_, until_ms)| until_ms.is_some());
+    assert_eq!((parked.len(), others.len()), (IMAGES.len(), 1), "{kept:?}");
+    assert_eq!(requests(&server).await, asked, "not asked again by any tick");
+
+    // A program of its own asks once, and says so too.
+    let (code, shown) =
+        run_to_end(stage.scope.engine().host(), &["check", manifest.to_str().expect("text")], &[]).await;
+    assert!(shown.contains("limits the rate until") && shown.contains("the last limit ends at"), "{code}: {shown}");
+
+    is_limiting.store(false, Ordering::Relaxed);
+    for image in IMAGES {
+        daemon.wait_for_line(&format!("{limited}/{image}: first seen at")).await;
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_answers_429_is_left_alone_until_its_time_is_over_and_nobody_else_waits() {
+    a_limit_parks_its_registry_alone(429).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_answers_503_with_a_time_is_left_alone_likewise() {
+    a_limit_parks_its_registry_alone(503).await;
+}
