@@ -46,9 +46,12 @@ pub enum Command {
     Run(RunArgs),
     /// Show for every image what runs and what the registry has. Changes nothing.
     Check(CheckArgs),
-    /// Pull images now and replace the containers on them, whether they moved or not.
+    /// Pull images now and replace the containers that run another one than their tag names.
+    ///
+    /// The present tag is pulled: no newer tag is chosen here. With the strategy `remove` every container on the image
+    /// is removed, with `pull-only` and `notify` none is touched.
     Refresh(RefreshArgs),
-    /// Show what happened: what was seen first, moved, committed, rolled back or held.
+    /// Show what happened: what was seen first, moved, committed, rolled back, held or refreshed by hand.
     History(HistoryArgs),
     /// Forget what a manifest's policy has seen, so that its next poll sees all for the first time. Not while `run` works
     /// on the state folder.

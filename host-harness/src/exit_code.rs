@@ -8,9 +8,10 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All went well.
     Success = 0,
-    /// Something was left undone: a target unknown in a check, failed in a refresh, not in quarantine when it was to be cleared.
+    /// Something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared, forgotten or
+    /// rolled back to; or a replay decided otherwise.
     Incomplete = 1,
-    /// The command line makes no sense; clap's own.
+    /// The command line makes no sense, clap's own; or names a target to refresh that nobody knows.
     Usage = 2,
     /// A manifest, a config key, an environment variable or the state folder cannot be used.
     Config = 3,
@@ -35,8 +36,9 @@ impl From<Exit> for ExitCode {
 /// The table for people.
 pub const TABLE: &str = "Exit codes:
   0    all went well
-  1    something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared
-  2    the command line makes no sense
+  1    something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared,
+       forgotten or rolled back to; or a replay decided otherwise
+  2    the command line makes no sense; a target to refresh that nobody knows
   3    a manifest, a config key, an environment variable or the state folder cannot be used
   4    a policy was refused, or faulted
   5    the container engine cannot be reached

@@ -81,7 +81,7 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         IMAGES_KEY,
         "list of patterns",
         "",
-        "Images that may be pulled, written in full (`docker.io/library/nginx:*`); nothing else is.",
+        "Images that may be pulled, written in full (`docker.io/library/nginx:*`); nothing else is, and a container on another image is not seen.",
     ),
     (
         CONTAINERS_KEY,
@@ -120,12 +120,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         "host.keep_images",
         "number, or `all`",
         "all",
-        "How many images before the present one are kept of each repository; older ones that nothing uses are removed.",
+        "How many images before the present one are kept of each repository, of those that were replaced here; older ones that nothing uses are removed.",
     ),
     ("host.fuel", "instructions", "5000000000", "What one call of the policy may compute before it is ended."),
     ("host.max_host_calls", "number", "200", "Calls of host functions in one call of the policy, log lines aside."),
     ("host.max_host_bytes", "bytes", "67108864", "What one call gives to host functions and gets from them, together."),
-    ("host.max_batch", "number", "512", "Requests in one `http_send`, 512 at most; a larger one is refused."),
+    ("host.max_batch", "number", "512", "Requests in one `http_send`, 512 at most; a larger one is refused. The built-in policy sends as many as that."),
     ("host.max_orders", "number", "10000", "Orders that one call may place."),
     ("host.max_output_bytes", "bytes", "16777216", "The output of one call, its state included."),
     (

@@ -11,6 +11,7 @@ import concurrent.futures
 import hashlib
 import http.client
 import ipaddress
+import re
 import ssl
 import time
 import urllib.parse
@@ -19,6 +20,8 @@ from imagewatch_policy import Refused
 
 MOST_BYTES = {"text": 64 << 10, "document": 4 << 20, "digest": 4 << 20}
 HEADERS = {"accept", "authorization"}
+READ_PATH = re.compile(r"/v2/(.+/(manifests/[^/]+|tags/list))?")
+TOKEN_FIELDS = {"account", "client_id", "scope", "service"}
 
 
 class RegistryHttp:
@@ -90,8 +93,18 @@ class RegistryHttp:
             raise Refused("no_credential", f"no credential is configured for {registry}")
         if url.netloc not in (registry, self.realms.get(registry)):
             raise Refused("denied", f"the credential of {registry} is not for {url.netloc}")
+        if not is_to_read(url):
+            raise Refused("denied", f"the credential of {registry} is for reading, and for tokens to pull with")
         basic = base64.b64encode(":".join(pair).encode()).decode()
         return {**headers, "authorization": f"Basic {basic}"}, True
+
+
+def is_to_read(url):
+    """Whether it reads `/v2/`, a manifest or tags, or asks for a token that is good for pulling alone."""
+    fields = urllib.parse.parse_qs(url.query)
+    scopes = [scope for text in fields.get("scope", []) for scope in text.split()]
+    is_token = bool(fields) and fields.keys() <= TOKEN_FIELDS and all(scope.endswith(":pull") for scope in scopes)
+    return is_token or READ_PATH.fullmatch(url.path) is not None
 
 
 def read_body(response, most, until):

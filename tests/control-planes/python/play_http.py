@@ -123,11 +123,17 @@ def check_what_is_refused(_wasm):
             (send("/odd/x", headers=[["host", "evil.io"]]), "denied"),
             (send("/odd/x", credential="r.io"), "denied"),
             (send("/odd/x", credential="other.io"), "no_credential"),
+            (send("/odd/x", credential=host), "denied"),
+            (send("/v2/o/a/blobs/uploads", credential=host), "denied"),
+            (send("/token?service=s&scope=repository:o/a:pull,push", credential=host), "denied"),
+            (send("/token?scope=repository:o/a:pull&redirect=x", credential=host), "denied"),
             (send("/odd/large"), "too_large"),
             (send("/odd/slow"), "timeout"),
         ]:
             assert what.get("err", {}).get("code") == code, (what, code)
             assert "hunter2" not in json.dumps(what), what
+        for path in ["/v2/", "/v2/o/a/tags/list", "/token?service=s&scope=repository:o/a:pull+repository:o/b:pull"]:
+            assert send(path, credential=host)["ok"]["authenticated"], path
         redirect = send("/odd/redirect", read="digest")["ok"]
         assert redirect["status"] == 307 and "body_digest" not in redirect, redirect
         assert len(send("/odd/large", read="document")["ok"]["body"]) == (64 << 10) + 1
