@@ -102,6 +102,8 @@ pub struct BarredDigest {
 /// What is known of a target, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetStatus {
+    /// When it was said, milliseconds since 1970: a poll that came to nothing says nothing new.
+    pub at_ms: u64,
     /// The name of the manifest whose policy says so.
     pub manifest: String,
     /// What the policy said last.

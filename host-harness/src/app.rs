@@ -22,7 +22,7 @@ use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ use crate::replace::{ReplaceError, Replacer};
 use crate::state_dir::{self, RunLock};
 use crate::store::Store;
 use crate::transcript::Recorder;
+use crate::turns::Turns;
 use crate::watch::{ReloadRequest, SHUTDOWN_GRACE};
 
 pub use error::AppError;
@@ -289,7 +290,7 @@ impl App {
     }
 
     fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
-        let turns = Arc::new(Semaphore::new(usize::from(parallel)));
+        let turns = Turns::new(usize::from(parallel));
         let refused = Arc::default();
         Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress, refused }
     }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use imagewatch_abi::{
     Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders,
@@ -21,9 +20,10 @@ use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
 use crate::replace::facts::usual_name;
 use crate::store::Store;
+use crate::text::tidy;
 
-/// Longest log line taken from a policy, in characters.
-const MAX_LOG_CHARS: usize = 2_000;
+/// Longer ones are no names: an order's id has its target's, and that is an image or a container.
+const MAX_NAME_BYTES: usize = 1_024;
 
 /// Refusals that are said once each; of more that differ, only the count is told.
 const MAX_SAID: usize = 64;
@@ -54,6 +54,8 @@ pub struct ManifestEffects {
     record: Arc<Record>,
     runtime: Handle,
     placed: Mutex<Vec<Order>>,
+    /// Ids of orders of earlier calls that have not ended, or are not settled.
+    in_flight: Mutex<BTreeSet<String>>,
     /// Refusals that were said.
     said: Mutex<BTreeSet<String>>,
 }
@@ -75,10 +77,17 @@ impl ManifestEffects {
             max_text_bytes: default.max_text_bytes.min(host.max_response_bytes),
             max_document_bytes: host.max_response_bytes,
             connections_per_host: host.connections,
+            batch_deadline: host.limits.http_send,
             ..default
         };
-        let (placed, said) = Default::default();
-        Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, said }
+        let (placed, in_flight, said) = Default::default();
+        Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, in_flight, said }
+    }
+
+    /// Tells which orders are under way: none of them is taken once more, and together with new ones they are no more than
+    /// one call may place.
+    pub fn set_in_flight(&self, ids: &[String]) {
+        *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = ids.iter().cloned().collect();
     }
 
     /// The orders taken since the last time. Those of a call that failed are to be thrown away:
@@ -91,25 +100,29 @@ impl ManifestEffects {
         &self.plugin.grants
     }
 
-    fn refuse(&self, order: &Order) -> Option<Failure> {
-        let (what, message) = refusal(&self.manifest.name, self.grants(), order)?;
+    fn refuse(&self, order: &Order, taken: &[Order]) -> Option<Failure> {
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = self.plugin.compiled.limits().orders;
+        let (what, message) =
+            too_much(order, &in_flight, taken, most).or_else(|| refusal(&self.manifest.name, self.grants(), order))?;
         self.denied(what, 1, &message);
         Some(Failure::lasting(FailureCode::Denied, message))
     }
+}
 
-    /// Runs `work` for at most `deadline`.
-    fn within<T>(&self, what: &str, key: &str, deadline: Duration, work: impl Future<Output = Answer<T>>) -> Answer<T> {
-        let bounded = async {
-            match timeout(deadline, work).await {
-                Ok(answer) => answer,
-                Err(_) => Answer::Err(Failure::passing(
-                    FailureCode::Timeout,
-                    format!("{what} did not end within {deadline:?} (`{key}`)"),
-                )),
-            }
-        };
-        self.runtime.block_on(bounded)
-    }
+/// Why `order` is not taken beside those that are `in_flight` and `taken`.
+fn too_much(order: &Order, in_flight: &BTreeSet<String>, taken: &[Order], most: usize) -> Option<(Denied, String)> {
+    let is_name = |text: &str| text.len() <= MAX_NAME_BYTES && !text.contains(char::is_control);
+    let message = if !is_name(&order.order) || !is_name(&order.target) {
+        format!("an order or its target has a name of more than {MAX_NAME_BYTES} bytes, or one that is no line")
+    } else if in_flight.contains(&order.order) {
+        format!("order {} is under way already", order.order)
+    } else if in_flight.len() + taken.len() >= most {
+        format!("{most} orders are under way, which is all that there may be (`host.max_orders`)")
+    } else {
+        return None;
+    };
+    Some((Denied::Orders, message))
 }
 
 /// Why `order` is not taken under `grants`, those of `manifest`.
@@ -155,15 +168,14 @@ fn stopping<T>() -> Answer<T> {
 }
 
 impl Effects for ManifestEffects {
-    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+    fn http_send(&self, batch: HttpBatch, room: usize) -> Answer<HttpResponses> {
         let Adapters { http, credentials, cancel, .. } = &self.adapters;
-        let sent = async { Answer::Ok(http.send_all(&self.rules, credentials, batch, &self.limits, cancel).await) };
-        let deadline = self.plugin.compiled.limits().http_send;
-        let answer = self.within("a batch of requests", "host.http_send_timeout", deadline, sent);
-        for failure in refusals(&answer) {
+        let limits = HttpLimits { batch_bytes: room, ..self.limits };
+        let sent = self.runtime.block_on(http.send_all(&self.rules, credentials, batch, &limits, cancel));
+        for failure in refusals(&sent) {
             self.denied(Denied::Http, 1, &failure.message);
         }
-        answer
+        Answer::Ok(sent)
     }
 
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
@@ -173,21 +185,20 @@ impl Effects for ManifestEffects {
             return Answer::Err(Failure::lasting(FailureCode::Denied, message));
         }
         let Adapters { engine, cancel, .. } = &self.adapters;
-        let listed = async {
-            match cancel.run_until_cancelled(engine.containers(&selector)).await {
-                None => stopping(),
-                Some(Err(error)) => Answer::Err(error.failure()),
-                Some(Ok(containers)) => Answer::Ok(Containers { containers }),
-            }
-        };
         let deadline = self.plugin.compiled.limits().docker_containers;
-        match self.within("listing containers", "host.docker_containers_timeout", deadline, listed) {
-            Answer::Ok(Containers { containers }) => {
+        let listed = async { cancel.run_until_cancelled(timeout(deadline, engine.containers(&selector))).await };
+        match self.runtime.block_on(listed) {
+            None => stopping(),
+            Some(Err(_)) => Answer::Err(Failure::passing(
+                FailureCode::Timeout,
+                format!("listing containers did not end within {deadline:?} (`host.docker_containers_timeout`)"),
+            )),
+            Some(Ok(Err(error))) => Answer::Err(error.failure()),
+            Some(Ok(Ok(containers))) => {
                 let mut containers = show_as_usual(containers);
                 containers.retain(|container| self.grants().shows(container));
                 Answer::Ok(Containers { containers })
             }
-            failed @ Answer::Err(_) => failed,
         }
     }
 
@@ -199,7 +210,7 @@ impl Effects for ManifestEffects {
         let mut taken = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         // It only takes down, and waits for nothing: what an order takes is bounded where it is carried out.
         for order in orders.orders {
-            if let Some(failure) = self.refuse(&order) {
+            if let Some(failure) = self.refuse(&order, &taken) {
                 let Order { order, target, .. } = order;
                 placed.reports.push(Report { order, target, err: Some(failure), ..Report::default() });
             } else {
@@ -212,7 +223,7 @@ impl Effects for ManifestEffects {
 
     fn log(&self, line: LogLine) {
         let manifest = self.manifest.name.as_str();
-        let message: String = line.message.chars().filter(|c| !c.is_control()).take(MAX_LOG_CHARS).collect();
+        let message = tidy(&line.message);
         match line.level {
             // What a policy could not do because the program is stopping is no news.
             LogLevel::Warn if self.adapters.cancel.is_cancelled() => tracing::debug!(%manifest, "{message}"),
@@ -223,20 +234,17 @@ impl Effects for ManifestEffects {
     }
 
     fn denied(&self, what: Denied, count: u64, message: &str) {
-        self.record.denied(what, count, message);
+        let message = tidy(message);
+        self.record.denied(what, count, &message);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() < MAX_SAID && said.insert(message.to_owned()) {
+        if said.len() < MAX_SAID && said.insert(message.clone()) {
             tracing::warn!(manifest = self.manifest.name, "refused to the policy: {message}");
         }
     }
 }
 
-fn refusals(answer: &Answer<HttpResponses>) -> impl Iterator<Item = &Failure> {
-    let responses = match answer {
-        Answer::Ok(sent) => sent.responses.as_slice(),
-        Answer::Err(_) => &[],
-    };
-    responses.iter().filter_map(|response| match response {
+fn refusals(sent: &HttpResponses) -> impl Iterator<Item = &Failure> {
+    sent.responses.iter().filter_map(|response| match response {
         Answer::Err(failure) if failure.code == FailureCode::Denied => Some(failure),
         _ => None,
     })

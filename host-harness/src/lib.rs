@@ -21,5 +21,7 @@ pub mod session;
 pub mod state_dir;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod transcript;
+pub mod turns;
 pub mod watch;

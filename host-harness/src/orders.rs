@@ -14,7 +14,6 @@ use imagewatch_abi::{
     Container, ContainerFailure, Failure, FailureCode, Fault, Order, Reference, Report, Strategy, short_digest,
 };
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -26,6 +25,7 @@ use crate::replace::setback::Setback;
 use crate::replace::systemd::unit_of;
 use crate::replace::{Job, NewImage, ReplaceError, Replacer, is_working_name};
 use crate::secret::Credential;
+use crate::turns::{Turn, Turns};
 
 pub use batch::Batch;
 use image::{Image, ensure_image};
@@ -50,7 +50,7 @@ pub struct OrderContext {
     /// The engine, and how containers are replaced on it. The same for all contexts on one engine.
     pub replacer: Arc<Replacer>,
     /// Bounds what works at the same time, over all manifests.
-    pub turns: Arc<Semaphore>,
+    pub turns: Turns,
     /// Credentials for pulls.
     pub credentials: CredentialLookup,
     /// Those of them that are not sent again.
@@ -81,9 +81,8 @@ impl fmt::Debug for OrderContext {
 
 impl OrderContext {
     /// A turn to work; none when the host shuts down first.
-    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let turn = self.shutdown.run_until_cancelled(self.turns.clone().acquire_owned()).await;
-        turn.and_then(Result::ok)
+    async fn turn(&self) -> Option<Turn> {
+        self.shutdown.run_until_cancelled(self.turns.take()).await.flatten()
     }
 }
 

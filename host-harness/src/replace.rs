@@ -28,10 +28,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use imagewatch_abi::{ContainerFailure, Report, Strategy};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::{Engine, EngineError};
 use crate::store::Store;
+use crate::turns::Turn;
 
 use ending::Transaction;
 use facts::Origin;
@@ -111,7 +111,7 @@ pub struct Job<'a> {
     /// On whose behalf.
     pub origin: Origin,
     /// A turn among those that work at the same time; given back while the new container is only watched.
-    pub turn: Option<OwnedSemaphorePermit>,
+    pub turn: Option<Turn>,
 }
 
 /// The new container has the old one's name.

@@ -8,8 +8,8 @@ mod quarantine;
 use std::sync::Arc;
 
 use imagewatch_abi::{
-    Order, Outcome, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput, SettleOutput,
-    Verdict, exports,
+    Failure, Order, Outcome, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput,
+    SettleOutput, Verdict, exports,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
 use crate::plugin::{CallError, FaultKind, LoadedPlugin, PluginManifest, Record, StateKeeping, call};
 use crate::store::Store;
+use crate::text::tidy;
 use crate::transcript::Recorder;
 
 use memory::PolicyMemory;
@@ -97,6 +98,7 @@ impl Session {
         in_flight: Vec<String>,
         mode: PollMode,
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
+        self.effects.set_in_flight(&in_flight);
         let input = PollInput {
             now_ms: now_ms(),
             state: self.memory.read(),
@@ -107,6 +109,7 @@ impl Session {
             quarantine: self.quarantine.read(),
         };
         let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
+        tidy_all(&mut output.outcomes, &mut output.err);
         self.cache = std::mem::take(&mut output.cache);
         // A check changes nothing, whatever the policy says.
         let changed = output.quarantine.take().filter(|_| mode == PollMode::Watch);
@@ -129,6 +132,7 @@ impl Session {
         let (now_ms, state, quarantine) = (now_ms(), self.memory.read(), self.quarantine.read());
         let input = SettleInput { now_ms, state, reports, quarantine };
         let (mut output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
+        tidy_all(&mut output.outcomes, &mut output.err);
         // Before all else: what failed stays barred if the program is killed now.
         self.quarantine.write(output.quarantine.take());
         self.memory.write(std::mem::take(&mut output.state));
@@ -136,7 +140,8 @@ impl Session {
         Ok(output)
     }
 
-    /// Orders a manual refresh of `targets`, or all. Returns what the policy says and the orders to run now.
+    /// Orders a manual refresh of `targets`, or all, beside the orders `in_flight`. Returns what the policy says and the
+    /// orders to run now.
     ///
     /// # Errors
     /// A fault of the policy; nothing was ordered.
@@ -144,9 +149,12 @@ impl Session {
         &mut self,
         targets: Option<Vec<String>>,
         recreate: bool,
+        in_flight: &[String],
     ) -> Result<(RefreshOutput, Vec<Order>), CallError> {
+        self.effects.set_in_flight(in_flight);
         let input = RefreshInput { now_ms: now_ms(), state: self.memory.read(), targets, recreate };
         let (mut output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
+        tidy_all(&mut output.outcomes, &mut output.err);
         self.memory.write(std::mem::take(&mut output.state));
         self.note(&output.outcomes);
         Ok((output, orders))
@@ -190,6 +198,20 @@ impl Session {
         let (output, cost) = called.inspect_err(|fault| self.record.fault(fault))?;
         tracing::debug!(manifest = self.manifest.name, export, elapsed = ?cost.elapsed, fuel = cost.fuel, "policy called");
         Ok((output, self.effects.take_placed()))
+    }
+}
+
+/// What a policy says is shown to people and kept for them: each of it is one line.
+fn tidy_all(outcomes: &mut [Outcome], err: &mut Option<Failure>) {
+    for outcome in outcomes {
+        let names = [&mut outcome.order, &mut outcome.container, &mut outcome.reason];
+        for text in names.into_iter().flatten().chain([&mut outcome.target]) {
+            *text = tidy(text);
+        }
+    }
+    if let Some(failure) = err {
+        failure.message = tidy(&failure.message);
+        failure.key = failure.key.as_deref().map(tidy);
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use crate::clock::now_ms;
 use crate::orders::{Batch, OrderContext, run_in_batch};
 use crate::plugin::CallError;
 use crate::session::Session;
@@ -62,14 +63,16 @@ pub struct RefreshReply {
 pub struct Status {
     /// Why it is not ready; none when its first tick is over or polling is off by config.
     pub not_ready: Option<String>,
-    /// What the last poll said of each target.
+    /// What the last poll that came off said of each target.
     pub outcomes: Vec<Outcome>,
+    /// When that was, milliseconds since 1970.
+    pub at_ms: u64,
 }
 
 impl Status {
     /// Of an actor that has not polled yet.
     pub fn before_first_poll() -> Self {
-        Self { not_ready: Some(BEFORE_FIRST_POLL.to_owned()), outcomes: Vec::new() }
+        Self { not_ready: Some(BEFORE_FIRST_POLL.to_owned()), ..Self::default() }
     }
 
     fn is_before_first_poll(&self) -> bool {
@@ -239,7 +242,8 @@ impl Watch {
                 if output.err.is_none() && self.status.borrow().is_before_first_poll() {
                     info!(manifest, targets = output.outcomes.len(), "watching; polled again in {next:?}");
                 }
-                outcomes = Some(output.outcomes);
+                // A poll that came to nothing has nothing newer to say.
+                outcomes = output.err.is_none().then_some(output.outcomes);
                 let failure = output.err.map(|failure| {
                     warn!(manifest, "failed to poll: {failure}; tried again in {next:?}");
                     failure.message
@@ -249,15 +253,15 @@ impl Watch {
         };
         self.status.send_modify(|status| {
             status.not_ready = not_ready;
-            // A poll that came to nothing has nothing newer to say.
-            status.outcomes =
-                outcomes.filter(|outcomes| !outcomes.is_empty()).unwrap_or(std::mem::take(&mut status.outcomes));
+            if let Some(outcomes) = outcomes {
+                (status.outcomes, status.at_ms) = (outcomes, now_ms());
+            }
         });
         next
     }
 
     async fn refresh(&mut self, request: RefreshRequest) {
-        let answered = self.session.refresh(request.targets, request.recreate).await;
+        let answered = self.session.refresh(request.targets, request.recreate, &self.in_flight()).await;
         let (output, orders) = match answered {
             Err(fault) => {
                 let _ =

@@ -111,25 +111,33 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
 }
 
-/// Every answer of the admin API, with the right token, a wrong one and none.
-async fn ask_everything(daemon: &Process, found: &mut Haystack) {
+/// What only tells.
+const READS: [(&str, &str); 8] = [
+    ("GET", "/metrics"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/admin/targets"),
+    ("GET", "/admin/history?limit=1000"),
+    ("GET", "/admin/quarantine"),
+    ("GET", "/admin/plugins"),
+    ("GET", "/nowhere"),
+];
+
+/// What does something.
+const WRITES: [(&str, &str); 4] = [
+    ("DELETE", "/admin/quarantine?target=nobody"),
+    ("POST", "/admin/plugins/private/reload"),
+    ("POST", "/admin/plugins/private/rollback"),
+    ("POST", "/admin/workspace-images/refresh"),
+];
+
+/// The admin API's answers, with the right token, a wrong one and none.
+async fn ask(daemon: &Process, asked: &[(&str, &str)], found: &mut Haystack) {
     let line = daemon.wait_for_line("admin API listens", SOON).await;
     let address = line.split("127.0.0.1:").nth(1).expect("it names the address");
     let port: String = address.chars().take_while(char::is_ascii_digit).collect();
     let mut granted = 0;
-    for (method, path) in [
-        ("GET", "/metrics"),
-        ("GET", "/healthz"),
-        ("GET", "/readyz"),
-        ("GET", "/admin/history?limit=1000"),
-        ("GET", "/admin/quarantine"),
-        ("GET", "/admin/plugins"),
-        ("DELETE", "/admin/quarantine?target=nobody"),
-        ("POST", "/admin/plugins/private/reload"),
-        ("POST", "/admin/plugins/private/rollback"),
-        ("POST", "/admin/workspace-images/refresh"),
-        ("GET", "/nowhere"),
-    ] {
+    for (method, path) in asked {
         for token in [Some(ADMIN_TOKEN), Some("another"), None] {
             let url = format!("http://127.0.0.1:{port}{path}");
             let mut request = build_client().request(method.parse().expect("a method"), url);
@@ -141,7 +149,7 @@ async fn ask_everything(daemon: &Process, found: &mut Haystack) {
             found.add(&format!("{method} {path}"), headers + &answer.text().await.expect("a text"));
         }
     }
-    assert!(granted >= 2, "the token is one: {granted}");
+    assert!(granted >= 1, "the token is one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,10 +174,13 @@ async fn no_secret_shows_anywhere_whatever_happens() {
         registries.be(mode);
         scene.commands(&mut found, &format!("while they are {mode:?}")).await;
         sleep(Duration::from_millis(600)).await;
+        // The reasons of what failed.
+        ask(&first, &READS, &mut found).await;
     }
     assert_eq!(registries.seen_elsewhere().await, Vec::<String>::new(), "no credential follows a redirect");
     registries.be(Mode::Well);
-    ask_everything(&first, &mut found).await;
+    ask(&first, &READS, &mut found).await;
+    ask(&first, &WRITES, &mut found).await;
 
     // Killed in an update: its journal is there as long as it lasts.
     let v2 = stage.push("web", "v2").await;
@@ -198,7 +209,8 @@ async fn no_secret_shows_anywhere_whatever_happens() {
     second.wait_for_line("is quarantined", LATER).await;
     scene.commands(&mut found, "at the end").await;
     scene.accounts(&mut found).await;
-    ask_everything(&second, &mut found).await;
+    ask(&second, &READS, &mut found).await;
+    ask(&second, &WRITES, &mut found).await;
     found.add_files("while the second one runs", scene.state.path());
     second.signal(Signal::TERM);
     assert_eq!(second.wait_exit(LATER).await, Some(0), "{:#?}", second.lines());

@@ -123,6 +123,27 @@ async fn a_policy_and_its_config_change_while_it_runs_and_what_was_seen_stays() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_comes_after_the_manifest_that_names_it_is_loaded_wherever_it_is() {
+    let mut deployed = Deployed::new().await;
+    let v1 = deployed.stage.push("web", "v1").await;
+    deployed.stage.run("web").await;
+    let (first, second) = (variant("first"), variant("second"));
+    let daemon = deployed.watch(deployed.deploy(&first, &[]), "info");
+    daemon.wait_for_line(&format!("first seen at {}", v1.short())).await;
+
+    // Nothing that is at work is in this folder.
+    let elsewhere = deployed.stage.folder.path().join("v2");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    deployed.module = elsewhere.join("policy.wasm");
+    deployed.pin(&second, &[]);
+    daemon.wait_for_line("goes on as before").await;
+    deploy(&deployed.module, &second);
+    daemon.wait_for_line("loaded anew").await;
+    assert_eq!(plugin_status(&daemon, "one").await["running"]["sha256"], json!(hash_of(&second)));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_cannot_be_used_at_the_start_is_at_work_once_its_files_are_mended() {
     let deployed = Deployed::new().await;
     let stage = &deployed.stage;

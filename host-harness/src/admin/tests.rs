@@ -103,7 +103,7 @@ impl Control for FakeControl {
     fn targets(&self) -> Vec<TargetStatus> {
         let reason = Some("registry limits the rate until 14:05:09Z".to_owned());
         let outcome = Outcome { reason, until_ms: Some(9_000), ..Outcome::new("web", Verdict::Unknown) };
-        vec![TargetStatus { manifest: "apps".to_owned(), outcome }]
+        vec![TargetStatus { at_ms: 1_000, manifest: "apps".to_owned(), outcome }]
     }
 
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {

@@ -67,7 +67,7 @@ impl Actor {
     /// What was to be loaded cannot be used, for all who ask; [`Self::wait`] comes next.
     pub(super) fn refuse(&self, error: &AppError) {
         self.record.refused(&error.to_string());
-        self.status.send_replace(Status { not_ready: Some(format!("failed to {error}")), outcomes: Vec::new() });
+        self.status.send_replace(Status { not_ready: Some(format!("failed to {error}")), ..Status::default() });
     }
 
     /// Watches until cancelled.

@@ -121,9 +121,12 @@ impl Control for Handles {
 
     fn targets(&self) -> Vec<TargetStatus> {
         let of = |handle: &ManifestHandle| {
-            let outcomes = handle.status.borrow().outcomes.clone();
+            let (outcomes, at_ms) = {
+                let status = handle.status.borrow();
+                (status.outcomes.clone(), status.at_ms)
+            };
             let manifest = handle.name.clone();
-            outcomes.into_iter().map(move |outcome| TargetStatus { manifest: manifest.clone(), outcome })
+            outcomes.into_iter().map(move |outcome| TargetStatus { at_ms, manifest: manifest.clone(), outcome })
         };
         self.manifests.iter().flat_map(of).collect()
     }

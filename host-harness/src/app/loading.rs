@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::AppError;
@@ -18,6 +18,7 @@ use crate::plugin::{
 };
 use crate::replace::Replacer;
 use crate::session::Session;
+use crate::turns::Turns;
 use crate::watch::{Prepare, Prepared};
 
 /// The manifest that is used when none is named, and its name.
@@ -27,6 +28,7 @@ const BUILT_IN: &str = "generic";
 /// A manifest that can be used.
 #[derive(Debug)]
 pub(super) struct Ready {
+    source: Source,
     pub(super) manifest: Arc<PluginManifest>,
     pub(super) plugin: Arc<LoadedPlugin>,
     pub(super) rules: EgressRules,
@@ -97,10 +99,11 @@ impl Display for Source {
 pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
     let shown = source.to_string();
     let loaded = tokio::task::spawn_blocking(move || {
-        let reloader = Reloader::new(Box::new(move || source.read()));
+        let read = source.clone();
+        let reloader = Reloader::new(Box::new(move || read.read()));
         let (Loaded { manifest, plugin }, wasm) = reloader.load()?;
         let rules = egress_rules(&manifest, &plugin)?;
-        Ok(Ready { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
+        Ok(Ready { source, manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
     });
     loaded.await.unwrap_or_else(|panic| Err(AppError::Panicked(shown, panic.to_string())))
 }
@@ -127,7 +130,7 @@ pub(super) fn variable(name: &str) -> Option<String> {
 pub(super) struct Tools {
     pub(super) adapters: Adapters,
     pub(super) replacer: Arc<Replacer>,
-    pub(super) turns: Arc<Semaphore>,
+    pub(super) turns: Turns,
     pub(super) progress: ProgressObserver,
     pub(super) refused: Arc<RefusedLogins>,
 }
@@ -138,7 +141,7 @@ impl Tools {
         OrderContext {
             manifest: manifest.name.clone(),
             replacer: self.replacer.clone(),
-            turns: self.turns.clone(),
+            turns: self.turns.share(),
             credentials: super::look_up_in(self.adapters.credentials.clone()),
             refused: self.refused.clone(),
             pull_timeout: manifest.host.pull_timeout,
@@ -158,11 +161,13 @@ impl Tools {
         Session::new(manifest.clone(), plugin.clone(), Arc::new(effects), store, record.clone(), keeping)
     }
 
-    /// How the files of `ready` are loaded again. `following` then follows those that the manifest names by then; what was
-    /// at work is `kept`.
+    /// How the files of `ready` are loaded again. `following` follows those that the manifest names by then, and until
+    /// they are accepted those at work as well; what was at work is `kept`.
     pub(super) fn prepare(self, ready: &Ready, record: Arc<Record>, kept: Kept, following: Following) -> Prepare {
-        let reloader = ready.reloader.clone();
+        let (reloader, source) = (ready.reloader.clone(), ready.source.clone());
         Arc::new(move |running_manifest, running_plugin| {
+            // Before they are read: what mends a refused one may be put where nothing is at work yet.
+            following.follow(&[files_of(running_manifest), source.files()].concat());
             let (loaded, wasm) = reloader.load().map_err(|error| error.to_string())?;
             crate::memory::release_unused();
             if loaded.is_same(running_manifest, &running_plugin.info.sha256) {

@@ -189,7 +189,7 @@ async fn ask(
     let mut targets = (!names.is_empty()).then(|| names.to_vec());
     loop {
         let manifest = session.manifest.name.clone();
-        let (output, orders) = match session.refresh(targets.clone(), recreate).await {
+        let (output, orders) = match session.refresh(targets.clone(), recreate, &[]).await {
             Ok(answered) => answered,
             Err(fault) => {
                 refreshed.errors.push(ManifestFailure { manifest, message: fault.to_string() });

@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use imagewatch_abi::{Answer, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses};
 use reqwest::dns::Resolve;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::exchange::Answered;
 use self::lane::Lanes;
 use self::proxies::{Proxies, ProxyError};
+use self::room::Room;
 use super::egress::{EgressRules, Permit};
 use super::realms::Realms;
 use crate::credentials::store::CredentialStore;
@@ -28,6 +29,7 @@ mod failure;
 mod lane;
 mod names;
 pub mod proxies;
+mod room;
 
 /// Requests in flight to one registry host, when nothing else is configured.
 pub const DEFAULT_CONNECTIONS_PER_HOST: usize = 48;
@@ -54,10 +56,14 @@ pub struct HttpLimits {
     pub max_head_bytes: usize,
     /// Requests under way at once to one host.
     pub connections_per_host: usize,
+    /// All bodies of one batch together, as JSON: they are in memory at once, and a call may not have more.
+    pub batch_bytes: usize,
+    /// From when a batch is handed over; what has not come by then is a failure of its own.
+    pub batch_deadline: Duration,
 }
 
 impl Default for HttpLimits {
-    /// 10 s, 64 KiB, 4 MiB, 8 KiB, 64 KiB, [`DEFAULT_CONNECTIONS_PER_HOST`].
+    /// 10 s, 64 KiB, 4 MiB, 8 KiB, 64 KiB, [`DEFAULT_CONNECTIONS_PER_HOST`], 64 MiB, 5 min.
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(10),
@@ -66,6 +72,8 @@ impl Default for HttpLimits {
             max_header_bytes: 8 * 1024,
             max_head_bytes: 64 * 1024,
             connections_per_host: DEFAULT_CONNECTIONS_PER_HOST,
+            batch_bytes: 64 * 1024 * 1024,
+            batch_deadline: Duration::from_mins(5),
         }
     }
 }
@@ -104,6 +112,9 @@ struct Exchange<'a> {
     credentials: &'a CredentialStore,
     limits: &'a HttpLimits,
     cancel: &'a CancellationToken,
+    /// What is left of its bytes.
+    room: Room,
+    until: Instant,
 }
 
 impl HttpSettings {
@@ -141,7 +152,8 @@ impl HttpClient {
         limits: &HttpLimits,
         cancel: &CancellationToken,
     ) -> HttpResponses {
-        let exchange = Exchange { rules, credentials, limits, cancel };
+        let (room, until) = (Room::of(limits.batch_bytes), Instant::now() + limits.batch_deadline);
+        let exchange = Exchange { rules, credentials, limits, cancel, room, until };
         let answers = batch.requests.iter().map(|request| self.send(&exchange, request));
         HttpResponses { responses: join_all(answers).await.into_iter().map(Answer::from).collect() }
     }
@@ -157,6 +169,7 @@ impl HttpClient {
         tokio::select! {
             biased;
             () = exchange.cancel.cancelled() => Err(failure::shutting_down(&host)),
+            () = sleep_until(exchange.until) => Err(failure::too_late(&host, exchange.limits.batch_deadline)),
             answer = self.send_permitted(exchange, permit, request) => answer,
         }
     }
@@ -205,7 +218,7 @@ impl HttpClient {
         let Some(mut turn) = lane.turn().await else { return Err(failure::shutting_down(&permit.host)) };
         self.lanes.count(&permit.host);
         let started = Instant::now();
-        let answer = self.exchange((&lane, &mut turn), permit, credential, request, limits);
+        let answer = self.exchange((&lane, &mut turn), permit, credential, request, exchange);
         let answer = tokio::time::timeout(*left, answer).await;
         *left = left.saturating_sub(started.elapsed());
         let answer = answer.unwrap_or_else(|_| Err(failure::no_answer(&lane.shown, limits.deadline)));

@@ -11,6 +11,10 @@ use crate::credentials::store::parse_registry;
 
 /// A registry has one, or one for each of its repositories; this only bounds what a hostile one can make us keep.
 const MAX_REALMS_PER_REGISTRY: usize = 64;
+const MAX_REALM_BYTES: usize = 1_024;
+
+/// And this what one can that leads to ever more hosts.
+const MAX_REGISTRIES: usize = 1_024;
 
 /// Realms (`https://auth.docker.io/token`), with their queries, by the registry that named them.
 #[derive(Debug, Default)]
@@ -21,11 +25,12 @@ pub struct Realms {
 impl Realms {
     /// Notes every URL in `challenge`, a value of `WWW-Authenticate` from the host `registry`.
     pub fn note(&self, registry: &str, challenge: &str) {
-        let named: Vec<Url> = urls(challenge).collect();
-        if named.is_empty() {
+        let named: Vec<Url> = urls(challenge).filter(|url| url.as_str().len() <= MAX_REALM_BYTES).collect();
+        let mut by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = by_registry.len() >= MAX_REGISTRIES && !by_registry.contains_key(registry);
+        if named.is_empty() || is_full {
             return;
         }
-        let mut by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
         let known = by_registry.entry(registry.to_owned()).or_default();
         for url in named {
             if known.len() < MAX_REALMS_PER_REGISTRY {
@@ -98,6 +103,12 @@ mod tests {
             realms.note("r.io", &format!("Bearer realm=\"https://a{n}.io/\""));
         }
         assert!(realms.has(&url("https://a0.io/"), |_| true) && !realms.has(&url("https://a999.io/"), |_| true));
+        realms.note("long.io", &format!("Bearer realm=\"https://long.io/{}\"", "x".repeat(MAX_REALM_BYTES)));
+        assert!(!realms.has(&url("https://long.io/"), |_| true));
+        for n in 0..2 * MAX_REGISTRIES {
+            realms.note(&format!("r{n}.evil.example"), "Bearer realm=\"https://evil.example/\"");
+        }
+        assert_eq!(realms.by_registry.lock().expect("not poisoned").len(), MAX_REGISTRIES);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::{OrderContext, created_from, is_created_from};
 use crate::engine::is_selected;
 use crate::replace::order::asks_for_order;
 
+/// No compose project moves so many at once; a policy may place more.
+const MOST_SORTED: usize = 500;
+
 /// Orders that were placed together.
 #[derive(Debug)]
 pub struct Batch {
@@ -62,29 +65,40 @@ impl Batch {
     }
 
     async fn find_order(&self, ctx: &OrderContext) -> BTreeMap<String, BTreeSet<String>> {
+        let unsorted = |why: &str| {
+            debug!(why, "orders are not sorted by what depends on what");
+            BTreeMap::new()
+        };
+        if self.orders.len() > MOST_SORTED {
+            return unsorted("they are too many");
+        }
         match ctx.replacer.engine.containers(&Selector::default()).await {
-            Ok(containers) => order_of(&self.orders, &containers),
-            Err(error) => {
-                debug!(%error, "orders are not sorted by what depends on what");
-                BTreeMap::new()
+            // It compares them in pairs, which is not for a thread that others wait for.
+            Ok(containers) => {
+                let orders = self.orders.clone();
+                let sorted = tokio::task::spawn_blocking(move || order_of(&orders, &containers)).await;
+                sorted.unwrap_or_else(|panic| unsorted(&panic.to_string()))
             }
+            Err(error) => unsorted(&error.to_string()),
         }
     }
 }
 
-/// By order, the orders that go before it. Where they go in a circle, the first one placed goes first.
+/// By order, the orders that go before it. Where they go in a circle, the first one placed goes first. A container that
+/// several orders mean counts for the first of them.
 fn order_of(orders: &[Order], containers: &[Container]) -> BTreeMap<String, BTreeSet<String>> {
-    let of =
-        |order: &Order| -> Vec<Value> { containers.iter().filter(|c| is_meant(order, c)).map(as_inspected).collect() };
-    let groups: Vec<(&str, Vec<Value>)> = orders.iter().map(|order| (order.order.as_str(), of(order))).collect();
-    let needs = |(_, group): &(&str, Vec<Value>), (_, other): &(&str, Vec<Value>)| {
-        group.iter().any(|container| other.iter().any(|other| asks_for_order(container, other)))
+    let first = |container: &Container| {
+        let meant = orders.iter().position(|order| is_meant(order, container))?;
+        Some((meant, as_inspected(container)))
     };
+    let mut meant: Vec<(usize, Value)> = containers.iter().filter_map(first).collect();
+    meant.sort_by_key(|(order, _)| *order);
     let mut before: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for group in &groups {
-        for other in groups.iter().filter(|other| other.0 != group.0 && needs(group, other)) {
-            if !reaches(&before, other.0, group.0) {
-                before.entry(group.0.to_owned()).or_default().insert(other.0.to_owned());
+    for (of, container) in &meant {
+        for (other, _) in meant.iter().filter(|(order, other)| order != of && asks_for_order(container, other)) {
+            let (of, other) = (&orders[*of].order, &orders[*other].order);
+            if !reaches(&before, other, of) {
+                before.entry(of.clone()).or_default().insert(other.clone());
             }
         }
     }
@@ -93,7 +107,16 @@ fn order_of(orders: &[Order], containers: &[Container]) -> BTreeMap<String, BTre
 
 /// Whether `from` waits for `to`, maybe through others.
 fn reaches(before: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> bool {
-    before.get(from).is_some_and(|waits| waits.iter().any(|other| other == to || reaches(before, other, to)))
+    let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+    while let Some(next) = open.pop() {
+        if next == to {
+            return true;
+        }
+        if seen.insert(next) {
+            open.extend(before.get(next).into_iter().flatten().map(String::as_str));
+        }
+    }
+    false
 }
 
 fn is_meant(order: &Order, container: &Container) -> bool {

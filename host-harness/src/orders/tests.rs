@@ -40,7 +40,7 @@ fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
     OrderContext {
         manifest: "one".to_owned(),
         replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None)),
-        turns: Arc::new(Semaphore::new(4)),
+        turns: Turns::new(4),
         keep_images: None,
         refused: Arc::default(),
         credentials: Arc::new(|_| Box::pin(async { Ok(None) })),

@@ -46,6 +46,8 @@ pub enum Denied {
     Strategy,
     /// A batch of more than `host.max_batch` requests.
     Batch,
+    /// An order beside as many as `host.max_orders` allows, or one that is under way already.
+    Orders,
     /// Log lines beyond `host.max_log_lines`.
     LogLines,
     /// Something that the host function does not take.

@@ -15,12 +15,13 @@ use serde::de::DeserializeOwned;
 
 use super::fault::Denied;
 use super::meter::Meter;
+use crate::text::tidy;
 
 /// What a policy asks of the world during one call. An implementation enforces the manifest's
 /// grants and deadlines; it is called on a thread that may block.
 pub trait Effects: Send + Sync {
-    /// Sends a batch of requests.
-    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses>;
+    /// Sends a batch of requests, whose answers may have `room` bytes together.
+    fn http_send(&self, batch: HttpBatch, room: usize) -> Answer<HttpResponses>;
     /// Lists containers.
     fn docker_containers(&self, selector: Selector) -> Answer<Containers>;
     /// Takes orders.
@@ -51,7 +52,7 @@ pub(super) fn host_functions() -> Vec<Function> {
                 context.effects.denied(Denied::Batch, 1, &message);
                 return Ok(Answer::Err(Failure::lasting(FailureCode::TooLarge, message)));
             }
-            Ok(context.effects.http_send(batch))
+            Ok(context.effects.http_send(batch, context.meter.room()))
         }),
         function(names::DOCKER_CONTAINERS, |context, selector: Selector| {
             Ok(context.effects.docker_containers(selector))
@@ -68,7 +69,7 @@ pub(super) fn host_functions() -> Vec<Function> {
                 context.meter.count_bytes(bytes.len()).map_err(Error::msg)?;
                 match serde_json::from_slice(&bytes) {
                     Ok(line) => context.effects.log(line),
-                    Err(error) => not_taken(&context, names::HOST_LOG, &error),
+                    Err(error) => drop(not_taken(&context, names::HOST_LOG, &error)),
                 }
             }
             Ok(())
@@ -93,11 +94,7 @@ fn function<I: DeserializeOwned, O: Serialize>(
                     format!("the host's {name} panicked; please report it"),
                 )),
             },
-            Err(error) => {
-                not_taken(&context, name, &error);
-                let message = format!("{name} was given something else than it takes: {error}");
-                Answer::Err(Failure::lasting(FailureCode::Other, message))
-            }
+            Err(error) => Answer::Err(Failure::lasting(FailureCode::Other, not_taken(&context, name, &error))),
         };
         let Some(output) = outputs.first_mut() else {
             return Err(Error::msg(format!("{name} has no place for its answer")));
@@ -108,8 +105,11 @@ fn function<I: DeserializeOwned, O: Serialize>(
     })
 }
 
-fn not_taken(context: &Context, name: &str, error: &serde_json::Error) {
-    context.effects.denied(Denied::Nonsense, 1, &format!("{name} was given something else than it takes: {error}"));
+/// The error quotes what it was given, which may be as large as a call's memory.
+fn not_taken(context: &Context, name: &str, error: &serde_json::Error) -> String {
+    let message = tidy(&format!("{name} was given something else than it takes: {error}"));
+    context.effects.denied(Denied::Nonsense, 1, &message);
+    message
 }
 
 fn input(plugin: &mut CurrentPlugin, inputs: &[Val]) -> Result<Vec<u8>, Error> {

@@ -14,6 +14,7 @@ use super::fault::{Denied, FaultKind, kind_of};
 use super::functions::{Context, Effects};
 use super::meter::Meter;
 use super::settings::CallLimits;
+use crate::text::tidy;
 
 /// A compiled module with what a call of it may use. Every call gets a fresh instance.
 pub struct Compiled {
@@ -70,7 +71,7 @@ pub fn call<I: Serialize, O: DeserializeOwned>(
     let input = serde_json::to_vec(input).map_err(|error| fault(FaultKind::Host, error.to_string()))?;
     let (output, cost) = call_bytes(compiled, export, &input, effects)?;
     let output = serde_json::from_slice(&output)
-        .map_err(|error| fault(FaultKind::Nonsense, format!("returned nonsense: {error}")))?;
+        .map_err(|error| fault(FaultKind::Nonsense, tidy(&format!("returned nonsense: {error}"))))?;
     Ok((output, cost))
 }
 
@@ -131,8 +132,7 @@ fn say_dropped(Context { effects, meter }: &Context) {
 fn describe(error: &extism::Error) -> String {
     let text = format!("{error:#}");
     let lines = text.lines().map(|line| without_frame(line.trim())).filter(|line| !line.is_empty());
-    let line = lines.collect::<Vec<_>>().join(" ").replace(char::is_control, " ");
-    line.chars().take(400).collect()
+    tidy(&lines.collect::<Vec<_>>().join(" "))
 }
 
 /// A line of wasmtime's backtrace is `0: 0x1a2b - module!function`; the last one has the cause behind it.

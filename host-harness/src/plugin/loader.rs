@@ -243,7 +243,7 @@ fn nothing<T>() -> Answer<T> {
 }
 
 impl Effects for Nothing {
-    fn http_send(&self, _: HttpBatch) -> Answer<HttpResponses> {
+    fn http_send(&self, _: HttpBatch, _: usize) -> Answer<HttpResponses> {
         nothing()
     }
     fn docker_containers(&self, _: Selector) -> Answer<Containers> {

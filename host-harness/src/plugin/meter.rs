@@ -53,6 +53,12 @@ impl Meter {
         })
     }
 
+    /// What answers may have of the bytes that are left. An eighth of all is kept back for what is asked, so that registries
+    /// that answer too much cost a call their answers, and not its end.
+    pub(super) fn room(&self) -> usize {
+        self.limits.host_bytes.saturating_sub(self.used().bytes).saturating_sub(self.limits.host_bytes / 8)
+    }
+
     /// So many orders.
     pub(super) fn count_orders(&self, orders: usize) -> Result<(), String> {
         let mut used = self.used();

@@ -10,6 +10,7 @@ use super::fault::{Denied, FaultKind};
 use super::instance::CallError;
 use super::loader::LoadedPlugin;
 use crate::clock::now_ms;
+use crate::text::tidy;
 
 /// How a load ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -67,7 +68,7 @@ pub struct Noted {
 }
 
 fn noted(reason: &str) -> Noted {
-    Noted { at_ms: now_ms(), reason: reason.to_owned() }
+    Noted { at_ms: now_ms(), reason: tidy(reason) }
 }
 
 impl Record {

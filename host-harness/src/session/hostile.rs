@@ -79,7 +79,7 @@ async fn a_call_beyond_its_bounds_is_ended_named_counted_and_has_not_happened(
         assert!(recorded.last_fault.expect("it is told").reason.contains(part));
     }
     // What the call had ordered before it faulted is not carried out by the next one either.
-    let (output, orders) = scene.session.refresh(None, true).await.expect("another export is fine");
+    let (output, orders) = scene.session.refresh(None, true, &[]).await.expect("another export is fine");
     assert_eq!((output.err, orders), (None, vec![]));
 }
 
@@ -136,6 +136,55 @@ async fn what_is_not_granted_is_refused_named_and_counted_and_the_call_goes_on(
     assert_eq!(scene.registry.received_requests().await.expect("they are kept").len(), 0, "nothing was sent");
 }
 
+#[rstest]
+#[case::under_way_already(&["a"], "100", &["b"], "order a is under way already")]
+#[case::as_many_as_there_may_be(&["x", "y"], "2", &[], "2 orders are under way")]
+#[case::room_for_one(&["x"], "2", &["a"], "2 orders are under way")]
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_bounded_over_all_calls_and_none_is_taken_twice(
+    #[case] in_flight: &[&str],
+    #[case] most: &str,
+    #[case] taken: &[&str],
+    #[case] part: &str,
+) {
+    let mut scene = Scene::new(&Inline::polling(TWO_ORDERS), &[("host.max_orders", most)]).await;
+    let in_flight = in_flight.iter().map(|id| (*id).to_owned()).collect();
+    let (_, orders) = scene.session.poll(None, in_flight, PollMode::Watch).await.expect("the call goes on");
+    let ids: Vec<&str> = orders.iter().map(|order| order.order.as_str()).collect();
+    assert_eq!(ids, taken);
+    let recorded = scene.record.read();
+    assert_eq!(recorded.denied, [(Denied::Orders, 2 - taken.len() as u64)].into());
+    assert!(recorded.last_denied.expect("it is told").reason.contains(part));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_policy_says_is_one_line_of_bounded_length_wherever_it_is_told() {
+    let long = "x".repeat(20_000);
+    let method = ask(&format!(r#"{{"method": "{long}", "url": "http://REGISTRY/v2/"}}"#));
+    let mut scene = Scene::new(&Inline::polling(&method), &[]).await;
+    scene.poll().await.expect("the call goes on");
+    let nonsense = format!(r#"(call $output «{{"verdict": "{long}", "outcomes": "{long}"}}»)"#);
+    let mut faulty = Scene::new(&Inline { poll: nonsense, ..Inline::default() }, &[]).await;
+    let fault = faulty.poll().await.expect_err("no output");
+    let output = r#"{"state": null, "cache": null, "next_poll_ms": 1, "err": {"code": "other", "message": "a\5cnb", "retryable": false},
+        "outcomes": [{"target": "t\5cr1", "verdict": "unknown", "reason": "it is\5cn2026 ERROR forged\5cu001b[2J"}]}"#;
+    let forging = format!("(call $output «{}»)", output.replace("\n        ", " "));
+    let mut forging = Scene::new(&Inline { poll: forging, ..Inline::default() }, &[]).await;
+    let (output, _) = forging.poll().await.expect("an output");
+    let (denied, fault) = (scene.record.read().last_denied.expect("it is told").reason, fault.to_string());
+    let outcome = &output.outcomes[0];
+    let said = [
+        &denied,
+        &fault,
+        outcome.reason.as_ref().expect("a reason"),
+        &outcome.target,
+        &output.err.expect("it says so").message,
+    ];
+    for text in said {
+        assert!(text.chars().count() < 1_200 && !text.contains(char::is_control), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_that_are_not_granted_are_not_shown_to_who_asks_for_all() {
     let scene = Scene::new(&Inline::default(), &[]).await;
@@ -154,13 +203,14 @@ async fn a_large_answer_and_a_slow_batch_end_at_their_bounds() {
     let send = |path: &str| {
         let (effects, url) = (scene.effects.clone(), format!("{}{path}", scene.registry.uri()));
         let batch = serde_json::from_value(json!({"requests": [{"method": "GET", "url": url}]})).expect("a batch");
-        tokio::task::spawn_blocking(move || effects.http_send(batch))
+        tokio::task::spawn_blocking(move || effects.http_send(batch, usize::MAX))
     };
     let large = send("/large").await.expect("no panic").into_result().expect("the batch was sent");
     let failure = large.responses[0].clone().into_result().expect_err("100 bytes");
     assert_eq!(failure.code, imagewatch_abi::FailureCode::TooLarge, "{failure}");
     let start = Instant::now();
-    let failure = send("/slow").await.expect("no panic").into_result().expect_err("20 seconds");
+    let slow = send("/slow").await.expect("no panic").into_result().expect("the batch was sent");
+    let failure = slow.responses[0].clone().into_result().expect_err("20 seconds");
     assert!(
         start.elapsed() < Duration::from_secs(10) && failure.message.contains("`host.http_send_timeout`"),
         "{failure}"

@@ -8,6 +8,7 @@ use imagewatch_abi::Quarantined;
 use tracing::error;
 
 use crate::store::{Store, StoreError};
+use crate::text::tidy;
 
 #[derive(Debug)]
 pub(super) struct KeptQuarantine {
@@ -38,7 +39,10 @@ impl KeptQuarantine {
 
     /// Takes over what a call says is barred from now on; `None` is as it was.
     pub(super) fn write(&mut self, list: Option<Vec<Quarantined>>) {
-        if let Some(list) = list {
+        if let Some(mut list) = list {
+            for barred in &mut list {
+                barred.reason = tidy(&barred.reason);
+            }
             self.current = list;
             self.save();
         }

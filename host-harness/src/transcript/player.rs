@@ -231,7 +231,7 @@ fn unrecorded<T>(what: &str) -> Answer<T> {
 }
 
 impl Effects for World {
-    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+    fn http_send(&self, batch: HttpBatch, _: usize) -> Answer<HttpResponses> {
         let world = self.lock();
         let answer = |request: &HttpRequest| world.responses.get(&key(request)).cloned();
         let response = |request: &HttpRequest| answer(request).unwrap_or_else(|| unrecorded(&request.url));

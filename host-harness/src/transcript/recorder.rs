@@ -128,9 +128,9 @@ impl Tape {
 }
 
 impl Effects for Tape {
-    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+    fn http_send(&self, batch: HttpBatch, room: usize) -> Answer<HttpResponses> {
         let sent = batch.clone();
-        let answer = self.effects.http_send(batch);
+        let answer = self.effects.http_send(batch, room);
         self.note(Exchange::Http { answer: redact::responses(&sent, &answer), batch: redact::batch(&sent) });
         answer
     }

@@ -35,7 +35,7 @@ fn order_context(scene: &Scene, shutdown: &CancellationToken) -> OrderContext {
     OrderContext {
         manifest: scene.session.manifest.name.clone(),
         replacer: Arc::new(Replacer::new(scene.engine.clone(), journal, Arc::new(Store::in_memory()), None)),
-        turns: Arc::new(tokio::sync::Semaphore::new(4)),
+        turns: crate::turns::Turns::new(4),
         keep_images: None,
         refused: Arc::default(),
         credentials: Arc::new(|_| Box::pin(async { Ok(None) })),

@@ -13,7 +13,8 @@ use url::form_urlencoded;
 
 use super::failure::{self, broken_exchange, failed_send};
 use super::lane::{Lane, Turn};
-use super::{HttpClient, HttpLimits};
+use super::room::json_bytes;
+use super::{Exchange, HttpClient, HttpLimits};
 use crate::http::egress::Permit;
 use crate::secret::{Credential, hide_proofs};
 
@@ -40,9 +41,9 @@ impl HttpClient {
         permit: &Permit,
         credential: Option<&Credential>,
         request: &HttpRequest,
-        limits: &HttpLimits,
+        exchange: &Exchange<'_>,
     ) -> Result<Answered, Failure> {
-        let host = &lane.shown;
+        let (host, limits) = (&lane.shown, exchange.limits);
         let credential = credential.filter(|_| permit.credential.is_some());
         let built = build(&lane.client, permit, credential, &request.form);
         let response = built.send().await.map_err(|error| failed_send(host, &error, limits.deadline))?;
@@ -58,7 +59,7 @@ impl HttpClient {
             if let Some(location) = location.map(str::to_owned) {
                 if permit.method != Method::Head {
                     // Only so that the connection can be used again.
-                    let _ = read_body(response, ReadBody::Text, host, limits).await;
+                    let _ = read_body(response, ReadBody::Text, host, exchange).await;
                 }
                 return Ok(Answered::Elsewhere(location));
             }
@@ -74,7 +75,7 @@ impl HttpClient {
         let body = if permit.method == Method::Head {
             Body::default()
         } else {
-            read_body(response, request.read, host, limits).await?
+            read_body(response, request.read, host, exchange).await?
         };
         // What is asked for with a credential is a token to pull with; some servers give one with it that never expires.
         let text = if credential.is_some() { without_refresh_token(body.text) } else { body.text };
@@ -177,7 +178,7 @@ async fn read_body(
     mut response: reqwest::Response,
     read: ReadBody,
     host: &str,
-    limits: &HttpLimits,
+    Exchange { limits, room, .. }: &Exchange<'_>,
 ) -> Result<Body, Failure> {
     if let Some(coding) = response.headers().get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
         return Err(failure::compressed(host, &String::from_utf8_lossy(coding.as_bytes())));
@@ -200,8 +201,13 @@ async fn read_body(
         }
         match read {
             ReadBody::Digest => hash.update(&chunk),
+            ReadBody::Text | ReadBody::Document if !room.take(chunk.len()) => return Err(failure::no_room(host)),
             ReadBody::Text | ReadBody::Document => text.extend_from_slice(&chunk),
         }
+    }
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if read != ReadBody::Digest && !room.take(json_bytes(&text).saturating_sub(size)) {
+        return Err(failure::no_room(host));
     }
     let digest = (read == ReadBody::Digest).then(|| {
         let hex = hash.finalize().iter().fold(String::new(), |mut hex, byte| {
@@ -210,5 +216,5 @@ async fn read_body(
         });
         format!("sha256:{hex}").parse().expect("64 lower-case hex digits")
     });
-    Ok(Body { text: String::from_utf8_lossy(&text).into_owned(), digest })
+    Ok(Body { text, digest })
 }

@@ -11,12 +11,22 @@ use rustls::{AlertDescription, CertificateError};
 use super::certificates;
 use crate::credentials::error::CredentialError;
 use crate::http::network::RefusedAddress;
-
-/// Enough to see what it is; the text may be the other side's.
-const MAX_CAUSE_CHARS: usize = 256;
+use crate::text::tidy;
 
 pub(super) fn shutting_down(host: &str) -> Failure {
     Failure::passing(FailureCode::ShuttingDown, format!("imagewatch is stopping: {host} was not waited for"))
+}
+
+pub(super) fn too_late(host: &str, deadline: Duration) -> Failure {
+    let message =
+        format!("the turn of {host} did not come, or not its answer, within {deadline:?} (`host.http_send_timeout`)");
+    Failure::passing(FailureCode::Timeout, message)
+}
+
+pub(super) fn no_room(host: &str) -> Failure {
+    let message =
+        format!("what the registries answer is more than `host.max_host_bytes` for one call; {host} was left out");
+    Failure::passing(FailureCode::TooLarge, message)
 }
 
 pub(super) fn no_answer(host: &str, deadline: Duration) -> Failure {
@@ -152,8 +162,4 @@ fn root_cause(error: &reqwest::Error) -> String {
         Some(cause) => tidy(&cause.to_string()),
         None => "no cause is known".to_owned(),
     }
-}
-
-fn tidy(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_CAUSE_CHARS).collect()
 }

@@ -114,8 +114,14 @@ impl Lanes {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, open| !Arc::ptr_eq(open, lane));
     }
 
+    /// Beyond some hosts only those that are known are counted.
     pub(super) fn count(&self, host: &str) {
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner).entry(host.to_owned()).or_default() += 1;
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sent.get_mut(host) {
+            *count += 1;
+        } else if sent.len() < MAX_LANES {
+            sent.insert(host.to_owned(), 1);
+        }
     }
 
     pub(super) fn requests_sent(&self) -> BTreeMap<String, u64> {

@@ -170,3 +170,32 @@ async fn a_body_that_trickles_ends_at_the_deadline_though_something_always_comes
     assert_eq!(failure.code, FailureCode::Timeout);
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
+
+#[tokio::test]
+async fn answers_that_are_too_much_together_cost_only_those_that_find_no_room() {
+    let server = MockServer::start().await;
+    answers(&server, ResponseTemplate::new(200).set_body_string("\u{1}".repeat(300))).await;
+    let text = || get(api(&server));
+    let hashed = HttpRequest { read: ReadBody::Digest, ..text() };
+    let limits = HttpLimits { batch_bytes: 4_000, connections_per_host: 1, ..HttpLimits::default() };
+    // As JSON each is 1800 bytes, and what is hashed is not kept.
+    let sent = send_with(&client(), "", &store(&[]), limits, vec![text(), text(), hashed, text()]).await;
+    let failures: Vec<Option<&Failure>> = sent.iter().map(|answer| answer.as_ref().err()).collect();
+    let [None, None, None, Some(failure)] = failures[..] else { panic!("{failures:?}") };
+    assert_eq!(failure.code, FailureCode::TooLarge);
+    assert!(failure.message.contains("`host.max_host_bytes`"), "{failure}");
+}
+
+#[tokio::test]
+async fn who_is_late_costs_nobody_elses_answer() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_delay(PATIENCE);
+    Mock::given(path("/slow")).respond_with(slow).mount(&server).await;
+    Mock::given(path("/v2/")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let requests = vec![get(format!("{}/slow", server.uri())), get(api(&server))];
+    let limits = HttpLimits { batch_deadline: Duration::from_secs(2), ..HttpLimits::default() };
+    let sent = send_with(&client(), "", &store(&[]), limits, requests).await;
+    let failure = sent[0].as_ref().expect_err("it is slow");
+    assert!(failure.code == FailureCode::Timeout && failure.message.contains("`host.http_send_timeout`"), "{failure}");
+    assert!(sent[1].is_ok());
+}
