@@ -74,7 +74,7 @@ impl Canned {
 }
 
 impl Effects for Canned {
-    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+    fn http_send(&self, batch: HttpBatch, _: usize) -> Answer<HttpResponses> {
         self.answering(|| self.answer(batch))
     }
 
