@@ -47,7 +47,7 @@ impl Scripted {
 }
 
 impl Effects for Scripted {
-    fn http_send(&self, batch: HttpBatch) -> Answer<HttpResponses> {
+    fn http_send(&self, batch: HttpBatch, _: usize) -> Answer<HttpResponses> {
         self.host().http_send(batch)
     }
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {

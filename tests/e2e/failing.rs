@@ -14,12 +14,12 @@ use imagewatch::replace::Replacer;
 use imagewatch::replace::journal::Journal;
 use imagewatch::session::Session;
 use imagewatch::store::Store;
+use imagewatch::turns::Turns;
 use imagewatch_abi::{PollMode, Verdict};
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::process::Signal;
 use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::wait::wait_for;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{LATER, SOON, Stage, stubborn, watch_with};
@@ -171,7 +171,7 @@ impl ControlPlane {
         let orders = OrderContext {
             manifest: manifest.name.clone(),
             replacer: Arc::new(replacer),
-            turns: Arc::new(Semaphore::new(4)),
+            turns: Turns::new(4),
             keep_images: None,
             refused: Arc::default(),
             credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
