@@ -210,3 +210,24 @@ async fn what_is_left_half_done_of_several_containers_is_ended_side_by_side() {
     assert_eq!(stage.engine.overview(), ["second new running", "third new running", "web new running"]);
     assert!(took >= stage.job().stable_for && took < 2 * stage.job().stable_for, "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn t30_a_removal_that_the_engine_is_at_already_is_waited_for_and_not_for_ever() {
+    let busy = || EngineError::Conflict { message: "removal of container web is already in progress".to_owned() };
+    for ends in [true, false] {
+        let stage = Stage::new(json!({}), true).await;
+        let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+        stage.engine.fail("remove", 1, busy());
+        let begun = tokio::time::Instant::now();
+        let engine = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if ends {
+                stage.engine.remove(&id, true).await.unwrap();
+            }
+        };
+        let (removed, ()) = tokio::join!(stage.replacer.remove(&id), engine);
+        assert_eq!(removed.is_ok(), ends, "{removed:?}");
+        let took = begun.elapsed().as_secs();
+        assert!(if ends { took == 5 } else { (30..40).contains(&took) }, "{took} s");
+    }
+}
