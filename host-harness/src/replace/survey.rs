@@ -179,7 +179,7 @@ impl Replacer {
         if root["State"]["Running"] != true {
             return Swap::StopFirst;
         }
-        match reason_against_start_first(root, images, engine.is_swarm, has_dependents) {
+        match reason_against_start_first(root, images, engine, has_dependents) {
             None => Swap::StartFirst,
             Some(reason) => {
                 info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");
