@@ -361,7 +361,8 @@ fn is_restarted_by_engine(policy: &Value) -> bool {
     !matches!(policy["Name"].as_str(), None | Some("" | "no"))
 }
 
-fn id_of(inspection: &Value) -> String {
+/// A container's id.
+pub(super) fn id_of(inspection: &Value) -> String {
     inspection["Id"].as_str().unwrap_or_default().to_owned()
 }
 

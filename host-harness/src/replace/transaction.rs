@@ -11,7 +11,7 @@ use imagewatch_abi::{ContainerFailure, Fault, Reference};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::ending::{Transaction, facts_of, gone_is_fine};
+use super::ending::{Transaction, facts_of, gone_is_fine, id_of};
 use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
 use super::journal::{Entry, Record};
@@ -48,7 +48,8 @@ impl Replacer {
             // Nothing is wrong with the image or the container: as soon as there is room the next poll goes on.
             untouched(Setback::of(Fault::Postponed, format!("failed to write {folder}: {error}")))
         })?;
-        let mut attempt = Attempt { replacer: self, survey, job, record, entry, is_touched: false };
+        let mut attempt =
+            Attempt { replacer: self, survey, job, record, entry, is_touched: false, is_answer_lost: false };
         match attempt.run().await {
             Ok(()) => Ok(attempt.succeed().await),
             Err(setback) => Err(attempt.give_up(setback).await),
@@ -65,6 +66,8 @@ struct Attempt<'a, 'j> {
     entry: Entry,
     /// Whether an old container may no longer be as it was.
     is_touched: bool,
+    /// Whether a new container may be there, or come to be, of which nobody heard.
+    is_answer_lost: bool,
 }
 
 impl Attempt<'_, '_> {
@@ -212,10 +215,11 @@ impl Attempt<'_, '_> {
         } else {
             self.create_on_own_image(index, &name, &body, plan.platform.as_deref()).await
         };
-        if let Err(EngineError::Timeout { .. }) = &created {
+        if let Err(EngineError::Timeout { .. } | EngineError::Unavailable { .. }) = &created {
             // It may have been made all the same; then it is to go.
-            let found = engine.inspect_container(&name).await.ok();
-            self.survey.transaction.sides[index].new = found.and_then(|found| found["Id"].as_str().map(str::to_owned));
+            let found = self.replacer.find(&name).await;
+            self.is_answer_lost = found.is_err();
+            self.survey.transaction.sides[index].new = found.ok().flatten().as_ref().map(id_of);
         }
         let id = created.map_err(|error| create_setback(&error))?;
         self.survey.transaction.sides[index].new = Some(id.clone());
@@ -327,6 +331,10 @@ impl Attempt<'_, '_> {
         if !self.is_touched {
             // The old container is none of our business then: it may be another program's by now.
             match self.replacer.discard(transaction).await {
+                // Who finds it later must know that nobody had asked the old one to stop, or would see to the end of that.
+                Ok(()) if self.is_answer_lost => {
+                    warn!(container = %root, "whether the new container was created is not known yet");
+                }
                 Ok(()) => self.replacer.keep_until_settled(self.record, self.entry),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
             }
