@@ -152,9 +152,10 @@ impl Replacer {
             return Ok(());
         }
         let lost = entry.facts.as_ref().and_then(|facts| Some((facts, entry.snapshot_of(&facts.part.old)?)));
+        // What has passed and is gone since was taken down by somebody, or has another name by now.
         let lost = lost.filter(|(facts, _)| {
             let is_there = |c: &Listed| c.name() == facts.part.name || c.id == facts.part.old;
-            !listed.iter().any(is_there)
+            !entry.is_passed && !listed.iter().any(is_there)
         });
         let Some((facts, snapshot)) = lost else {
             // It died between the end of the old container and that of the transaction.
@@ -262,8 +263,17 @@ impl Replacer {
                 self.discard(transaction).await.map(|()| None)
             }
             Way::Forwards if entry.failure.is_none() => self.go_forwards(transaction, entry, record).await,
+            // What is healthy stays, whoever changed names or containers since; unless they brought the old one back.
+            Way::Back if entry.is_passed && entry.failure.is_none() && !self.is_old_back(transaction).await? => {
+                self.go_forwards(transaction, entry, record).await
+            }
             Way::Forwards | Way::Back => self.go_back(transaction, entry, entry.failure.clone()).await,
         }
+    }
+
+    async fn is_old_back(&self, transaction: &Transaction) -> Result<bool, EngineError> {
+        let part = &transaction.root().part;
+        Ok(self.find(&part.old).await?.is_some_and(|old| name_of(&old) == part.name))
     }
 
     async fn start_again(&self, transaction: &Transaction) -> Result<(), EngineError> {
