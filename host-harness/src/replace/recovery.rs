@@ -160,7 +160,8 @@ impl Replacer {
         let Some((facts, snapshot)) = lost else {
             // It died between the end of the old container and that of the transaction.
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
-                self.run_hook_after(&facts.part.name, id, &record, &mut entry).await;
+                let parts = std::iter::once(&facts.part).chain(&facts.others);
+                self.run_hooks_after(parts, id, &record, &mut entry).await;
             }
             // Or between the end of the way back and its word of it.
             self.report_end(record, *entry);
@@ -308,7 +309,8 @@ impl Replacer {
         }
         self.finish(transaction).await?;
         if let Some(record) = record {
-            self.run_hook_after(&transaction.root().part.name, &transaction.id, record, entry).await;
+            let parts = transaction.sides.iter().map(|side| &side.part);
+            self.run_hooks_after(parts, &transaction.id, record, entry).await;
         }
         let recreated = transaction.sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         let recreated = recreated.map(|side| side.part.name.clone()).collect();

@@ -79,7 +79,7 @@ impl Replacer {
     }
 
     /// A setback of a container that only goes along names it.
-    pub(super) fn about(root: &Value, container: &Value, setback: Setback) -> Setback {
+    pub(in crate::replace) fn about(root: &Value, container: &Value, setback: Setback) -> Setback {
         if container["Id"] == root["Id"] {
             return setback;
         }

@@ -1,9 +1,9 @@
-//! Who goes along with a container that is replaced, and who is left alone then.
+//! Who goes along with a container that is replaced, and who is left alone then; what goes through the group's hooks.
 
 use imagewatch_abi::Fault;
 use serde_json::{Value, json};
 
-use super::stage::{REFERENCE, Stage};
+use super::stage::{OTHER, REFERENCE, Stage};
 use super::*;
 
 /// What makes a container another one.
@@ -68,4 +68,40 @@ async fn a_container_that_does_not_answer_and_has_nothing_to_do_with_it_is_no_ob
     let stage = Stage::new(json!({}), true).await;
     stage.engine.fail("inspect web", u32::MAX, hangs);
     assert_eq!(stage.replace("web").await.unwrap_err().setback.fault, Some(Fault::Host), "unless it is the one");
+}
+
+/// A group of which the one that goes along has hooks, too.
+async fn hooked(pre_check: &str, pre_update: &str) -> Stage {
+    let stage = Stage::labelled(&json!({ "imagewatch.hook.post-update": "after web" })).await;
+    stage.engine.add_image(OTHER, &json!({ "Id": "other" }));
+    let labels = json!({
+        "imagewatch.hook.pre-check": pre_check, "imagewatch.hook.pre-update": pre_update,
+        "imagewatch.hook.post-update": "after user",
+    });
+    let shared = json!({ "HostConfig": { "NetworkMode": "container:web" }, "Labels": labels });
+    stage.engine.add_container("vpn-user", OTHER, shared, true).await;
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hooks_of_one_that_goes_along_are_run_and_can_put_all_of_it_off() {
+    let stage = hooked("check", "before").await;
+    stage.replace("web").await.unwrap();
+    let calls = stage.engine.calls();
+    let at =
+        |part: &str| calls.iter().position(|call| call.contains(part)).unwrap_or_else(|| panic!("{part}: {calls:#?}"));
+    assert!(at("exec vpn-user /bin/sh -c check") < at("create web."), "{calls:#?}");
+    assert!(at("exec vpn-user /bin/sh -c before") < at("stop vpn-user"), "{calls:#?}");
+    assert!(at("remove web.") < at("exec web /bin/sh -c after web"), "{calls:#?}");
+    assert!(at("remove web.") < at("exec vpn-user /bin/sh -c after user"), "{calls:#?}");
+
+    for (pre_check, pre_update) in [("exit 75", "before"), ("check", "exit 75")] {
+        let stage = hooked(pre_check, pre_update).await;
+        let before = stage.picture();
+        let error = stage.replace("web").await.unwrap_err();
+        assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+        assert!(error.reason.starts_with("vpn-user cannot live without it, but its imagewatch.hook"), "{error}");
+        assert!(!stage.engine.calls().iter().any(|call| call.starts_with("stop")), "{:#?}", stage.engine.calls());
+        assert_eq!(stage.picture(), before);
+    }
 }
