@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap};
-use super::health::illness;
+use super::health::{illness, illness_or_silence};
 use super::journal::Snapshot;
 use super::locks::Locked;
 use super::order::{Group, group_of};
@@ -138,15 +138,15 @@ impl Replacer {
         let root_snapshot = self.snapshot(root).await?;
         let has_dependents = !recreate.is_empty() || !restart.is_empty();
         let swap = self.choose_swap(root, [&root_snapshot.image, &new_image], job, engine, has_dependents);
-        let mut sides = vec![side(root, Handling::Recreate)];
+        let mut sides = vec![self.side(root).await];
         let mut snapshots = vec![root_snapshot];
         for container in &recreate {
-            sides.push(side(container, Handling::Recreate));
+            sides.push(self.side(container).await);
             let snapshot = self.snapshot_of_dependent(container).await;
             snapshots.push(snapshot.map_err(|setback| Self::about(root, container, setback))?);
         }
         for container in restart {
-            sides.push(side(&container, Handling::Restart));
+            sides.push(Side { part: part_of(&container, Handling::Restart), new: None });
             snapshots.push(Snapshot { container, image: Value::Null });
         }
         let transaction = Transaction {
@@ -192,6 +192,17 @@ impl Replacer {
         self.own_id.as_deref().is_some_and(|own| container["Id"] == own)
     }
 
+    /// One that is to be made again.
+    async fn side(&self, container: &Value) -> Side {
+        Side { part: self.part_to_remake(container).await, new: None }
+    }
+
+    /// A container as it is before it is made again.
+    pub(super) async fn part_to_remake(&self, container: &Value) -> Part {
+        let was_ill = illness_or_silence(&*self.engine, container).await;
+        Part { was_ill, ..part_of(container, Handling::Recreate) }
+    }
+
     async fn snapshot(&self, container: &Value) -> Result<Snapshot, Setback> {
         let id = container["Image"].as_str().unwrap_or_default();
         let image = self.image(id).await.map_err(|error| Setback::engine("inspect the container's image", &error))?;
@@ -216,12 +227,8 @@ impl Replacer {
     }
 }
 
-fn side(container: &Value, handling: Handling) -> Side {
-    Side { part: part_of(container, handling), new: None }
-}
-
 /// A container as it is before.
-pub(super) fn part_of(container: &Value, handling: Handling) -> Part {
+fn part_of(container: &Value, handling: Handling) -> Part {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Part {
         name: name_of(container).to_owned(),

@@ -10,6 +10,7 @@ use crate::replace::Replacer;
 use crate::replace::ending::name_of;
 use crate::replace::facts::is_working_name;
 use crate::replace::handover::{is_successor_of, reason_against_handover};
+use crate::replace::health::reason_against_probe;
 use crate::replace::helper::reason_against_helper;
 use crate::replace::labels::{COMPOSE_PROJECT, Labels};
 use crate::replace::plan::{
@@ -61,6 +62,9 @@ impl Replacer {
             return Err(Setback::of(Fault::Postponed, reason));
         }
         Labels::of(container).check().map_err(Setback::refused)?;
+        if let Some(reason) = reason_against_probe(&*self.engine, container).await {
+            return Err(Setback::refused(reason));
+        }
         let id = container["Id"].as_str().unwrap_or_default();
         let inspect = |error| Setback::engine("look into the container", &error);
         if engine.is_podman

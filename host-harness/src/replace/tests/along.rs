@@ -105,3 +105,20 @@ async fn the_hooks_of_one_that_goes_along_are_run_and_can_put_all_of_it_off() {
         assert_eq!(stage.picture(), before);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_nobody_can_answer_is_told_before_anything_is_touched() {
+    let stage = Stage::labelled(&json!({ "imagewatch.probe": "tcp:80" })).await;
+    let error = stage.replace("web").await.unwrap_err();
+    assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains("imagewatch.probe"), "{error}");
+    assert_eq!(stage.engine.calls(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_was_not_answered_before_is_not_the_fault_of_the_new_image() {
+    let stage = Stage::labelled(&json!({ "imagewatch.probe": "tcp:1" })).await;
+    let id = id_of(&stage, "web");
+    stage.engine.edit(&id, |c| c["NetworkSettings"]["Networks"]["front"]["IPAddress"] = json!("127.0.0.1"));
+    stage.replace("web").await.unwrap();
+    assert_eq!(stage.engine.overview(), ["web new running"]);
+}
