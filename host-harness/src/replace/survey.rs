@@ -188,7 +188,8 @@ impl Replacer {
         }
     }
 
-    pub(super) fn is_own(&self, container: &Value) -> bool {
+    /// Whether a container is the one that this program runs in.
+    pub fn is_own(&self, container: &Value) -> bool {
         self.own_id.as_deref().is_some_and(|own| container["Id"] == own)
     }
 
