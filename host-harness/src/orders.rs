@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
 use crate::replace::labels::{COMPOSE_PROJECT, Labels};
-use crate::replace::plan::reason_against_removal;
+use crate::replace::plan::{reason_against_removal, reason_to_postpone};
 use crate::replace::setback::Setback;
 use crate::replace::systemd::unit_of;
 use crate::replace::{Job, NewImage, ReplaceError, Replacer, is_working_name};
@@ -252,7 +252,7 @@ impl Handled<'_> {
         if let Some(inspection) = self.find().await?
             && let Some(unit) = unit_of(&inspection, &self.image_of(&inspection).await?)
         {
-            return self.restart_unit(&inspection, unit, &job).await;
+            return self.restart_unit(unit, &job).await;
         }
         let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
         let survey = match surveyed.ok_or_else(stopping)? {
@@ -294,7 +294,7 @@ impl Handled<'_> {
         }
     }
 
-    async fn restart_unit(&self, inspection: &Value, unit: &str, job: &Job<'_>) -> Result<Ending, Failure> {
+    async fn restart_unit(&self, unit: &str, job: &Job<'_>) -> Result<Ending, Failure> {
         if job.image.reference.is_some() {
             let why = format!("systemd unit {unit} names its tag; write {} there", self.order.reference);
             return Ok(self.failed(&Setback::refused(why)));
@@ -302,10 +302,30 @@ impl Handled<'_> {
         let names = vec![self.listed.name.clone()];
         let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.replacer.locks.lock(&names)).await;
         let _locked = locked.ok_or_else(|| shutting_down("the remaining containers were not handled"))?;
-        if !self.is_still_meant(inspection) {
+        // Another order may have handled it while this one waited for the lock.
+        let Some(inspection) = self.find().await?.filter(|inspection| self.is_still_meant(inspection)) else {
+            return Ok(Ending::Untouched);
+        };
+        if unit_of(&inspection, &self.image_of(&inspection).await?) != Some(unit) {
             return Ok(Ending::Untouched);
         }
-        Ok(self.ended(self.ctx.replacer.restart_unit(inspection, unit, job).await, names))
+        if let Err(setback) = self.look_at_units(&inspection) {
+            return Ok(self.failed(&setback));
+        }
+        Ok(self.ended(self.ctx.replacer.restart_unit(&inspection, unit, job).await, names))
+    }
+
+    /// Why a unit's container is not made anew, or not as it is now.
+    fn look_at_units(&self, inspection: &Value) -> Result<(), Setback> {
+        if self.ctx.replacer.is_own(inspection) {
+            return Err(Setback::refused(
+                "it is this updater, which nothing would bring back; restart its unit by hand",
+            ));
+        }
+        if let Some(reason) = reason_to_postpone(inspection) {
+            return Err(Setback::of(Fault::Postponed, reason));
+        }
+        Labels::of(inspection).check().map_err(Setback::refused)
     }
 
     async fn image_of(&self, inspection: &Value) -> Result<Value, Failure> {
@@ -323,7 +343,7 @@ impl Handled<'_> {
         let Some(inspection) = self.find().await?.filter(|inspection| self.is_still_meant(inspection)) else {
             return Ok(Ending::Untouched);
         };
-        if replacer.own_id.is_some() && inspection["Id"].as_str() == replacer.own_id.as_deref() {
+        if replacer.is_own(&inspection) {
             return Ok(self.failed(&Setback::refused("it is this updater, which nothing would bring back")));
         }
         if let Some(reason) = reason_against_removal(&inspection) {

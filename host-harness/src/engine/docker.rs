@@ -313,4 +313,14 @@ mod tests {
         assert_eq!((facts.target, facts.platform.as_deref()), (None, Some("linux/amd64")));
         assert_eq!(ImageFacts::parse(&Value::Null).platform, None);
     }
+
+    #[test]
+    fn t29_a_stop_is_waited_for_as_long_as_the_container_was_given_and_longer_than_any_other_call() {
+        let limit = |stop_timeout: Value| {
+            (grace_period(&json!({ "Config": { "StopTimeout": stop_timeout } })) + STOP_MARGIN).as_secs()
+        };
+        assert_eq!((limit(json!(300)), limit(Value::Null), limit(json!(0))), (360, 70, 60));
+        assert!(limit(json!(300)) > raw::CALL_LIMIT.as_secs(), "no other call is waited for so long");
+        assert!(limit(json!(-1)) < raw::TRANSPORT_LIMIT_S, "nor does the transport give up before");
+    }
 }

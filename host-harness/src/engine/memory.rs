@@ -62,6 +62,8 @@ pub(crate) enum Interruption {
     HangUndone,
     /// The answer does not come in time, and it was done.
     HangDone,
+    /// The connection breaks, and it was done.
+    BreakDone,
     /// Somebody has removed the container of this id meanwhile.
     Lose(String),
 }
@@ -72,6 +74,7 @@ enum Ending {
     Well,
     Death,
     Silence,
+    Break,
 }
 
 impl MemoryEngine {
@@ -259,6 +262,7 @@ impl MemoryEngine {
             None => Ok(Ending::Well),
             Some(Interruption::DieAfter) => Ok(Ending::Death),
             Some(Interruption::HangDone) => Ok(Ending::Silence),
+            Some(Interruption::BreakDone) => Ok(Ending::Break),
             Some(Interruption::DieBefore) => self.die().await,
             Some(Interruption::DieMeanwhile) => {
                 self.go_on_stopping(stopped);
@@ -283,6 +287,9 @@ impl MemoryEngine {
             Ending::Well => Ok(value),
             Ending::Death => self.die().await,
             Ending::Silence => Err(late()),
+            Ending::Break => {
+                Err(EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: "reset".to_owned() })
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod tags;
+mod units;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

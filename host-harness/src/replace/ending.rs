@@ -3,6 +3,7 @@
 //! somebody who finds it half done: each step looks first whether it is still to be done.
 
 mod again;
+mod lasting;
 
 use std::time::Duration;
 
@@ -96,13 +97,15 @@ impl Replacer {
     }
 
     /// Back: the new containers rest, the old ones get their names, policies, networks and life back, the new ones go.
-    /// The root's new one goes last, for its label holds what has to be known for all of this.
+    /// The root's new one goes last, for its label holds what has to be known for all of this. Where an old one is gone
+    /// for good its new one stays, see `lasting`.
     /// Returns what could not be brought back, and why.
     ///
     /// # Errors
     /// The first step that the engine did not do; to be begun again.
     async fn abort(&self, transaction: &Transaction, known: &Entry) -> Result<Vec<String>, EngineError> {
-        for side in transaction.sides.iter().rev() {
+        let lasting = self.lasting(transaction, known).await?;
+        for side in transaction.sides.iter().rev().filter(|side| !lasting.contains(side)) {
             self.put_aside_new(transaction, side).await?;
         }
         if known.is_stopping {
@@ -112,7 +115,7 @@ impl Replacer {
         }
         let mut problems = Vec::new();
         let mut back = Vec::new();
-        for index in 0..transaction.sides.len() {
+        for index in (0..transaction.sides.len()).filter(|index| !lasting.contains(&&transaction.sides[*index])) {
             match self.give_name_back(transaction, index, known).await? {
                 Ok(id) => back.push((index, id)),
                 Err(problem) => problems.push(problem),
@@ -121,7 +124,11 @@ impl Replacer {
         for (index, id) in back {
             self.bring_up(transaction, index, &id, known).await?;
         }
-        for new in transaction.sides.iter().rev().filter_map(|side| side.new.as_ref()) {
+        for side in &lasting {
+            problems.push(self.let_new_stay(transaction, side).await?);
+        }
+        let going = transaction.sides.iter().rev().filter(|side| !lasting.contains(side));
+        for new in going.filter_map(|side| side.new.as_ref()) {
             self.remove(new).await?;
         }
         Ok(problems)
@@ -361,7 +368,8 @@ fn is_restarted_by_engine(policy: &Value) -> bool {
     !matches!(policy["Name"].as_str(), None | Some("" | "no"))
 }
 
-fn id_of(inspection: &Value) -> String {
+/// A container's id.
+pub(super) fn id_of(inspection: &Value) -> String {
     inspection["Id"].as_str().unwrap_or_default().to_owned()
 }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use super::labels::{Labels, Probe};
+use super::labels::{Labels, PROBE, Probe};
 use crate::engine::{Engine, EngineError};
 
 /// The longest wait for a health check, unless a label says otherwise.
@@ -115,7 +116,7 @@ impl Gate {
             }
             if judgement == Judgement::Pass
                 && let Some(probe) = self.probe.as_ref().filter(|_| self.was_ill.is_none())
-                && !probe::answers(probe, &inspection).await
+                && !probe::answers(engine, probe, &inspection).await
             {
                 judgement = Judgement::Wait("its probe does not answer");
             }
@@ -144,7 +145,7 @@ impl Gate {
         }
         match self.health(inspection, elapsed) {
             Some("healthy") => Judgement::Pass,
-            Some("unhealthy") if self.was_ill.is_none() => {
+            Some("unhealthy") if self.was_ill != Some(Illness::Unhealthy) => {
                 Judgement::Fail(format!("it is unhealthy{}", last_check(inspection)))
             }
             Some(_) => Judgement::Wait("it is not healthy yet"),
@@ -195,6 +196,8 @@ pub enum Illness {
     Unhealthy,
     /// It ends again and again.
     Restarting,
+    /// Its probe gets no answer, perhaps not from here.
+    Silent,
 }
 
 /// What a container suffers from before it is replaced.
@@ -205,6 +208,32 @@ pub fn illness(inspection: &Value) -> Option<Illness> {
     } else {
         (state["Health"]["Status"] == "unhealthy").then_some(Illness::Unhealthy)
     }
+}
+
+/// As [`illness`], and asks its probe: an image is not to blame for an answer that did not come before either.
+pub(super) async fn illness_or_silence(engine: &dyn Engine, inspection: &Value) -> Option<Illness> {
+    let ill = illness(inspection);
+    let probe = Labels::of(inspection).probe().ok().flatten();
+    let probe = probe.filter(|_| ill.is_none() && inspection["State"]["Running"] == true);
+    let Some(probe) = probe else { return ill };
+    if probe::answers_some_time(engine, &probe, inspection).await {
+        return None;
+    }
+    let container = super::ending::name_of(inspection);
+    warn!(%container, "does not answer its probe before the update, so that does not count after it either");
+    Some(Illness::Silent)
+}
+
+/// Why the probe of a container that runs can never be answered, as a lowercase fragment.
+pub(super) async fn reason_against_probe(engine: &dyn Engine, inspection: &Value) -> Option<String> {
+    let state = &inspection["State"];
+    Labels::of(inspection).value(PROBE)?;
+    if state["Running"] != true || state["Restarting"] == true || probe::can_be_asked(engine, inspection).await {
+        return None;
+    }
+    Some(format!(
+        "its label {PROBE} asks at an address, and it has none on any network; give it a health check instead"
+    ))
 }
 
 /// Whether it runs, and did not come to that by ending before: the engine counts how often it restarts one.

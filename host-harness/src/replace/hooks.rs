@@ -5,9 +5,15 @@ use std::time::Duration;
 
 use imagewatch_abi::Fault;
 use serde_json::Value;
+use tracing::warn;
 
+use super::Replacer;
+use super::ending::facts_of;
+use super::facts::{Handling, Part};
+use super::journal::{Entry, Record};
 use super::labels::{Hook, Labels};
 use super::setback::Setback;
+use super::survey::Survey;
 use crate::engine::{Engine, EngineError};
 
 /// What a command exits with to put the replacement off until the next poll (`EX_TEMPFAIL` of sysexits.h).
@@ -18,7 +24,7 @@ const DEFAULT_LIMIT: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 /// The command put it off, failed, or did not end in time.
-pub(super) async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> Result<(), Setback> {
+async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> Result<(), Setback> {
     let labels = Labels::of(container);
     let (Some(command), true) = (labels.value(hook.label()), container["State"]["Running"] == true) else {
         return Ok(());
@@ -35,5 +41,54 @@ pub(super) async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> R
             Err(Setback::of(Fault::Host, reason))
         }
         Err(error) => Err(Setback::engine("run its hook", &error)),
+    }
+}
+
+impl Replacer {
+    /// Runs the command for `hook` in all that are about to be made again.
+    pub(super) async fn ask_all(&self, survey: &Survey, hook: Hook) -> Result<(), Setback> {
+        let root = &survey.root().container;
+        for (side, snapshot) in survey.transaction.sides.iter().zip(&survey.snapshots) {
+            if side.part.handling == Handling::Recreate {
+                let asked = run(&*self.engine, &snapshot.container, hook).await;
+                asked.map_err(|setback| Self::about(root, &snapshot.container, setback))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the commands for after the update in those containers of `parts` that the transaction `id` made; at most once,
+    /// whoever ends the transaction, so that none is begun where that cannot be written down.
+    pub(super) async fn run_hooks_after(
+        &self,
+        parts: impl Iterator<Item = &Part>,
+        id: &str,
+        record: &Record,
+        entry: &mut Entry,
+    ) {
+        if entry.is_hook_begun {
+            return;
+        }
+        let mut hooked = Vec::new();
+        for part in parts.filter(|part| part.handling == Handling::Recreate) {
+            let Ok(new) = self.engine.inspect_container(&part.name).await else { continue };
+            let is_its = facts_of(&new).is_some_and(|facts| facts.transaction == id && !facts.is_restored);
+            let has_hook = Labels::of(&new).value(Hook::PostUpdate.label()).is_some();
+            hooked.extend((is_its && has_hook).then_some((&part.name, new)));
+        }
+        if hooked.is_empty() {
+            return;
+        }
+        entry.is_hook_begun = true;
+        let written = record.write(entry).map_err(|error| error.to_string());
+        for (name, new) in hooked {
+            let ended = match &written {
+                Ok(()) => run(&*self.engine, &new, Hook::PostUpdate).await.map_err(|setback| setback.reason),
+                Err(error) => Err(format!("its {} was not run: {error}", Hook::PostUpdate.label())),
+            };
+            if let Err(reason) = ended {
+                warn!(container = %name, "replaced, but {reason}");
+            }
+        }
     }
 }

@@ -38,7 +38,7 @@ pub struct Entry {
     /// The new ones are healthy; what is left is to remove the old ones.
     #[serde(default)]
     pub is_passed: bool,
-    /// The command for afterwards was begun, which is not done twice.
+    /// The commands for afterwards were begun, which is not done twice.
     #[serde(default)]
     pub is_hook_begun: bool,
     /// Why the new ones were given up, once that is known.

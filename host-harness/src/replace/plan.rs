@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 
 pub use self::outside::filled_from_outside;
 pub use self::podman::command_line::reason_against_podman;
-pub use self::skip::{reason_against_removal, reason_to_postpone, reason_to_refuse};
+pub use self::skip::{reason_against_removal, reason_against_restart, reason_to_postpone, reason_to_refuse};
 pub use self::start_first::reason_against_start_first;
 pub(super) use self::start_first::{endpoints, fixed_host_port, has_static_address};
 use crate::engine::ApiVersion;

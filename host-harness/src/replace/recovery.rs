@@ -152,14 +152,16 @@ impl Replacer {
             return Ok(());
         }
         let lost = entry.facts.as_ref().and_then(|facts| Some((facts, entry.snapshot_of(&facts.part.old)?)));
+        // What has passed and is gone since was taken down by somebody, or has another name by now.
         let lost = lost.filter(|(facts, _)| {
             let is_there = |c: &Listed| c.name() == facts.part.name || c.id == facts.part.old;
-            !listed.iter().any(is_there)
+            !entry.is_passed && !listed.iter().any(is_there)
         });
         let Some((facts, snapshot)) = lost else {
             // It died between the end of the old container and that of the transaction.
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
-                self.run_hook_after(&facts.part.name, id, &record, &mut entry).await;
+                let parts = std::iter::once(&facts.part).chain(&facts.others);
+                self.run_hooks_after(parts, id, &record, &mut entry).await;
             }
             // Or between the end of the way back and its word of it.
             self.report_end(record, *entry);
@@ -262,8 +264,17 @@ impl Replacer {
                 self.discard(transaction).await.map(|()| None)
             }
             Way::Forwards if entry.failure.is_none() => self.go_forwards(transaction, entry, record).await,
+            // What is healthy stays, whoever changed names or containers since; unless they brought the old one back.
+            Way::Back if entry.is_passed && entry.failure.is_none() && !self.is_old_back(transaction).await? => {
+                self.go_forwards(transaction, entry, record).await
+            }
             Way::Forwards | Way::Back => self.go_back(transaction, entry, entry.failure.clone()).await,
         }
+    }
+
+    async fn is_old_back(&self, transaction: &Transaction) -> Result<bool, EngineError> {
+        let part = &transaction.root().part;
+        Ok(self.find(&part.old).await?.is_some_and(|old| name_of(&old) == part.name))
     }
 
     async fn start_again(&self, transaction: &Transaction) -> Result<(), EngineError> {
@@ -298,7 +309,8 @@ impl Replacer {
         }
         self.finish(transaction).await?;
         if let Some(record) = record {
-            self.run_hook_after(&transaction.root().part.name, &transaction.id, record, entry).await;
+            let parts = transaction.sides.iter().map(|side| &side.part);
+            self.run_hooks_after(parts, &transaction.id, record, entry).await;
         }
         let recreated = transaction.sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         let recreated = recreated.map(|side| side.part.name.clone()).collect();

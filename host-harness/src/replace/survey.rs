@@ -1,6 +1,8 @@
 //! What is there before a transaction begins: the container and those that go with it, as they are, under lock.
 //! Changes nothing.
 
+mod who;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,17 +12,12 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::ending::{Side, Transaction, name_of, volume_sources};
-use super::facts::{Handling, Part, Swap, is_working_name};
-use super::handover::{is_successor_of, reason_against_handover};
-use super::health::illness;
-use super::helper::reason_against_helper;
+use super::facts::{Handling, Part, Swap};
+use super::health::{illness, illness_or_silence};
 use super::journal::Snapshot;
-use super::labels::{COMPOSE_PROJECT, Labels};
 use super::locks::Locked;
 use super::order::{Group, group_of};
-use super::plan::{
-    filled_from_outside, reason_against_podman, reason_against_start_first, reason_to_postpone, reason_to_refuse,
-};
+use super::plan::reason_against_start_first;
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
 use crate::engine::{Engine, EngineError, EngineFacts, Listed};
@@ -101,10 +98,14 @@ impl Replacer {
         Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)))
     }
 
-    /// All containers. One that the engine itself cannot show needs nobody, unless it is the one that is meant.
+    /// All containers. One that the engine itself cannot show needs nobody, unless it is the one that is meant: nobody's
+    /// update is to depend on what somebody else's container does to the engine. To find out that one hangs takes a call's
+    /// time limit, two minutes, for which the locks of the group are held and no others.
     async fn inspect_all(&self, name: &str) -> Result<Vec<Value>, EngineError> {
         let inspect = async |listed: Listed| match self.find(&listed.id).await {
-            Err(error @ (EngineError::Refused { .. } | EngineError::BadAnswer { .. })) if listed.name() != name => {
+            Err(
+                error @ (EngineError::Refused { .. } | EngineError::BadAnswer { .. } | EngineError::Timeout { .. }),
+            ) if listed.name() != name => {
                 warn!(container = listed.name(), %error, "taken for one that needs no other");
                 Ok(None)
             }
@@ -131,20 +132,21 @@ impl Replacer {
             self.refuse(container, engine).await.map_err(|setback| Self::about(root, container, setback))?;
         }
         let needs_helper = self.needs_helper(root, &recreate, all)?;
-        restart.retain(|container| !self.is_own(container) && !is_working_name(name_of(container)));
+        restart.retain(|container| self.is_restarted(container));
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
-        let new_image = found.ok_or_else(|| Setback::refused("its new image is gone again"))?;
+        let new_image = found.ok_or_else(|| Setback::of(Fault::Postponed, "its new image is gone again"))?;
         let root_snapshot = self.snapshot(root).await?;
         let has_dependents = !recreate.is_empty() || !restart.is_empty();
         let swap = self.choose_swap(root, [&root_snapshot.image, &new_image], job, engine, has_dependents);
-        let mut sides = vec![side(root, Handling::Recreate)];
+        let mut sides = vec![self.side(root).await];
         let mut snapshots = vec![root_snapshot];
         for container in &recreate {
-            sides.push(side(container, Handling::Recreate));
-            snapshots.push(self.snapshot(container).await?);
+            sides.push(self.side(container).await);
+            let snapshot = self.snapshot_of_dependent(container).await;
+            snapshots.push(snapshot.map_err(|setback| Self::about(root, container, setback))?);
         }
         for container in restart {
-            sides.push(side(&container, Handling::Restart));
+            sides.push(Side { part: part_of(&container, Handling::Restart), new: None });
             snapshots.push(Snapshot { container, image: Value::Null });
         }
         let transaction = Transaction {
@@ -158,63 +160,6 @@ impl Replacer {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();
         Ok(Survey { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
-    }
-
-    /// Whether `root` is this updater and cannot run beside its successor, which then is left to a helper. This updater is
-    /// never stopped without one.
-    fn needs_helper(&self, root: &Value, recreate: &[Value], all: &[Value]) -> Result<bool, Setback> {
-        if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
-            let own = name_of(own);
-            let reason =
-                format!("this updater ({own}) cannot live without it, and would be stopped with it; update it by hand");
-            return Err(Setback::refused(reason));
-        }
-        if !self.is_own(root) {
-            return Ok(false);
-        }
-        if all.iter().any(|other| is_successor_of(root, other)) {
-            return Err(Setback::of(Fault::Postponed, "its successor is about to take over"));
-        }
-        let Some(why) = reason_against_handover(root, !recreate.is_empty()) else { return Ok(false) };
-        match reason_against_helper(root, self.journal.state_folder()) {
-            Some(reason) => Err(Setback::refused(format!("it is this updater, which {why}, and {reason}"))),
-            None => Ok(true),
-        }
-    }
-
-    /// Why this container is not made again at all.
-    async fn refuse(&self, container: &Value, engine: EngineFacts) -> Result<(), Setback> {
-        if let Some(reason) = reason_to_refuse(container) {
-            return Err(Setback::refused(reason));
-        }
-        if let Some(reason) = reason_to_postpone(container) {
-            return Err(Setback::of(Fault::Postponed, reason));
-        }
-        Labels::of(container).check().map_err(Setback::refused)?;
-        let id = container["Id"].as_str().unwrap_or_default();
-        let inspect = |error| Setback::engine("look into the container", &error);
-        if engine.is_podman
-            && let Some(libpod) = self.engine.inspect_libpod(id).await.map_err(inspect)?
-            && let Some(reason) = reason_against_podman(&libpod)
-        {
-            return Err(Setback::refused(reason));
-        }
-        if Labels::of(container).value(COMPOSE_PROJECT).is_some() {
-            let changes = self.engine.changes(id).await.map_err(inspect)?;
-            if let Some(reason) = filled_from_outside(container, &changes) {
-                return Err(Setback::refused(reason));
-            }
-        }
-        Ok(())
-    }
-
-    /// A setback of a container that only goes along names it.
-    fn about(root: &Value, container: &Value, setback: Setback) -> Setback {
-        if container["Id"] == root["Id"] {
-            return setback;
-        }
-        let reason = format!("{} cannot live without it, but {}", name_of(container), setback.reason);
-        Setback { reason, ..setback }
     }
 
     fn choose_swap(
@@ -234,7 +179,7 @@ impl Replacer {
         if root["State"]["Running"] != true {
             return Swap::StopFirst;
         }
-        match reason_against_start_first(root, images, engine.is_swarm, has_dependents) {
+        match reason_against_start_first(root, images, engine, has_dependents) {
             None => Swap::StartFirst,
             Some(reason) => {
                 info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");
@@ -243,8 +188,20 @@ impl Replacer {
         }
     }
 
-    pub(super) fn is_own(&self, container: &Value) -> bool {
+    /// Whether a container is the one that this program runs in.
+    pub fn is_own(&self, container: &Value) -> bool {
         self.own_id.as_deref().is_some_and(|own| container["Id"] == own)
+    }
+
+    /// One that is to be made again.
+    async fn side(&self, container: &Value) -> Side {
+        Side { part: self.part_to_remake(container).await, new: None }
+    }
+
+    /// A container as it is before it is made again.
+    pub(super) async fn part_to_remake(&self, container: &Value) -> Part {
+        let was_ill = illness_or_silence(&*self.engine, container).await;
+        Part { was_ill, ..part_of(container, Handling::Recreate) }
     }
 
     async fn snapshot(&self, container: &Value) -> Result<Snapshot, Setback> {
@@ -257,14 +214,22 @@ impl Replacer {
         };
         Ok(Snapshot { container: container.clone(), image })
     }
-}
 
-fn side(container: &Value, handling: Handling) -> Side {
-    Side { part: part_of(container, handling), new: None }
+    /// It is created on the image that it has, for which what is remembered of that is not enough.
+    async fn snapshot_of_dependent(&self, container: &Value) -> Result<Snapshot, Setback> {
+        let snapshot = self.snapshot(container).await?;
+        let id = container["Image"].as_str().unwrap_or_default();
+        let image = self.engine.inspect_image(id).await;
+        if image.map_err(|error| Setback::engine("inspect the container's image", &error))?.is_none() {
+            let why = "is gone, so it could not be made again; pull that image, or recreate the container by hand";
+            return Err(Setback::refused(format!("its image {} {why}", imagewatch_abi::short_digest(id))));
+        }
+        Ok(snapshot)
+    }
 }
 
 /// A container as it is before.
-pub(super) fn part_of(container: &Value, handling: Handling) -> Part {
+fn part_of(container: &Value, handling: Handling) -> Part {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Part {
         name: name_of(container).to_owned(),

@@ -8,10 +8,9 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::facts::{Handling, Part};
+use super::facts::Part;
 use super::labels::Labels;
 use super::setback::Setback;
-use super::survey::part_of;
 use super::{Job, ReplaceError, Replacer};
 
 const UNIT: &str = "PODMAN_SYSTEMD_UNIT";
@@ -31,7 +30,7 @@ impl Replacer {
     /// The unit did not start, or its new container may not stay; the tag then names the old image again and the
     /// unit was restarted on it.
     pub async fn restart_unit(&self, container: &Value, unit: &str, job: &Job<'_>) -> Result<(), ReplaceError> {
-        let part = part_of(container, Handling::Recreate);
+        let part = self.part_to_remake(container).await;
         let Err(setback) = self.restart_and_watch(&part, unit, job).await else { return Ok(()) };
         let reference = container["Config"]["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
         if let Some(reference) = reference {

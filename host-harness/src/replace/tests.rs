@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod along;
 mod interrupted;
 mod left_over;
 mod stage;

@@ -11,7 +11,7 @@ use imagewatch_abi::{ContainerFailure, Fault, Reference};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::ending::{Transaction, facts_of, gone_is_fine};
+use super::ending::{Transaction, gone_is_fine, id_of};
 use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
 use super::journal::{Entry, Record};
@@ -20,7 +20,7 @@ use super::plan::{Plan, PlanInput, build_plan};
 use super::recovery::Open;
 use super::setback::Setback;
 use super::survey::Survey;
-use super::{Job, ReplaceError, Replaced, Replacer, hooks};
+use super::{Job, ReplaceError, Replaced, Replacer};
 use crate::engine::EngineError;
 
 /// Lines of a failed container's log that are kept.
@@ -37,7 +37,7 @@ impl Replacer {
             return Err(self.send_helper(survey, job).await);
         }
         let untouched = |setback| ReplaceError::untouched(setback);
-        hooks::run(&*self.engine, &survey.root().container, Hook::PreCheck).await.map_err(untouched)?;
+        self.ask_all(&survey, Hook::PreCheck).await.map_err(untouched)?;
         // A container's settings may hold secrets, so they are written down only where they would be lost.
         let snapshots = survey.snapshots.iter().filter(|snapshot| snapshot.goes_when_stopped()).cloned().collect();
         let parts = survey.transaction.sides.iter().map(|side| side.part.old.clone());
@@ -48,7 +48,8 @@ impl Replacer {
             // Nothing is wrong with the image or the container: as soon as there is room the next poll goes on.
             untouched(Setback::of(Fault::Postponed, format!("failed to write {folder}: {error}")))
         })?;
-        let mut attempt = Attempt { replacer: self, survey, job, record, entry, is_touched: false };
+        let mut attempt =
+            Attempt { replacer: self, survey, job, record, entry, is_touched: false, is_answer_lost: false };
         match attempt.run().await {
             Ok(()) => Ok(attempt.succeed().await),
             Err(setback) => Err(attempt.give_up(setback).await),
@@ -65,6 +66,8 @@ struct Attempt<'a, 'j> {
     entry: Entry,
     /// Whether an old container may no longer be as it was.
     is_touched: bool,
+    /// Whether a new container may be there, or come to be, of which nobody heard.
+    is_answer_lost: bool,
 }
 
 impl Attempt<'_, '_> {
@@ -77,7 +80,7 @@ impl Attempt<'_, '_> {
                 self.plan(index).await?;
             }
         }
-        hooks::run(&*self.replacer.engine, &self.survey.root().container, Hook::PreUpdate).await?;
+        self.replacer.ask_all(&self.survey, Hook::PreUpdate).await?;
         match self.survey.transaction.swap {
             Swap::StopFirst => self.stop_first().await,
             Swap::StartFirst => self.start_first().await,
@@ -212,10 +215,11 @@ impl Attempt<'_, '_> {
         } else {
             self.create_on_own_image(index, &name, &body, plan.platform.as_deref()).await
         };
-        if let Err(EngineError::Timeout { .. }) = &created {
+        if let Err(EngineError::Timeout { .. } | EngineError::Unavailable { .. }) = &created {
             // It may have been made all the same; then it is to go.
-            let found = engine.inspect_container(&name).await.ok();
-            self.survey.transaction.sides[index].new = found.and_then(|found| found["Id"].as_str().map(str::to_owned));
+            let found = self.replacer.find(&name).await;
+            self.is_answer_lost = found.is_err();
+            self.survey.transaction.sides[index].new = found.ok().flatten().as_ref().map(id_of);
         }
         let id = created.map_err(|error| create_setback(&error))?;
         self.survey.transaction.sides[index].new = Some(id.clone());
@@ -304,12 +308,13 @@ impl Attempt<'_, '_> {
         };
         let transaction = std::mem::take(&mut self.survey.transaction.sides);
         let transaction = Transaction { sides: transaction, ..self.survey.transaction };
-        let name = &transaction.root().part.name;
         if let Err(error) = self.replacer.finish(&transaction).await {
+            let name = &transaction.root().part.name;
             warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
             return replaced;
         }
-        self.replacer.run_hook_after(name, &transaction.id, &self.record, &mut self.entry).await;
+        let parts = transaction.sides.iter().map(|side| &side.part);
+        self.replacer.run_hooks_after(parts, &transaction.id, &self.record, &mut self.entry).await;
         self.record.close();
         replaced
     }
@@ -327,6 +332,10 @@ impl Attempt<'_, '_> {
         if !self.is_touched {
             // The old container is none of our business then: it may be another program's by now.
             match self.replacer.discard(transaction).await {
+                // Who finds it later must know that nobody had asked the old one to stop, or would see to the end of that.
+                Ok(()) if self.is_answer_lost => {
+                    warn!(container = %root, "whether the new container was created is not known yet");
+                }
                 Ok(()) => self.replacer.keep_until_settled(self.record, self.entry),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
             }
@@ -368,24 +377,6 @@ fn create_setback(error: &EngineError) -> Setback {
 }
 
 impl Replacer {
-    /// Runs the command for after the update in the container `name`, if the transaction `id` made it; at most once,
-    /// whoever ends the transaction, so that it is not begun where that cannot be written down.
-    pub(super) async fn run_hook_after(&self, name: &str, id: &str, record: &Record, entry: &mut Entry) {
-        let Ok(new) = self.engine.inspect_container(name).await else { return };
-        let is_its = facts_of(&new).is_some_and(|facts| facts.transaction == id && !facts.is_restored);
-        if !is_its || entry.is_hook_begun || Labels::of(&new).value(Hook::PostUpdate.label()).is_none() {
-            return;
-        }
-        entry.is_hook_begun = true;
-        let ended = match record.write(entry) {
-            Ok(()) => hooks::run(&*self.engine, &new, Hook::PostUpdate).await.map_err(|setback| setback.reason),
-            Err(error) => Err(format!("its {} was not run: {error}", Hook::PostUpdate.label())),
-        };
-        if let Err(reason) = ended {
-            warn!(container = %name, "replaced, but {reason}");
-        }
-    }
-
     /// Whether the new container of a part may stay.
     pub(super) async fn gate(&self, part: &Part, new: &str, stable_for: Duration) -> Result<(), Setback> {
         let inspect = |error| Setback::engine("inspect the new container", &error);

@@ -15,9 +15,9 @@ use crate::engine::{ApiVersion, EngineError};
 /// The newest API spoken. Up to it an inspection tells a configured MAC address from a generated one.
 const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 51 };
 /// Unless a call says otherwise; creating and removing large containers takes a slow disk a while.
-const CALL_LIMIT: Duration = Duration::from_mins(2);
+pub(super) const CALL_LIMIT: Duration = Duration::from_mins(2);
 /// Bollard's own limit until the response's head: above every limit here, which bound the whole call.
-const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
+pub(super) const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
 
 /// Where the engine is, and the version to speak with it.
 #[derive(Debug)]

@@ -103,6 +103,9 @@ fn a_successor_need_not_be_better_than_an_ill_predecessor_but_no_worse() {
         ("restarting, where it was only unhealthy", Illness::Unhealthy, state(true, true, "starting"), false),
         ("restarting as before", Illness::Restarting, state(true, true, "starting"), true),
         ("between two starts as before", Illness::Restarting, state(false, false, "starting"), true),
+        ("unhealthy, where it only did not answer", Illness::Silent, state(false, true, "unhealthy"), false),
+        ("dead, where it only did not answer", Illness::Silent, state(false, false, "healthy"), false),
+        ("healthy, where it did not answer", Illness::Silent, state(false, true, "healthy"), true),
     ] {
         let gate = Gate { was_ill: Some(was), ..gate() };
         assert_eq!(gate.judge(&now, &started(), late) == Judgement::Pass, passes, "{case}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{Object, PlanInput, is_empty, is_shared_network, object, short_id, strings};
-use crate::engine::ApiVersion;
+use crate::engine::{ApiVersion, EngineFacts};
 use crate::replace::labels::{KEEP_MAC, Labels};
 
 /// What a create call may ask of an endpoint; all else in an inspection is what came of it.
@@ -117,7 +117,7 @@ fn build_endpoint(input: &PlanInput<'_>, network: &str, inspected: &Value, prima
         endpoint.insert("Aliases".to_owned(), json!(aliases));
     }
     if input.api >= ApiVersion::MANY_ENDPOINTS && !input.is_podman {
-        let mac = configured_mac(input, network, inspected, network == primary)?;
+        let mac = configured_mac(input.old, input.api, network, inspected, network == primary)?;
         endpoint.extend(mac.map(|mac| ("MacAddress".to_owned(), json!(mac))));
     }
     Ok(Value::Object(endpoint))
@@ -131,22 +131,40 @@ fn own_aliases<'a>(old: &Value, inspected: &'a Value) -> Vec<&'a str> {
 /// The address that was asked for. The endpoint's own `MacAddress` may be a generated one, which must not be
 /// pinned; only that of the primary network is shown as asked for, in the container's config.
 fn configured_mac<'a>(
-    input: &PlanInput<'a>,
+    old: &'a Value,
+    api: ApiVersion,
     network: &str,
     inspected: &'a Value,
     is_primary: bool,
 ) -> Result<Option<&'a str>, String> {
     let text = |value: &'a Value| value.as_str().filter(|text| !text.is_empty());
-    if is_primary && let Some(configured) = text(&input.old["Config"]["MacAddress"]) {
+    if is_primary && let Some(configured) = text(&old["Config"]["MacAddress"]) {
         return Ok(Some(configured));
     }
     let current = text(&inspected["MacAddress"]);
-    if Labels::of(input.old).list(KEEP_MAC).any(|kept| kept == network) {
+    if Labels::of(old).list(KEEP_MAC).any(|kept| kept == network) {
         let unknown = "is not shown while it is stopped; start it, or take the label away";
         return current.map(Some).ok_or_else(|| format!("its MAC address on network {network} {unknown}"));
     }
-    let is_known_as_configured = !is_primary && input.api < DOCKER_28;
+    let is_known_as_configured = !is_primary && api < DOCKER_28;
     Ok(current.filter(|mac| is_known_as_configured && !is_generated(mac, inspected)))
+}
+
+/// Whether a container asked for its MAC address on any of its networks, as far as an inspection tells.
+pub(super) fn has_configured_mac(old: &Value, engine: EngineFacts) -> bool {
+    if !is_empty(&old["Config"]["MacAddress"]) || Labels::of(old).value(KEEP_MAC).is_some() {
+        return true;
+    }
+    // Podman makes its addresses up otherwise than Docker.
+    if engine.is_podman {
+        return false;
+    }
+    let networks = networks_by_name(&old["NetworkSettings"]["Networks"]);
+    let mode = old["HostConfig"]["NetworkMode"].as_str().unwrap_or_default();
+    let mode = name_of_network(&networks, mode).map_or(mode, String::as_str);
+    let primary = primary_network(mode, engine.is_podman);
+    let mut macs = networks.iter().map(|(name, of)| configured_mac(old, engine.api, name, of, name == primary));
+    macs.any(|mac| mac.is_ok_and(|mac| mac.is_some()))
 }
 
 /// Up to Docker 27 a generated MAC address is made from the IP address.

@@ -20,20 +20,13 @@ pub fn reason_against_removal(old: &Value) -> Option<&'static str> {
 /// Why this container is not replaced at all, as a lowercase fragment that says what to do instead.
 /// A stopped one, also one that was never started, may be.
 pub fn reason_to_refuse(old: &Value) -> Option<String> {
-    let state = &old["State"];
-    let reason = if let Some(reason) = reason_against_removal(old) {
+    let reason = if let Some(reason) = reason_it_is_anothers(old) {
         reason
-    } else if old["Config"]["Labels"].get("PODMAN_SYSTEMD_UNIT").is_some() {
-        "it belongs to a systemd unit; restart the unit instead"
-    } else if old["Config"]["Labels"]["com.docker.compose.oneoff"] == "True" {
-        "it is a one-off container of `docker compose run`; it ends by itself"
     } else if is_image_an_id(old) {
         "it was created from an image id, which is no tag that could move; recreate it from a tag"
     } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_true(ALLOW_RM) {
         "it was created with --rm, so it could not be brought back; recreate it by hand, use the strategy `remove`, \
          or label it imagewatch.allow-rm=true"
-    } else if state["Dead"] == true || matches!(state["Status"].as_str(), Some("removing" | "dead")) {
-        "it is being removed"
     } else {
         return None;
     };
@@ -42,7 +35,36 @@ pub fn reason_to_refuse(old: &Value) -> Option<String> {
 
 /// Why this container is not replaced as long as it is in this state, as a lowercase fragment.
 pub fn reason_to_postpone(old: &Value) -> Option<&'static str> {
-    (old["State"]["Paused"] == true).then_some("it is paused; unpause it first")
+    let state = &old["State"];
+    if state["Dead"] == true || matches!(state["Status"].as_str(), Some("removing" | "dead")) {
+        Some("it is being removed")
+    } else {
+        (state["Paused"] == true).then_some("it is paused; unpause it first")
+    }
+}
+
+/// Why this container, which only asked to be restarted with another, is not stopped for that, as a lowercase fragment.
+pub fn reason_against_restart(old: &Value) -> Option<&'static str> {
+    if let Some(reason) = reason_it_is_anothers(old) {
+        Some(reason)
+    } else if old["HostConfig"]["AutoRemove"] == true {
+        Some("it was created with --rm, and would be gone when it is stopped")
+    } else {
+        reason_to_postpone(old)
+    }
+}
+
+/// Who else starts and ends this container, as a lowercase fragment that says what to do instead.
+fn reason_it_is_anothers(old: &Value) -> Option<&'static str> {
+    let labels = &old["Config"]["Labels"];
+    if let Some(reason) = reason_against_removal(old) {
+        Some(reason)
+    } else if labels.get("PODMAN_SYSTEMD_UNIT").is_some() {
+        Some("it belongs to a systemd unit; restart the unit instead")
+    } else {
+        let is_one_off = labels["com.docker.compose.oneoff"] == "True";
+        is_one_off.then_some("it is a one-off container of `docker compose run`; it ends by itself")
+    }
 }
 
 /// An id in full, or the beginning of the id that it runs.

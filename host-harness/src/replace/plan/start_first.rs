@@ -3,17 +3,19 @@
 
 use serde_json::Value;
 
+use super::networks::has_configured_mac;
 use super::{Object, is_empty, mounts, strings};
-use crate::replace::labels::{KEEP_MAC, Labels, PROBE, SHARED_VOLUMES_SAFE};
+use crate::engine::EngineFacts;
+use crate::replace::labels::{Labels, PROBE, SHARED_VOLUMES_SAFE};
 
 /// Why the two cannot run side by side, as a lowercase fragment; `None` if they can.
 ///
-/// `old` and the images are raw inspections, `is_swarm` whether the engine is a node of a swarm, and
-/// `has_hard_dependents` whether other containers use its namespaces, volumes or legacy links.
+/// `old` and the images are raw inspections, and `has_hard_dependents` whether other containers use its namespaces,
+/// volumes or legacy links.
 pub fn reason_against_start_first(
     old: &Value,
     [old_image, new_image]: [&Value; 2],
-    is_swarm: bool,
+    engine: EngineFacts,
     has_hard_dependents: bool,
 ) -> Option<String> {
     let host = &old["HostConfig"];
@@ -28,7 +30,7 @@ pub fn reason_against_start_first(
     if let Some((network, _)) = endpoints(old).find(|(_, endpoint)| has_static_address(endpoint)) {
         return Some(format!("it has a fixed address on network {network}, which only one container can have"));
     }
-    if !is_empty(&old["Config"]["MacAddress"]) || Labels::of(old).value(KEEP_MAC).is_some() {
+    if has_configured_mac(old, engine) {
         return Some("it has a configured MAC address, which only one container can have".to_owned());
     }
     if has_hard_dependents {
@@ -48,7 +50,9 @@ pub fn reason_against_start_first(
         return Some(format!("nothing tells when the new one serves; give it a health check or a label {PROBE}"));
     }
     let mut user_networks = endpoints(old).filter(|(network, _)| network.as_str() != "bridge");
-    if is_swarm && let Some((network, _)) = user_networks.find(|(_, e)| !strings(&e["Aliases"]).contains(&name)) {
+    if engine.is_swarm
+        && let Some((network, _)) = user_networks.find(|(_, e)| !strings(&e["Aliases"]).contains(&name))
+    {
         let why = "a node of a swarm does not follow the renaming of running containers";
         return Some(format!("{why}; give it the alias {name} on network {network}"));
     }

@@ -15,16 +15,30 @@ use crate::replace::facts::is_working_name;
 /// What is replaced, and how the new image behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
-    StopFirst { is_good: bool },
-    StartFirst { is_good: bool },
-    AutoRemove { is_good: bool },
-    Group { is_good: bool },
+    StopFirst {
+        is_good: bool,
+    },
+    /// As Docker makes a container when nobody says otherwise.
+    NoPolicy {
+        is_good: bool,
+    },
+    StartFirst {
+        is_good: bool,
+    },
+    AutoRemove {
+        is_good: bool,
+    },
+    Group {
+        is_good: bool,
+    },
 }
 
 impl Scene {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::StopFirst { is_good: true },
         Self::StopFirst { is_good: false },
+        Self::NoPolicy { is_good: true },
+        Self::NoPolicy { is_good: false },
         Self::StartFirst { is_good: true },
         Self::StartFirst { is_good: false },
         Self::AutoRemove { is_good: true },
@@ -37,6 +51,7 @@ impl Scene {
         let image = |is_good: bool| json!({ "Behaves": if is_good { "healthy" } else { "unhealthy" } });
         let stage = match self {
             Self::StopFirst { is_good } => Stage::new(image(is_good), true).await,
+            Self::NoPolicy { is_good } => Stage::with(json!({}), image(is_good), true).await,
             Self::StartFirst { is_good } => Stage::new(image(is_good), true).await.start_first(),
             Self::AutoRemove { is_good } => {
                 Stage::with(json!({ "AutoRemove": true, "Binds": ["/data"] }), image(is_good), true).await
@@ -60,6 +75,7 @@ impl Scene {
         matches!(
             self,
             Self::StopFirst { is_good: true }
+                | Self::NoPolicy { is_good: true }
                 | Self::StartFirst { is_good: true }
                 | Self::AutoRemove { is_good: true }
                 | Self::Group { is_good: true }
@@ -90,6 +106,18 @@ async fn recover(stage: &Stage) -> bool {
         () = stage.engine.death() => true,
         _ = stage.tend() => false,
     }
+}
+
+/// Whether somebody has begun to stop a container that was there before; told by names, which change only after that.
+fn has_begun_to_stop(stage: &Stage) -> bool {
+    let is_about_old = |call: &String| {
+        let name = call
+            .strip_prefix("stop ")
+            .or_else(|| call.strip_prefix("policy "))
+            .or_else(|| call.strip_prefix("rename "));
+        name.is_some_and(|name| !is_working_name(name.split(' ').next().unwrap_or(name)))
+    };
+    stage.engine.calls().iter().any(is_about_old)
 }
 
 fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Value>) {
@@ -136,6 +164,8 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
 #[rstest]
 #[case::stop_first(Scene::StopFirst { is_good: true })]
 #[case::stop_first_bad_image(Scene::StopFirst { is_good: false })]
+#[case::no_policy(Scene::NoPolicy { is_good: true })]
+#[case::no_policy_bad_image(Scene::NoPolicy { is_good: false })]
 #[case::start_first(Scene::StartFirst { is_good: true })]
 #[case::start_first_bad_image(Scene::StartFirst { is_good: false })]
 #[case::auto_remove(Scene::AutoRemove { is_good: true })]
@@ -145,9 +175,14 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
 #[tokio::test(start_paused = true)]
 async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_order(#[case] scene: Scene) {
     let mut cases = 0;
-    // One that went when it was stopped can only come back from the journal, and not from a restart of the engine.
     let all = [(false, false), (true, false), (false, true)];
-    let ways = if matches!(scene, Scene::AutoRemove { .. }) { &all[..1] } else { &all[..] };
+    let ways = match scene {
+        // One that went when it was stopped can only come back from the journal, and not from a restart of the engine.
+        Scene::AutoRemove { .. } => &all[..1],
+        // Without a policy nothing runs after a restart of the engine, whoever died when.
+        Scene::NoPolicy { .. } => &all[..2],
+        _ => &all[..],
+    };
     for nth in 0..changes_of(scene).await {
         for death in [Interruption::DieBefore, Interruption::DieAfter, Interruption::DieMeanwhile] {
             for (is_wiped, is_restarted) in ways {
@@ -176,6 +211,7 @@ async fn die_and_recover(scene: Scene, nth: usize, death: &Interruption, is_wipe
         if is_wiped {
             stage.wipe_journal();
         }
+        let had_begun = has_begun_to_stop(&stage);
         let was_known = stage.journal_entry().is_some_and(|entry| entry.failure.is_some());
         if is_restarted {
             stage.engine.restart_daemon();
@@ -195,6 +231,14 @@ async fn die_and_recover(scene: Scene, nth: usize, death: &Interruption, is_wipe
         let mut told = stage.tend().await;
         told.extend(stage.tend().await);
         judge(&case, scene, &stage, &before);
+        // Without the journal nobody can tell whether the engine is still at a stop.
+        if !had_begun && !is_wiped {
+            assert!(
+                !has_begun_to_stop(&stage),
+                "{case}: who was not asked to stop was stopped\n{:#?}",
+                stage.engine.calls()
+            );
+        }
         let is_told = told.iter().any(|report| !report.failed.is_empty());
         assert!(is_told || !was_known || dies_again.is_some(), "{case}: what had failed is not forgotten");
         cases += 1;
@@ -215,6 +259,7 @@ async fn any_call_that_fails_or_hangs_leaves_all_in_order() {
                 Interruption::Refuse(conflict.clone()),
                 Interruption::HangUndone,
                 Interruption::HangDone,
+                Interruption::BreakDone,
             ] {
                 let stage = scene.set().await;
                 let before = stage.picture();
@@ -229,4 +274,23 @@ async fn any_call_that_fails_or_hangs_leaves_all_in_order() {
         }
     }
     assert!(cases > 300, "{cases} cases");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_call_whose_answer_was_lost_leaves_no_container_and_restarts_none() {
+    let away = EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: "reset".to_owned() };
+    for is_away_for_long in [false, true] {
+        let stage = Scene::NoPolicy { is_good: true }.set().await;
+        let before = stage.picture();
+        stage.engine.interrupt(0, Interruption::BreakDone);
+        if is_away_for_long {
+            stage.engine.fail("inspect web.", 1, away.clone());
+        }
+        stage.replace("web").await.unwrap_err();
+        assert_eq!(stage.engine.overview().len(), before.len() + usize::from(is_away_for_long));
+        stage.tend().await;
+        stage.tend().await;
+        assert_eq!((stage.picture(), stage.journal_files()), (before, 0));
+        assert!(!has_begun_to_stop(&stage), "{:#?}", stage.engine.calls());
+    }
 }

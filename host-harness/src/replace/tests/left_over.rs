@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use imagewatch_abi::Fault;
 use serde_json::json;
 
-use super::stage::{REFERENCE, Stage, refused};
+use super::stage::{OTHER, REFERENCE, Stage, refused};
 use super::*;
 use crate::engine::memory::Interruption;
 
@@ -209,4 +209,114 @@ async fn what_is_left_half_done_of_several_containers_is_ended_side_by_side() {
     let took = begun.elapsed();
     assert_eq!(stage.engine.overview(), ["second new running", "third new running", "web new running"]);
     assert!(took >= stage.job().stable_for && took < 2 * stage.job().stable_for, "{took:?}");
+}
+
+/// `web` and who shares its network are on their new containers, and of the old ones only that of `web` is left.
+async fn passed_group() -> Stage {
+    let mut stage = Stage::group(json!({})).await;
+    // The old one of `vpn-user` went first.
+    stage.engine.fail("remove web.", 1, refused());
+    stage.replace("web").await.unwrap();
+    stage.restart_program();
+    assert_eq!(stage.engine.overview().len(), 4, "{:?}", stage.engine.overview());
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_passed_stays_when_somebody_makes_one_of_the_group_anew() {
+    let stage = passed_group().await;
+    let web = stage.picture()["web"].clone();
+    stage.replacer.remove("vpn-user").await.unwrap();
+    let shared = json!({ "HostConfig": { "NetworkMode": "container:web" } });
+    let anew = stage.engine.add_container("vpn-user", OTHER, shared, true).await;
+    stage.tend().await;
+    assert_eq!(stage.engine.overview(), ["app other running", "vpn-user other running", "web new running"]);
+    let now = stage.picture();
+    assert_eq!((&now["web"], &now["vpn-user"]["id"]), (&web, &json!(anew)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_passed_stays_when_somebody_renames_it_and_goes_when_somebody_brings_the_old_one_back() {
+    for is_brought_back in [false, true] {
+        let mut stage = Stage::new(json!({}), true).await;
+        stage.engine.fail("remove", 1, refused());
+        stage.replace("web").await.unwrap();
+        stage.restart_program();
+        stage.engine.rename("web", "mine").await.unwrap();
+        if is_brought_back {
+            let aside = stage.engine.inspections().into_keys().find(|name| is_working_name(name)).unwrap();
+            stage.engine.rename(&aside, "web").await.unwrap();
+        }
+        stage.tend().await;
+        let expected = if is_brought_back { "web old running" } else { "mine new running" };
+        assert_eq!(stage.engine.overview(), [expected]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_passed_and_was_renamed_since_is_not_made_again_as_it_was() {
+    let labels = json!({ "imagewatch.allow-rm": "true", "imagewatch.hook.post-update": "after" });
+    let body = json!({ "HostConfig": { "AutoRemove": true, "NetworkMode": "front" }, "Labels": labels });
+    let stage = Stage::of(body.clone(), json!({}), true).await;
+    stage.replace("web").await.unwrap();
+    let last = stage.engine.calls().len() - 1;
+    let mut stage = Stage::of(body, json!({}), true).await;
+    // Killed in its hook, when all but the record was done.
+    stage.die_replacing(last, Interruption::DieAfter).await;
+    stage.restart_program();
+    assert!(stage.journal_entry().is_some_and(|entry| entry.is_passed));
+    stage.engine.rename("web", "mine").await.unwrap();
+    stage.tend().await;
+    assert_eq!((stage.engine.overview(), stage.journal_files()), (vec!["mine new running".to_owned()], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_old_container_is_gone_for_good_keeps_its_new_one_when_the_others_go_back() {
+    for was_aside in [false, true] {
+        let stage = passed_group().await;
+        // Nobody knows any more that they had passed, and by now the root is ill.
+        stage.wipe_journal();
+        let now = stage.engine.inspections();
+        let (web, user) = (now["web"]["Id"].as_str().unwrap(), now["vpn-user"]["Id"].as_str().unwrap());
+        stage.engine.edit(web, |c| c["State"]["Health"] = json!({ "Status": "unhealthy" }));
+        stage.engine.edit(web, |c| c["Config"]["Healthcheck"] = json!({ "Test": ["CMD", "x"] }));
+        // It needs the other's volumes, which stay, and not its network.
+        stage.engine.edit(user, |c| c["HostConfig"]["NetworkMode"] = json!("front"));
+        if was_aside {
+            let facts = ending::facts_of(&now["vpn-user"]).unwrap();
+            let temporary = facts.part.temporary_name(&facts.transaction);
+            stage.engine.stop(user).await.unwrap();
+            stage.engine.rename(user, &temporary).await.unwrap();
+        }
+        let user = user.to_owned();
+        stage.tend().await;
+        let overview = ["app other running", "vpn-user other running", "web old running"];
+        assert_eq!(stage.engine.overview(), overview, "{was_aside}: {:#?}", stage.engine.calls());
+        let now = stage.picture();
+        assert_eq!(now["vpn-user"]["id"], json!(user));
+        assert_eq!(now["vpn-user"]["policy"]["Name"], "always");
+        stage.tend().await;
+        assert_eq!(stage.picture(), now, "and that is that");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t30_a_removal_that_the_engine_is_at_already_is_waited_for_and_not_for_ever() {
+    let busy = || EngineError::Conflict { message: "removal of container web is already in progress".to_owned() };
+    for ends in [true, false] {
+        let stage = Stage::new(json!({}), true).await;
+        let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+        stage.engine.fail("remove", 1, busy());
+        let begun = tokio::time::Instant::now();
+        let engine = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if ends {
+                stage.engine.remove(&id, true).await.unwrap();
+            }
+        };
+        let (removed, ()) = tokio::join!(stage.replacer.remove(&id), engine);
+        assert_eq!(removed.is_ok(), ends, "{removed:?}");
+        let took = begun.elapsed().as_secs();
+        assert!(if ends { took == 5 } else { (30..40).contains(&took) }, "{took} s");
+    }
 }
