@@ -27,19 +27,20 @@ pub use diagnose::{Open, Way, diagnose};
 pub type Granted<'a> = dyn Fn(&Container) -> bool + Send + Sync + 'a;
 
 impl Replacer {
-    /// Ends every open transaction whose container is granted and that nobody works on, side by side, and remembers the
-    /// images of granted containers. Returns what the policy of `manifest` ought to know.
+    /// Ends every open transaction that nobody works on, side by side: those of this state folder, whoever may handle their
+    /// containers by now, since who stopped them is who owes them an end; and others whose container is granted. Remembers
+    /// the images of granted containers. Returns what the policy of `manifest` ought to know.
     ///
     /// # Errors
     /// When the engine cannot be asked; the next time will do.
     pub async fn tend(&self, manifest: &str, is_granted: &Granted<'_>) -> Result<Vec<Report>, EngineError> {
         self.tend_helpers().await?;
-        let open = self.open().await?;
-        let granted = open.iter().filter(|open| is_granted(&open.container()));
+        let (open, own) = (self.open().await?, self.journal.owner());
+        let owed = open.iter().filter(|open| open.is_of(&own) || is_granted(&open.container()));
         // Each may wait for a health check, and a container that is down would wait for those of all others.
-        join_all(granted.map(|found| self.recover_listed(found))).await.into_iter().collect::<Result<(), _>>()?;
+        join_all(owed.map(|found| self.recover_listed(found))).await.into_iter().collect::<Result<(), _>>()?;
         let unfinished = self.journal.unfinished();
-        let journaled = unfinished.iter().map(|transaction| self.recover_journaled(transaction, is_granted));
+        let journaled = unfinished.iter().map(|transaction| self.recover_journaled(transaction));
         join_all(journaled).await.into_iter().collect::<Result<(), _>>()?;
         let listed = self.engine.list().await?;
         let granted: Vec<Listed> = listed.into_iter().filter(|line| is_granted(&line.to_container())).collect();
@@ -144,20 +145,19 @@ impl Replacer {
     }
 
     /// A transaction of which the engine shows nothing: it is over, unless both containers went when they were stopped.
-    async fn recover_journaled(&self, id: &str, is_granted: &Granted<'_>) -> Result<(), EngineError> {
+    async fn recover_journaled(&self, id: &str) -> Result<(), EngineError> {
         let Claim::Ours(record, mut entry) = self.journal.claim(id) else { return Ok(()) };
         // Asked only now: before, its program may have been at work.
         let listed = self.engine.list().await?;
         if diagnose(&listed, &self.journal.unfinished()).iter().any(|open| open.transaction.id == id) {
             return Ok(());
         }
-        let lost = entry.facts.as_ref().and_then(|facts| Some((facts, entry.snapshot_of(&facts.part.old)?)));
         // What has passed and is gone since was taken down by somebody, or has another name by now.
-        let lost = lost.filter(|(facts, _)| {
+        let lost = entry.facts.as_ref().filter(|facts| {
             let is_there = |c: &Listed| c.name() == facts.part.name || c.id == facts.part.old;
-            !entry.is_passed && !listed.iter().any(is_there)
+            !entry.is_passed && entry.snapshot_of(&facts.part.old).is_some() && !listed.iter().any(is_there)
         });
-        let Some((facts, snapshot)) = lost else {
+        let Some(facts) = lost else {
             // It died between the end of the old container and that of the transaction.
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
                 let parts = std::iter::once(&facts.part).chain(&facts.others);
@@ -167,12 +167,10 @@ impl Replacer {
             self.report_end(record, *entry);
             return Ok(());
         };
-        let labels = serde_json::from_value(snapshot.container["Config"]["Labels"].clone()).unwrap_or_default();
-        let container = Container { name: facts.part.name.clone(), labels, ..Listed::default().to_container() };
         let parts = std::iter::once(&facts.part).chain(&facts.others);
         let sides: Vec<Side> = parts.map(|part| Side { part: part.clone(), new: None }).collect();
         let names: Vec<String> = sides.iter().map(|side| side.part.name.clone()).collect();
-        let Some(_locked) = self.locks.try_lock(&names).filter(|_| is_granted(&container)) else { return Ok(()) };
+        let Some(_locked) = self.locks.try_lock(&names) else { return Ok(()) };
         let lost = transaction_of(facts, sides);
         let report = self.go_back(&lost, &entry, entry.failure.clone()).await?;
         self.put_report(&lost, report);

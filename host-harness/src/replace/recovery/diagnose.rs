@@ -158,6 +158,11 @@ impl Open {
         !self.transaction.owner.is_empty() && self.transaction.owner != own && age_s < AT_WORK_FOR_S
     }
 
+    /// Whether a program with the state folder `own` began it.
+    pub(in crate::replace) fn is_of(&self, own: &str) -> bool {
+        !own.is_empty() && self.transaction.owner == own
+    }
+
     /// The names of all its containers.
     pub(in crate::replace) fn names(&self) -> Vec<String> {
         self.transaction.sides.iter().map(|side| side.part.name.clone()).collect()

@@ -64,6 +64,25 @@ async fn t28_a_name_that_somebody_else_took_meanwhile_is_left_to_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_begun_is_ended_by_its_own_program_though_its_container_is_granted_to_nobody_any_more() {
+    for auto_remove in [false, true] {
+        let mut stage = Stage::with(json!({ "AutoRemove": auto_remove }), json!({}), true).await;
+        // When the old one is stopped, or gone by that, and nobody has the name.
+        stage.die_replacing(4, Interruption::DieAfter).await;
+        stage.restart_program();
+        stage.replacer.tend("another", &|_| false).await.unwrap();
+        let now = stage.engine.overview();
+        assert!(now.len() == 1 && now[0].starts_with("web ") && now[0].ends_with(" running"), "{now:?}");
+    }
+    let stage = Stage::new(json!({}), true).await;
+    stage.die_replacing(4, Interruption::DieAfter).await;
+    let before = stage.engine.overview();
+    let stranger = Stage::elsewhere(&stage);
+    stranger.replacer.tend("another", &|_| false).await.unwrap();
+    assert_eq!(stage.engine.overview(), before, "another state folder's is nobody's whom it is not granted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_left_half_done_is_reported_to_the_policy_that_wanted_it() {
     for (behaves, recreated, fault) in [("healthy", 1, None), ("unhealthy", 0, Some(Fault::Image))] {
         let mut stage = Stage::new(json!({ "Behaves": behaves }), true).await;
