@@ -132,7 +132,7 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
         Row::new("unhealthy", sick),
         Row::new("never-healthy", ImageSpec::sleeper)
             .made(RunSpec { health: Some(never_ends), ..labelled(&[TWO_SECONDS]) }),
-        Row::new("unanswering", ImageSpec::web).made(labelled(&[PROBE, TWO_SECONDS])),
+        Row::new("unanswering", ImageSpec::web).from(web_with_feature("old")).made(labelled(&[PROBE, TWO_SECONDS])),
     ])
     .await;
     let new = scene.move_all().await;
@@ -176,7 +176,8 @@ async fn what_is_as_healthy_as_it_says_or_as_its_predecessor_was_may_stay() {
             ..ImageSpec::sleeper(version)
         }),
         Row::new("unchecked", sick).made(no_check),
-        Row::new("answering", web_with_feature).made(labelled(&[PROBE])),
+        Row::new("answering", web_with_feature).from(web_with_feature("old")).made(labelled(&[PROBE])),
+        Row::new("as-silent", ImageSpec::web).made(labelled(&[PROBE])),
         Row::new("no-worse", sick).from(sick("old")),
     ])
     .await;

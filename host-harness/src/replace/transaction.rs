@@ -332,11 +332,7 @@ impl Attempt<'_, '_> {
         if !self.is_touched {
             // The old container is none of our business then: it may be another program's by now.
             match self.replacer.discard(transaction).await {
-                // Who finds it later must know that nobody had asked the old one to stop, or would see to the end of that.
-                Ok(()) if self.is_answer_lost => {
-                    warn!(container = %root, "whether the new container was created is not known yet");
-                }
-                Ok(()) => self.replacer.keep_until_settled(self.record, self.entry),
+                Ok(()) => self.settle(),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
             }
             return ReplaceError::untouched(setback);
@@ -346,11 +342,23 @@ impl Attempt<'_, '_> {
         match self.replacer.abort_patiently(transaction, &known).await {
             Ok(problems) => {
                 self.entry.is_restored = problems.is_empty();
-                self.replacer.keep_until_settled(self.record, self.entry);
+                self.settle();
                 ReplaceError::restored(setback, &problems)
             }
             Err(error) => ReplaceError::unfinished(setback, &error, transaction),
         }
+    }
+
+    /// Nothing is left to do, unless a container turns up of which nobody heard: who finds that must know from the record
+    /// that no stop is under way, or would see to the end of one.
+    fn settle(mut self) {
+        if !self.is_answer_lost {
+            return self.replacer.keep_until_settled(self.record, self.entry);
+        }
+        let container = &self.survey.transaction.root().part.name;
+        warn!(%container, "whether a new container was created is not known; looked for with the next poll");
+        self.entry.is_stopping = false;
+        self.write_down();
     }
 
     /// Of the newest container that failed.

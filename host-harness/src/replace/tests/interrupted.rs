@@ -294,3 +294,28 @@ async fn a_create_call_whose_answer_was_lost_leaves_no_container_and_restarts_no
         assert!(!has_begun_to_stop(&stage), "{:#?}", stage.engine.calls());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn so_does_one_for_a_container_that_goes_along() {
+    let scene = Scene::Group { is_good: true };
+    let stage = scene.set().await;
+    stage.replace("web").await.unwrap();
+    let nth = stage.engine.calls().iter().position(|call| call.starts_with("create vpn-user.")).unwrap();
+
+    let stage = scene.set().await;
+    let user = stage.engine.inspections()["vpn-user"]["Id"].as_str().unwrap().to_owned();
+    stage.engine.edit(&user, |c| c["HostConfig"]["RestartPolicy"] = json!({ "Name": "no" }));
+    let before = stage.picture();
+    // One call less, as there is no policy to take away.
+    stage.engine.interrupt(nth - 1, Interruption::BreakDone);
+    let away = EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: "reset".to_owned() };
+    stage.engine.fail("inspect vpn-user.", 1, away);
+    stage.replace("web").await.unwrap_err();
+    assert_eq!(stage.engine.overview().len(), before.len() + 1, "{:#?}", stage.engine.calls());
+    let calls = stage.engine.calls().len();
+    stage.tend().await;
+    stage.tend().await;
+    assert_eq!((stage.picture(), stage.journal_files()), (before, 0));
+    let later = &stage.engine.calls()[calls..];
+    assert!(!later.iter().any(|call| call.starts_with("stop")), "{later:#?}");
+}

@@ -291,7 +291,9 @@ async fn what_has_passed_and_was_renamed_since_is_not_made_again_as_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn one_whose_old_container_is_gone_for_good_keeps_its_new_one_when_the_others_go_back() {
-    for was_aside in [false, true] {
+    for (was_aside, shares_network, state) in
+        [(false, false, "running"), (true, false, "running"), (true, true, "exited")]
+    {
         let stage = passed_group().await;
         // Nobody knows any more that they had passed, and by now the root is ill.
         stage.wipe_journal();
@@ -299,8 +301,10 @@ async fn one_whose_old_container_is_gone_for_good_keeps_its_new_one_when_the_oth
         let (web, user) = (now["web"]["Id"].as_str().unwrap(), now["vpn-user"]["Id"].as_str().unwrap());
         stage.engine.edit(web, |c| c["State"]["Health"] = json!({ "Status": "unhealthy" }));
         stage.engine.edit(web, |c| c["Config"]["Healthcheck"] = json!({ "Test": ["CMD", "x"] }));
-        // It needs the other's volumes, which stay, and not its network.
-        stage.engine.edit(user, |c| c["HostConfig"]["NetworkMode"] = json!("front"));
+        if !shares_network {
+            // It needs the other's volumes, which stay.
+            stage.engine.edit(user, |c| c["HostConfig"]["NetworkMode"] = json!("front"));
+        }
         if was_aside {
             let facts = ending::facts_of(&now["vpn-user"]).unwrap();
             let temporary = facts.part.temporary_name(&facts.transaction);
@@ -309,7 +313,7 @@ async fn one_whose_old_container_is_gone_for_good_keeps_its_new_one_when_the_oth
         }
         let user = user.to_owned();
         stage.tend().await;
-        let overview = ["app other running", "vpn-user other running", "web old running"];
+        let overview = ["app other running", &format!("vpn-user other {state}"), "web old running"];
         assert_eq!(stage.engine.overview(), overview, "{was_aside}: {:#?}", stage.engine.calls());
         let now = stage.picture();
         assert_eq!(now["vpn-user"]["id"], json!(user));
