@@ -193,6 +193,21 @@ fn history_is_bounded_and_loses_the_oldest() {
 }
 
 #[test]
+fn events_of_one_manifest_push_out_none_of_another() {
+    let store = Store::in_memory();
+    let record = |manifest: &str, target: &str, at_ms| {
+        store.record_history(manifest, &[&happened(target, Verdict::Seeded)], at_ms).expect("written");
+    };
+    record("quiet", "web", 1);
+    let outcomes: Vec<Outcome> = (0..10_050).map(|n| happened(&format!("t{n}"), Verdict::Seeded)).collect();
+    store.record_history("noisy", &outcomes.iter().collect::<Vec<_>>(), 2).expect("written");
+    record("noisy", "last", 3);
+    assert_eq!(listed(&store, Some("quiet"), None, 9), [(1, "web".to_owned(), Verdict::Seeded)]);
+    let kept = listed(&store, Some("noisy"), None, u32::MAX);
+    assert_eq!((kept.len(), &*kept[0].1, &*kept[9_999].1), (10_000, "last", "t51"));
+}
+
+#[test]
 fn an_event_is_bounded_whatever_the_policy_says_of_it() {
     let store = Store::in_memory();
     let wordy = Outcome { reason: Some("ä".repeat(1_000_000)), ..happened("wordy", Verdict::Held) };
