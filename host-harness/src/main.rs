@@ -175,19 +175,19 @@ fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppErro
 }
 
 fn forget_state(manifest: &str, state_dir: Option<&Path>) -> Result<Exit, AppError> {
-    forget(&StateFolder::open(state_dir)?, manifest)?;
+    forget(&StateFolder::open_to_change(state_dir)?, manifest)?;
     print(&format!("forgot what was seen under {manifest}\n"));
     Ok(Exit::Success)
 }
 
 fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {
-    let store = StateFolder::open(state_dir)?.store;
     match command {
-        QuarantineCommand::List { json: true } => print_json(&list_quarantine(&store)?),
-        QuarantineCommand::List { json: false } => {
-            print(&render::quarantine_table(&list_quarantine(&store)?.quarantine, now_ms()));
+        QuarantineCommand::List { json } => {
+            let listed = list_quarantine(&StateFolder::open(state_dir)?.store)?;
+            if *json { print_json(&listed) } else { print(&render::quarantine_table(&listed.quarantine, now_ms())) }
         }
         QuarantineCommand::Clear(ClearArgs { targets, manifest, all: _, json }) => {
+            let store = StateFolder::open_to_change(state_dir)?.store;
             let cleared = clear_quarantine(&store, manifest.as_deref(), targets)?;
             if *json { print_json(&cleared) } else { print(&render::cleared_lines(&cleared.quarantine)) }
         }

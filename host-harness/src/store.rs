@@ -2,6 +2,7 @@
 //! in quarantine, what happened, and for replacements the images that containers came from. Answers and
 //! keeps; what any of it means is not its business. Calls block for as long as a small file takes to read or sync.
 
+mod copy;
 mod history;
 mod images;
 mod policy_state;

@@ -82,33 +82,12 @@ fn has_platform(image: &Value, wanted: Option<&str>) -> bool {
 }
 
 async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Result<(), Failure> {
-    let progress = |progress: PullProgress| (ctx.progress)(order, progress);
-    let pull_with = async |login: Option<&Credential>| {
-        let pulled = ctx.replacer.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
-        pulled.map_err(|error| {
-            let failure = error.failure();
-            let message = login.map_or(failure.message.clone(), |login| login.hide_in(&failure.message));
-            Failure { message: hide_proofs(&message), ..failure }
-        })
-    };
     let pull = async {
-        let (repository, stored) = (reference.name(), (ctx.credentials)(reference.clone()).await?);
-        let login = stored.as_ref().filter(|stored| !ctx.refused.has(&repository, stored));
-        match (pull_with(login).await, login) {
-            (Err(failure), Some(login)) if is_refusal(&failure.message) => {
-                // It may be an image that anybody may have.
-                pull_with(None).await.map_err(|_| failure)?;
-                ctx.refused.note(&repository, login);
-                let registry = reference.registry();
-                warn!(%reference, "the login for {registry} was refused; not sent again for this image until it changes");
-                Ok(())
-            }
-            // It may be one no longer.
-            (Err(failure), None) if is_refusal(&failure.message) => match &stored {
-                Some(stored) => pull_with(Some(stored)).await,
-                None => Err(failure),
-            },
-            (ended, _) => ended,
+        let stored = (ctx.credentials)(reference.clone()).await?;
+        match stored {
+            Some(login) if ctx.refused.has(reference, &login) => pull_without(ctx, order, reference, &login).await,
+            Some(login) => pull_with(ctx, order, reference, &login).await,
+            None => pull_as(ctx, order, reference, None).await,
         }
     };
     tokio::select! {
@@ -119,4 +98,59 @@ async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Resul
             Err(_) => Err(pull_failed(format!("{reference} was not pulled within {} s", ctx.pull_timeout.as_secs()))),
         },
     }
+}
+
+/// With `login`, and without where the registry refuses it: it may be an image that anybody may have.
+async fn pull_with(
+    ctx: &OrderContext,
+    order: &Order,
+    reference: &Reference,
+    login: &Credential,
+) -> Result<(), Failure> {
+    let Err(refused) = pull_as(ctx, order, reference, Some(login)).await else { return Ok(()) };
+    if !is_refusal(&refused.message) {
+        return Err(refused);
+    }
+    // At once: other pulls would send it meanwhile.
+    let place = ctx.refused.note(reference, login, &refused.message);
+    warn!(%reference, "the login for {place} was refused; what anybody may have is pulled without it until it changes");
+    let pulled = pull_as(ctx, order, reference, None).await;
+    pulled.map_err(|failure| if is_refusal(&failure.message) { refused } else { failure })
+}
+
+/// Without `login`, which was refused before, and with it where the registry lets nobody have the image without: it may
+/// have been taken for a public one that it is no longer.
+async fn pull_without(
+    ctx: &OrderContext,
+    order: &Order,
+    reference: &Reference,
+    login: &Credential,
+) -> Result<(), Failure> {
+    let Err(failure) = pull_as(ctx, order, reference, None).await else { return Ok(()) };
+    if !is_refusal(&failure.message) {
+        return Err(failure);
+    }
+    if ctx.refused.is_wrong(reference, login) {
+        let (message, registry) = (&failure.message, reference.registry());
+        let message = format!("{message}; the login for {registry} was refused and is not sent again until it changes");
+        return Err(Failure { message, ..failure });
+    }
+    pull_as(ctx, order, reference, Some(login)).await?;
+    ctx.refused.forget(reference, login);
+    Ok(())
+}
+
+async fn pull_as(
+    ctx: &OrderContext,
+    order: &Order,
+    reference: &Reference,
+    login: Option<&Credential>,
+) -> Result<(), Failure> {
+    let progress = |progress: PullProgress| (ctx.progress)(order, progress);
+    let pulled = ctx.replacer.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
+    pulled.map_err(|error| {
+        let failure = error.failure();
+        let message = login.map_or(failure.message.clone(), |login| login.hide_in(&failure.message));
+        Failure { message: hide_proofs(&message), ..failure }
+    })
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod logins;
 mod tags;
 mod units;
 
@@ -413,33 +414,4 @@ async fn without_its_credential_an_image_is_not_pulled_anonymously() {
     let report = run_order(&OrderContext { credentials, ..context(&engine) }, &order()).await;
     assert_eq!(report.err.unwrap().message, format!("{REFERENCE}: the file is broken"));
     assert_eq!(pulls(&engine), 0);
-}
-
-#[tokio::test]
-async fn a_refused_login_is_left_away_once_and_not_sent_again_until_it_changes() {
-    let engine = engine().await;
-    let password = Arc::new(Mutex::new("old"));
-    let given = password.clone();
-    let credentials: CredentialLookup = Arc::new(move |_| {
-        let login = Credential::basic("robot", *given.lock().unwrap());
-        Box::pin(async { Ok(Some(login)) })
-    });
-    let refusal = EngineError::PullFailed { reference: REFERENCE.to_owned(), reason: "unauthorized: no".to_owned() };
-    engine.fail("pull", 1, refusal.clone());
-    let context = OrderContext { credentials, ..context(&engine) };
-    let order = || Order { recreate: false, digest: None, ..order() };
-    let report = run_order(&context, &order()).await;
-    assert!(report.pulled && report.err.is_none(), "anybody may have it: {report:?}");
-    assert!(run_order(&context, &order()).await.pulled);
-    assert_eq!((pulls(&engine), engine.credentials()), (3, vec![]), "the first was refused, and two came without");
-    *password.lock().unwrap() = "new";
-    assert!(run_order(&context, &order()).await.pulled);
-    assert_eq!(engine.credentials(), ["robot"]);
-    *password.lock().unwrap() = "old";
-    engine.fail("pull", 1, refusal.clone());
-    assert!(run_order(&context, &order()).await.pulled);
-    assert_eq!(engine.credentials(), ["robot", "robot"], "it is nobody's any more but the login's");
-    engine.fail("pull", 2, refusal);
-    let message = run_order(&context, &order()).await.err.unwrap().message;
-    assert!(message.contains("unauthorized: no"), "{message}");
 }

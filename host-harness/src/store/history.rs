@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Store, StoreError, column_ms};
 
-/// How many events are kept; the oldest go first.
+/// How many events are kept of each manifest; the oldest go first. What one policy says pushes out nothing of another's.
 const KEPT: u16 = 10_000;
 
 /// An event is a few lines. What a policy says more of one is not kept, for the disk is everybody's.
@@ -51,8 +51,9 @@ impl Store {
                     transaction.execute(sql, params![column_ms(at_ms), manifest, outcome.target, json])?;
                 }
             }
-            let sql = "DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?1";
-            transaction.execute(sql, [KEPT]).map(drop)
+            let sql = "DELETE FROM history WHERE manifest = ?1 AND id <= (
+                SELECT id FROM history WHERE manifest = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
+            transaction.prepare_cached(sql)?.execute(params![manifest, KEPT]).map(drop)
         })
     }
 

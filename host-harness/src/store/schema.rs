@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Step `n` takes a file from version `n` to `n + 1`; SQLite's `user_version` says where a file stands. Steps
 /// that were released are never changed.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     // The entry is JSON, as the boundary has it: what is in it is the policy's own.
     "CREATE TABLE quarantine (
         manifest TEXT NOT NULL,
@@ -39,6 +39,8 @@ const STEPS: [&str; 3] = [
         outcome TEXT NOT NULL
     ) STRICT;
     CREATE INDEX history_of_target ON history (manifest, target, id);",
+    // By which a manifest's oldest events are found.
+    "CREATE INDEX history_of_manifest ON history (manifest, id);",
 ];
 
 /// Why a file cannot be used.

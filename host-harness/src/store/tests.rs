@@ -147,6 +147,64 @@ fn a_full_disk_is_said_and_what_was_there_stands() {
     assert_eq!(open(&folder).policy_state("apps").expect("read"), Some(json!({"seen": "old"})));
 }
 
+/// What a store leaves in its folder when it is `closed`, or killed, as it is on the disk: without the file that a
+/// process shares with others.
+fn left_by(store: Store, from: &TempDir, is_closed: bool) -> TempDir {
+    if is_closed {
+        drop(store)
+    } else {
+        std::mem::forget(store)
+    }
+    let left = folder();
+    for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {
+        let file = from.path().join(&name);
+        if file.exists() {
+            fs::copy(file, left.path().join(name)).expect("copied");
+        }
+    }
+    left
+}
+
+fn files(folder: &TempDir) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let entries = fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("a file"));
+    let mut files: Vec<_> = entries.map(|entry| (entry.file_name(), fs::read(entry.path()).expect("read"))).collect();
+    files.sort();
+    files
+}
+
+#[rstest]
+#[case::closed(true)]
+#[case::killed(false)]
+fn what_is_in_a_file_is_read_into_memory_and_the_file_left_as_it_is(#[case] is_closed: bool) {
+    let first = folder();
+    let store = open(&first);
+    store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
+    store.keep_policy_state("apps", &json!({"seen": "old"})).expect("written");
+    store.record_history("apps", &[&happened("web", Verdict::Held)], 7).expect("written");
+    let left = left_by(store, &first, is_closed);
+    let before = files(&left);
+    assert_eq!(before.len(), if is_closed { 1 } else { 2 }, "what was killed leaves its log");
+
+    let copy = Store::copy_to_memory(left.path()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(copy.quarantine("apps").expect("read"), [quarantined("web", "b", 1)]);
+    assert_eq!(copy.policy_state("apps").expect("read"), Some(json!({"seen": "old"})));
+    assert_eq!(listed(&copy, None, None, 9), [(7, "web".to_owned(), Verdict::Held)]);
+    copy.keep_policy_state("apps", &json!({"seen": "new"})).expect("kept as long as the process runs");
+    assert_eq!(copy.policy_state("apps").expect("read"), Some(json!({"seen": "new"})));
+    drop(copy);
+    assert_eq!(files(&left), before, "nothing is written, nor made beside it");
+}
+
+#[test]
+fn what_cannot_be_read_into_memory_is_said() {
+    let folder = folder();
+    Store::copy_to_memory(folder.path()).expect_err("there is no file");
+    assert_eq!(files(&folder), []);
+    fs::write(folder.path().join(FILE_NAME), "this is a text file, and a long one at that").expect("a file");
+    let error = Store::copy_to_memory(folder.path()).expect_err("no database");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+}
+
 fn happened(target: &str, verdict: Verdict) -> Outcome {
     Outcome { reason: Some("why".to_owned()), ..Outcome::new(target, verdict) }
 }
@@ -190,6 +248,21 @@ fn history_is_bounded_and_loses_the_oldest() {
     let kept = listed(&store, None, None, u32::MAX);
     assert_eq!(kept.len(), 10_000);
     assert_eq!((&*kept[0].1, &*kept[9_999].1), ("t10049", "t50"));
+}
+
+#[test]
+fn events_of_one_manifest_push_out_none_of_another() {
+    let store = Store::in_memory();
+    let record = |manifest: &str, target: &str, at_ms| {
+        store.record_history(manifest, &[&happened(target, Verdict::Seeded)], at_ms).expect("written");
+    };
+    record("quiet", "web", 1);
+    let outcomes: Vec<Outcome> = (0..10_050).map(|n| happened(&format!("t{n}"), Verdict::Seeded)).collect();
+    store.record_history("noisy", &outcomes.iter().collect::<Vec<_>>(), 2).expect("written");
+    record("noisy", "last", 3);
+    assert_eq!(listed(&store, Some("quiet"), None, 9), [(1, "web".to_owned(), Verdict::Seeded)]);
+    let kept = listed(&store, Some("noisy"), None, u32::MAX);
+    assert_eq!((kept.len(), &*kept[0].1, &*kept[9_999].1), (10_000, "last", "t51"));
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Quarantine {
         self.retain(|entry| entry.target != target);
     }
 
-    /// Drops what is barred for `target` and is not what the registry has now.
+    /// Drops what is barred for `target` and is not `remote`, which is news.
     pub(crate) fn lift_older(&mut self, target: &str, remote: &Digest) {
         self.retain(|entry| entry.target != target || entry.digest == *remote);
     }

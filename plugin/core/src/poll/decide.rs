@@ -81,9 +81,12 @@ pub(super) fn decide(
             return Decided { outcome, order: None };
         }
     };
-    quarantine.lift_older(&target.name, &remote);
-    let held = quarantine.hold(&target.name, aim, &remote);
+    let is_first_sight = known.is_none();
     let facts = Facts::new(target, aim, remote, known, behind);
+    if facts.is_news(is_first_sight) {
+        quarantine.lift_older(&target.name, &facts.remote);
+    }
+    let held = quarantine.hold(&target.name, aim, &facts.remote);
     let (verdict, reason, now) = match facts.judge(strategy_of(config, target), held) {
         Decision::Remember(verdict, reason) => (verdict, reason, Some(facts.reached())),
         Decision::Hold(reason) => (Verdict::Held, Some(reason), None),
@@ -141,6 +144,16 @@ impl<'a> Facts<'a> {
         let (behind, runs) = behind.map_or_else(Default::default, |behind| (behind.ids, behind.runs));
         tried.retain(|id| behind.contains(id));
         Self { aim, remote, from, known, is_reached, is_behind, behind, tried, runs }
+    }
+
+    /// Whether what is there is neither what was seen before nor what runs: a tag that points back for a while, or a
+    /// mirror that lags, frees nothing that failed since.
+    fn is_news(&self, is_first_sight: bool) -> bool {
+        let is_on_it = match self.is_behind {
+            Some(is_behind) => !is_behind,
+            None => !is_first_sight && self.known.digest.is_none() && self.from.is_none(),
+        };
+        !is_on_it && self.known.digest.as_ref() != Some(&self.remote)
     }
 
     fn judge(&self, strategy: Strategy, held: Option<String>) -> Decision {

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// No index is read beyond so many children: they are for people's platforms, of which there are few dozen.
 const MAX_CHILDREN: usize = 256;
 
+/// No system, architecture or variant has a longer name: they are kept.
+const MAX_PLATFORM_PART: usize = 64;
+
 /// An index by its children, a manifest by its config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Document {
@@ -33,8 +36,12 @@ impl Document {
         }
         let child = |child: &Value| {
             let text = |key: &str| child["platform"][key].as_str().filter(|text| !text.is_empty());
-            let variant = text("variant").map(|variant| format!("/{variant}")).unwrap_or_default();
-            Some((format!("{}/{}{variant}", text("os")?, text("architecture")?), digest(child)?))
+            let (os, architecture, variant) = (text("os")?, text("architecture")?, text("variant"));
+            if [os, architecture, variant.unwrap_or_default()].iter().any(|part| part.len() > MAX_PLATFORM_PART) {
+                return None;
+            }
+            let variant = variant.map(|variant| format!("/{variant}")).unwrap_or_default();
+            Some((format!("{os}/{architecture}{variant}"), digest(child)?))
         };
         let children = manifests.into_iter().flatten().filter_map(child).take(MAX_CHILDREN).collect();
         Ok(Self { children, config })
@@ -90,6 +97,17 @@ mod tests {
     #[case::beginning_of_a_name("linux/ar", None)]
     fn a_platform_finds_its_manifest(#[case] platform: &str, #[case] letter: Option<&str>) {
         assert_eq!(index().child(platform), letter.map(digest).as_ref());
+    }
+
+    #[any_test]
+    fn a_platform_of_endless_names_is_none() {
+        let most = "x".repeat(MAX_PLATFORM_PART);
+        for (over, expected) in [(["", "", ""], 1), (["y", "", ""], 0), (["", "y", ""], 0), (["", "", "y"], 0)] {
+            let [os, architecture, variant] = over.map(|over| format!("{most}{over}"));
+            let platform = format!(r#"{{"os":"{os}","architecture":"{architecture}","variant":"{variant}"}}"#);
+            let body = format!(r#"{{"manifests":[{{"digest":"{}","platform":{platform}}}]}}"#, digest("a"));
+            assert_eq!(Document::parse(&body).expect("an index").children.len(), expected, "{over:?}");
+        }
     }
 
     #[any_test]

@@ -82,6 +82,8 @@ struct Job {
     tried: u8,
     /// Whether a token for several repositories did not do.
     was_in_batch: bool,
+    /// The id of the login that it was refused with, where the host may have renewed that since.
+    unless: Option<String>,
     list: TagList,
 }
 

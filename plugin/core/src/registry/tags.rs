@@ -9,6 +9,10 @@ const MAX_TAGS: usize = 20_000;
 /// So many pages are read of a tag list.
 const MAX_PAGES: usize = 100;
 
+/// So many bytes are read of a tag list, more than the longest tags come to: what one registry sends counts against the
+/// call, in which others are asked too.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
 /// What has come of a tag list so far.
 #[derive(Debug, Default)]
 pub(crate) struct TagList {
@@ -17,6 +21,8 @@ pub(crate) struct TagList {
     pub(crate) next: Option<String>,
     /// Pages read.
     pub(crate) pages: usize,
+    /// Bytes of them.
+    bytes: usize,
 }
 
 #[derive(Deserialize)]
@@ -31,6 +37,7 @@ impl TagList {
     /// # Errors
     /// A fragment saying what is wrong with the page.
     pub(crate) fn add(&mut self, url: &str, body: &str, links: &[&str]) -> Result<(), String> {
+        self.bytes += body.len();
         let page: Page =
             serde_json::from_slice(body.as_bytes()).map_err(|_| "answered something that is no tag list".to_owned())?;
         // What is no tag by the grammar cannot be pulled either.
@@ -38,8 +45,9 @@ impl TagList {
         self.pages += 1;
         self.next =
             links.iter().find_map(|link| parse_next(link)).map(|target| resolve_link(url, target)).transpose()?;
-        if self.tags.len() > MAX_TAGS || (self.next.is_some() && self.pages >= MAX_PAGES) {
-            return Err(format!("has more tags than are read: {MAX_TAGS} on {MAX_PAGES} pages"));
+        let is_cut = self.next.is_some() && (self.pages >= MAX_PAGES || self.bytes >= MAX_BYTES);
+        if is_cut || self.tags.len() > MAX_TAGS {
+            return Err(format!("has more tags than are read: {MAX_TAGS} on {MAX_PAGES} pages, in 4 MiB"));
         }
         Ok(())
     }

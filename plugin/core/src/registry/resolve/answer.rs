@@ -23,8 +23,13 @@ impl Resolver<'_> {
     fn take_failure(&mut self, query: Query, proof: &Proof, failure: Failure) {
         self.talk(query.registry()).is_heard = true;
         self.note_login_try(query.registry());
+        let is_repeated = self.open.get(&query).is_some_and(|job| job.unless.is_some());
         let known = self.cache.registries.entry(query.registry().to_owned()).or_default();
         match (failure.code, proof) {
+            // Sent again after a denial, and the host has no other: it was a denial indeed.
+            (FailureCode::Rejected, Proof::Login(login)) if is_repeated && !known.rejected.contains_key(login) => {
+                return self.take_denial(query, proof, true);
+            }
             (FailureCode::Rejected, Proof::Login(login)) if self.refused.insert(login.clone()) => return,
             (FailureCode::PerRepository, Proof::Login(_)) if !known.is_per_repository => {
                 known.is_per_repository = true;
@@ -48,6 +53,7 @@ impl Resolver<'_> {
         }
         match response.status {
             401 => self.take_challenge(query, proof, response),
+            403 if matches!(proof, Proof::Login(_)) && self.may_repeat(&query, response) => {}
             403 => self.take_denial(query, proof, response.authenticated),
             200 => {
                 self.note_success(&query, proof);

@@ -174,7 +174,10 @@ impl Resolver<'_> {
         let (reference, registry) = (query.reference(), query.registry());
         let known = self.cache.registries.get(registry);
         let auth = match (proof, known) {
-            (Proof::Login(login), Some(known)) => Auth::Basic(login, known.rejected.get(login).map(String::as_str)),
+            (Proof::Login(login), Some(known)) => {
+                let unless = job.unless.as_ref().or_else(|| known.rejected.get(login));
+                Auth::Basic(login, unless.map(String::as_str))
+            }
             (Proof::Token { at, .. }, Some(known)) => Auth::Bearer(&known.tokens[*at].value),
             _ => Auth::None,
         };

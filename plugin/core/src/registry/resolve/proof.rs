@@ -47,20 +47,38 @@ impl Resolver<'_> {
             }
         }
         match proof {
-            Proof::Login(login) => self.reject(&query, login, response),
+            Proof::Login(login) if self.reject(&query, login, response) => return,
             Proof::Token { at, .. } if self.may_renew(&query, *at, &asked) => return,
             _ => {}
         }
         self.take_denial(query, proof, response.authenticated);
     }
 
-    /// A login that was refused is not sent again, here or in later calls, until it is another.
-    fn reject(&mut self, query: &Query, login: &str, response: &HttpResponse) {
+    /// Whether `query` may go out with the login once more: ECR's are over after 12 hours, which it says in the words of
+    /// a denial. The host renews what the request names as refused; that is this query's alone to say, for a true
+    /// denial of one repository leaves the login good for the others.
+    pub(super) fn may_repeat(&mut self, query: &Query, response: &HttpResponse) -> bool {
+        let (true, Some(id)) = (is_ecr(query.registry()), &response.credential_id) else { return false };
+        let Some(job) = self.open.get_mut(query) else { return false };
+        let is_first = job.may_try(Way::Repeat);
+        if is_first {
+            job.unless = Some(id.clone());
+        }
+        is_first
+    }
+
+    /// A login that was refused is not sent again, here or in later calls, until it is another. Whether the host may have
+    /// another already.
+    fn reject(&mut self, query: &Query, login: &str, response: &HttpResponse) -> bool {
         self.note_login_try(query.registry());
-        self.refused.insert(login.to_owned());
         if let (Some(known), Some(id)) = (self.cache.registries.get_mut(query.registry()), &response.credential_id) {
             known.rejected.insert(login.to_owned(), id.clone());
         }
+        let may_be_another = self.may_repeat(query, response);
+        if !may_be_another {
+            self.refused.insert(login.to_owned());
+        }
+        may_be_another
     }
 
     /// Whether a 401 to a token leaves a way: a wider scope, or a new one in place of one that is over.
@@ -86,7 +104,6 @@ impl Resolver<'_> {
         let known = self.cache.registries.entry(query.registry().to_owned()).or_default();
         let mut is_authenticated = is_authenticated;
         match proof {
-            Proof::Login(_) if is_ecr(query.registry()) && job.may_try(Way::Repeat) => return,
             Proof::None | Proof::Login(_) => {}
             Proof::Token { at, is_borrowed } => {
                 if *is_borrowed {
@@ -248,9 +265,21 @@ pub(super) fn note_scope(known: &mut Known, query: &Query, asked: &Asked) -> boo
     true
 }
 
+/// Ends of the names of AWS's private registries; the host knows where each has its API.
+const ECR_ENDS: [&str; 9] = [
+    ".amazonaws.com",
+    ".amazonaws.com.cn",
+    ".amazonaws.eu",
+    ".c2s.ic.gov",
+    ".sc2s.sgov.gov",
+    ".cloud.adc-e.uk",
+    ".csp.hci.ic.gov",
+    ".on.aws",
+    ".on.amazonwebservices.com.cn",
+];
+
 fn is_ecr(registry: &str) -> bool {
     let registry = registry.split(':').next().unwrap_or(registry);
-    (registry.contains(".dkr.ecr.") || registry.contains(".dkr.ecr-fips."))
-        && (registry.ends_with(".amazonaws.com") || registry.ends_with(".amazonaws.com.cn"))
-        || (registry.contains(".dkr-ecr") && registry.ends_with(".on.aws"))
+    let is_private = [".dkr.ecr.", ".dkr.ecr-fips.", ".dkr-ecr.", ".dkr-ecr-fips."];
+    is_private.iter().any(|part| registry.contains(part)) && ECR_ENDS.iter().any(|end| registry.ends_with(end))
 }

@@ -236,6 +236,26 @@ fn a_tag_list_that_leads_elsewhere_is_a_failure() {
 }
 
 #[any_test]
+fn an_endless_tag_list_fails_alone_and_soon() {
+    let page = format!(r#"{{"tags":["a"],"more":"{}"}}"#, "x".repeat(2 * 1024 * 1024));
+    let mut pages = 0;
+    let mut world = World::new(|request| {
+        if !request.url.contains("endless.io") {
+            return Answer::Ok(answer(200, &[], r#"{"tags":["a"]}"#));
+        }
+        pages += 1;
+        Answer::Ok(answer(200, &[("link", &format!("<?last={pages}>; rel=\"next\""))], &page))
+    });
+    let references = gather(["endless.io/o/a", "r.io/o/a"].map(|name| name.parse().expect("a reference")));
+    let found = list_tags(&mut world, &mut Cache::default(), &Insecure::none(), NOW_MS, &references);
+    let failure = found["endless.io/o/a"].as_ref().expect_err("endless");
+    assert!(failure.message.contains("more tags than are read"), "{failure}");
+    assert_eq!(found["r.io/o/a"], Ok(vec!["a".to_owned()]));
+    drop(world);
+    assert_eq!(pages, 2);
+}
+
+#[any_test]
 fn documents_are_read_once() {
     let body = format!(r#"{{"config":{{"digest":"{}"}}}}"#, digest("c"));
     let mut world = World::new(|_| Answer::Ok(answer(200, &[], &body)));

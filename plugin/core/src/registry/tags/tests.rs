@@ -75,3 +75,17 @@ fn endless_lists_end() {
     add(&mut TagList::default(), &many, &[]).expect_err("too many");
     add(&mut TagList::default(), "<html>", &[]).expect_err("no list");
 }
+
+#[any_test]
+fn a_list_of_large_pages_ends_before_it_is_all_that_is_read() {
+    let mut list = TagList::default();
+    let page = format!(r#"{{"tags":["a"],"more":"{}"}}"#, "x".repeat(1024 * 1024));
+    let error = (0..).find_map(|page_no| add(&mut list, &page, &[&format!("<?last={page_no}>")]).err());
+    assert!(error.is_some_and(|why| why.contains("more tags")));
+    assert_eq!(list.pages, 4);
+    let longest = format!(r#"{{"tags":["{}"]}}"#, vec!["a".repeat(128); MAX_TAGS].join("\",\""));
+    assert!(longest.len() < MAX_BYTES, "the longest tags, and as many as are read");
+    add(&mut TagList::default(), &longest, &[]).expect("a page");
+    let last = format!(r#"{{"tags":["a"],"more":"{}"}}"#, "x".repeat(MAX_BYTES));
+    add(&mut TagList::default(), &last, &[]).expect("there is no more to read");
+}

@@ -157,25 +157,100 @@ fn logins_by_repository_are_named_with_it() {
     assert_eq!(count(&world.take_asked(), "/token"), 3);
 }
 
+const ECR: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+
+/// A registry that wants Basic and takes the login `id-2` alone, and a host whose login is `id`, which it renews to
+/// `renewed` when the request names it as refused.
+fn expiring<'a>(id: &'a mut &'static str, renewed: &'static str, refusal_status: u16) -> World<'a> {
+    World::new(move |request| {
+        if request.credential.is_none() {
+            return Answer::Ok(basic());
+        }
+        if request.unless_credential.as_deref() == Some(*id) {
+            *id = renewed;
+        }
+        if request.unless_credential.as_deref() == Some(*id) {
+            return refusal(FailureCode::Rejected);
+        }
+        let expired = HttpResponse {
+            status: refusal_status,
+            body: "denied: Your authorization token has expired.".to_owned(),
+            ..basic()
+        };
+        let said = if *id == "id-2" { found() } else { expired };
+        Answer::Ok(HttpResponse { credential_id: Some((*id).to_owned()), ..with_login(said) })
+    })
+}
+
 #[any_test]
-fn an_expired_ecr_login_is_sent_once_more() {
-    for (registry, asks, is_found) in [
-        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", 3, true),
-        ("123456789012.dkr-ecr-fips.us-gov-west-1.on.aws", 3, true),
-        ("dkr.ecr.example.com", 3, false),
+fn an_expired_ecr_login_is_sent_once_more_after_the_host_renewed_it() {
+    for (registry, is_ecr) in [
+        (ECR, true),
+        ("123456789012.dkr.ecr-fips.us-west-2.amazonaws.com", true),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", true),
+        ("123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu", true),
+        ("123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov", true),
+        ("123456789012.dkr.ecr-fips.us-isob-east-1.sc2s.sgov.gov", true),
+        ("123456789012.dkr.ecr.eu-isoe-west-1.cloud.adc-e.uk", true),
+        ("123456789012.dkr.ecr.us-isof-south-1.csp.hci.ic.gov", true),
+        ("123456789012.dkr-ecr-fips.us-gov-west-1.on.aws", true),
+        ("123456789012.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn", true),
+        ("dkr.ecr.example.com", false),
+        ("a.dkr.ecr.evilamazonaws.com.example.com", false),
     ] {
-        let mut tries = 0;
+        for status in [403, 401] {
+            let (mut id, mut cache) = ("id-1", Cache::default());
+            let mut world = expiring(&mut id, "id-2", status);
+            let found = world.resolve(&mut cache, NOW_MS, &images(registry, 3));
+            let logins = world.asked.iter().filter(|request| request.credential.is_some()).count();
+            drop(world);
+            assert_eq!(found.values().all(Result::is_ok), is_ecr, "{registry} {status}");
+            if is_ecr {
+                assert_eq!(logins, 4, "{registry} {status}: one was refused");
+                assert!(cache.registries[registry].rejected.is_empty(), "{registry} {status}");
+            }
+        }
+    }
+}
+
+#[any_test]
+fn an_ecr_login_that_is_denied_one_repository_serves_the_others() {
+    for renewed in ["id-2", "id-3"] {
+        let (mut id, mut cache) = ("id-2", Cache::default());
         let mut world = World::new(|request| {
             if request.credential.is_none() {
                 return Answer::Ok(basic());
             }
-            tries += 1;
-            let expired = answer(403, &[], "denied: Your authorization token has expired.");
-            Answer::Ok(with_login(if tries == 1 { expired } else { found() }))
+            if request.unless_credential.as_deref() == Some(id) {
+                id = renewed;
+            }
+            if request.unless_credential.as_deref() == Some(id) {
+                return refusal(FailureCode::Rejected);
+            }
+            let said = if request.url.contains("0001") { answer(403, &[], "denied: not authorized") } else { found() };
+            Answer::Ok(HttpResponse { credential_id: Some(id.to_owned()), ..with_login(said) })
         });
-        let found = world.resolve(&mut Cache::default(), NOW_MS, &images(registry, 1));
-        assert_eq!(found.values().all(Result::is_ok), is_found, "{registry}");
-        assert_eq!(world.take_asked().len(), asks, "{registry}");
+        for poll in 0..2 {
+            let found = world.resolve(&mut cache, NOW_MS + poll * MINUTE_MS, &images(ECR, 3));
+            assert_eq!(found.values().filter(|lookup| lookup.is_ok()).count(), 2, "{renewed}, poll {poll}");
+            let failure = found[&format!("{ECR}/o/app0001:v1")].as_ref().expect_err("denied");
+            assert!(failure.message.contains("does not give access"), "{failure}");
+            assert!(cache.registries[ECR].rejected.is_empty(), "{renewed}, poll {poll}");
+        }
+    }
+}
+
+#[any_test]
+fn an_ecr_login_that_is_refused_and_cannot_be_renewed_is_not_sent_again() {
+    let (mut id, mut cache) = ("id-1", Cache::default());
+    let mut world = expiring(&mut id, "id-1", 401);
+    for (poll, sent) in [1, 0].into_iter().enumerate() {
+        let before = world.asked.len();
+        let found = world.resolve(&mut cache, NOW_MS, &images(ECR, 1));
+        let failure = found[&format!("{ECR}/o/app0000:v1")].as_ref().expect_err("refused");
+        assert!(failure.message.contains("until it changes"), "{failure}");
+        let named = |request: &&HttpRequest| request.credential.is_some() && request.unless_credential.is_none();
+        assert_eq!(world.asked[before..].iter().filter(named).count(), sent, "poll {poll}");
     }
 }
 
