@@ -151,9 +151,9 @@ fn a_full_disk_is_said_and_what_was_there_stands() {
 /// process shares with others.
 fn left_by(store: Store, from: &TempDir, is_closed: bool) -> TempDir {
     if is_closed {
-        drop(store)
+        drop(store);
     } else {
-        std::mem::forget(store)
+        std::mem::forget(store);
     }
     let left = folder();
     for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {
