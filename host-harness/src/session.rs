@@ -155,6 +155,9 @@ impl Session {
         let input = RefreshInput { now_ms: now_ms(), state: self.memory.read(), targets, recreate };
         let (mut output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
         tidy_all(&mut output.outcomes, &mut output.err);
+        for name in &mut output.known_targets {
+            *name = tidy(name);
+        }
         self.memory.write(std::mem::take(&mut output.state));
         self.note(&output.outcomes);
         Ok((output, orders))

@@ -167,7 +167,9 @@ impl Tools {
         let (reloader, source) = (ready.reloader.clone(), ready.source.clone());
         Arc::new(move |running_manifest, running_plugin| {
             // Before they are read: what mends a refused one may be put where nothing is at work yet.
-            following.follow(&[files_of(running_manifest), source.files()].concat());
+            if let Source::File(_) = source {
+                following.follow(&[files_of(running_manifest), source.files()].concat());
+            }
             let (loaded, wasm) = reloader.load().map_err(|error| error.to_string())?;
             crate::memory::release_unused();
             if loaded.is_same(running_manifest, &running_plugin.info.sha256) {

@@ -270,9 +270,14 @@ impl Replacer {
         }
     }
 
+    /// Whether somebody gave an old container its own name back.
     async fn is_old_back(&self, transaction: &Transaction) -> Result<bool, EngineError> {
-        let part = &transaction.root().part;
-        Ok(self.find(&part.old).await?.is_some_and(|old| name_of(&old) == part.name))
+        for part in transaction.sides.iter().map(|side| &side.part).filter(|part| part.handling == Handling::Recreate) {
+            if self.find(&part.old).await?.is_some_and(|old| name_of(&old) == part.name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn start_again(&self, transaction: &Transaction) -> Result<(), EngineError> {

@@ -100,7 +100,7 @@ impl Replacer {
 
     /// All containers. One that the engine itself cannot show needs nobody, unless it is the one that is meant: nobody's
     /// update is to depend on what somebody else's container does to the engine. To find out that one hangs takes a call's
-    /// time limit, two minutes, for which the locks of the group are held and no others.
+    /// time limit, two minutes, each time that a group is looked at; its locks are held for that, and no others.
     async fn inspect_all(&self, name: &str) -> Result<Vec<Value>, EngineError> {
         let inspect = async |listed: Listed| match self.find(&listed.id).await {
             Err(

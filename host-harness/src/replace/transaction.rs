@@ -66,7 +66,8 @@ struct Attempt<'a, 'j> {
     entry: Entry,
     /// Whether an old container may no longer be as it was.
     is_touched: bool,
-    /// Whether a new container may be there, or come to be, of which nobody heard.
+    /// Whether a new container may be there of which nobody heard, since the engine could not be asked. One that it only
+    /// makes later is not known of either, and is found by its label.
     is_answer_lost: bool,
 }
 

@@ -41,7 +41,7 @@ impl KeptQuarantine {
     pub(super) fn write(&mut self, list: Option<Vec<Quarantined>>) {
         if let Some(mut list) = list {
             for barred in &mut list {
-                barred.reason = tidy(&barred.reason);
+                (barred.target, barred.reason) = (tidy(&barred.target), tidy(&barred.reason));
             }
             self.current = list;
             self.save();

@@ -273,6 +273,25 @@ async fn what_has_passed_stays_when_somebody_renames_it_and_goes_when_somebody_b
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_passed_goes_back_when_somebody_brings_the_old_one_of_who_goes_along_back() {
+    let mut stage = Stage::new(json!({}), true).await;
+    stage.engine.add_image(OTHER, &json!({ "Id": "other" }));
+    stage.engine.add_container("user", OTHER, json!({ "HostConfig": { "VolumesFrom": ["web"] } }), true).await;
+    let old = stage.engine.inspections()["user"]["Id"].clone();
+    stage.engine.fail("remove user.", 1, refused());
+    stage.engine.fail("remove web.", 1, refused());
+    stage.replace("web").await.unwrap();
+    stage.restart_program();
+    stage.replacer.remove("user").await.unwrap();
+    let old = old.as_str().unwrap();
+    stage.engine.rename(old, "user").await.unwrap();
+    stage.engine.start(old).await.unwrap();
+    stage.tend().await;
+    assert_eq!(stage.engine.inspections()["user"]["Id"], old, "{:?}", stage.engine.overview());
+    assert!(stage.engine.overview().contains(&"user other running".to_owned()), "{:?}", stage.engine.overview());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_passed_and_was_renamed_since_is_not_made_again_as_it_was() {
     let labels = json!({ "imagewatch.allow-rm": "true", "imagewatch.hook.post-update": "after" });
     let body = json!({ "HostConfig": { "AutoRemove": true, "NetworkMode": "front" }, "Labels": labels });
