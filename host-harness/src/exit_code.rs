@@ -36,8 +36,7 @@ impl From<Exit> for ExitCode {
 /// The table for people.
 pub const TABLE: &str = "Exit codes:
   0    all went well
-  1    something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared,
-       forgotten or rolled back to; or a replay decided otherwise
+  1    left undone: unknown in a check, failed in a refresh, not there to clear, forget or go back to, other in a replay
   2    the command line makes no sense; a target to refresh that nobody knows
   3    a manifest, a config key, an environment variable or the state folder cannot be used
   4    a policy was refused, or faulted
