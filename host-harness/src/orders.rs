@@ -20,8 +20,10 @@ use tracing::{debug, info, warn};
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
 use crate::replace::labels::{COMPOSE_PROJECT, Labels};
-use crate::replace::plan::{reason_against_removal, reason_to_postpone};
+use crate::replace::locks::Locked;
+use crate::replace::plan::reason_against_removal;
 use crate::replace::setback::Setback;
+use crate::replace::survey::refuse_for_now;
 use crate::replace::systemd::unit_of;
 use crate::replace::{Job, NewImage, ReplaceError, Replacer, is_working_name};
 use crate::secret::Credential;
@@ -156,6 +158,10 @@ fn shutting_down(what: &str) -> Failure {
     Failure::passing(FailureCode::ShuttingDown, format!("the host is stopping; {what}"))
 }
 
+fn not_handled() -> Failure {
+    shutting_down("the remaining containers were not handled")
+}
+
 /// What the containers of `order` were created from.
 fn created_from(order: &Order) -> Reference {
     order.from.as_ref().unwrap_or(&order.reference).clone().with_explicit_tag()
@@ -236,7 +242,6 @@ impl Handled<'_> {
     }
 
     async fn replace(&self, strategy: Strategy) -> Result<Ending, Failure> {
-        let stopping = || shutting_down("the remaining containers were not handled");
         let replacer = &self.ctx.replacer;
         let origin = Origin {
             manifest: self.ctx.manifest.clone(),
@@ -255,13 +260,13 @@ impl Handled<'_> {
             return self.restart_unit(unit, &job).await;
         }
         let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
-        let survey = match surveyed.ok_or_else(stopping)? {
+        let survey = match surveyed.ok_or_else(not_handled)? {
             Ok(Some(survey)) => survey,
             Ok(None) => return Ok(Ending::Untouched),
             Err(error) => return Ok(self.ended(Err(error), Vec::new())),
         };
         // Only now: who waits for a lock keeps nobody else from working.
-        job.turn = Some(self.ctx.turn().await.ok_or_else(stopping)?);
+        job.turn = Some(self.ctx.turn().await.ok_or_else(not_handled)?);
         let old = survey.root().container.clone();
         if !self.is_still_meant(&old) {
             return Ok(Ending::Untouched);
@@ -299,33 +304,29 @@ impl Handled<'_> {
             let why = format!("systemd unit {unit} names its tag; write {} there", self.order.reference);
             return Ok(self.failed(&Setback::refused(why)));
         }
-        let names = vec![self.listed.name.clone()];
-        let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.replacer.locks.lock(&names)).await;
-        let _locked = locked.ok_or_else(|| shutting_down("the remaining containers were not handled"))?;
-        // Another order may have handled it while this one waited for the lock.
-        let Some(inspection) = self.find().await?.filter(|inspection| self.is_still_meant(inspection)) else {
-            return Ok(Ending::Untouched);
-        };
+        let Some((_locked, inspection)) = self.find_locked().await? else { return Ok(Ending::Untouched) };
         if unit_of(&inspection, &self.image_of(&inspection).await?) != Some(unit) {
             return Ok(Ending::Untouched);
         }
-        if let Err(setback) = self.look_at_units(&inspection) {
+        let replacer = &self.ctx.replacer;
+        if replacer.is_own(&inspection) {
+            let why = "it is this updater, which nothing would bring back; restart its unit by hand";
+            return Ok(self.failed(&Setback::refused(why)));
+        }
+        if let Err(setback) = refuse_for_now(&inspection) {
             return Ok(self.failed(&setback));
         }
-        Ok(self.ended(self.ctx.replacer.restart_unit(&inspection, unit, job).await, names))
+        let restarted = replacer.restart_unit(&inspection, unit, job).await;
+        Ok(self.ended(restarted, vec![self.listed.name.clone()]))
     }
 
-    /// Why a unit's container is not made anew, or not as it is now.
-    fn look_at_units(&self, inspection: &Value) -> Result<(), Setback> {
-        if self.ctx.replacer.is_own(inspection) {
-            return Err(Setback::refused(
-                "it is this updater, which nothing would bring back; restart its unit by hand",
-            ));
-        }
-        if let Some(reason) = reason_to_postpone(inspection) {
-            return Err(Setback::of(Fault::Postponed, reason));
-        }
-        Labels::of(inspection).check().map_err(Setback::refused)
+    /// The container under its lock, unless another order handled it while this one waited for that.
+    async fn find_locked(&self) -> Result<Option<(Locked, Value)>, Failure> {
+        let names = [self.listed.name.clone()];
+        let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.replacer.locks.lock(&names)).await;
+        let locked = locked.ok_or_else(not_handled)?;
+        let found = self.find().await?.filter(|inspection| self.is_still_meant(inspection));
+        Ok(found.map(|inspection| (locked, inspection)))
     }
 
     async fn image_of(&self, inspection: &Value) -> Result<Value, Failure> {
@@ -336,13 +337,7 @@ impl Handled<'_> {
 
     async fn remove(&self) -> Result<Ending, Failure> {
         let replacer = &self.ctx.replacer;
-        let names = [self.listed.name.clone()];
-        let locked = self.ctx.shutdown.run_until_cancelled(replacer.locks.lock(&names)).await;
-        let _locked = locked.ok_or_else(|| shutting_down("the remaining containers were not handled"))?;
-        // Another order may have handled it while this one waited for the lock.
-        let Some(inspection) = self.find().await?.filter(|inspection| self.is_still_meant(inspection)) else {
-            return Ok(Ending::Untouched);
-        };
+        let Some((_locked, inspection)) = self.find_locked().await? else { return Ok(Ending::Untouched) };
         if replacer.is_own(&inspection) {
             return Ok(self.failed(&Setback::refused("it is this updater, which nothing would bring back")));
         }
@@ -352,7 +347,7 @@ impl Handled<'_> {
         match replacer.remove(inspection["Id"].as_str().unwrap_or_default()).await {
             Ok(()) => {
                 info!(container = %self.listed.name, "removed");
-                Ok(Ending::Done(names.to_vec()))
+                Ok(Ending::Done(vec![self.listed.name.clone()]))
             }
             Err(error) if error.is_unavailable() => Err(error.failure()),
             Err(error) => {

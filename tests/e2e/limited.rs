@@ -17,12 +17,12 @@ const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca49
 const WAIT_S: &str = "6";
 
 /// A registry that answers with `status` and a `Retry-After` for as long as the flag stands.
-async fn limiting(status: u16, name: &'static str) -> (MockServer, Arc<AtomicBool>) {
+async fn limiting(status: u16) -> (MockServer, Arc<AtomicBool>) {
     let (server, is_limiting) = (MockServer::start().await, Arc::new(AtomicBool::new(true)));
     let flag = Arc::clone(&is_limiting);
     let answer = move |_: &Request| {
         if flag.load(Ordering::Relaxed) {
-            return ResponseTemplate::new(status).insert_header(name, WAIT_S);
+            return ResponseTemplate::new(status).insert_header("retry-after", WAIT_S);
         }
         ResponseTemplate::new(200).insert_header("docker-content-digest", DIGEST)
     };
@@ -46,10 +46,9 @@ async fn kept(daemon: &Daemon) -> Vec<(String, Option<u64>)> {
 
 async fn a_limit_parks_its_registry_alone(status: u16) {
     let stage = Stage::new().await;
-    let (server, is_limiting) = limiting(status, "retry-after").await;
+    let (server, is_limiting) = limiting(status).await;
     let limited = server.address().to_string();
     stage.push("web", "v1").await;
-    stage.scope.pull(&stage.image("web"), None).await;
     stage.run("web").await;
     let images = IMAGES.map(|image| format!("{limited}/{image}")).join(",");
     let manifest = stage

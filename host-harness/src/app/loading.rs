@@ -28,7 +28,6 @@ const BUILT_IN: &str = "generic";
 /// A manifest that can be used.
 #[derive(Debug)]
 pub(super) struct Ready {
-    source: Source,
     pub(super) manifest: Arc<PluginManifest>,
     pub(super) plugin: Arc<LoadedPlugin>,
     pub(super) rules: EgressRules,
@@ -99,11 +98,10 @@ impl Display for Source {
 pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
     let shown = source.to_string();
     let loaded = tokio::task::spawn_blocking(move || {
-        let read = source.clone();
-        let reloader = Reloader::new(Box::new(move || read.read()));
+        let reloader = Reloader::new(Box::new(move || source.read()));
         let (Loaded { manifest, plugin }, wasm) = reloader.load()?;
         let rules = egress_rules(&manifest, &plugin)?;
-        Ok(Ready { source, manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
+        Ok(Ready { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
     });
     loaded.await.unwrap_or_else(|panic| Err(AppError::Panicked(shown, panic.to_string())))
 }
@@ -164,13 +162,11 @@ impl Tools {
     /// How the files of `ready` are loaded again. `following` follows those that the manifest names by then, and until
     /// they are accepted those at work as well; what was at work is `kept`.
     pub(super) fn prepare(self, ready: &Ready, record: Arc<Record>, kept: Kept, following: Following) -> Prepare {
-        let (reloader, source) = (ready.reloader.clone(), ready.source.clone());
+        let reloader = ready.reloader.clone();
         Arc::new(move |running_manifest, running_plugin| {
-            // Before they are read: what mends a refused one may be put where nothing is at work yet.
-            if let Source::File(_) = source {
-                following.follow(&[files_of(running_manifest), source.files()].concat());
-            }
-            let (loaded, wasm) = reloader.load().map_err(|error| error.to_string())?;
+            // What mends a refused one may be put where nothing is at work yet.
+            let follow = |read: &_| following.follow(&[files_of(running_manifest), files_of(read)].concat());
+            let (loaded, wasm) = reloader.load_told(follow).map_err(|error| error.to_string())?;
             crate::memory::release_unused();
             if loaded.is_same(running_manifest, &running_plugin.info.sha256) {
                 return Ok(None);

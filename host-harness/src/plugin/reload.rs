@@ -68,7 +68,16 @@ impl Reloader {
     /// # Errors
     /// [`PluginError`].
     pub fn load(&self) -> Result<(Loaded, Vec<u8>), PluginError> {
+        self.load_told(|_| ())
+    }
+
+    /// The same, and tells of the manifest before its module is read.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn load_told(&self, is_read: impl FnOnce(&PluginManifest)) -> Result<(Loaded, Vec<u8>), PluginError> {
         let manifest = (self.read)()?;
+        is_read(&manifest);
         let admitted = admit(&manifest)?;
         let known = self.recent().iter().find(|loaded| loaded.is_same(&manifest, &admitted.info.sha256)).cloned();
         let wasm = admitted.wasm.clone();
@@ -92,14 +101,12 @@ impl Reloader {
     }
 }
 
-/// The files that a manifest's policy comes from.
+/// The files that a manifest's policy comes from; none of the built-in manifest, which has the embedded one.
 pub fn files_of(manifest: &PluginManifest) -> Vec<PathBuf> {
-    let mut files = vec![PathBuf::from(&manifest.path)];
-    if let WasmSource::File(module) = &manifest.wasm {
-        files.push(module.clone());
-        files.push(signature_path(module));
+    match &manifest.wasm {
+        WasmSource::Embedded => Vec::new(),
+        WasmSource::File(module) => vec![PathBuf::from(&manifest.path), module.clone(), signature_path(module)],
     }
-    files
 }
 
 /// Waits until something changed and then until it is quiet.

@@ -107,6 +107,11 @@ impl Facts {
         serde_json::from_str(label).ok()
     }
 
+    /// All that are written down here: the container's own part first.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.part).chain(&self.others)
+    }
+
     /// The label's value.
     #[expect(clippy::missing_panics_doc, reason = "it never does")]
     pub fn to_label(&self) -> String {

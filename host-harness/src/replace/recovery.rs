@@ -160,15 +160,13 @@ impl Replacer {
         let Some(facts) = lost else {
             // It died between the end of the old container and that of the transaction.
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
-                let parts = std::iter::once(&facts.part).chain(&facts.others);
-                self.run_hooks_after(parts, id, &record, &mut entry).await;
+                self.run_hooks_after(facts.parts(), id, &record, &mut entry).await;
             }
             // Or between the end of the way back and its word of it.
             self.report_end(record, *entry);
             return Ok(());
         };
-        let parts = std::iter::once(&facts.part).chain(&facts.others);
-        let sides: Vec<Side> = parts.map(|part| Side { part: part.clone(), new: None }).collect();
+        let sides: Vec<Side> = facts.parts().map(|part| Side { part: part.clone(), new: None }).collect();
         let names: Vec<String> = sides.iter().map(|side| side.part.name.clone()).collect();
         let Some(_locked) = self.locks.try_lock(&names) else { return Ok(()) };
         let lost = transaction_of(facts, sides);

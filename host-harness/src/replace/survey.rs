@@ -22,6 +22,8 @@ use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
 use crate::engine::{Engine, EngineError, EngineFacts, Listed};
 
+pub use who::refuse_for_now;
+
 const PARALLEL_INSPECTIONS: usize = 8;
 /// Groups that change while their locks are waited for; more often than this nobody does that.
 const ATTEMPTS: usize = 5;

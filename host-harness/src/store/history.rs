@@ -5,13 +5,13 @@ use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Store, StoreError, column_ms};
+use crate::text::tidy;
 
 /// How many events are kept of each manifest; the oldest go first. What one policy says pushes out nothing of another's.
 const KEPT: u16 = 10_000;
 
 /// An event is a few lines. What a policy says more of one is not kept, for the disk is everybody's.
 const MAX_EVENT_BYTES: usize = 8 * 1024;
-const MAX_REASON_CHARS: usize = 1_000;
 
 /// Which events are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ fn bounded(outcome: &Outcome) -> rusqlite::Result<Option<String>> {
     if json.len() <= MAX_EVENT_BYTES {
         return Ok(Some(json));
     }
-    let reason = outcome.reason.as_ref().map(|reason| reason.chars().take(MAX_REASON_CHARS).collect());
+    let reason = outcome.reason.as_deref().map(tidy);
     let json = write(&Outcome { reason, ..outcome.clone() })?;
     Ok((json.len() <= MAX_EVENT_BYTES).then_some(json))
 }

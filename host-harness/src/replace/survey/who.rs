@@ -58,10 +58,7 @@ impl Replacer {
         if let Some(reason) = reason_to_refuse(container) {
             return Err(Setback::refused(reason));
         }
-        if let Some(reason) = reason_to_postpone(container) {
-            return Err(Setback::of(Fault::Postponed, reason));
-        }
-        Labels::of(container).check().map_err(Setback::refused)?;
+        refuse_for_now(container)?;
         if let Some(reason) = reason_against_probe(&*self.engine, container).await {
             return Err(Setback::refused(reason));
         }
@@ -89,5 +86,16 @@ impl Replacer {
         }
         let reason = format!("{} cannot live without it, but {}", name_of(container), setback.reason);
         Setback { reason, ..setback }
+    }
+}
+
+/// Why this container is not touched as it is now: its state, or a label of ours that cannot be read.
+///
+/// # Errors
+/// That, as what is to be reported.
+pub fn refuse_for_now(container: &Value) -> Result<(), Setback> {
+    match reason_to_postpone(container) {
+        Some(reason) => Err(Setback::of(Fault::Postponed, reason)),
+        None => Labels::of(container).check().map_err(Setback::refused),
     }
 }
