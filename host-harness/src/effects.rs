@@ -259,12 +259,9 @@ mod tests {
             id: id.to_owned(),
             name: name.to_owned(),
             image: "a.io/b:1".to_owned(),
-            image_id: String::new(),
-            repo_digests: Vec::new(),
-            target_digest: None,
-            platform: None,
             labels: std::collections::BTreeMap::new(),
             state: "running".to_owned(),
+            ..Container::default()
         }
     }
 

@@ -142,12 +142,10 @@ impl Listed {
             name: self.name().to_owned(),
             id: self.id.clone(),
             image_id: self.image_id.clone(),
-            repo_digests: Vec::new(),
-            target_digest: None,
-            platform: None,
             image: self.image.clone(),
             labels: self.labels().clone(),
             state: self.state.clone(),
+            ..Container::default()
         }
     }
 }

@@ -148,6 +148,7 @@ mod tests {
             strategy: Strategy::Replace,
             containers: Selector::default(),
             only_outdated: true,
+            group: None,
         }
     }
 
@@ -161,12 +162,9 @@ mod tests {
             id: service.to_owned(),
             name: format!("p-{service}-1"),
             image: format!("a.io/{service}:1"),
-            image_id: String::new(),
-            repo_digests: Vec::new(),
-            target_digest: None,
-            platform: None,
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             state: "running".to_owned(),
+            ..Container::default()
         }
     }
 

@@ -66,6 +66,7 @@ fn order() -> Order {
         strategy: Strategy::Replace,
         containers: Selector { name_contains: Some("ws-".to_owned()), ..Selector::default() },
         only_outdated: true,
+        group: None,
     }
 }
 

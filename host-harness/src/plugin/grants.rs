@@ -205,12 +205,9 @@ mod tests {
             id: "1".to_owned(),
             name: name.to_owned(),
             image: image.to_owned(),
-            image_id: String::new(),
-            repo_digests: vec![],
-            target_digest: None,
-            platform: None,
             labels: label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>(),
             state: "running".to_owned(),
+            ..Container::default()
         }
     }
 

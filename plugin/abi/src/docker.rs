@@ -29,8 +29,8 @@ pub struct Containers {
     pub containers: Vec<Container>,
 }
 
-/// One container as the engine shows it. Only what a decision needs: no environment, no mounts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One container as the engine shows it. Only what a decision needs: no environment, no contents of mounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Container {
     /// The engine's full id.
@@ -48,7 +48,14 @@ pub struct Container {
     /// where the store has no such digest (graph drivers). Stays when the tag moves on and `repo_digests` are emptied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_digest: Option<Digest>,
-    /// `os/arch[/variant]` of that image, where the engine says so.
+    /// The digest of the manifest that the container runs: of an index, the entry for the container's platform. Absent
+    /// where the engine does not report it (`ImageManifestDescriptor`, containerd image store only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<Digest>,
+    /// Where the image came from. Absent: the host does not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<ImageOrigin>,
+    /// `os/arch[/variant]` of the manifest that the container runs, where the engine reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// Its labels.
@@ -56,6 +63,27 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     /// The engine's word: `running`, `exited`, `created`, `paused`, …
     pub state: String,
+    /// The named volumes and host folders that the container can write to, sorted. Containers that share one of them
+    /// and an image are updated together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writable_mounts: Vec<String>,
+    /// Why the host never replaces this container, a lowercase fragment. Absent: it may be replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<String>,
+}
+
+/// Where an image came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ImageOrigin {
+    /// The engine or this program pulled it from the repository that the container names.
+    Registry,
+    /// It was built, imported or loaded on this machine.
+    Local,
+    /// Nothing reports where it came from, or what is reported contradicts itself.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What `docker_refresh` takes.
@@ -97,6 +125,10 @@ pub struct Order {
     /// with [`Strategy::Remove`], which handles every container of the image.
     #[serde(default = "yes")]
     pub only_outdated: bool,
+    /// Orders of one group run one at a time, in the order in which they were placed. The rest of the group is not
+    /// touched once an image has failed. Absent: the order depends on no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// The default of what is on unless it is said to be off.

@@ -19,7 +19,9 @@ pub use calls::{
     Quarantined, RefreshInput, RefreshOutput, SettleInput, SettleOutput, Verdict,
 };
 pub use digest::{Digest, DigestError, short_digest};
-pub use docker::{Container, ContainerFailure, Containers, Fault, Order, Orders, Placed, Report, Selector, Strategy};
+pub use docker::{
+    Container, ContainerFailure, Containers, Fault, ImageOrigin, Order, Orders, Placed, Report, Selector, Strategy,
+};
 pub use duration::parse_duration_ms;
 pub use http::{HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method, ReadBody};
 pub use reference::{Reference, ReferenceError, is_loopback_host, is_tag};

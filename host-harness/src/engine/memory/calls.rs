@@ -43,10 +43,9 @@ impl Engine for MemoryEngine {
             image: text(&c["Config"]["Image"]).to_owned(),
             image_id: text(&c["Image"]).to_owned(),
             repo_digests: digests(text(&c["Image"])).unwrap_or_default(),
-            target_digest: None,
-            platform: None,
             labels: serde_json::from_value(c["Config"]["Labels"].clone()).unwrap_or_default(),
             state: text(&c["State"]["Status"]).to_owned(),
+            ..Container::default()
         };
         let mut containers: Vec<Container> = state.containers.iter().map(show).collect();
         containers.retain(|c| is_selected(selector, &c.name, &c.labels));

@@ -115,6 +115,7 @@ fn build_order(target: &Target, to: Reference, recreate: bool) -> Order {
         strategy: Strategy::Replace,
         containers: Selector { name: Some(target.name.clone()), ..Selector::default() },
         only_outdated: true,
+        group: None,
     }
 }
 
