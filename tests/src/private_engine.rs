@@ -83,7 +83,8 @@ impl PrivateEngine {
         command.arg(format!("--net=/var/run/netns/{}", self.network.namespace)).arg("dockerd");
         command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
         command.arg("--pidfile").arg(path("pid")).arg("-H").arg(self.host());
-        let options = std::env::var("IMAGEWATCH_DOCKERD_OPTIONS").unwrap_or_else(|_| "--storage-driver overlay2".to_owned());
+        let options =
+            std::env::var("IMAGEWATCH_DOCKERD_OPTIONS").unwrap_or_else(|_| "--storage-driver overlay2".to_owned());
         command.args(options.split_whitespace());
         command.args(["--insecure-registry", "10.200.0.0/16"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);

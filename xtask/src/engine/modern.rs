@@ -114,9 +114,17 @@ mod tests {
     #[test]
     fn the_mirror_is_read_from_both_formats() {
         for (name, text, expected) in [
-            ("deb822", "Types: deb\n# a comment\nURIs: http://mirror.test/debian\nSuites: bookworm\n", Some("http://mirror.test/debian")),
+            (
+                "deb822",
+                "Types: deb\n# a comment\nURIs: http://mirror.test/debian\nSuites: bookworm\n",
+                Some("http://mirror.test/debian"),
+            ),
             ("one line", "# main\ndeb http://mirror.test/debian bookworm main\n", Some("http://mirror.test/debian")),
-            ("with options", "deb [signed-by=/k.gpg] http://mirror.test/debian bookworm main\n", Some("http://mirror.test/debian")),
+            (
+                "with options",
+                "deb [signed-by=/k.gpg] http://mirror.test/debian bookworm main\n",
+                Some("http://mirror.test/debian"),
+            ),
             ("sources only", "deb-src http://mirror.test/debian bookworm main\n", None),
             ("nothing", "", None),
         ] {

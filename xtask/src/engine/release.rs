@@ -54,8 +54,11 @@ impl Release {
             return Ok(path);
         }
         let root = modern::provide(target)?;
-        let folders: Vec<PathBuf> =
-            ["usr/sbin", "usr/bin"].iter().map(|folder| root.join(folder)).chain(std::env::split_paths(&path)).collect();
+        let folders: Vec<PathBuf> = ["usr/sbin", "usr/bin"]
+            .iter()
+            .map(|folder| root.join(folder))
+            .chain(std::env::split_paths(&path))
+            .collect();
         Ok(std::env::join_paths(folders).unwrap_or(path))
     }
 }
