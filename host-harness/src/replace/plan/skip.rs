@@ -24,7 +24,7 @@ pub fn reason_to_refuse(old: &Value) -> Option<String> {
         reason
     } else if is_image_an_id(old) {
         "it was created from an image id, which is no tag that could move; recreate it from a tag"
-    } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_true(ALLOW_RM) {
+    } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_yes(ALLOW_RM) {
         "it was created with --rm, so it could not be brought back; recreate it by hand, use the strategy `remove`, \
          or label it imagewatch.allow-rm=true"
     } else {

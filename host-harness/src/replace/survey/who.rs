@@ -55,10 +55,11 @@ impl Replacer {
 
     /// Why this container is not made again at all.
     pub(super) async fn refuse(&self, container: &Value, engine: EngineFacts) -> Result<(), Setback> {
+        // Before all that a label may permit: one that cannot be read permits nothing, and is what is to be told.
+        refuse_for_now(container)?;
         if let Some(reason) = reason_to_refuse(container) {
             return Err(Setback::refused(reason));
         }
-        refuse_for_now(container)?;
         if let Some(reason) = reason_against_probe(&*self.engine, container).await {
             return Err(Setback::refused(reason));
         }
