@@ -1,5 +1,6 @@
 //! A dockerd of a test's own, in a network namespace of its own, which the test may restart. Needs root. Whatever it
-//! starts is found by its folder and ended with it.
+//! starts is found by its folder and ended with it. `IMAGEWATCH_DOCKERD_OPTIONS` chooses its image store, as options of
+//! dockerd; by default it has a graph driver.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -81,7 +82,10 @@ impl PrivateEngine {
         // Not `ip netns exec`: that mounts another /sys, and dockerd does not find the control groups there.
         command.arg(format!("--net=/var/run/netns/{}", self.network.namespace)).arg("dockerd");
         command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
-        command.arg("--pidfile").arg(path("pid")).arg("-H").arg(self.host()).args(["--storage-driver", "overlay2"]);
+        command.arg("--pidfile").arg(path("pid")).arg("-H").arg(self.host());
+        let options =
+            std::env::var("IMAGEWATCH_DOCKERD_OPTIONS").unwrap_or_else(|_| "--storage-driver overlay2".to_owned());
+        command.args(options.split_whitespace());
         command.args(["--insecure-registry", "10.200.0.0/16"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.dockerd = Some(command.spawn().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}")));

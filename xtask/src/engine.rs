@@ -3,13 +3,17 @@
 
 mod dockerd;
 mod lease;
+mod modern;
 mod ping;
+mod release;
 mod sweep;
 
-use std::path::Path;
+use std::{path::Path, process::Command};
+
+pub(crate) use self::release::Release;
 
 use self::lease::Lease;
-use crate::{error::Result, say::say};
+use crate::{error::Result, process::capture, say::say};
 
 const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 
@@ -38,12 +42,23 @@ pub(crate) fn find_existing() -> Option<String> {
     None
 }
 
-/// The engine to use: `existing` if there is one, else a private one with its data under `target`.
-pub(crate) fn provide(existing: Option<String>, target: &Path) -> Result<Engine> {
-    if let Some(host) = existing {
+/// The engine to use: `existing` if there is one, else a private one of `release` with its data below `target`. Prints its
+/// version and image store.
+pub(crate) fn provide(existing: Option<String>, target: &Path, release: Release) -> Result<Engine> {
+    let engine = if let Some(host) = existing {
         say!("xtask: engine: using {host}, which answers; it will not be stopped");
-        return Ok(Engine { host, _lease: None });
-    }
-    let lease = lease::take(&target.join("engine"))?;
-    Ok(Engine { host: lease.host(), _lease: Some(lease) })
+        Engine { host, _lease: None }
+    } else {
+        let lease = lease::take(target, release)?;
+        Engine { host: lease.host(), _lease: Some(lease) }
+    };
+    say!("xtask: engine: {}", describe(&engine.host));
+    Ok(engine)
+}
+
+/// The engine's version and image store, from Docker's own command line.
+fn describe(host: &str) -> String {
+    const FORMAT: &str = "Docker {{.ServerVersion}}, image store {{.Driver}} {{range .DriverStatus}}{{if eq (index . 0) \"driver-type\"}}({{index . 1}}){{end}}{{end}}";
+    let answer = capture(Command::new("docker").args(["-H", host, "info", "--format", FORMAT]));
+    answer.map_or_else(|| format!("{host}: version unknown, as no `docker` is on PATH"), |line| line.trim().to_owned())
 }

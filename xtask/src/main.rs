@@ -32,10 +32,14 @@ cargo xtask <verb>: everything that imagewatch needs around `cargo`, from a fres
                    weekdays.wasm; shows size and sha256.
   demo [-- ARGS]   build everything, start an engine if none answers, and run the demonstration
                    (needs root for an engine of its own; Ctrl-C ends it and cleans up).
-  test [FILTER..]  all tests: the workspace with a real engine and registry, xtask itself, the decisions
-                   compiled to wasm under Node, and the built policies under Python and Node with what
-                   tests/control-planes pins of PyPI and npm. With FILTERs only the workspace's tests whose
-                   names contain one of them: cargo xtask test quarantine -- --nocapture
+  test [--full] [--engine NAME] [FILTER..]
+                   all tests: the workspace with a real engine and registry, the end-to-end tests that depend on
+                   the engine once more on a modern Docker Engine with the containerd image store, xtask itself,
+                   the decisions compiled to wasm under Node, and the built policies under Python and Node with
+                   what tests/control-planes pins of PyPI and npm. With --full, every end-to-end test runs on
+                   each engine. NAME: system (Debian's docker.io), modern (a newer Docker, graph driver) or
+                   modern-containerd; then nothing else runs. With FILTERs only the
+                   workspace's tests whose names contain one of them: cargo xtask test quarantine -- --nocapture
   lint             formatting, clippy and docs without a warning, who may depend on whom, file lengths,
                    and that code on pages is that of the files it comes from.
   bench [ARGS]     release build, then the measurements; ARGS go to imagewatch-bench: `--quick`, or

@@ -2,6 +2,7 @@
 //! whether it finished, failed, or the user pressed Ctrl-C. Quick questions to a tool go through [`capture`].
 
 use std::{
+    ffi::OsStr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -68,9 +69,13 @@ pub(crate) fn check_interrupt() -> Result<()> {
 
 /// The path of a program, looked for on PATH and then where Debian keeps root's tools.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    find_program_on(name, &std::env::var_os("PATH").unwrap_or_default())
+}
+
+/// The same on another search path.
+pub(crate) fn find_program_on(name: &str, path: &OsStr) -> Option<PathBuf> {
     let root_tools = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(root_tools).map(|folder| folder.join(name)).find(|file| is_executable(file))
+    std::env::split_paths(path).chain(root_tools).map(|folder| folder.join(name)).find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {

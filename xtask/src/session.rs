@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    engine::{self, Engine},
+    engine::{self, Engine, Release},
     error::Result,
     files, packages,
     plugin::{self, Policies},
@@ -57,11 +57,17 @@ impl Session {
         })
     }
 
-    /// Finds or starts an engine; it lives as long as the returned value.
-    pub(crate) fn add_engine(&mut self, stages: &mut Stages) -> Result<Engine> {
+    /// Finds an engine or starts one of `release`; it lives as long as the returned value. Engines that the tests start
+    /// themselves are of the same release.
+    pub(crate) fn add_engine(&mut self, stages: &mut Stages, release: Release) -> Result<Engine> {
         let existing = self.add_packages(stages)?;
-        let engine = stages.need("engine", || engine::provide(existing, &self.target))?;
+        let is_private = existing.is_none();
+        let engine = stages.need("engine", || engine::provide(existing, &self.target, release))?;
         self.set("DOCKER_HOST", engine.host());
+        if is_private {
+            self.set("PATH", release.search_path(&self.target)?);
+            self.set("IMAGEWATCH_DOCKERD_OPTIONS", release.store_options().join(" "));
+        }
         Ok(engine)
     }
 

@@ -6,6 +6,7 @@ mod snippets;
 mod test;
 
 use crate::{
+    engine::Release,
     error::Result,
     process,
     session::{NATIVE, Session, WITHOUT_XTASK},
@@ -46,7 +47,7 @@ fn with_engine(name: &'static str, profile: &str, arguments: &[String]) -> Resul
     }
     stages.need("build", || process::run(&mut build))?;
     session.use_binary_of(profile);
-    let _engine = session.add_engine(&mut stages)?;
+    let _engine = session.add_engine(&mut stages, Release::System)?;
     let arguments = arguments.strip_prefix(["--".to_owned()].as_slice()).unwrap_or(arguments);
     stages.need(name, || process::run(session.program(&session.built(profile, name)).args(arguments)))
 }

@@ -109,7 +109,7 @@ pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
 /// Hosts as far as they are granted and asked for.
 fn egress_rules(manifest: &PluginManifest, plugin: &LoadedPlugin) -> Result<EgressRules, PluginError> {
     let host = &manifest.host;
-    EgressRules::parse(plugin.grants.hosts(), &host.insecure_registries, &host.auth_realms)
+    EgressRules::over(plugin.grants.hosts().clone(), &host.insecure_registries, &host.auth_realms)
         .map_err(|error| manifest.bad_key(error.key, &error.to_string()).into())
 }
 

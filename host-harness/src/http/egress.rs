@@ -6,7 +6,7 @@ use imagewatch_abi::{Failure, FailureCode, HttpRequest, Method, ReadBody, is_loo
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use self::hosts::{AllowedHosts, UrlHost};
+use self::hosts::UrlHost;
 use super::network::Network;
 use super::realms::Realms;
 use crate::credentials::store::{DOCKER_HUB, parse_registry};
@@ -14,7 +14,10 @@ use crate::credentials::store::{DOCKER_HUB, parse_registry};
 mod hosts;
 mod purpose;
 
-const ALLOWED_HOSTS: &str = "allowed_hosts";
+pub use self::hosts::AllowedHosts;
+
+/// The manifest's field that lists the hosts a policy may contact.
+pub const ALLOWED_HOSTS: &str = "allowed_hosts";
 const INSECURE_REGISTRIES: &str = "host.insecure_registries";
 const AUTH_REALMS: &str = "host.auth_realms";
 const LOOPBACK: &str = "loopback";
@@ -112,12 +115,15 @@ impl EgressRules {
     /// without TLS; `loopback` is all of this machine's) and `host.auth_realms` (pairs
     /// `registry=realmhost`).
     pub fn parse(allowed_hosts: &[String], insecure: &str, auth_realms: &str) -> Result<Self, EgressError> {
-        let mut rules = Self {
-            allowed: AllowedHosts::parse(allowed_hosts)?,
-            allow_insecure_loopback: false,
-            insecure: Vec::new(),
-            realms: Vec::new(),
-        };
+        Self::over(AllowedHosts::parse(allowed_hosts)?, insecure, auth_realms)
+    }
+
+    /// The same over hosts that were parsed before, and perhaps narrowed.
+    ///
+    /// # Errors
+    /// The entry of one of the two config values that cannot be used.
+    pub fn over(allowed: AllowedHosts, insecure: &str, auth_realms: &str) -> Result<Self, EgressError> {
+        let mut rules = Self { allowed, allow_insecure_loopback: false, insecure: Vec::new(), realms: Vec::new() };
         for entry in list(insecure) {
             if entry == LOOPBACK {
                 rules.allow_insecure_loopback = true;

@@ -84,18 +84,29 @@ impl Capabilities {
 
     /// Each kind beside what `grants` has of it.
     pub fn compare(&self, grants: &Grants) -> Vec<Compared> {
-        let strategies = names(&grants.strategies);
-        let granted = [&grants.functions, &strategies, &grants.hosts, &grants.images, &grants.containers];
-        let compare = |((what, asked), granted): ((_, Option<Vec<String>>), &Vec<String>)| {
-            let is_beyond = |asked: &&String| !is_covered(asked, granted);
-            let beyond = asked.iter().flatten().filter(is_beyond).cloned().collect();
-            Compared { what, asked, granted: granted.clone(), beyond }
+        let granted = [
+            grants.functions.clone(),
+            names(&grants.strategies),
+            grants.hosts.entries(),
+            grants.images.clone(),
+            grants.containers.clone(),
+        ];
+        let compare = |((what, asked), granted): ((_, Option<Vec<String>>), Vec<String>)| {
+            let is_granted =
+                |asked: &str| if what == "hosts" { grants.hosts.covers(asked) } else { is_covered(asked, &granted) };
+            let beyond = asked.iter().flatten().filter(|asked| !is_granted(asked)).cloned().collect();
+            Compared { what, asked, granted, beyond }
         };
         self.wants().into_iter().zip(granted).map(compare).collect()
     }
 
     /// Whether all of it lies within `grants`; else a fragment that says what does not, and what to do.
     pub fn fits(&self, grants: &Grants) -> Result<(), String> {
+        if let Need::Only(hosts) = &self.hosts {
+            grants.hosts.narrow(hosts).map_err(|wrong| {
+                format!("it asks for a host that cannot be read: {wrong}; correct its section `{CAPABILITIES_SECTION}`")
+            })?;
+        }
         match self.compare(grants).into_iter().find(|compared| !compared.beyond.is_empty()) {
             None => Ok(()),
             Some(Compared { what, beyond, .. }) => {
@@ -156,7 +167,6 @@ mod tests {
         let asked: Capabilities = serde_json::from_str(ASKED).expect("capabilities");
         let given =
             grants(r#""*""#, r#""grant.images": "*", "grant.containers": "name:web""#).narrow(&asked).expect("good");
-        assert_eq!(given.hosts(), ["ghcr.io"]);
         assert!(given.has_image(&"ghcr.io/o/a:v1".parse().expect("a reference")));
         assert!(!given.has_image(&"ghcr.io/o/a:v2".parse().expect("a reference")));
         assert!(given.has_strategy(Strategy::Notify) && !given.has_strategy(Strategy::Replace));

@@ -1,5 +1,6 @@
 //! What the operator lets a policy have: host functions, strategies, images and containers by the manifest's config, and
-//! its allowed hosts. Whatever the guest says, the host asks here; hosts are judged in `http::egress`.
+//! its allowed hosts, each less what the module does not ask for. Whatever the guest says, the host asks here; hosts are
+//! judged in `http::egress`.
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use imagewatch_abi::{Container, Reference, Strategy, host_functions};
@@ -9,6 +10,7 @@ use serde::de::value::StrDeserializer;
 
 use super::capabilities::{Capabilities, Need};
 use super::settings::default_of;
+use crate::http::egress::AllowedHosts;
 
 /// Config key of the image patterns.
 pub(super) const IMAGES_KEY: &str = "grant.images";
@@ -25,23 +27,60 @@ pub(super) const FUNCTIONS_KEY: &str = "grant.functions";
 /// What a policy may have. Nothing is granted that no pattern matches.
 #[derive(Debug, Clone)]
 pub struct Grants {
-    /// Patterns of hosts, lower case, without what stands after a `/`.
-    pub(super) hosts: Vec<String>,
-    /// As written.
+    pub(super) hosts: AllowedHosts,
+    /// As written in the manifest.
     pub(super) images: Vec<String>,
-    /// As written.
+    /// As written in the manifest.
     pub(super) containers: Vec<String>,
     /// What may be ordered.
     pub(super) strategies: Vec<Strategy>,
     /// What may be imported.
     pub(super) functions: Vec<String>,
-    image_globs: GlobSet,
-    name_globs: GlobSet,
+    /// The manifest's patterns, then the module's: all of them must match.
+    patterns: Vec<Patterns>,
+}
+
+/// Images and containers, as one list of patterns has them.
+#[derive(Debug, Clone)]
+struct Patterns {
+    images: GlobSet,
+    names: GlobSet,
     labels: Vec<(String, String)>,
 }
 
 /// A key and what is wrong with its value.
 type BadValue = (&'static str, String);
+
+impl Patterns {
+    fn parse(images: &[String], containers: &[String]) -> Result<Self, BadValue> {
+        let mut names = Vec::new();
+        let mut labels = Vec::new();
+        for entry in containers {
+            if entry == "*" {
+                names.push("*");
+            } else if let Some(name) = entry.strip_prefix("name:") {
+                names.push(name);
+            } else if let Some((key, value)) = entry.strip_prefix("label:").and_then(|label| label.split_once('=')) {
+                labels.push((key.to_owned(), value.to_owned()));
+            } else {
+                let message = format!("{entry:?} is neither `*`, `name:<pattern>` nor `label:<key>=<value>`");
+                return Err((CONTAINERS_KEY, message));
+            }
+        }
+        let images = globs(images.iter().map(String::as_str)).map_err(|error| (IMAGES_KEY, error))?;
+        let names = globs(names.into_iter()).map_err(|error| (CONTAINERS_KEY, error))?;
+        Ok(Self { images, names, labels })
+    }
+
+    fn has_container(&self, container: &Container) -> bool {
+        self.names.is_match(&container.name)
+            || self.labels.iter().any(|(key, value)| container.labels.get(key) == Some(value))
+    }
+
+    fn never_has_name(&self, name: &str) -> bool {
+        self.labels.is_empty() && !self.names.is_match(name)
+    }
+}
 
 impl Grants {
     /// Reads the four keys by `value`, and the manifest's `allowed_hosts`: images are globs over `registry/repository:tag`
@@ -56,69 +95,42 @@ impl Grants {
             let message = format!("{unknown:?} is none of {}", host_functions::ALL.join(", "));
             return Err((FUNCTIONS_KEY, message));
         }
-        Self::build(
-            allowed_hosts.iter().map(|host| cut_host(host)).collect(),
-            // A prefix that ends in a slash leaves two.
-            owned(&value(IMAGES_KEY).replace("//", "/")),
-            owned(value(CONTAINERS_KEY)),
-            entries(value(STRATEGIES_KEY)).map(parse_strategy).collect::<Result<_, _>>()?,
-            functions,
-        )
+        let hosts = AllowedHosts::parse(allowed_hosts).map_err(|error| (error.key, error.to_string()))?;
+        // A prefix that ends in a slash leaves two.
+        let (images, containers) = (owned(&value(IMAGES_KEY).replace("//", "/")), owned(value(CONTAINERS_KEY)));
+        let patterns = vec![Patterns::parse(&images, &containers)?];
+        let strategies = entries(value(STRATEGIES_KEY)).map(parse_strategy).collect::<Result<_, _>>()?;
+        Ok(Self { hosts, images, containers, strategies, functions, patterns })
     }
 
-    fn build(
-        hosts: Vec<String>,
-        images: Vec<String>,
-        containers: Vec<String>,
-        strategies: Vec<Strategy>,
-        functions: Vec<String>,
-    ) -> Result<Self, BadValue> {
-        let mut names = Vec::new();
-        let mut labels = Vec::new();
-        for entry in &containers {
-            if entry == "*" {
-                names.push("*");
-            } else if let Some(name) = entry.strip_prefix("name:") {
-                names.push(name);
-            } else if let Some((key, value)) = entry.strip_prefix("label:").and_then(|label| label.split_once('=')) {
-                labels.push((key.to_owned(), value.to_owned()));
-            } else {
-                let message = format!("{entry:?} is neither `*`, `name:<pattern>` nor `label:<key>=<value>`");
-                return Err((CONTAINERS_KEY, message));
-            }
-        }
-        let image_globs = globs(images.iter().map(String::as_str)).map_err(|error| (IMAGES_KEY, error))?;
-        let name_globs = globs(names.into_iter()).map_err(|error| (CONTAINERS_KEY, error))?;
-        Ok(Self { hosts, images, containers, strategies, functions, image_globs, name_globs, labels })
-    }
-
-    /// The same, where `asked` asks for less only that.
+    /// The same, less whatever `asked` does not list: a module's list can only narrow what the manifest grants.
     ///
     /// # Errors
-    /// When a pattern that is asked for is none.
-    pub fn narrow(&self, asked: &Capabilities) -> Result<Self, String> {
-        let keep = |need: &Need, granted: &[String]| match need {
-            Need::Any => granted.to_vec(),
+    /// A fragment that names the first entry of `asked` that cannot be read.
+    pub fn narrow(mut self, asked: &Capabilities) -> Result<Self, String> {
+        if let Need::Only(hosts) = &asked.hosts {
+            self.hosts = self.hosts.narrow(hosts)?;
+        }
+        let list = |need: &Need| match need {
+            Need::Any => vec!["*".to_owned()],
             Need::Only(patterns) => patterns.clone(),
         };
-        Self::build(
-            keep(&asked.hosts, &self.hosts),
-            keep(&asked.images, &self.images),
-            keep(&asked.containers, &self.containers),
-            asked.strategies.clone(),
-            asked.functions.clone(),
-        )
-        .map_err(|(_, reason)| reason)
+        let patterns = Patterns::parse(&list(&asked.images), &list(&asked.containers)).map_err(|(_, reason)| reason)?;
+        self.patterns.push(patterns);
+        self.strategies.retain(|strategy| asked.strategies.contains(strategy));
+        self.functions.retain(|function| asked.functions.contains(function));
+        Ok(self)
     }
 
-    /// Patterns of the hosts that may be asked.
-    pub fn hosts(&self) -> &[String] {
+    /// The hosts that the policy may contact.
+    pub fn hosts(&self) -> &AllowedHosts {
         &self.hosts
     }
 
     /// Whether the policy may have `reference` pulled.
     pub fn has_image(&self, reference: &Reference) -> bool {
-        self.image_globs.is_match(reference.clone().with_explicit_tag().to_string())
+        let full = reference.clone().with_explicit_tag().to_string();
+        self.patterns.iter().all(|patterns| patterns.images.is_match(&full))
     }
 
     /// Whether the policy may order `strategy`.
@@ -128,8 +140,7 @@ impl Grants {
 
     /// Whether the policy may see and have handled `container`, whatever its image.
     pub fn has_container(&self, container: &Container) -> bool {
-        self.name_globs.is_match(&container.name)
-            || self.labels.iter().any(|(key, value)| container.labels.get(key) == Some(value))
+        self.patterns.iter().all(|patterns| patterns.has_container(container))
     }
 
     /// Whether `container` is granted and runs a granted image. Those whose image is no reference
@@ -141,7 +152,7 @@ impl Grants {
 
     /// Whether no container of the name `name` can be granted, whatever its labels.
     pub fn never_has_name(&self, name: &str) -> bool {
-        self.labels.is_empty() && !self.name_globs.is_match(name)
+        self.patterns.iter().any(|patterns| patterns.never_has_name(name))
     }
 }
 
@@ -154,11 +165,6 @@ pub(super) fn is_covered(asked: &str, granted: &[String]) -> bool {
         let matches = || Glob::new(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(asked));
         pattern == "*" || pattern == asked || (is_text && is_pattern && matches())
     })
-}
-
-/// As `http::egress` reads an entry of `allowed_hosts`.
-fn cut_host(entry: &str) -> String {
-    entry.split('/').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn parse_strategy(name: &str) -> Result<Strategy, BadValue> {

@@ -129,7 +129,7 @@ fn check(manifest: &PluginManifest, wasm: Vec<u8>) -> Result<Admitted, String> {
     let info = inspect(&wasm)?;
     let capabilities = info.admit()?;
     capabilities.fits(&manifest.grants)?;
-    let grants = manifest.grants.narrow(capabilities)?;
+    let grants = manifest.grants.clone().narrow(capabilities)?;
     Ok(Admitted { wasm, info, grants })
 }
 

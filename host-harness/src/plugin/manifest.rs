@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::expand::{Environment, expand};
 use super::grants::Grants;
 use super::settings::{HOST_KEYS, HostSettings, default_of};
+use crate::http::egress::ALLOWED_HOSTS;
 
 /// Memory of a policy unless the manifest says otherwise: 64 MiB in pages of 64 KiB.
 pub(super) const DEFAULT_MEMORY_PAGES: u32 = 1024;
@@ -138,7 +139,11 @@ impl PluginManifest {
             let known: Vec<&str> = HOST_KEYS.iter().map(|key| key.0).collect();
             return Err(bad(unknown, format!("is not known; the host reads {}", known.join(", "))));
         }
-        let grants = Grants::parse(&allowed_hosts, &value).map_err(|(key, reason)| bad(key, reason))?;
+        let grants = Grants::parse(&allowed_hosts, &value).map_err(|(key, reason)| match key {
+            // It stands beside `config`, not in it; the reason names it.
+            ALLOWED_HOSTS => malformed(reason),
+            _ => bad(key, reason),
+        })?;
         let host = HostSettings::parse(&value).map_err(|(key, reason)| bad(key, reason))?;
         Ok(Self {
             name: name.to_owned(),

@@ -28,6 +28,8 @@ impl Scene {
     }
 }
 
+mod hosts;
+
 const FLOOD: &str = "(local.set $a «{}») (loop $l (drop (call $docker_containers (local.get $a))) (br $l))";
 const RECURSION: &str = "(func $deep (param i64) (call $deep (local.get 0)) (call $deep (local.get 0)))";
 const TABLE: &str = "(table $t 1 1000 funcref)";

@@ -30,6 +30,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// The word `REGISTRY` in the policy's poll is the address of the registry.
     pub(crate) async fn new(policy: &Inline, more: &[(&str, &str)]) -> Self {
+        Self::with_hosts(policy, &["REGISTRY"], more).await
+    }
+
+    /// The same with `allowed_hosts`, in which `REGISTRY` is the address of the registry.
+    pub(crate) async fn with_hosts(policy: &Inline, allowed_hosts: &[&str], more: &[(&str, &str)]) -> Self {
         let registry = MockServer::start().await;
         let poll = policy.poll.replace("REGISTRY", &registry.address().to_string());
         let policy = Inline { poll, ..policy.clone() };
@@ -45,7 +50,8 @@ impl Scene {
         for (key, value) in more {
             config[*key] = json!(value);
         }
-        let hosts = [registry.address().to_string()];
+        let hosts: Vec<String> =
+            allowed_hosts.iter().map(|host| host.replace("REGISTRY", &registry.address().to_string())).collect();
         let text = json!({"wasm": [{"path": path}], "allowed_hosts": hosts, "config": config}).to_string();
         let manifest = PluginManifest::parse("hostile", "(test)", &text, &|_| None).expect("a good manifest");
         let plugin = Arc::new(load(&manifest).expect("it loads"));
@@ -63,7 +69,8 @@ impl Scene {
             cancel: CancellationToken::new(),
         };
         let record = Arc::new(Record::default());
-        let rules = EgressRules::parse(plugin.grants.hosts(), "loopback", "").expect("good rules");
+        let rules = EgressRules::over(plugin.grants.hosts().clone(), &manifest.host.insecure_registries, "")
+            .expect("good rules");
         let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
         let effects = Arc::new(effects);
         let session = Session::new(manifest, plugin, effects.clone(), store, record.clone(), StateKeeping::Persisted);

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Digest, Failure, Fault, Reference};
+use crate::{Digest, Failure, Fault, Reference, Status};
 
 /// What `describe` answers. When `err` is set the config cannot be used and the rest is a description of nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +204,9 @@ pub struct Outcome {
     /// The digest which that container runs, in [`PollMode::Check`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Digest>,
+    /// Where the container or the target stands. Absent: the policy does not say, or the outcome is of an order that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
 }
 
 impl Outcome {
@@ -221,6 +224,7 @@ impl Outcome {
             order: None,
             container: None,
             running: None,
+            status: None,
         }
     }
 }

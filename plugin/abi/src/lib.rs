@@ -11,7 +11,9 @@ mod digest;
 mod docker;
 mod duration;
 mod http;
+pub mod label;
 mod reference;
+mod status;
 
 pub use answer::{Answer, Failure, FailureCode};
 pub use calls::{
@@ -25,6 +27,7 @@ pub use docker::{
 pub use duration::parse_duration_ms;
 pub use http::{HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method, ReadBody};
 pub use reference::{Reference, ReferenceError, is_loopback_host, is_tag};
+pub use status::{Status, StatusKind};
 
 /// The version of everything in this crate. A host refuses a plugin that declares another one.
 pub const ABI_VERSION: u32 = 1;

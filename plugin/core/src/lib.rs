@@ -16,6 +16,7 @@ mod registry;
 mod running;
 mod settle;
 mod state;
+mod status;
 mod target;
 mod update;
 

@@ -5,6 +5,7 @@ mod aim;
 mod behind;
 mod check;
 mod decide;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -15,12 +16,14 @@ use imagewatch_abi::{
 };
 
 use aim::find_aims;
-use behind::find_behind;
-use decide::{Decided, decide, is_settled, strategy_of};
+use behind::{list_running, look_through};
+use decide::{Decided, decide, is_settled};
+use standing::strategy_of;
 
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::resolve;
+use crate::running::used_by;
 use crate::settle::settle_report;
 use crate::state::{Cache, State};
 use crate::target::{Target, Targets};
@@ -60,7 +63,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     let output = if input.mode == PollMode::Check {
-        let outcomes = check::check(host, config, &mut cache, &quarantine, input.now_ms, found)?;
+        let outcomes = check::check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
         PollOutput { state: take(&mut input.state), outcomes, ..PollOutput::default() }
     } else {
         let outcomes = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
@@ -87,22 +90,28 @@ fn watch(
     let with_aim = || found.targets.iter().zip(&aims);
     let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
     let lookups = resolve(host, cache, &config.insecure, input.now_ms, gather(open));
-    let behind = find_behind(host, config, cache, input.now_ms, &found.targets, &aims, &lookups)?;
+    let running = list_running(host, config)?;
+    if let Some(running) = &running {
+        look_through(host, config, cache, input.now_ms, running, &found.targets, &aims, &lookups);
+    }
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
-    for ((target, aim), behind) in with_aim().zip(behind) {
+    for (target, aim) in with_aim() {
         let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
-        let Decided { mut outcome, order } = decide(config, state, quarantine, target, lookup, behind);
+        let used = running.as_ref().map(|running| used_by(running, target)).unwrap_or_default();
+        let Decided { mut outcome, order, is_news } = decide((config, cache), state, quarantine, target, lookup, &used);
         orders.extend(order);
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
             outcome.reason =
                 outcome.reason.into_iter().chain([lost]).reduce(|reason, lost| format!("{reason}; {lost}"));
         }
-        log_outcome(host, &outcome);
+        if is_news {
+            log_outcome(host, &outcome);
+        }
         outcomes.push(outcome);
     }
     outcomes.extend(place(host, state, quarantine, &orders));

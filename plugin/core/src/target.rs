@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use imagewatch_abi::label::parse_strategy;
 use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Strategy, Verdict};
 
 use crate::config::{Config, Watch};
@@ -36,6 +37,8 @@ pub(crate) struct Target {
     pub(crate) update: Rc<UpdatePolicy>,
     /// As its container's label has it; goes before the manifest's. A label that cannot be read is for the host to refuse.
     pub(crate) strategy: Option<Strategy>,
+    /// Why its container is never updated as it is now.
+    pub(crate) blocked: Option<String>,
 }
 
 impl Target {
@@ -108,6 +111,7 @@ impl Targets {
                         update: config.update.clone(),
                         // Many containers may follow it, each with a label of its own.
                         strategy: None,
+                        blocked: None,
                     };
                     match target.at_present(&in_use) {
                         Ok(target) => found.targets.push(target),
@@ -196,6 +200,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, String>
         containers: Selector { name: Some(container.name.clone()), ..Selector::default() },
         update: read_update_policy(config, container)?,
         strategy: read_strategy(container),
+        blocked: reason_against(container),
     };
     target.at_present(&[])
 }
@@ -214,9 +219,14 @@ fn read_update_policy(config: &Config, container: &Container) -> Result<Rc<Updat
     }
 }
 
-fn read_strategy(container: &Container) -> Option<Strategy> {
-    let label = container.labels.get(STRATEGY_LABEL)?.trim();
-    serde_json::from_value(serde_json::Value::from(label)).ok()
+/// How the container is updated, if its label says so.
+pub(crate) fn read_strategy(container: &Container) -> Option<Strategy> {
+    container.labels.get(STRATEGY_LABEL).and_then(|label| parse_strategy(label))
+}
+
+/// Why `container` is never updated as it is now, a lowercase fragment: the host's reason, or a label.
+pub(crate) fn reason_against(container: &Container) -> Option<String> {
+    container.blocked.clone()
 }
 
 fn read_reference(container: &Container) -> Result<Reference, String> {

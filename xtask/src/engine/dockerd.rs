@@ -1,6 +1,7 @@
 //! A dockerd of our own: start it, stop it, and leave nothing of it behind.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -11,11 +12,12 @@ use std::{
 use super::{
     lease::remove,
     ping,
+    release::Release,
     sweep::{self, Process},
 };
 use crate::{
     error::{Context as _, Error, Result, failed},
-    process::{find_program, wait_to_clean, wait_until},
+    process::{find_program_on, wait_to_clean, wait_until},
     say::say,
     signals,
 };
@@ -32,28 +34,29 @@ pub(super) fn socket(run: &Path) -> PathBuf {
     run.join("docker.sock")
 }
 
-/// Starts one and waits for its answer. `run`: socket, pid files, log; `data`: images and containers. Whoever stops
-/// it needs only `run`, which remembers the other.
-pub(super) fn start(run: &Path, data: &Path) -> Result<Child> {
-    let Some(program) = find_program("dockerd") else { return failed("dockerd is not on PATH") };
-    match launch(&program, run, data, &["--storage-driver", "overlay2"]) {
-        Err(Error::Failed(reason)) => {
+/// Starts the daemon of `release` and waits for its answer. `run`: socket, pid files, log; `data`: images and containers.
+/// [`stop`] needs only `run`, which remembers the other.
+pub(super) fn start(run: &Path, data: &Path, release: Release, search_path: &OsStr) -> Result<Child> {
+    let Some(program) = find_program_on("dockerd", search_path) else { return failed("dockerd is not on PATH") };
+    let launch = |options| launch(&program, run, data, options, search_path);
+    match launch(release.store_options()) {
+        Err(Error::Failed(reason)) if release == Release::System => {
             say!("xtask: engine: overlay2 does not work here, leaving the storage driver to dockerd: {reason}");
-            launch(&program, run, data, &[])
+            launch(&[])
         }
         other => other,
     }
 }
 
-fn launch(program: &Path, run: &Path, data: &Path, driver: &[&str]) -> Result<Child> {
-    let outcome = try_launch(program, run, data, driver);
+fn launch(program: &Path, run: &Path, data: &Path, options: &[&str], search_path: &OsStr) -> Result<Child> {
+    let outcome = try_launch(program, run, data, options, search_path);
     if outcome.is_err() {
         stop(run);
     }
     outcome
 }
 
-fn try_launch(program: &Path, run: &Path, data: &Path, driver: &[&str]) -> Result<Child> {
+fn try_launch(program: &Path, run: &Path, data: &Path, options: &[&str], search_path: &OsStr) -> Result<Child> {
     remove(data);
     for folder in [run, data] {
         fs::create_dir_all(folder).context(|| format!("create {}", folder.display()))?;
@@ -64,7 +67,9 @@ fn try_launch(program: &Path, run: &Path, data: &Path, driver: &[&str]) -> Resul
     let log = File::create(&log).context(|| format!("create {}", log.display()))?;
     let mut command = Command::new(program);
     command.arg("--data-root").arg(data).arg("--exec-root").arg(run.join("exec"));
-    command.arg("--pidfile").arg(pid_file(run)).arg("-H").arg(host(run)).args(driver);
+    command.arg("--pidfile").arg(pid_file(run)).arg("-H").arg(host(run)).args(options);
+    // dockerd starts the containerd that it finds first.
+    command.env("PATH", search_path);
     let also_log = log.try_clone().context(|| "share the log".into())?;
     // A group of its own: Ctrl-C at the terminal is for the tests, dockerd is stopped after them.
     command.stdin(Stdio::null()).stdout(log).stderr(also_log).process_group(0);

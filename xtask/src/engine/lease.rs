@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{dockerd, ping, sweep};
+use super::{dockerd, ping, release::Release, sweep};
 use crate::{
     error::{Context as _, Result, failed},
     process,
@@ -50,8 +50,8 @@ impl Lease {
     }
 }
 
-/// Joins the running private engine, or starts one with its data in `data`.
-pub(super) fn take(data: &Path) -> Result<Lease> {
+/// Joins the running private engine, or starts one of `release` with its data below `target`.
+pub(super) fn take(target: &Path, release: Release) -> Result<Lease> {
     if !crate::packages::is_root() {
         return failed("no engine answers, and starting one needs root: set DOCKER_HOST, or run this as root");
     }
@@ -59,13 +59,22 @@ pub(super) fn take(data: &Path) -> Result<Lease> {
     DirBuilder::new().recursive(true).mode(0o700).create(&home).context(|| format!("create {HOME}"))?;
     let _turn = lock(&home.join("lock"))?;
     let users = open(&home.join("users"))?;
+    let note = home.join("release");
     let run = run_folder(&home);
     let child = if is_alone(&users)? {
         sweep_stale(&run)?;
         sweep::refuse_rivals()?;
-        Some(dockerd::start(&run, data)?)
+        let child = dockerd::start(&run, &target.join("engine"), release, &release.search_path(target)?)?;
+        fs::write(&note, release.name()).context(|| format!("write {}", note.display()))?;
+        Some(child)
     } else {
-        let host = host_in(&run);
+        let (host, running) = (host_in(&run), fs::read_to_string(&note).unwrap_or_default());
+        if running != release.name() {
+            return failed(format!(
+                "another xtask run uses the private engine as {running:?}, and this run needs {:?}: wait until it has ended",
+                release.name()
+            ));
+        }
         ping::ping(&host).or_else(|reason| failed(format!("the engine of another xtask run, {host}, {reason}")))?;
         say!("xtask: engine: sharing {host} with another xtask run");
         None

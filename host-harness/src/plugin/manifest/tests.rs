@@ -47,6 +47,7 @@ const WASM: &str = r#""wasm": [{"path": "p.wasm"}]"#;
 #[case::url(r#"{"wasm": [{"url": "https://evil/p.wasm"}]}"#, "by `path`")]
 #[case::files(&format!(r#"{{{WASM}, "allowed_paths": {{"/": "/"}}}}"#), "allowed_paths")]
 #[case::timeout(&format!(r#"{{{WASM}, "timeout_ms": 5}}"#), "host.fuel")]
+#[case::host_with_a_scheme(&format!(r#"{{{WASM}, "allowed_hosts": ["https://ghcr.io/org"]}}"#), "write \"ghcr.io\"")]
 #[case::host_variable(&format!(r#"{{{WASM}, "allowed_hosts": ["${{NO}}"]}}"#), "`allowed_hosts`: environment variable NO is not set")]
 #[case::config_variable(&format!(r#"{{{WASM}, "config": {{"a": "${{NO}}"}}}}"#), "key `a` (written as ${NO})")]
 #[case::unknown_host_key(&format!(r#"{{{WASM}, "config": {{"host.timeout": "1s"}}}}"#), "key `host.timeout`: is not known; the host reads grant.images")]

@@ -1,15 +1,17 @@
-//! A check: what the containers run against what the registry has. Orders nothing, changes nothing.
+//! A check: where the containers stand, each of them. Orders nothing, changes nothing.
 
-use imagewatch_abi::{Container, Digest, Failure, Outcome, Reference, Verdict};
+use imagewatch_abi::{Failure, Outcome, Verdict};
 
 use super::aim::find_aims;
 use super::behind::look_through;
+use super::standing::{Course, stand};
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
-use crate::running::{Used, digests_of, is_from_registry, is_running, list_used, used_by};
-use crate::state::Cache;
-use crate::target::{Target, Targets};
+use crate::running::{Used, digests_of, list_used, used_by};
+use crate::state::{Cache, State};
+use crate::status::{Image, Rule, remote_of};
+use crate::target::Targets;
 use crate::update::in_words;
 use crate::{Host, gather};
 
@@ -21,7 +23,7 @@ pub(super) fn check(
     host: &mut dyn Host,
     config: &Config,
     cache: &mut Cache,
-    quarantine: &Quarantine,
+    (state, quarantine): (&State, &Quarantine),
     now_ms: u64,
     found: Targets,
 ) -> Result<Vec<Outcome>, Failure> {
@@ -34,62 +36,50 @@ pub(super) fn check(
     for (target, aim) in found.targets.iter().zip(&aims) {
         let lookup = aim.as_ref().map_or_else(|failure| Some(Err(failure.clone())), |aim| lookups.get(aim).cloned());
         let aim = aim.as_ref().unwrap_or(&target.reference);
-        let see = |used| compare(target, aim, used, lookup.as_ref(), cache, quarantine);
+        let course = Course::new(state, target, aim, remote_of(lookup.as_ref()));
+        let ground = (config, &*cache, quarantine);
         let used = used_by(&containers, target);
         if used.is_empty() {
-            outcomes.push(see(None));
+            outcomes.push(see(ground, &course, lookup.as_ref(), None));
         }
-        outcomes.extend(used.into_iter().map(|used| see(Some(used))));
+        outcomes.extend(used.into_iter().map(|used| see(ground, &course, lookup.as_ref(), Some(used))));
     }
     Ok(outcomes)
 }
 
-fn compare(
-    target: &Target,
-    aim: &Reference,
-    used: Option<&Used>,
+fn see(
+    ground: (&Config, &Cache, &Quarantine),
+    course: &Course<'_>,
     lookup: Option<&Lookup>,
-    cache: &Cache,
-    quarantine: &Quarantine,
+    used: Option<&Used>,
 ) -> Outcome {
-    let from = used.map(|(reference, _)| reference).filter(|reference| *reference != aim);
-    let container = used.map(|(_, container)| container);
-    let has = container.map(|container| digests_of(container, &target.reference)).unwrap_or_default();
-    let remote = lookup.and_then(|lookup| lookup.as_ref().ok());
-    let failure = lookup.and_then(|lookup| lookup.as_ref().err());
-    let is_same = |container: &Container, remote: &Digest| is_running(cache, (container, aim, remote));
-    let (verdict, reason) = match (container, remote, failure) {
-        _ if target.reference.digest().is_some() => (Verdict::Pinned, "pinned by digest".to_owned()),
-        (_, _, Some(failure)) => (Verdict::Unknown, failure.message.clone()),
-        (None, _, _) => (Verdict::Unused, "no container runs it".to_owned()),
-        (Some(_), Some(remote), _) if has.contains(remote) => (Verdict::Unchanged, "up to date".to_owned()),
-        (Some(container), Some(remote), _) if is_same(container, remote) => {
-            (Verdict::Unchanged, "up to date: the same image in another wrapper".to_owned())
-        }
-        (Some(container), Some(_), _) if !is_from_registry(container) => {
-            let reason = "its image came from no registry: it was built or loaded on this machine";
-            (Verdict::Unknown, reason.to_owned())
-        }
-        (Some(_), Some(_), _) if has.is_empty() => {
-            (Verdict::Unknown, "the engine has no digest of this repository for the image that it runs".to_owned())
-        }
-        (Some(_), Some(remote), _) => match quarantine.hold(&target.name, aim, remote) {
-            Some(held) => (Verdict::Held, held),
-            None if from.is_some() => (Verdict::Moved, "a newer tag is there".to_owned()),
-            None => (Verdict::Moved, "the tag points to another image than the one running".to_owned()),
-        },
-        (Some(_), None, None) => (Verdict::Unknown, "was not looked up".to_owned()),
+    let Course { target, aim, remote, .. } = course;
+    let standing = stand(ground, course, used);
+    let status = standing.status();
+    let is_pinned = standing.facts.is_pinned;
+    let (verdict, reason) = match (&standing.facts.image, standing.rule) {
+        _ if is_pinned => (Verdict::Pinned, status.reason.clone()),
+        (Image::NotLookedUp(reason, _), _) => (Verdict::Unknown, Some((*reason).to_owned())),
+        _ if used.is_none() => (Verdict::Unused, Some("no container runs it".to_owned())),
+        (Image::Same | Image::SameInAnotherWrapper, _) => (Verdict::Unchanged, status.reason.clone()),
+        (Image::Local | Image::Incomparable(_), _) => (Verdict::Unknown, status.reason.clone()),
+        (Image::Other, Rule::Held | Rule::Blocked) => (Verdict::Held, status.reason.clone()),
+        (Image::Other, _) => (Verdict::Moved, status.reason.clone()),
     };
-    let running = remote.filter(|remote| has.contains(remote)).or(has.last()).cloned();
-    let reason = from.map_or(reason.clone(), |from| format!("{}: {reason}", in_words(from, aim)));
+    let container = standing.container;
+    let has = container.map(|container| digests_of(container, &target.reference)).unwrap_or_default();
+    let remote = remote.ok();
+    let from = used.map(|(reference, _)| reference).filter(|reference| *reference != *aim);
+    let words = from.map(|from| in_words(from, aim));
     Outcome {
-        reference: Some(aim.clone()),
+        reference: Some((*aim).clone()),
         from: from.cloned(),
+        running: remote.filter(|remote| has.contains(remote)).or(has.last()).cloned(),
         digest: remote.cloned(),
-        reason: Some(reason),
-        until_ms: failure.and_then(|failure| failure.until_ms),
+        reason: words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}")),
+        until_ms: lookup.and_then(|lookup| lookup.as_ref().err()).and_then(|failure| failure.until_ms),
         container: container.map(|container| container.name.clone()),
-        running,
+        status: Some(status),
         ..Outcome::new(&target.name, verdict)
     }
 }

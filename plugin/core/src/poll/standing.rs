@@ -1,0 +1,171 @@
+//! Gathers what is known of a container: what its target saw before, what was looked up, and what holds it. A check and
+//! a poll that orders build the same facts here.
+
+use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
+
+use crate::config::{Baseline, Config};
+use crate::gate::quarantine::Quarantine;
+use crate::running::Used;
+use crate::state::{Cache, Seen, State};
+use crate::status::{Facts, Hold, Image, Remote, Rule, status_of};
+use crate::target::Target;
+
+/// Where a target is to go, and how far it came before.
+#[derive(Debug)]
+pub(super) struct Course<'a> {
+    pub(super) target: &'a Target,
+    /// The reference that it is to follow.
+    pub(super) aim: &'a Reference,
+    /// What the aim points to.
+    pub(super) remote: Remote<'a>,
+    /// The tag that it is on, where the aim is another.
+    pub(super) from: Option<Reference>,
+    /// What was seen before, at the aim or on the tag that it is on.
+    pub(super) seen: Seen,
+    /// Whether nothing at all was seen before.
+    pub(super) is_first_sight: bool,
+    /// Whether an order for it is under way.
+    pub(super) is_ordered: bool,
+    /// Whether it was brought to what the aim points to before.
+    pub(super) is_reached: bool,
+}
+
+impl<'a> Course<'a> {
+    pub(super) fn new(state: &State, target: &'a Target, aim: &'a Reference, remote: Remote<'a>) -> Self {
+        let known = state.targets.get(&target.name).cloned();
+        let is_first_sight = known.is_none();
+        let is_ordered = known.as_ref().is_some_and(|known| known.pending.is_some());
+        let present = &target.reference;
+        let from = Some(present).filter(|present| *present != aim).cloned();
+        // Brought there before, and nevertheless still on the same tag: a strategy left its containers alone, say.
+        let is_there = |seen: &Seen| seen.reference == *aim && (from.is_none() || seen.from == from);
+        let unseen = || Seen { reference: present.clone(), digest: None, from: None, tried: Vec::new(), pending: None };
+        let seen = known.filter(|seen| is_there(seen) || seen.reference == *present).unwrap_or_else(unseen);
+        let is_reached = remote.is_ok_and(|remote| seen.digest.as_ref() == Some(remote)) && is_there(&seen);
+        Self { target, aim, remote, from, seen, is_first_sight, is_ordered, is_reached }
+    }
+
+    /// Whether `container` was left as it is by an order for what the aim points to.
+    pub(super) fn was_tried(&self, container: &Container) -> bool {
+        self.is_reached && self.seen.tried.contains(&container.id)
+    }
+
+    /// What the target runs by all that was seen, where its containers are not known. The first sight changes nothing.
+    fn image_as_seen(&self) -> Image<'a> {
+        let is_same = self.is_reached || (self.seen.digest.is_none() && self.from.is_none());
+        match self.remote {
+            Err((reason, until_ms)) => Image::NotLookedUp(reason, until_ms),
+            Ok(_) if is_same => Image::Same,
+            Ok(_) => Image::Other,
+        }
+    }
+}
+
+/// One container of a target, or the target itself where its containers are not known.
+#[derive(Debug)]
+pub(super) struct Standing<'a> {
+    pub(super) container: Option<&'a Container>,
+    pub(super) facts: Facts<'a>,
+    pub(super) rule: Rule,
+}
+
+impl Standing<'_> {
+    pub(super) fn status(&self) -> Status {
+        status_of(&self.facts)
+    }
+}
+
+/// Where each container of a target stands. There is always one standing, the target's own where no container is known.
+#[derive(Debug)]
+pub(super) struct Standings<'a> {
+    all: Vec<Standing<'a>>,
+    leading: usize,
+}
+
+impl<'a> Standings<'a> {
+    /// Those of `used`, the containers of the course's target.
+    pub(super) fn new(ground: (&Config, &Cache, &Quarantine), course: &Course<'a>, used: &[&'a Used]) -> Self {
+        let mut all: Vec<_> = used.iter().map(|used| stand(ground, course, Some(used))).collect();
+        if all.is_empty() {
+            all.push(stand(ground, course, None));
+        }
+        let mut leading = 0;
+        for (index, standing) in all.iter().enumerate() {
+            if standing.rule > all[leading].rule {
+                leading = index;
+            }
+        }
+        Self { all, leading }
+    }
+
+    /// The one that says where the target stands.
+    pub(super) fn leading(&self) -> &Standing<'a> {
+        &self.all[self.leading]
+    }
+
+    /// Whether it is known what the target's containers run.
+    pub(super) fn are_compared(&self) -> bool {
+        let cannot = |image: &Image<'_>| matches!(image, Image::Local | Image::Incomparable(_));
+        self.all.iter().any(|standing| standing.container.is_some() && !cannot(&standing.facts.image))
+    }
+
+    /// The containers that run another image.
+    pub(super) fn behind(&self) -> impl Iterator<Item = (&'a Container, &Standing<'a>)> {
+        let behind = self.all.iter().filter(|standing| standing.facts.image == Image::Other);
+        behind.filter_map(|standing| Some((standing.container?, standing)))
+    }
+}
+
+/// Where `used`, one container of the course's target, stands; or the target itself.
+pub(super) fn stand<'a>(
+    (config, cache, quarantine): (&Config, &Cache, &Quarantine),
+    course: &Course<'a>,
+    used: Option<&'a Used>,
+) -> Standing<'a> {
+    let Course { target, aim, remote, .. } = course;
+    let container = used.map(|(_, container)| container);
+    let image = match container {
+        None => course.image_as_seen(),
+        Some(container) => Image::of(cache, container, aim, *remote),
+    };
+    let facts = Facts {
+        image,
+        is_pinned: target.reference.digest().is_some(),
+        is_ordered: course.is_ordered,
+        blocked: container.map_or_else(|| target.blocked.clone(), crate::target::reason_against),
+        strategy: strategy_for(config, target, container),
+        hold: remote.ok().and_then(|remote| hold(quarantine, target, aim, remote)),
+        left: container.and_then(|container| left(config, course, container)),
+        leaves_tag: used.map_or(course.from.is_some(), |(reference, _)| reference != *aim),
+    };
+    Standing { container, rule: Rule::of(&facts), facts }
+}
+
+fn hold(quarantine: &Quarantine, target: &Target, aim: &Reference, remote: &Digest) -> Option<Hold> {
+    let reason = quarantine.hold(&target.name, aim, remote)?;
+    Some(Hold { kind: StatusKind::Held, reason, until_ms: None })
+}
+
+fn left(config: &Config, course: &Course<'_>, container: &Container) -> Option<&'static str> {
+    match config.baseline {
+        Baseline::Running => {
+            course.was_tried(container).then_some("an update to this image succeeded and left the container as it is")
+        }
+        Baseline::Seen => course
+            .is_reached
+            .then_some("this image was seen before; with `baseline` = `seen` only a newer one is rolled out"),
+    }
+}
+
+/// How orders for `target` are carried out.
+pub(super) fn strategy_of(config: &Config, target: &Target) -> Strategy {
+    target.strategy.unwrap_or(config.strategy)
+}
+
+/// How `container` is updated: a manifest that leaves the containers of a target alone leaves all of them alone, else
+/// the container's own label takes precedence.
+fn strategy_for(config: &Config, target: &Target, container: Option<&Container>) -> Strategy {
+    let strategy = strategy_of(config, target);
+    let leaves = matches!(strategy, Strategy::Notify | Strategy::PullOnly);
+    container.filter(|_| !leaves).and_then(crate::target::read_strategy).unwrap_or(strategy)
+}

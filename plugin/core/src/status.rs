@@ -1,0 +1,180 @@
+//! Where a container stands: up to date, behind and about to be updated, or behind and why not. The one function that
+//! says so: `poll` acts on its answer and a check shows it, so that they cannot disagree. Asks nobody.
+
+use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
+
+use crate::registry::resolve::Lookup;
+use crate::running::{digests_of, is_from_registry, is_running};
+use crate::state::Cache;
+
+/// What is known of one container, or of a target whose containers are not known.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts<'a> {
+    /// What it runs, compared with what its tag points to.
+    pub(crate) image: Image<'a>,
+    /// Its reference names a digest.
+    pub(crate) is_pinned: bool,
+    /// An order for its target is under way.
+    pub(crate) is_ordered: bool,
+    /// Why it is never updated as it is now.
+    pub(crate) blocked: Option<String>,
+    /// How it is updated.
+    pub(crate) strategy: Strategy,
+    /// Why it may not be updated yet to what its tag points to.
+    pub(crate) hold: Option<Hold>,
+    /// Why no order follows although it runs another image: what its tag points to was dealt with before.
+    pub(crate) left: Option<&'static str>,
+    /// It is to leave its tag for a newer one.
+    pub(crate) leaves_tag: bool,
+}
+
+/// A wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) kind: StatusKind,
+    pub(crate) reason: String,
+    pub(crate) until_ms: Option<u64>,
+}
+
+/// What a container runs, compared with what its tag points to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Image<'a> {
+    /// That image.
+    Same,
+    /// That image, known by another digest.
+    SameInAnotherWrapper,
+    /// Another one.
+    Other,
+    /// One that was built or loaded on this machine.
+    Local,
+    /// One that cannot be compared, and why.
+    Incomparable(&'static str),
+    /// What the tag points to is not known: why, and until when it is not asked again.
+    NotLookedUp(&'a str, Option<u64>),
+}
+
+/// The digest that a tag points to, or why it is not known and until when it is not asked again.
+pub(crate) type Remote<'a> = Result<&'a Digest, (&'a str, Option<u64>)>;
+
+/// What a look-up found.
+pub(crate) fn remote_of(lookup: Option<&Lookup>) -> Remote<'_> {
+    match lookup {
+        Some(Ok(digest)) => Ok(digest),
+        Some(Err(failure)) => Err((&failure.message, failure.until_ms)),
+        None => Err(("was not looked up", None)),
+    }
+}
+
+impl<'a> Image<'a> {
+    /// What `container` runs, compared with what `aim` points to.
+    pub(crate) fn of(cache: &Cache, container: &Container, aim: &Reference, remote: Remote<'a>) -> Self {
+        let remote = match remote {
+            Ok(remote) => remote,
+            Err((reason, until_ms)) => return Self::NotLookedUp(reason, until_ms),
+        };
+        let has = digests_of(container, aim);
+        if has.contains(remote) {
+            Self::Same
+        } else if is_running(cache, (container, aim, remote)) {
+            Self::SameInAnotherWrapper
+        } else if !is_from_registry(container) {
+            Self::Local
+        } else if has.is_empty() {
+            Self::Incomparable("the engine has no digest of this repository for the image that it runs")
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// The rule that decides where a container stands. Of several containers of one target, the one with the last rule
+/// says where the target stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    /// Built on this machine.
+    Local,
+    /// Nothing to compare it with.
+    Incomparable,
+    /// Its tag was not looked up.
+    NotLookedUp,
+    /// It runs what its tag points to.
+    UpToDate,
+    /// Named by digest.
+    Pinned,
+    /// Dealt with before.
+    Left,
+    /// Its strategy only tells.
+    Notified,
+    /// Never updated as it is now.
+    Blocked,
+    /// Not yet.
+    Held,
+    /// Its strategy has the image pulled: an order follows, which leaves the container as it is.
+    PullDue,
+    /// An order follows, which updates it.
+    Due,
+    /// An order for it is under way.
+    Ordered,
+}
+
+impl Rule {
+    /// The first rule that applies.
+    pub(crate) fn of(facts: &Facts<'_>) -> Self {
+        match &facts.image {
+            _ if facts.is_ordered => Self::Ordered,
+            _ if facts.is_pinned && facts.blocked.is_some() => Self::Blocked,
+            _ if facts.is_pinned => Self::Pinned,
+            Image::Same | Image::SameInAnotherWrapper => Self::UpToDate,
+            Image::Local => Self::Local,
+            _ if facts.blocked.is_some() => Self::Blocked,
+            Image::NotLookedUp(..) => Self::NotLookedUp,
+            Image::Incomparable(_) => Self::Incomparable,
+            Image::Other if facts.strategy == Strategy::Notify => Self::Notified,
+            Image::Other if facts.hold.is_some() => Self::Held,
+            Image::Other if facts.left.is_some() => Self::Left,
+            Image::Other if facts.strategy == Strategy::PullOnly => Self::PullDue,
+            Image::Other => Self::Due,
+        }
+    }
+
+    /// Whether the next poll places an order.
+    pub(crate) fn is_due(self) -> bool {
+        matches!(self, Self::PullDue | Self::Due)
+    }
+}
+
+/// Where a container with these `facts` stands.
+pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
+    let blocked = || facts.blocked.clone().unwrap_or_default();
+    match (Rule::of(facts), &facts.image, &facts.hold) {
+        (Rule::Ordered, ..) => Status::new(StatusKind::Updating, "an order for it is under way"),
+        (Rule::Pinned, ..) => Status::new(StatusKind::Pinned, "pinned by digest"),
+        (Rule::Blocked, ..) => Status::new(StatusKind::Blocked, blocked()),
+        (Rule::UpToDate, Image::SameInAnotherWrapper, _) => {
+            Status::new(StatusKind::UpToDate, "up to date: the same image in another wrapper")
+        }
+        (Rule::UpToDate, ..) => Status::new(StatusKind::UpToDate, "up to date"),
+        (Rule::Local, ..) => {
+            Status::new(StatusKind::Local, "its image came from no registry: it was built or loaded on this machine")
+        }
+        (_, Image::NotLookedUp(reason, until_ms), _) => {
+            Status { until_ms: *until_ms, ..Status::new(StatusKind::Unknown, *reason) }
+        }
+        (_, Image::Incomparable(reason), _) => Status::new(StatusKind::Unknown, *reason),
+        (Rule::Notified, ..) => {
+            Status::new(StatusKind::Blocked, "it is behind; strategy `notify` leaves the container as it is")
+        }
+        (Rule::Held, _, Some(hold)) => {
+            Status { until_ms: hold.until_ms, ..Status::new(hold.kind, hold.reason.as_str()) }
+        }
+        (Rule::Left, ..) if facts.strategy != Strategy::PullOnly => {
+            Status::new(StatusKind::Held, facts.left.unwrap_or_default())
+        }
+        (Rule::Left | Rule::PullDue, ..) => Status::new(
+            StatusKind::Blocked,
+            "it is behind; strategy `pull-only` pulls the image and leaves the container as it is",
+        ),
+        _ if facts.leaves_tag => Status::new(StatusKind::UpdateAvailable, "a newer tag is there"),
+        _ => Status::new(StatusKind::UpdateAvailable, "the tag points to another image than the one running"),
+    }
+}
