@@ -2,6 +2,7 @@
 //! the other. Decides neither when nor which image; does nothing that the manifest does not grant.
 
 mod batch;
+mod early;
 mod image;
 mod logins;
 
@@ -30,6 +31,7 @@ use crate::secret::Credential;
 use crate::turns::{Turn, Turns};
 
 pub use batch::Batch;
+use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
 pub use logins::RefusedLogins;
 
@@ -123,6 +125,10 @@ async fn carry_out(
     batch: Option<&Batch>,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    if let Some(refused) = refuse_all_before_pull(ctx, order).await {
+        report.failed = refused;
+        return Ok(());
+    }
     let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
     let image = ensure_image(ctx, order).await?;
     drop(turn);
