@@ -291,8 +291,8 @@ impl App {
 
     fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
         let turns = Turns::new(usize::from(parallel));
-        let refused = Arc::default();
-        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress, refused }
+        let (services, refused) = Default::default();
+        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, services, progress, refused }
     }
 }
 

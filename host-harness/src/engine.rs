@@ -5,6 +5,7 @@
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod mounts;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::secret::Credential;
+
+use mounts::writable_mounts;
 
 /// A container engine. Every method may be called at any time, also while the engine is away:
 /// it then answers [`EngineError::Unavailable`], and works again as soon as the engine is back.
@@ -121,6 +124,9 @@ pub struct Listed {
     pub created_s: u64,
     /// The engine's word: `running`, `exited`, `created`, …
     pub state: String,
+    /// What is mounted into it, in the engine's words.
+    #[serde(default)]
+    mounts: Value,
 }
 
 impl Listed {
@@ -145,6 +151,7 @@ impl Listed {
             image: self.image.clone(),
             labels: self.labels().clone(),
             state: self.state.clone(),
+            writable_mounts: writable_mounts(&self.mounts).into_iter().collect(),
             ..Container::default()
         }
     }

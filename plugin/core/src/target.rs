@@ -9,6 +9,7 @@ use imagewatch_abi::label::parse_strategy;
 use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Strategy, Verdict};
 
 use crate::config::{Config, Watch};
+use crate::group::find_groups;
 use crate::running::is_from_registry;
 use crate::update::UpdatePolicy;
 use crate::{Host, gather};
@@ -39,6 +40,9 @@ pub(crate) struct Target {
     pub(crate) strategy: Option<Strategy>,
     /// Why its container is never updated as it is now.
     pub(crate) blocked: Option<String>,
+    /// The service that its container belongs to, whose containers are updated one at a time. Unknown for a target
+    /// that config names: its containers are handled one at a time by its own order.
+    pub(crate) group: Option<String>,
 }
 
 impl Target {
@@ -112,6 +116,7 @@ impl Targets {
                         // Many containers may follow it, each with a label of its own.
                         strategy: None,
                         blocked: None,
+                        group: None,
                     };
                     match target.at_present(&in_use) {
                         Ok(target) => found.targets.push(target),
@@ -177,9 +182,11 @@ fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Reference>, 
 impl Targets {
     fn of_containers(config: &Config, containers: &[&Container]) -> Self {
         let mut found = Self::default();
+        let groups = find_groups(containers);
         for container in containers {
+            let group = groups.get(&container.name).cloned();
             match read_target(config, container) {
-                Ok(target) => found.targets.push(target),
+                Ok(target) => found.targets.push(Target { group, ..target }),
                 Err(reason) => found.unwatchable.push(Outcome {
                     reason: Some(reason),
                     container: Some(container.name.clone()),
@@ -201,6 +208,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, String>
         update: read_update_policy(config, container)?,
         strategy: read_strategy(container),
         blocked: reason_against(container),
+        group: None,
     };
     target.at_present(&[])
 }
