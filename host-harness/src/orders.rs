@@ -2,6 +2,7 @@
 //! the other. Decides neither when nor which image; does nothing that the manifest does not grant.
 
 mod batch;
+mod early;
 mod image;
 mod logins;
 mod members;
@@ -21,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
-use crate::replace::labels::{COMPOSE_PROJECT, Labels};
+use crate::replace::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::replace::locks::Locked;
 use crate::replace::plan::reason_against_removal;
 use crate::replace::setback::Setback;
@@ -32,6 +33,7 @@ use crate::secret::Credential;
 use crate::turns::{Turn, Turns};
 
 pub use batch::Batch;
+use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
 pub use logins::RefusedLogins;
 use members::{find_candidates, members_of};
@@ -130,6 +132,13 @@ async fn carry_out(
     batch: Option<&Batch>,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    if let Some(refused) = refuse_all_before_pull(ctx, order).await {
+        if let Some(batch) = batch {
+            stop_members_of_refused(ctx, order, batch, &refused).await?;
+        }
+        report.failed = refused;
+        return Ok(());
+    }
     let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
     let image = ensure_image(ctx, order).await?;
     drop(turn);
@@ -145,6 +154,23 @@ async fn carry_out(
     handle_containers(ctx, order, batch, (&image, stops), report).await
 }
 
+/// Leaves those alone that were to be updated together with a container that is refused.
+async fn stop_members_of_refused(
+    ctx: &OrderContext,
+    order: &Order,
+    batch: &Batch,
+    refused: &[ContainerFailure],
+) -> Result<(), Failure> {
+    let containers = list_containers(ctx, order).await?;
+    let candidates = find_candidates(ctx, order, None, &containers, Some(batch)).await?;
+    for failure in refused {
+        let container = containers.iter().find(|container| container.name == failure.container);
+        let members = container.map(|container| members_of(container, &candidates)).unwrap_or_default();
+        batch.stop_others(order, &Stop::of(failure, &members, false));
+    }
+    Ok(())
+}
+
 /// Handles the containers of `order` one after the other. Those that were to be updated together with one that failed
 /// are left alone, and after a fault of the image all of them.
 async fn handle_containers(
@@ -155,7 +181,7 @@ async fn handle_containers(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let containers = list_containers(ctx, order).await?;
-    let candidates = find_candidates(ctx, order, image, &containers, batch).await?;
+    let candidates = find_candidates(ctx, order, Some(image), &containers, batch).await?;
     let mut own_stops: Vec<Stop> = Vec::new();
     for container in &containers {
         let is_outdated = container.image_id != image.id || !order.only_outdated;
@@ -175,7 +201,7 @@ async fn handle_containers(
             Ending::Failed { failure, is_restored, is_for_all, engine_away } => {
                 warn!(container = %failure.container, reason = %failure.reason, "container not handled");
                 report.restored.extend(is_restored.then(|| failure.container.clone()));
-                let stop = handled.stop_for(&failure, is_for_all);
+                let stop = Stop::of(&failure, &handled.members, is_for_all);
                 report.failed.push(failure);
                 if let Some(batch) = batch {
                     batch.stop_others(order, &stop);
@@ -243,13 +269,15 @@ enum Ending {
     },
 }
 
-/// How `container` is handled by `order`.
+/// How `container` is handled by `order`; `None` where its label opts out.
 ///
 /// # Errors
-/// Why its label cannot be read.
-fn strategy_of(order: &Order, container: &Container) -> Result<Strategy, String> {
+/// Why a label cannot be read.
+fn strategy_of(order: &Order, container: &Container) -> Result<Option<Strategy>, String> {
     let labels = serde_json::to_value(&container.labels).unwrap_or_default();
-    Ok(Labels(&labels).strategy()?.unwrap_or(order.strategy))
+    let labels = Labels(&labels);
+    let own = labels.check().and_then(|()| labels.strategy())?;
+    Ok((!labels.is_no(ENABLE)).then(|| own.unwrap_or(order.strategy)))
 }
 
 /// One container of an order.
@@ -266,7 +294,11 @@ impl Handled<'_> {
     /// Fails when going on is of no use.
     async fn handle(&self) -> Result<Ending, Failure> {
         let strategy = match strategy_of(self.order, self.listed) {
-            Ok(strategy) => strategy,
+            Ok(Some(strategy)) => strategy,
+            Ok(None) => {
+                info!(container = %self.listed.name, "skipped: its label {ENABLE} opts out");
+                return Ok(Ending::Untouched);
+            }
             Err(reason) => return Ok(self.failed(&Setback::refused(reason))),
         };
         match strategy {
@@ -440,17 +472,6 @@ impl Handled<'_> {
     fn failed(&self, setback: &Setback) -> Ending {
         let failure = setback.as_failure(&self.listed.name);
         Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None }
-    }
-
-    /// What follows for others from its failure.
-    fn stop_for(&self, failure: &ContainerFailure, is_for_all: bool) -> Stop {
-        Stop {
-            container: failure.container.clone(),
-            reason: failure.reason.clone(),
-            fault: failure.fault,
-            members: self.members.iter().cloned().collect(),
-            is_for_all,
-        }
     }
 }
 

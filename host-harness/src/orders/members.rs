@@ -10,15 +10,15 @@ use super::image::Image;
 use super::{OrderContext, strategy_of};
 use crate::replace::is_working_name;
 
-/// The containers that `order`, or an order of the same group in `batch`, is to bring to `image`: those of `listed`, which
-/// are the order's own, and then those of the others, as they were placed.
+/// The containers that `order`, or an order of the same group in `batch`, is to bring to `image`, where that is known by
+/// now: those of `listed`, which are the order's own, and then those of the others, as they were placed.
 ///
 /// # Errors
 /// When the containers cannot be listed.
 pub(super) async fn find_candidates(
     ctx: &OrderContext,
     order: &Order,
-    image: &Image,
+    image: Option<&Image>,
     listed: &[Container],
     batch: Option<&Batch>,
 ) -> Result<Vec<Container>, Failure> {
@@ -31,9 +31,8 @@ pub(super) async fn find_candidates(
         all.map_err(|error| error.failure())?
     };
     let is_candidate = |order: &Order, container: &Container| {
-        let is_replaced =
-            strategy_of(order, container).is_ok_and(|own| matches!(own, Strategy::Replace | Strategy::StartFirst));
-        is_replaced && container.image_id != image.id
+        let is_replaced = matches!(strategy_of(order, container), Ok(Some(Strategy::Replace | Strategy::StartFirst)));
+        is_replaced && image.is_none_or(|image| container.image_id != image.id)
     };
     let own = listed.iter().filter(|container| is_candidate(order, container));
     let is_of_mate = |mate: &Order, container: &Container| {

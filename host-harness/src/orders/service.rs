@@ -41,6 +41,17 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// What follows from `failure` of a container that was to be updated together with `members`.
+    pub(super) fn of(failure: &ContainerFailure, members: &[String], is_for_all: bool) -> Self {
+        Self {
+            container: failure.container.clone(),
+            reason: failure.reason.clone(),
+            fault: failure.fault,
+            members: members.iter().cloned().collect(),
+            is_for_all,
+        }
+    }
+
     /// What there is to report of `container`, if it is left alone because of this.
     pub(super) fn failure_of(&self, container: &Container) -> Option<ContainerFailure> {
         let is_member = self.members.contains(&container.name);

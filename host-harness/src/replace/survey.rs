@@ -11,6 +11,7 @@ use imagewatch_abi::{Fault, Strategy};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::connection::{Carriers, find_carriers};
 use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap};
 use super::health::{illness, illness_or_silence};
@@ -128,19 +129,23 @@ impl Replacer {
     ) -> Result<Survey, Setback> {
         let inspect = |error| Setback::engine("inspect the container", &error);
         let engine = self.engine.facts().await.map_err(inspect)?;
+        let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await.map_err(inspect)?;
         let root = &groups[0].root;
+        let mut remade: Vec<&Value> = Vec::new();
         for group in &groups {
-            for container in std::iter::once(&group.root).chain(&group.recreate) {
-                self.refuse(container, engine).await.map_err(|setback| Self::about(root, container, setback))?;
-            }
+            remade.extend(std::iter::once(&group.root).chain(&group.recreate));
         }
+        for container in &remade {
+            self.refuse(container, &carriers).await.map_err(|setback| Self::about(root, container, setback))?;
+        }
+        self.check_permissions(remade.iter().copied()).await?;
         let needs_helper = self.needs_helper(root, &groups[0].recreate, all)?;
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
         let new_image = found.ok_or_else(|| Setback::of(Fault::Postponed, "its new image is gone again"))?;
         let has_others = groups.len() > 1 || !groups[0].recreate.is_empty() || !groups[0].restart.is_empty();
         let (mut sides, mut snapshots) = (Vec::new(), Vec::new());
         for group in &groups {
-            let found = self.look_at_group(group, job).await;
+            let found = self.look_at_group(group, job, &carriers).await;
             let found = found.map_err(|(container, setback)| Self::about(root, container, setback))?;
             for (side, snapshot) in found {
                 sides.push(side);
@@ -149,7 +154,7 @@ impl Replacer {
         }
         // The first one is the root, which is no member of its own.
         (sides[0].part.is_member, sides[0].part.leads) = (false, false);
-        let swap = self.choose_swap(root, [&snapshots[0].image, &new_image], job, engine, has_others);
+        let swap = self.choose_swap(root, [&snapshots[0].image, &new_image], job, engine, has_others).await;
         let transaction = Transaction {
             id: new_id(name_of(root)),
             swap,
@@ -207,6 +212,7 @@ impl Replacer {
         &self,
         group: &'a Group,
         job: &Job<'_>,
+        carriers: &Carriers,
     ) -> Result<Vec<(Side, Snapshot)>, (&'a Value, Setback)> {
         let is_named = |container: &Value| job.members.iter().any(|name| name_of(container) == name);
         let mut found = Vec::new();
@@ -222,14 +228,14 @@ impl Replacer {
             let part = Part { is_member, leads: index == 0, ..self.part_to_remake(container).await };
             found.push((Side { part, new: None }, snapshot.map_err(|setback| (container, setback))?));
         }
-        for container in group.restart.iter().filter(|container| self.is_restarted(container)) {
+        for container in group.restart.iter().filter(|container| self.is_restarted(container, carriers)) {
             let side = Side { part: part_of(container, Handling::Restart), new: None };
             found.push((side, Snapshot { container: container.clone(), image: Value::Null }));
         }
         Ok(found)
     }
 
-    fn choose_swap(
+    async fn choose_swap(
         &self,
         root: &Value,
         images: [&Value; 2],
@@ -246,7 +252,12 @@ impl Replacer {
         if root["State"]["Running"] != true {
             return Swap::StopFirst;
         }
-        match reason_against_start_first(root, images, engine, has_dependents) {
+        // Where the call is refused, the engine is treated as a node of a swarm, which start-first does not suit.
+        let is_swarm = self.engine.is_swarm().await.unwrap_or_else(|error| {
+            info!(container = name_of(root), %error, "whether the engine is a node of a swarm is unknown");
+            true
+        });
+        match reason_against_start_first(root, images, engine, is_swarm, has_dependents) {
             None => Swap::StartFirst,
             Some(reason) => {
                 info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");

@@ -6,6 +6,8 @@ mod behind;
 mod check;
 mod decide;
 mod standing;
+#[cfg(test)]
+pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -17,6 +19,7 @@ use imagewatch_abi::{
 
 use aim::find_aims;
 use behind::{list_running, look_through};
+use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
 
@@ -63,12 +66,16 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     let output = if input.mode == PollMode::Check {
-        let outcomes = check::check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
-        PollOutput { state: take(&mut input.state), outcomes, ..PollOutput::default() }
+        let Checked { outcomes, not_watched } =
+            check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
+        PollOutput { state: take(&mut input.state), outcomes, not_watched, ..PollOutput::default() }
     } else {
+        let not_watched = take(&mut found.not_watched);
         let outcomes = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
+        // Told only where it is all that there is to tell: it is the same at each poll.
+        let not_watched = if outcomes.is_empty() { not_watched } else { Vec::new() };
         let (state, quarantine) = (state.into_value(), quarantine.into_change());
-        PollOutput { state, outcomes, quarantine, ..PollOutput::default() }
+        PollOutput { state, outcomes, not_watched, quarantine, ..PollOutput::default() }
     };
     Ok(PollOutput { cache: cache.into_value(input.now_ms), next_poll_ms: config.interval_ms, ..output })
 }

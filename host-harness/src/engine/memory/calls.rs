@@ -8,13 +8,26 @@ use serde_json::{Value, json};
 
 use super::{MemoryEngine, State, conflict, name_of, text};
 use crate::engine::mounts::writable_mounts;
+use crate::engine::permission::Permission;
 use crate::engine::{Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
 #[async_trait]
 impl Engine for MemoryEngine {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
     async fn facts(&self) -> Result<EngineFacts, EngineError> {
         Ok(self.state().facts)
+    }
+
+    async fn is_swarm(&self) -> Result<bool, EngineError> {
+        Ok(self.state().is_swarm)
+    }
+
+    async fn refused_calls(&self, _again: bool) -> Result<Vec<&'static Permission>, EngineError> {
+        Ok(self.state().refused.clone())
     }
 
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {
@@ -24,7 +37,9 @@ impl Engine for MemoryEngine {
             json!({
                 "Id": c["Id"], "Names": [c["Name"]], "Image": c["Config"]["Image"], "ImageID": c["Image"],
                 "Labels": c["Config"]["Labels"], "State": c["State"]["Status"],
-                "Created": c["TestCreated"].as_u64().unwrap_or(0), "Mounts": c["Mounts"],
+                "Created": c["TestCreated"].as_u64().unwrap_or(0),
+                "HostConfig": { "NetworkMode": c["HostConfig"]["NetworkMode"] }, "Mounts": c["Mounts"],
+                "NetworkSettings": { "Networks": c["NetworkSettings"]["Networks"] }, "Ports": c["TestPorts"],
             })
         };
         Ok(state

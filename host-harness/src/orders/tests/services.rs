@@ -159,6 +159,20 @@ async fn f36_containers_on_one_volume_are_all_updated_or_none_whatever_failed() 
 }
 
 #[tokio::test]
+async fn f36_a_container_that_is_refused_keeps_the_others_on_its_volume_from_the_update_too() {
+    for refused in ["app", "cron"] {
+        let engine = services(&["app", "cron"], json!({ "Binds": ["data:/data"] }), json!({})).await;
+        let id = engine.inspections()[refused]["Id"].as_str().unwrap().to_owned();
+        engine.edit(&id, |c| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" }));
+        let orders = ["app", "cron"].iter().map(|name| only(name, Some("g"))).collect();
+        let reports = run_together(&context(&engine), orders).await;
+        assert_eq!(engine.overview(), ["app old-web running", "cron old-web running"], "{refused}: {reports:?}");
+        let faults: Vec<_> = reports.iter().flat_map(|report| &report.failed).map(|failure| failure.fault).collect();
+        assert_eq!(faults, [Some(Fault::Refused); 2], "{reports:?}");
+    }
+}
+
+#[tokio::test]
 async fn f36_one_order_with_several_containers_on_a_volume_follows_the_same_rule() {
     let engine =
         services(&["ws-1", "ws-2"], json!({ "Binds": ["data:/data"] }), json!({ "BehavesAs": { "ws-2": "exits" } }))
