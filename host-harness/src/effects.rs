@@ -6,19 +6,21 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imagewatch_abi::{
-    Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders,
-    Placed, Report, Selector,
+    Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, NotWatched,
+    Order, Orders, Placed, Report, Selector,
 };
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::credentials::store::CredentialStore;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
+use crate::replace::blocked::Blocked;
 use crate::replace::facts::usual_name;
+use crate::replace::handover::own_container_id;
 use crate::store::Store;
 use crate::text::tidy;
 
@@ -53,11 +55,14 @@ pub struct ManifestEffects {
     adapters: Adapters,
     record: Arc<Record>,
     runtime: Handle,
+    blocked: Blocked,
     placed: Mutex<Vec<Order>>,
     /// Ids of orders of earlier calls that have not ended, or are not settled.
     in_flight: Mutex<BTreeSet<String>>,
     /// Refusals that were said.
     said: Mutex<BTreeSet<String>>,
+    /// The containers that the policy did not get to see when it last listed them. Only for the operator.
+    unshown: Mutex<Vec<NotWatched>>,
 }
 
 impl ManifestEffects {
@@ -80,8 +85,10 @@ impl ManifestEffects {
             batch_deadline: host.limits.http_send,
             ..default
         };
-        let (placed, in_flight, said) = Default::default();
-        Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, in_flight, said }
+        let (placed, in_flight, said, unshown) = Default::default();
+        let blocked = Blocked::new(adapters.engine.clone(), own_container_id());
+        let runtime = Handle::current();
+        Self { manifest, plugin, rules, limits, adapters, record, runtime, blocked, placed, in_flight, said, unshown }
     }
 
     /// Tells which orders are under way: none of them is taken once more, and together with new ones they are no more than
@@ -96,8 +103,30 @@ impl ManifestEffects {
         std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The containers that the policy did not get to see when it last listed them, and why. The policy never gets this.
+    pub fn take_unshown(&self) -> Vec<NotWatched> {
+        std::mem::take(&mut *self.unshown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn grants(&self) -> &Grants {
         &self.plugin.grants
+    }
+
+    /// The containers that the manifest's grants show, each with the reason why it is not replaced, if it is not.
+    async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
+        let mut containers = show_as_usual(self.adapters.engine.containers(selector).await?);
+        let mut unshown = Vec::new();
+        containers.retain(|container| match self.grants().reason_against(container) {
+            None => true,
+            Some(reason) => {
+                let (container, image) = (container.name.clone(), container.image.clone());
+                unshown.push(NotWatched { container, image, reason });
+                false
+            }
+        });
+        *self.unshown.lock().unwrap_or_else(PoisonError::into_inner) = unshown;
+        self.blocked.mark(&mut containers).await.map_err(EngineError::while_listing)?;
+        Ok(containers)
     }
 
     fn refuse(&self, order: &Order, taken: &[Order]) -> Option<Failure> {
@@ -184,9 +213,9 @@ impl Effects for ManifestEffects {
             self.denied(Denied::Container, 1, &message);
             return Answer::Err(Failure::lasting(FailureCode::Denied, message));
         }
-        let Adapters { engine, cancel, .. } = &self.adapters;
+        let cancel = &self.adapters.cancel;
         let deadline = self.plugin.compiled.limits().docker_containers;
-        let listed = async { cancel.run_until_cancelled(timeout(deadline, engine.containers(&selector))).await };
+        let listed = async { cancel.run_until_cancelled(timeout(deadline, self.list(&selector))).await };
         match self.runtime.block_on(listed) {
             None => stopping(),
             Some(Err(_)) => Answer::Err(Failure::passing(
@@ -194,11 +223,7 @@ impl Effects for ManifestEffects {
                 format!("listing containers did not end within {deadline:?} (`host.docker_containers_timeout`)"),
             )),
             Some(Ok(Err(error))) => Answer::Err(error.failure()),
-            Some(Ok(Ok(containers))) => {
-                let mut containers = show_as_usual(containers);
-                containers.retain(|container| self.grants().shows(container));
-                Answer::Ok(Containers { containers })
-            }
+            Some(Ok(Ok(containers))) => Answer::Ok(Containers { containers }),
         }
     }
 

@@ -102,7 +102,7 @@ impl AppError {
             }
             Self::Plugin(_) | Self::NoModule { .. } | Self::Panicked(..) | Self::TooSlow(..) => Exit::Policy,
             Self::Interrupted => Exit::Interrupted,
-            Self::Engine(EngineError::UnsupportedHost { .. })
+            Self::Engine(EngineError::Address(_))
             | Self::Inspect(_)
             | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
             Self::Engine(_) => Exit::Engine,
