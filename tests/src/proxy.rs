@@ -1,5 +1,6 @@
 //! An HTTP/1.1 reverse proxy on loopback, in front of the engine's socket or of a registry, that counts what passes,
-//! and delays, holds, cuts, refuses or spoils it. Changes no request, and no response but one that it is told to. Upgraded connections (exec, attach) do not pass.
+//! and delays, holds, cuts, refuses or spoils it. A request that only asks whether a call is allowed, about what does not
+//! exist, is filtered like all others, and otherwise passes unseen. Changes no request, and no response but one that it is told to. Upgraded connections (exec, attach) do not pass.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// As HAProxy answers, which most socket proxies are made of.
+    /// As `HAProxy` answers, which most socket proxies are made of.
     pub fn with_page(allows: fn(&str, &str) -> bool) -> Self {
         let body = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>\n";
         Self { allows, status: 403, body }
@@ -312,9 +313,12 @@ async fn forward(
     let user_agent =
         request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let seen = Seen { line: line.clone(), user_agent: user_agent.unwrap_or_default() };
-    shared.requests.lock().expect("no holder panics").push(seen);
+    let is_question = line.contains(ABSENT);
+    if !is_question {
+        shared.requests.lock().expect("no holder panics").push(seen);
+    }
     sleep(Duration::from_millis(shared.latency_ms.load(Ordering::Relaxed))).await;
-    let is_free = |patterns: &Vec<String>| !patterns.iter().any(|pattern| line.contains(pattern));
+    let is_free = |patterns: &Vec<String>| is_question || !patterns.iter().any(|pattern| line.contains(pattern));
     shared.held.subscribe().wait_for(is_free).await?;
     let filter = *shared.filter.lock().expect("no holder panics");
     if let Some(filter) =
@@ -322,7 +326,7 @@ async fn forward(
     {
         return Ok(answer(filter.status, filter.body));
     }
-    let fault = shared.take_fault(&line);
+    let fault = if is_question { None } else { shared.take_fault(&line) };
     match fault {
         Some(Fault::Refuse) => return Ok(answer(500, r#"{"message":"the proxy refuses"}"#)),
         Some(Fault::Drop) => return Err("dropped".into()),
@@ -358,9 +362,7 @@ fn unversioned(path: &str) -> &str {
 impl Shared {
     fn take_fault(&self, line: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().expect("no holder panics");
-        // A request about what does not exist only asks whether a call is allowed.
-        let is_question = line.contains(ABSENT) || line.contains("INVALID");
-        let index = faults.iter().position(|planned| !is_question && line.contains(&planned.pattern))?;
+        let index = faults.iter().position(|planned| line.contains(&planned.pattern))?;
         if faults[index].spared > 0 {
             faults[index].spared -= 1;
             return None;

@@ -199,13 +199,15 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 old running"]);
 }
 
+/// A change to a container's inspection.
+type Edit<'a> = &'a dyn Fn(&mut Value);
+
 #[tokio::test]
 async fn nothing_is_pulled_for_containers_that_are_all_refused() {
     let rm = |c: &mut Value| c["HostConfig"]["AutoRemove"] = json!(true);
     let swarm = |c: &mut Value| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" });
     let plain = |_: &mut Value| {};
     let mounted = |c: &mut Value| c["Config"]["Labels"] = json!({ "io.kubernetes.pod.name": "p" });
-    type Edit<'a> = &'a dyn Fn(&mut Value);
     for (case, edits, refused_calls, pulls) in [
         ("both", [&rm as Edit<'_>, &swarm], &[][..], false),
         ("kinds that differ", [&mounted, &rm], &[], false),
