@@ -24,4 +24,5 @@ pub mod telemetry;
 pub mod text;
 pub mod transcript;
 pub mod turns;
+pub mod unwatched;
 pub mod watch;

@@ -132,6 +132,12 @@ async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&P
         if !checked.images.is_empty() || checked.errors.is_empty() {
             print(&render::check_table(&checked.images));
         }
+        if args.all {
+            print(&render::unwatched_table(&checked.not_watched));
+        }
+        for explanation in &checked.explanations {
+            anstream::eprintln!("imagewatch: {explanation}");
+        }
         for error in &checked.errors {
             anstream::eprintln!("imagewatch: manifest {}: failed to {}", error.manifest, error.message);
         }

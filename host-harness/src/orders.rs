@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
-use crate::replace::labels::{COMPOSE_PROJECT, Labels};
+use crate::replace::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::replace::locks::Locked;
 use crate::replace::plan::reason_against_removal;
 use crate::replace::setback::Setback;
@@ -233,10 +233,15 @@ impl Handled<'_> {
     /// Fails when going on is of no use.
     async fn handle(&self) -> Result<Ending, Failure> {
         let labels = serde_json::to_value(&self.listed.labels).unwrap_or_default();
-        let strategy = match Labels(&labels).strategy() {
+        let labels = Labels(&labels);
+        let strategy = match labels.check().and_then(|()| labels.strategy()) {
             Ok(own) => own.unwrap_or(self.order.strategy),
             Err(reason) => return Ok(self.failed(&Setback::refused(reason))),
         };
+        if labels.is_no(ENABLE) {
+            info!(container = %self.listed.name, "skipped: its label {ENABLE} opts out");
+            return Ok(Ending::Untouched);
+        }
         match strategy {
             Strategy::PullOnly | Strategy::Notify => {
                 info!(container = %self.listed.name, ?strategy, "left as it is, as its strategy has it");

@@ -21,6 +21,7 @@ mod record;
 mod reload;
 mod settings;
 mod trust;
+mod unshown;
 
 pub use capabilities::{CAPABILITIES_SECTION, Capabilities, Compared, Need};
 pub use fault::{Denied, FaultKind};

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod labels;
 mod logins;
 mod tags;
 mod units;

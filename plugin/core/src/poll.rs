@@ -6,6 +6,8 @@ mod behind;
 mod check;
 mod decide;
 mod standing;
+#[cfg(test)]
+pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -15,14 +17,14 @@ use imagewatch_abi::{
     Strategy, Verdict,
 };
 
-use aim::find_aims;
+use aim::{Aims, find_aims};
 use behind::{list_running, look_through};
+use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
 
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::resolve;
 use crate::running::used_by;
 use crate::settle::settle_report;
 use crate::state::{Cache, State};
@@ -63,12 +65,16 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     let output = if input.mode == PollMode::Check {
-        let outcomes = check::check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
-        PollOutput { state: take(&mut input.state), outcomes, ..PollOutput::default() }
+        let Checked { outcomes, not_watched } =
+            check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
+        PollOutput { state: take(&mut input.state), outcomes, not_watched, ..PollOutput::default() }
     } else {
+        let not_watched = take(&mut found.not_watched);
         let outcomes = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
+        // Told only where it is all that there is to tell: it is the same at each poll.
+        let not_watched = if outcomes.is_empty() { not_watched } else { Vec::new() };
         let (state, quarantine) = (state.into_value(), quarantine.into_change());
-        PollOutput { state, outcomes, quarantine, ..PollOutput::default() }
+        PollOutput { state, outcomes, not_watched, quarantine, ..PollOutput::default() }
     };
     Ok(PollOutput { cache: cache.into_value(input.now_ms), next_poll_ms: config.interval_ms, ..output })
 }
@@ -86,10 +92,7 @@ fn watch(
         forget_departed(state, quarantine, &found);
     }
     let is_open = |target: &Target| !is_settled(state, target);
-    let aims = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
-    let with_aim = || found.targets.iter().zip(&aims);
-    let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
-    let lookups = resolve(host, cache, &config.insecure, input.now_ms, gather(open));
+    let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let running = list_running(host, config)?;
     if let Some(running) = &running {
         look_through(host, config, cache, input.now_ms, running, &found.targets, &aims, &lookups);
@@ -99,10 +102,10 @@ fn watch(
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
-    for (target, aim) in with_aim() {
-        let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
+    for (target, aim) in found.targets.iter().zip(&aims) {
         let used = running.as_ref().map(|running| used_by(running, target)).unwrap_or_default();
-        let Decided { mut outcome, order, is_news } = decide((config, cache), state, quarantine, target, lookup, &used);
+        let Decided { mut outcome, order, is_news } =
+            decide((config, cache), state, quarantine, target, (aim, &lookups), &used);
         orders.extend(order);
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");

@@ -24,10 +24,14 @@ pub(crate) type Used = (Reference, Container);
 /// # Errors
 /// When they cannot be listed.
 pub(crate) fn list_used(host: &mut dyn Host) -> Result<Vec<Used>, Failure> {
-    let containers = host.docker_containers(Selector::default()).into_result()?.containers;
+    Ok(with_references(host.docker_containers(Selector::default()).into_result()?.containers))
+}
+
+/// Those of `containers` that have a reference, with it.
+pub(crate) fn with_references(containers: Vec<Container>) -> Vec<Used> {
     let parse =
         |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
-    Ok(containers.into_iter().filter_map(parse).collect())
+    containers.into_iter().filter_map(parse).collect()
 }
 
 /// Those of `containers` that follow `target`.

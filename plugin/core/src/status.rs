@@ -26,6 +26,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) left: Option<&'static str>,
     /// It is to leave its tag for a newer one.
     pub(crate) leaves_tag: bool,
+    /// Why the tag that it is to follow is not simply the newest.
+    pub(crate) tag_note: Option<&'a Hold>,
 }
 
 /// A wait.
@@ -34,6 +36,12 @@ pub(crate) struct Hold {
     pub(crate) kind: StatusKind,
     pub(crate) reason: String,
     pub(crate) until_ms: Option<u64>,
+}
+
+impl Hold {
+    fn to_status(&self) -> Status {
+        Status { until_ms: self.until_ms, ..Status::new(self.kind, self.reason.as_str()) }
+    }
 }
 
 /// What a container runs, compared with what its tag points to.
@@ -146,6 +154,10 @@ impl Rule {
 /// Where a container with these `facts` stands.
 pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
     let blocked = || facts.blocked.clone().unwrap_or_default();
+    if let (Rule::UpToDate, Some(note)) = (Rule::of(facts), facts.tag_note) {
+        // It runs what its tag points to; that this is the newest tag cannot be said.
+        return note.to_status();
+    }
     match (Rule::of(facts), &facts.image, &facts.hold) {
         (Rule::Ordered, ..) => Status::new(StatusKind::Updating, "an order for it is under way"),
         (Rule::Pinned, ..) => Status::new(StatusKind::Pinned, "pinned by digest"),
@@ -164,9 +176,7 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         (Rule::Notified, ..) => {
             Status::new(StatusKind::Blocked, "it is behind; strategy `notify` leaves the container as it is")
         }
-        (Rule::Held, _, Some(hold)) => {
-            Status { until_ms: hold.until_ms, ..Status::new(hold.kind, hold.reason.as_str()) }
-        }
+        (Rule::Held, _, Some(hold)) => hold.to_status(),
         (Rule::Left, ..) if facts.strategy != Strategy::PullOnly => {
             Status::new(StatusKind::Held, facts.left.unwrap_or_default())
         }
@@ -176,5 +186,22 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         ),
         _ if facts.leaves_tag => Status::new(StatusKind::UpdateAvailable, "a newer tag is there"),
         _ => Status::new(StatusKind::UpdateAvailable, "the tag points to another image than the one running"),
+    }
+}
+
+/// Why a container cannot be watched, a lowercase fragment. It is told before anything is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unwatchable {
+    /// Its image was built or loaded on this machine.
+    Local(String),
+    /// Its image is no reference, or a label cannot be read.
+    Blocked(String),
+}
+
+/// Where a container stands that cannot be watched.
+pub(crate) fn status_of_unwatchable(why: &Unwatchable) -> Status {
+    match why {
+        Unwatchable::Local(reason) => Status::new(StatusKind::Local, reason.as_str()),
+        Unwatchable::Blocked(reason) => Status::new(StatusKind::Blocked, reason.as_str()),
     }
 }

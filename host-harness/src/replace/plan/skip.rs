@@ -27,7 +27,7 @@ pub fn reason_to_refuse(old: &Value) -> Option<String> {
         Some(reason.into_owned())
     } else if is_image_an_id(old) {
         Some("it was created from an image id, which is no tag that could move; recreate it from a tag".to_owned())
-    } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_true(ALLOW_RM) {
+    } else if old["HostConfig"]["AutoRemove"] == true && !Labels::of(old).is_yes(ALLOW_RM) {
         let reason = "it was created with --rm, so it could not be brought back; recreate it by hand, use the strategy \
                       `remove`, or label it imagewatch.allow-rm=true";
         Some(reason.to_owned())

@@ -43,7 +43,7 @@ pub fn reason_against_start_first(
     if !is_empty(&host["Devices"]) || !is_empty(&host["DeviceRequests"]) {
         return Some("it uses devices of the host, which may bear only one user".to_owned());
     }
-    if let Some(path) = writable_mount(old).filter(|_| !Labels::of(old).is_true(SHARED_VOLUMES_SAFE)) {
+    if let Some(path) = writable_mount(old).filter(|_| !Labels::of(old).is_yes(SHARED_VOLUMES_SAFE)) {
         let label = format!("label it {SHARED_VOLUMES_SAFE}=true if they may");
         return Some(format!("two containers would write to its volume at {path} at once; {label}"));
     }

@@ -59,6 +59,8 @@ impl Replacer {
 
     /// Why this container is not made again at all.
     pub(super) async fn refuse(&self, container: &Value, carriers: &Carriers) -> Result<(), Setback> {
+        // Before all that a label may permit: one that cannot be read permits nothing, and is what is to be told.
+        Labels::of(container).check().map_err(Setback::refused)?;
         let inspect = |error| Setback::engine("look into the container", &error);
         let lasting = lasting_refusal(&*self.engine, container).await.map_err(inspect)?;
         if let Some(reason) = lasting.as_ref().or_else(|| carriers.get(&id_of(container))) {

@@ -39,7 +39,7 @@ pub(super) fn look_through(
 ) {
     let mut pairs: Vec<Pair<'_>> = Vec::new();
     for (target, aim) in targets.iter().zip(aims) {
-        if let Ok(aim) = aim
+        if let Ok(aim) = &aim.reference
             && let Some(Ok(remote)) = lookups.get(aim)
         {
             pairs.extend(used_by(containers, target).into_iter().map(|(_, container)| (container, aim, remote)));
