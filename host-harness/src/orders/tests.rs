@@ -234,6 +234,19 @@ async fn nothing_is_pulled_for_containers_that_are_all_refused() {
 }
 
 #[tokio::test]
+async fn f33_a_container_that_carries_the_connection_is_neither_replaced_nor_removed() {
+    for strategy in [Strategy::Replace, Strategy::StartFirst, Strategy::Remove] {
+        let mut engine = engine().await;
+        Arc::get_mut(&mut engine).expect("nobody else has it").address = "tcp://ws-1:2375".to_owned();
+        let report = run_order(&context(&engine), &Order { strategy, ..order() }).await;
+        let reason = &report.failed[0].reason;
+        assert!(reason.contains("carries this updater's connection to the engine"), "{strategy:?}: {report:?}");
+        assert!(engine.overview().contains(&"ws-1 old running".to_owned()), "{strategy:?}: {:?}", engine.overview());
+        assert_eq!(report.recreated, ["ws-2"], "{strategy:?}");
+    }
+}
+
+#[tokio::test]
 async fn one_container_that_fails_does_not_stop_the_others() {
     let engine = engine().await;
     engine.fail("start ws-1", 1, EngineError::Refused { status: 500, message: "port is taken".to_owned() });
