@@ -169,7 +169,7 @@ impl Targets {
         for container in containers {
             if let Some(reason) = reason_not_to_watch(config, all, container) {
                 found.not_watched.push(not_watched(container, reason));
-            } else if !is_running(container) {
+            } else if !is_up(container) {
                 found.resting.insert(container.name.clone());
                 found
                     .not_watched
@@ -185,7 +185,8 @@ impl Targets {
     }
 }
 
-fn is_running(container: &Container) -> bool {
+/// Whether it runs, or is about to.
+pub(crate) fn is_up(container: &Container) -> bool {
     matches!(container.state.as_str(), "running" | "restarting")
 }
 
