@@ -2,7 +2,7 @@
 //! so that it stays a move, which the next tick makes again or a quarantine holds. The same code
 //! serves orders that the host did at once.
 
-use imagewatch_abi::{LogLevel, Outcome, Report, SettleInput, SettleOutput, Verdict};
+use imagewatch_abi::{Fault, LogLevel, Outcome, Report, SettleInput, SettleOutput, Verdict};
 
 use crate::gate::quarantine::{Consequence, Quarantine};
 use crate::state::{Pending, Seen, State};
@@ -45,6 +45,7 @@ pub(crate) fn settle_report(
         reason: Some(summarise(report)),
         ..Outcome::new(waiting.as_deref().unwrap_or(&report.target), ended)
     };
+    let mates = state.mates_on_the_way(&outcome.target);
     if let Some(seen) = waiting.and_then(|name| state.targets.get_mut(&name))
         && let Some(pending) = seen.pending.take()
     {
@@ -59,7 +60,11 @@ pub(crate) fn settle_report(
     }
     let follows = match (&consequence, &outcome.reference, &outcome.digest) {
         (Consequence::Bar(cause), Some(reference), Some(digest)) => {
-            quarantine.bar(&[&outcome.target], reference, digest, cause);
+            // An image that fails for one container of a service is not tried on the others.
+            for (mate, reference) in mates.iter().filter(|_| cause.fault == Fault::Image) {
+                quarantine.bar(mate, reference, digest, cause);
+            }
+            quarantine.bar(&outcome.target, reference, digest, cause);
             outcome.until_ms = quarantine.hold(&outcome.target, reference, digest).and_then(|hold| hold.until_ms);
             let wait = quarantine.wait(&outcome.target, reference, digest);
             wait.map_or_else(String::new, |wait| format!("; {} is {wait}", digest.short()))

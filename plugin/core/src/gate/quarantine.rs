@@ -42,14 +42,12 @@ impl Quarantine {
         self.is_changed.then_some(self.entries)
     }
 
-    /// Holds `digest` back for each of `targets`, or again for longer.
-    pub(crate) fn bar(&mut self, targets: &[&str], reference: &Reference, digest: &Digest, cause: &Cause) {
-        for target in targets {
-            let before = self.entries.iter().position(|entry| entry.target == *target && entry.digest == *digest);
-            let before = before.map(|index| self.entries.remove(index));
-            self.put(self.entry(target, reference, digest, cause, before));
-            self.is_changed = true;
-        }
+    /// Holds `digest` back for `target`, or again for longer.
+    pub(crate) fn bar(&mut self, target: &str, reference: &Reference, digest: &Digest, cause: &Cause) {
+        let before = self.entries.iter().position(|entry| entry.target == target && entry.digest == *digest);
+        let before = before.map(|index| self.entries.remove(index));
+        self.put(self.entry(target, reference, digest, cause, before));
+        self.is_changed = true;
     }
 
     /// Why and until when `target` may not move to `digest`; none when it may move now.

@@ -59,7 +59,7 @@ fn k6_a_failed_pull_is_held_and_the_wait_grows_only_with_its_own_kind() {
         (cause(Fault::Image), 2, 0),
         (pull(PullCause::NotFound), 3, 0),
     ] {
-        quarantine.bar(&["web"], &reference(), &digest("b"), &cause);
+        quarantine.bar("web", &reference(), &digest("b"), &cause);
         let [entry] = &quarantine.entries[..] else { panic!("one entry") };
         let until_ms = (minutes > 0).then_some(minutes * MINUTE_MS);
         assert_eq!((entry.count, entry.until_ms), (count, until_ms), "{cause:?}");
@@ -71,7 +71,7 @@ fn k6_a_failed_pull_is_held_and_the_wait_grows_only_with_its_own_kind() {
 #[any_test]
 fn k6_a_held_pull_is_free_when_its_wait_is_over_and_waits_longer_the_next_time() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar(&["web"], &reference(), &digest("b"), &pull(PullCause::NotFound));
+    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
     let kept = quarantine.into_change().expect("it changed");
     let hold = |now_ms| Quarantine::new(kept.clone(), now_ms).hold("web", &reference(), &digest("b"));
     let held = hold(1).expect("it is held");
@@ -79,7 +79,7 @@ fn k6_a_held_pull_is_free_when_its_wait_is_over_and_waits_longer_the_next_time()
     assert_eq!(held.until_ms, Some(MINUTE_MS));
     assert_eq!(hold(MINUTE_MS), None);
     let mut quarantine = Quarantine::new(kept.clone(), MINUTE_MS);
-    quarantine.bar(&["web"], &reference(), &digest("b"), &pull(PullCause::NotFound));
+    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
     let held = quarantine.hold("web", &reference(), &digest("b")).expect("it is held");
     assert_eq!(held.until_ms, Some(6 * MINUTE_MS));
 }
@@ -87,9 +87,9 @@ fn k6_a_held_pull_is_free_when_its_wait_is_over_and_waits_longer_the_next_time()
 #[any_test]
 fn k6_what_is_fetched_is_held_no_longer_for_its_pull() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar(&["web"], &reference(), &digest("a"), &pull(PullCause::NoSpace));
-    quarantine.bar(&["web"], &reference(), &digest("b"), &pull(PullCause::NoSpace));
-    quarantine.bar(&["db"], &reference(), &digest("a"), &cause(Fault::Image));
+    quarantine.bar("web", &reference(), &digest("a"), &pull(PullCause::NoSpace));
+    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NoSpace));
+    quarantine.bar("db", &reference(), &digest("a"), &cause(Fault::Image));
     quarantine.lift_fetched("web", &digest("a"));
     quarantine.lift_fetched("db", &digest("a"));
     let kept: Vec<_> = quarantine.entries.iter().map(|entry| (entry.target.as_str(), entry.digest.clone())).collect();
@@ -99,23 +99,14 @@ fn k6_what_is_fetched_is_held_no_longer_for_its_pull() {
 #[any_test]
 fn k6_a_registry_that_alternates_between_two_digests_frees_neither_before_its_time() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar(&["web"], &reference(), &digest("a"), &pull(PullCause::NotFound));
-    quarantine.bar(&["web"], &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.bar("web", &reference(), &digest("a"), &pull(PullCause::NotFound));
+    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
     quarantine.lift_older("web", &digest("c"));
     assert!(quarantine.hold("web", &reference(), &digest("a")).is_some(), "its wait is not over");
     assert!(quarantine.hold("web", &reference(), &digest("b")).is_none(), "a newer digest is there");
     let mut later = Quarantine::new(quarantine.into_change().expect("it changed"), MINUTE_MS);
     later.lift_older("web", &digest("c"));
     assert_eq!(later.into_change(), Some(Vec::new()), "its wait is over");
-}
-
-#[any_test]
-fn k5_a_digest_is_held_for_several_targets_at_once() {
-    let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar(&["web-1", "web-2"], &reference(), &digest("b"), &cause(Fault::Image));
-    for target in ["web-1", "web-2"] {
-        assert!(quarantine.hold(target, &reference(), &digest("b")).is_some(), "{target}");
-    }
 }
 
 #[any_test]
@@ -194,8 +185,8 @@ fn the_worst_fault_decides() {
 #[any_test]
 fn an_images_fault_outlasts_the_hosts() {
     let mut quarantine = Quarantine::new(Vec::new(), 1_000);
-    quarantine.bar(&["web"], &reference(), &digest("b"), &cause(Fault::Image));
-    quarantine.bar(&["web"], &reference(), &digest("b"), &cause(Fault::Host));
+    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Host));
     let hold = quarantine.wait("web", &reference(), &digest("b")).expect("it is held");
     assert_eq!(hold, "quarantined, until a newer digest comes or `imagewatch quarantine clear web`");
     let [entry] = &quarantine.into_change().expect("it changed")[..] else { panic!("one entry") };
@@ -205,7 +196,7 @@ fn an_images_fault_outlasts_the_hosts() {
 #[any_test]
 fn a_bar_holds_its_own_target_reference_and_digest_and_no_other() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar(&["web"], &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
     let other: Reference = "r.io/app:v2".parse().expect("a reference");
     for (what, held, expected) in [
         ("it", quarantine.hold("web", &reference(), &digest("b")), true),
@@ -221,7 +212,7 @@ fn a_bar_holds_its_own_target_reference_and_digest_and_no_other() {
 fn the_list_is_sorted_and_says_when_it_changed() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
     for (target, letter) in [("web", "b"), ("db", "c"), ("web", "a")] {
-        quarantine.bar(&[target], &reference(), &digest(letter), &cause(Fault::Host));
+        quarantine.bar(target, &reference(), &digest(letter), &cause(Fault::Host));
     }
     let list = quarantine.into_change().expect("it changed");
     let keys: Vec<_> = list.iter().map(|entry| (entry.target.as_str(), entry.digest.clone())).collect();
