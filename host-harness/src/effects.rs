@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use imagewatch_abi::{
     Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, NotWatched,
@@ -22,7 +23,7 @@ use crate::replace::blocked::Blocked;
 use crate::replace::facts::usual_name;
 use crate::replace::handover::own_container_id;
 use crate::store::Store;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// Longer ones are no names: an order's id has its target's, and that is an image or a container.
 const MAX_NAME_BYTES: usize = 1_024;
@@ -97,6 +98,29 @@ impl ManifestEffects {
         *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = ids.iter().cloned().collect();
     }
 
+    /// Whether one more log line of the policy may be written in this minute. Lines that may not are counted.
+    fn take_log_line(&self) -> bool {
+        self.report_suppressed();
+        let is_taken = self.record.log_quota.take(self.plugin.compiled.limits().log_lines, Instant::now());
+        if !is_taken {
+            let message = "log lines of one minute beyond `host.max_log_lines` were dropped";
+            self.record.denied(Denied::LogLines, 1, message);
+        }
+        is_taken
+    }
+
+    /// Says how many log lines were suppressed in a minute that is over, once.
+    pub fn report_suppressed(&self) {
+        if let Some(lines) = self.record.log_quota.suppressed_before(Instant::now()) {
+            let most = self.plugin.compiled.limits().log_lines;
+            tracing::warn!(
+                manifest = self.manifest.name,
+                lines,
+                "suppressed log lines of the policy: it may write {most} in one minute (`host.max_log_lines`)"
+            );
+        }
+    }
+
     /// The orders taken since the last time. Those of a call that failed are to be thrown away:
     /// the policy's state does not know them.
     pub fn take_placed(&self) -> Vec<Order> {
@@ -149,7 +173,11 @@ fn too_much(order: &Order, in_flight: &BTreeSet<String>, taken: &[Order], most: 
     } else if in_flight.len() + taken.len() >= most {
         format!("{most} orders are under way, which is all that there may be (`host.max_orders`)")
     } else {
-        return None;
+        let is_twice = taken.iter().any(|other| other.order == order.order);
+        return is_twice.then(|| {
+            let message = format!("order {} stands twice in one call; each order needs an id of its own", order.order);
+            (Denied::InvalidOutput, message)
+        });
     };
     Some((Denied::Orders, message))
 }
@@ -190,6 +218,15 @@ fn show_as_usual(containers: Vec<Container>) -> Vec<Container> {
     let mut shown: Vec<Container> = containers.into_iter().filter_map(show).collect();
     shown.sort_by(|a, b| a.name.cmp(&b.name));
     shown
+}
+
+/// Whether anybody sees lines of `level`: what nobody sees uses up nothing.
+fn is_logged(level: LogLevel) -> bool {
+    match level {
+        LogLevel::Debug => tracing::enabled!(tracing::Level::DEBUG),
+        LogLevel::Info => tracing::enabled!(tracing::Level::INFO),
+        LogLevel::Warn => true,
+    }
 }
 
 fn stopping<T>() -> Answer<T> {
@@ -248,7 +285,10 @@ impl Effects for ManifestEffects {
 
     fn log(&self, line: LogLine) {
         let manifest = self.manifest.name.as_str();
-        let message = tidy(&line.message);
+        if !is_logged(line.level) || !self.take_log_line() {
+            return;
+        }
+        let message = sanitize_line(&line.message);
         match line.level {
             // What a policy could not do because the program is stopping is no news.
             LogLevel::Warn if self.adapters.cancel.is_cancelled() => tracing::debug!(%manifest, "{message}"),
@@ -259,7 +299,7 @@ impl Effects for ManifestEffects {
     }
 
     fn denied(&self, what: Denied, count: u64, message: &str) {
-        let message = tidy(message);
+        let message = sanitize_line(message);
         self.record.denied(what, count, &message);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.len() < MAX_SAID && said.insert(message.clone()) {

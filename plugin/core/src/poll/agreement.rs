@@ -85,6 +85,7 @@ fn quarantine() -> impl Strategy<Value = Vec<Quarantined>> {
                 reference: reference.parse().expect("a reference"),
                 digest: digest(letter),
                 fault: if until_ms.is_some() { Fault::Host } else { Fault::Image },
+                cause: None,
                 reason: "it failed".to_owned(),
                 count: 1,
                 first_ms: 0,

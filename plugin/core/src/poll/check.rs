@@ -115,7 +115,10 @@ fn see(
         running: remote.filter(|remote| has.contains(remote)).or(has.last()).cloned(),
         digest: remote.cloned(),
         reason: words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}")),
-        until_ms: lookup.and_then(|lookup| lookup.as_ref().err()).and_then(|failure| failure.until_ms),
+        until_ms: match verdict {
+            Verdict::Held => status.until_ms,
+            _ => lookup.and_then(|lookup| lookup.as_ref().err()).and_then(|failure| failure.until_ms),
+        },
         container: container.map(|container| container.name.clone()),
         status: Some(status),
         ..Outcome::new(&target.name, verdict)

@@ -92,7 +92,8 @@ pub(super) fn decide(
     let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
     let reason = with_note(reason, &course);
     let id = order.as_ref().map(|order| order.order.clone());
-    Decided { outcome: Outcome { verdict, reason, order: id, status, ..outcome }, order, is_news }
+    let until_ms = status.as_ref().filter(|_| verdict == Verdict::Held).and_then(|status| status.until_ms);
+    Decided { outcome: Outcome { verdict, reason, until_ms, order: id, status, ..outcome }, order, is_news }
 }
 
 /// `reason` with what there is to say of the choice of the tag, unless it says that already.
