@@ -14,6 +14,8 @@ pub(crate) mod inline;
 mod inspect;
 mod instance;
 mod kept;
+mod kernel;
+mod linking;
 mod loader;
 mod manifest;
 mod meter;

@@ -11,7 +11,7 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures
 use super::capabilities::{CAPABILITIES_SECTION, Capabilities};
 
 /// Import module of Extism's own functions.
-const EXTISM_NAMESPACE: &str = "extism:host/env";
+pub(super) const EXTISM_NAMESPACE: &str = "extism:host/env";
 
 /// Of Extism's functions only those that move bytes in and out and read the config: no HTTP, no variables.
 const EXTISM_FUNCTIONS: [&str; 15] = [
@@ -32,7 +32,7 @@ const EXTISM_FUNCTIONS: [&str; 15] = [
     "store_u8",
 ];
 
-const WASI_NAMESPACE: &str = "wasi_snapshot_preview1";
+pub(super) const WASI_NAMESPACE: &str = "wasi_snapshot_preview1";
 
 /// What Rust's standard library cannot do without: they give a policy neither files nor a clock.
 const WASI_FUNCTIONS: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write", "proc_exit"];
@@ -41,7 +41,7 @@ const WASI_FUNCTIONS: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write
 /// would be one more way to use memory that nobody bounds.
 const FEATURES: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST).union(WasmFeatures::TAIL_CALL);
 
-/// Extism bounds memories, not tables; so a module must say how large its tables become, together.
+/// So that a table is bounded before it is made, a module must say how large its tables become, together.
 const MAX_TABLE_ELEMENTS: u64 = 100_000;
 
 /// What a module says of itself.
