@@ -5,6 +5,7 @@
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod mounts;
 pub mod permission;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::secret::Credential;
 
 use docker::AddressError;
+use mounts::writable_mounts;
 use permission::Permission;
 
 /// A container engine. Every method may be called at any time, also while the engine is away:
@@ -170,6 +172,7 @@ impl Listed {
             image: self.image.clone(),
             labels: self.labels().clone(),
             state: self.state.clone(),
+            writable_mounts: writable_mounts(&self.mounts).into_iter().collect(),
             ..Container::default()
         }
     }

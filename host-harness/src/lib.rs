@@ -12,6 +12,7 @@ pub mod exit_code;
 pub mod http;
 pub mod memory;
 pub mod orders;
+pub mod panics;
 pub mod plugin;
 pub mod progress;
 pub mod render;

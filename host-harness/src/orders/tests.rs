@@ -2,6 +2,7 @@
 
 mod labels;
 mod logins;
+mod services;
 mod tags;
 mod units;
 
@@ -44,6 +45,7 @@ fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
         manifest: "one".to_owned(),
         replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: Turns::new(4),
+        services: Services::default(),
         keep_images: None,
         refused: Arc::default(),
         credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
@@ -390,7 +392,7 @@ async fn orders_that_were_placed_together_go_one_after_the_other_where_container
         containers: Selector::default(),
         ..order()
     };
-    let (batch, context) = (Batch::new(vec![order(), db.clone()]), context(&engine));
+    let (batch, context) = (Batch::new(&Services::default(), vec![order(), db.clone()]), context(&engine));
     let first = order();
     let reports = tokio::join!(run_in_batch(&context, &first, &batch), run_in_batch(&context, &db, &batch));
     assert_eq!((reports.0.recreated.len(), reports.1.recreated.len()), (2, 1), "{reports:?}");

@@ -171,7 +171,7 @@ pub(crate) fn build_order(
         // Who asks by hand has been told, and wants more.
         strategy: if strategy == Strategy::Notify { Strategy::PullOnly } else { strategy },
         containers: target.containers.clone(),
-        group: None,
+        group: target.group.clone(),
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn settle_report(
         reason: Some(summarise(report)),
         ..Outcome::new(waiting.as_deref().unwrap_or(&report.target), ended)
     };
+    let mates = state.mates_on_the_way(&outcome.target);
     if let Some(seen) = waiting.and_then(|name| state.targets.get_mut(&name))
         && let Some(pending) = seen.pending.take()
     {
@@ -61,6 +62,10 @@ pub(crate) fn settle_report(
     }
     let follows = match (&consequence, &outcome.reference, &outcome.digest) {
         (Some(Consequence::Bar(cause)), Some(reference), Some(digest)) => {
+            // An image that fails for one container of a service is not tried on the others.
+            for (mate, reference) in mates.iter().filter(|_| cause.fault == Fault::Image) {
+                quarantine.bar(mate, reference, digest, cause);
+            }
             format!(
                 "; {} is quarantined, {}",
                 digest.short(),

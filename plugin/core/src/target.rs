@@ -10,6 +10,7 @@ use imagewatch_abi::{Container, Containers, Failure, NotWatched, Outcome, Refere
 
 use crate::Host;
 use crate::config::{Config, Watch};
+use crate::group::find_groups;
 use crate::running::{Used, is_from_registry, with_references};
 use crate::status::{Unwatchable, status_of_unwatchable};
 use crate::update::UpdatePolicy;
@@ -32,6 +33,9 @@ pub(crate) struct Target {
     pub(crate) strategy: Option<Strategy>,
     /// Why its container is never updated as it is now.
     pub(crate) blocked: Option<String>,
+    /// The service that its container belongs to, whose containers are updated one at a time. Unknown for a target
+    /// that config names: its containers are handled one at a time by its own order.
+    pub(crate) group: Option<String>,
 }
 
 impl Target {
@@ -112,6 +116,7 @@ impl Targets {
                         // Many containers may follow it, each with a label of its own.
                         strategy: None,
                         blocked: None,
+                        group: None,
                     };
                     match target.at_present(&references) {
                         Ok(target) => found.targets.push(target),
@@ -166,6 +171,8 @@ fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Used>, Failu
 impl Targets {
     fn of_containers(config: &Config, all: bool, containers: &[Container]) -> Self {
         let mut found = Self::default();
+        let watched = containers.iter().filter(|container| reason_not_to_watch(config, all, container).is_none());
+        let groups = find_groups(&watched.collect::<Vec<_>>());
         for container in containers {
             if let Some(reason) = reason_not_to_watch(config, all, container) {
                 found.not_watched.push(not_watched(container, reason));
@@ -175,8 +182,9 @@ impl Targets {
                     .not_watched
                     .push(not_watched(container, format!("it is not running: its state is {}", container.state)));
             } else {
+                let group = groups.get(&container.name).cloned();
                 match read_target(config, container) {
-                    Ok(target) => found.targets.push(target),
+                    Ok(target) => found.targets.push(Target { group, ..target }),
                     Err(why) => found.unwatchable.push(unwatchable(container, &why)),
                 }
             }
@@ -240,6 +248,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, Unwatch
         update: read_update_policy(config, container).map_err(Unwatchable::Blocked)?,
         strategy: read_strategy(container),
         blocked: reason_against(container),
+        group: None,
     };
     target.at_present(&[]).map_err(Unwatchable::Blocked)
 }

@@ -7,6 +7,7 @@ use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
 use super::{MemoryEngine, State, conflict, name_of, text};
+use crate::engine::mounts::writable_mounts;
 use crate::engine::permission::Permission;
 use crate::engine::{Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
@@ -60,6 +61,7 @@ impl Engine for MemoryEngine {
             repo_digests: digests(text(&c["Image"])).unwrap_or_default(),
             labels: serde_json::from_value(c["Config"]["Labels"].clone()).unwrap_or_default(),
             state: text(&c["State"]["Status"]).to_owned(),
+            writable_mounts: writable_mounts(&c["Mounts"]).into_iter().collect(),
             ..Container::default()
         };
         let mut containers: Vec<Container> = state.containers.iter().map(show).collect();
@@ -318,7 +320,10 @@ impl State {
         let parents_image = self.containers.get(parent).map(|parent| text(&parent["Image"])).unwrap_or_default();
         let image = self.images.get(&image).cloned().unwrap_or_default();
         let beside = &image["BehavesBeside"][parents_image];
-        let behaves = text(if beside.is_null() { &image["Behaves"] } else { beside }).to_owned();
+        let own = &image["BehavesAs"][name_of(&self.containers[&id])];
+        let behaviours = [beside, own, &image["Behaves"]];
+        let behaves =
+            behaviours.into_iter().find(|behaviour| !behaviour.is_null()).map(text).unwrap_or_default().to_owned();
         let this = self.at(container)?;
         this["State"] = match behaves.as_str() {
             "exits" => json!({ "Running": false, "Status": "exited", "ExitCode": 3 }),

@@ -182,6 +182,7 @@ fn pending(course: &Course<'_>, standings: &Standings<'_>, order: &Order, digest
         digest,
         reference: course.from.as_ref().map(|_| course.aim.clone()),
         tried: tried.map(|(container, _)| container.id.clone()).collect(),
+        group: order.group.clone(),
     };
     Seen { pending: Some(pending), ..course.seen.clone() }
 }
