@@ -9,6 +9,8 @@ mod effort;
 mod expand;
 mod fault;
 mod functions;
+#[cfg(test)]
+mod generated;
 mod grants;
 #[cfg(test)]
 pub(crate) mod inline;

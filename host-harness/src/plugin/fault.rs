@@ -57,7 +57,7 @@ pub enum Denied {
 }
 
 /// Why a call ended, as the host's side of the boundary says it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub(super) struct Fault {
     /// In a word.

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use imagewatch_abi::{
-    Answer, Containers, Failure, FailureCode, HOST_NAMESPACE, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector,
-    host_functions as names,
+    Answer, Containers, Failure, FailureCode, HOST_NAMESPACE, HttpBatch, HttpResponses, LogLine, Orders, Placed,
+    Selector, host_functions as names,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,19 +64,23 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> Result<(), Error> {
         context.meter.count_orders(orders.orders.len())?;
         Ok(context.effects.docker_refresh(orders))
     })?;
-    linker.func_wrap(HOST_NAMESPACE, names::HOST_LOG, |caller: Caller<'_, Guest>, offset: u64| -> Result<(), Error> {
-        let context = &caller.data().context;
-        // What is dropped is not even read, but must be a block.
-        let bytes = caller.data().kernel.block(offset)?;
-        if context.meter.take_log_line() {
-            context.meter.count_bytes(bytes.len()).map_err(ended)?;
-            match serde_json::from_slice(bytes) {
-                Ok(line) => context.effects.log(line),
-                Err(error) => drop(not_taken(context, names::HOST_LOG, &error)),
+    linker.func_wrap(
+        HOST_NAMESPACE,
+        names::HOST_LOG,
+        |caller: Caller<'_, Guest>, offset: u64| -> Result<(), Error> {
+            let context = &caller.data().context;
+            // What is dropped is not even read, but must be a block.
+            let bytes = caller.data().kernel.block(offset)?;
+            if context.meter.take_log_line() {
+                context.meter.count_bytes(bytes.len()).map_err(ended)?;
+                match serde_json::from_slice(bytes) {
+                    Ok(line) => context.effects.log(line),
+                    Err(error) => drop(not_taken(context, names::HOST_LOG, &error)),
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(())
 }
 
@@ -85,12 +89,16 @@ fn link_function<I: DeserializeOwned, O: Serialize>(
     name: &'static str,
     ask: impl Fn(&Context, I) -> Asked<O> + Send + Sync + 'static,
 ) -> Result<(), Error> {
-    linker.func_wrap(HOST_NAMESPACE, name, move |mut caller: Caller<'_, Guest>, offset: u64| -> Result<u64, Error> {
-        let guest = caller.data();
-        let answer = answer(&guest.context, name, guest.kernel.block(offset)?, &ask)?;
-        guest.context.meter.count_bytes(answer.len()).map_err(ended)?;
-        Ok(caller.data_mut().kernel.put(&answer)?)
-    })?;
+    linker.func_wrap(
+        HOST_NAMESPACE,
+        name,
+        move |mut caller: Caller<'_, Guest>, offset: u64| -> Result<u64, Error> {
+            let guest = caller.data();
+            let answer = answer(&guest.context, name, guest.kernel.block(offset)?, &ask)?;
+            guest.context.meter.count_bytes(answer.len()).map_err(ended)?;
+            Ok(caller.data_mut().kernel.put(&answer)?)
+        },
+    )?;
     Ok(())
 }
 

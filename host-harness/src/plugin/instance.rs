@@ -9,7 +9,7 @@ use imagewatch_abi::exports;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use wasmtime::{Engine, InstancePre, Module, Store};
+use wasmtime::{Engine, Instance, InstancePre, Module, Store};
 
 use super::compiling;
 use super::fault::{Denied, Fault, FaultKind};
@@ -19,6 +19,9 @@ use super::linking::{Guest, linker};
 use super::meter::Meter;
 use super::settings::CallLimits;
 use crate::text::tidy;
+
+/// What a module may compute before it is called: compilers emit no `start` function, or one that fills some memory.
+const MAX_START_FUEL: u64 = 100_000_000;
 
 /// What compilers call the function that has to run before all others; the first that is there is called.
 const INITIALISERS: [&str; 2] = ["__wasm_call_ctors", "_initialize"];
@@ -62,8 +65,11 @@ impl Compiled {
         Ok(store)
     }
 
-    /// Makes an instance and calls `export` of it. What runs before that has a fuel of its own.
-    pub(super) fn run(&self, store: &mut Store<Guest>, export: &str) -> wasmtime::Result<()> {
+    /// Makes an instance. What the module does before it is called has a fuel of its own.
+    ///
+    /// # Errors
+    /// A trap, a fault, or an import that does not fit.
+    pub(super) fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Instance> {
         store.set_fuel(self.limits.fuel.min(MAX_START_FUEL))?;
         let instance = self.module.instantiate(&mut *store)?;
         for name in INITIALISERS {
@@ -73,11 +79,7 @@ impl Compiled {
             }
         }
         store.set_fuel(self.limits.fuel)?;
-        match instance.get_typed_func::<(), i32>(&mut *store, export) {
-            // The number says whether it failed; so does the error that it sets, which has the reason.
-            Ok(function) => function.call(store, ()).map(drop),
-            Err(_) => instance.get_typed_func::<(), ()>(&mut *store, export)?.call(store, ()),
-        }
+        Ok(instance)
     }
 
     /// What a call may use.
@@ -161,7 +163,7 @@ pub fn call_bytes(
 fn run(compiled: &Compiled, export: &str, input: &[u8], context: Context) -> Result<(Vec<u8>, CallCost), Fault> {
     let start = Instant::now();
     let mut store = compiled.store(input, context)?;
-    let ran = compiled.run(&mut store, export);
+    let ran = compiled.start(&mut store).and_then(|instance| call_export(&mut store, &instance, export));
     let said = store.data().kernel.error();
     match (ran, said) {
         (Err(error), said) => return Err(Fault::of(&error, said)),
@@ -175,6 +177,15 @@ fn run(compiled: &Compiled, export: &str, input: &[u8], context: Context) -> Res
     }
     let fuel = compiled.limits.fuel.saturating_sub(store.get_fuel().unwrap_or_default());
     Ok((output.to_vec(), CallCost { elapsed: start.elapsed(), fuel }))
+}
+
+/// Calls `export` of `instance`. The number that it may return says that it failed; so does the error that it sets, which
+/// also says why.
+pub(super) fn call_export(store: &mut Store<Guest>, instance: &Instance, export: &str) -> wasmtime::Result<()> {
+    match instance.get_typed_func::<(), i32>(&mut *store, export) {
+        Ok(function) => function.call(store, ()).map(drop),
+        Err(_) => instance.get_typed_func::<(), ()>(&mut *store, export)?.call(store, ()),
+    }
 }
 
 fn say_dropped(Context { effects, meter }: &Context) {

@@ -187,8 +187,12 @@ impl Kernel {
         }
         let found = self.find(offset).zip(usize::try_from(length).ok());
         let found = found.filter(|((block, at), length)| *length <= self.blocks[block].len() - at);
-        let ((block, at), length) =
-            found.ok_or_else(|| Fault::new(FaultKind::Trap, format!("returns {length} bytes at {offset}, which are not in one block of its memory")))?;
+        let ((block, at), length) = found.ok_or_else(|| {
+            Fault::new(
+                FaultKind::Trap,
+                format!("returns {length} bytes at {offset}, which are not in one block of its memory"),
+            )
+        })?;
         self.output = Some((block, at, length));
         Ok(())
     }
