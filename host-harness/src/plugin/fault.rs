@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// Why a call of a policy was ended, or came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -29,7 +29,7 @@ pub enum FaultKind {
     /// It trapped.
     Trap,
     /// Its output is not what the export returns.
-    Nonsense,
+    InvalidOutput,
     /// The host's own fault.
     Host,
 }
@@ -52,8 +52,8 @@ pub enum Denied {
     Orders,
     /// Log lines beyond `host.max_log_lines`.
     LogLines,
-    /// Something that the host function does not take.
-    Nonsense,
+    /// Something that the host function does not take, or an order id that one call uses twice.
+    InvalidOutput,
 }
 
 /// Why a call ended, as the host's side of the boundary says it.
@@ -83,13 +83,13 @@ impl Fault {
         match said {
             // A limit that ended the call outweighs what the policy says.
             Some(said) if kind == FaultKind::Trap => Self::said(&format!("{reason}: {said}")),
-            _ => Self::new(kind, tidy(&reason)),
+            _ => Self::new(kind, sanitize_line(&reason)),
         }
     }
 
     /// The policy says itself that it failed.
     pub(super) fn said(text: &str) -> Self {
         let kind = if text.contains("panicked") { FaultKind::Panic } else { FaultKind::Trap };
-        Self::new(kind, tidy(text))
+        Self::new(kind, sanitize_line(text))
     }
 }

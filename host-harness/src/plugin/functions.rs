@@ -16,7 +16,7 @@ use wasmtime::{Caller, Error, Linker};
 use super::fault::{Denied, Fault, FaultKind};
 use super::linking::Guest;
 use super::meter::Meter;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// What a policy asks of the world during one call. An implementation enforces the manifest's
 /// grants and deadlines; it is called on a thread that may block.
@@ -130,7 +130,7 @@ fn ended(reason: String) -> Fault {
 
 /// The error quotes what it was given, which may be as large as a call's memory.
 fn not_taken(context: &Context, name: &str, error: &serde_json::Error) -> String {
-    let message = tidy(&format!("{name} was given something else than it takes: {error}"));
-    context.effects.denied(Denied::Nonsense, 1, &message);
+    let message = sanitize_line(&format!("{name} was given something else than it takes: {error}"));
+    context.effects.denied(Denied::InvalidOutput, 1, &message);
     message
 }

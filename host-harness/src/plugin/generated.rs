@@ -171,7 +171,7 @@ impl Numbers {
 
 impl Step {
     fn bytes(self) -> Vec<u8> {
-        [&[self.operation as u8, self.relative as u8][..], &self.a.to_le_bytes(), &self.b.to_le_bytes()].concat()
+        [&[byte(self.operation), byte(self.relative)][..], &self.a.to_le_bytes(), &self.b.to_le_bytes()].concat()
     }
 
     fn wat(self) -> String {
@@ -183,6 +183,10 @@ impl Step {
         let set = set("a", self.a, self.relative & 1 == 1) + &set("b", self.b, self.relative & 2 == 2);
         set + &operation(self.operation)
     }
+}
+
+fn byte(number: u64) -> u8 {
+    u8::try_from(number).expect("small")
 }
 
 fn operation(index: u64) -> String {
@@ -228,9 +232,10 @@ fn interpreter() -> Vec<u8> {
                 (then (local.set ${name} (i64.add (local.get ${name}) (local.get $last)))))"
         )
     };
-    let labels: String = (0..OPERATIONS).map(|index| format!("$o{index} ")).collect();
-    let opening: String = (0..OPERATIONS).rev().map(|index| format!("(block $o{index} ")).collect();
-    let arms: String = (0..OPERATIONS).map(|index| format!(") {} (br $end) ", operation(index))).collect();
+    let each = |write: &dyn Fn(u64) -> String| (0..OPERATIONS).map(write).collect::<Vec<_>>();
+    let labels = each(&|index| format!("$o{index}")).join(" ");
+    let opening = each(&|index| format!("(block $o{} ", OPERATIONS - 1 - index)).concat();
+    let arms = each(&|index| format!(") {} (br $end) ", operation(index))).concat();
     module(&format!(
         "(block $done (loop $next
             (br_if $done (i64.gt_u (i64.add (local.get $at) (i64.const 18)) (call $input_length)))

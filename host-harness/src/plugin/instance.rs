@@ -18,7 +18,7 @@ use super::kernel::Kernel;
 use super::linking::{Guest, linker};
 use super::meter::Meter;
 use super::settings::CallLimits;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// What a module may compute before it is called: compilers emit no `start` function, or one that fills some memory.
 const MAX_START_FUEL: u64 = 100_000_000;
@@ -52,7 +52,8 @@ impl Compiled {
             let module = Module::from_binary(&engine, wasm)?;
             linker(&engine)?.instantiate_pre(&module)
         };
-        let module = link().map_err(|error: wasmtime::Error| tidy(&format!("it cannot be compiled: {error:#}")))?;
+        let module =
+            link().map_err(|error: wasmtime::Error| sanitize_line(&format!("it cannot be compiled: {error:#}")))?;
         Ok(Self { module, config: Arc::new(config), memory_bytes, limits })
     }
 
@@ -94,7 +95,7 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// A fault of the policy: it trapped, ran out of its limits, or returned nonsense. The tick is
+/// A fault of the policy: it trapped, ran out of its limits, or returned invalid output. The tick is
 /// tried again later.
 #[derive(Debug, Error)]
 #[error("call `{export}` of the policy: {reason}")]
@@ -129,8 +130,9 @@ pub fn call<I: Serialize, O: DeserializeOwned>(
     let fault = |kind, reason: String| CallError { export, kind, reason };
     let input = serde_json::to_vec(input).map_err(|error| fault(FaultKind::Host, error.to_string()))?;
     let (output, cost) = call_bytes(compiled, export, &input, effects)?;
-    let output = serde_json::from_slice(&output)
-        .map_err(|error| fault(FaultKind::Nonsense, tidy(&format!("returned nonsense: {error}"))))?;
+    let output = serde_json::from_slice(&output).map_err(|error| {
+        fault(FaultKind::InvalidOutput, sanitize_line(&format!("returned invalid output: {error}")))
+    })?;
     Ok((output, cost))
 }
 

@@ -122,7 +122,7 @@ fn what_the_host_reads_at_the_end_outlives_its_release() {
 #[test]
 fn of_a_long_error_the_beginning_is_read() {
     let mut kernel = kernel();
-    let error = kernel.put(&[b'x'; 50_000]).expect("it fits");
+    let error = kernel.put("x".repeat(50_000).as_bytes()).expect("it fits");
     kernel.set_error(error).expect("a block");
     assert_eq!(kernel.error().expect("an error").len(), MAX_ERROR_BYTES);
 }
