@@ -12,6 +12,7 @@ mod connection;
 mod failing;
 mod faults;
 mod filtered;
+mod first_use;
 mod gate;
 mod groups;
 mod hostile;
