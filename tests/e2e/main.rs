@@ -24,6 +24,7 @@ mod moving;
 mod oracle;
 mod persisted;
 mod podman;
+mod pulls;
 mod quarantine;
 mod reload;
 mod restarted;
