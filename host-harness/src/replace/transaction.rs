@@ -414,6 +414,11 @@ impl Replacer {
             Err(GateError::Failed(reason)) => {
                 Err(Setback::of(Fault::Image, format!("the new container of {} did not pass: {reason}", part.name)))
             }
+            // The engine did not call it unhealthy: to wait no longer is this program's decision.
+            Err(GateError::Undecided(reason)) => Err(Setback::of(
+                Fault::Host,
+                format!("the new container of {} was not waited for any longer: {reason}", part.name),
+            )),
             Err(GateError::Engine(error)) => Err(Setback::engine("watch the new container", &error)),
         }
     }
