@@ -185,7 +185,7 @@ pub enum RefreshAnswer {
     NoSuchManifest,
 }
 
-/// What a refresh did. Always three arrays, never null.
+/// What a refresh did. Always the three arrays of the seed system, never null.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RefreshResult {
     /// Runtimes whose image was pulled.
@@ -194,6 +194,19 @@ pub struct RefreshResult {
     pub failed: Vec<String>,
     /// Names of the containers that were handled.
     pub recreated: Vec<String>,
+    /// Containers that were to be handled and were not, each with the reason. Left out when there are none, so that an
+    /// answer without a failure is the seed system's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_recreated: Vec<NotRecreated>,
+}
+
+/// A container that a refresh did not recreate.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct NotRecreated {
+    /// Its name.
+    pub container: String,
+    /// Why, a lowercase fragment.
+    pub reason: String,
 }
 
 /// Whether one manifest's policy is at work.

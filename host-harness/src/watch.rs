@@ -324,10 +324,11 @@ impl Watch {
                 waiting.so_far.reports.push(report.clone());
             }
         }
-        self.answer_done();
         let mut reports = self.orders.replacer.failures_before(&self.orders.manifest);
         reports.push(report);
         self.settle(reports).await;
+        // Only now: what the answer tells can be read in the history and the quarantine.
+        self.answer_done();
     }
 
     fn answer_done(&mut self) {

@@ -186,7 +186,7 @@ async fn ask_with(
 
 fn result(pulled: &[&str], failed: &[&str], recreated: &[&str]) -> RefreshResult {
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    RefreshResult { pulled: own(pulled), failed: own(failed), recreated: own(recreated) }
+    RefreshResult { pulled: own(pulled), failed: own(failed), recreated: own(recreated), not_recreated: Vec::new() }
 }
 
 #[rstest]
