@@ -319,6 +319,8 @@ impl Handled<'_> {
             reference: Some(self.order.reference.clone()),
             from: self.order.from.clone(),
             digest: self.image.digest.clone(),
+            order: Some(self.order.order.clone()),
+            keep_images: self.ctx.keep_images,
         };
         let reference = self.order.from.as_ref().map(|from| retag(&self.listed.image, from, &self.order.reference));
         let platform = self.order.platform.as_deref();
@@ -348,7 +350,7 @@ impl Handled<'_> {
         Ok(self.ended(result, names))
     }
 
-    /// What is left to do about images and tags once `old` was replaced, or failed to be.
+    /// What is left to do about tags once `old` was replaced, or failed to be.
     async fn tidy(&self, old: &Value, error: Option<&ReplaceError>) {
         let Order { reference, from, .. } = self.order;
         let replacer = &self.ctx.replacer;
@@ -361,7 +363,6 @@ impl Handled<'_> {
             return;
         }
         info!(container = %self.listed.name, image_id = %short_digest(&self.image.id), "replaced");
-        replacer.retire_image(reference, old_image, self.ctx.keep_images).await;
         if let (Some(from), Some(project)) = (from, Labels::of(old).value(COMPOSE_PROJECT)) {
             warn!(
                 container = %self.listed.name, %project,

@@ -6,6 +6,7 @@
 //! dead program left. `handover` and `helper` are for the container that this program itself runs in. `facts` is the journal of record, in labels; `journal` is the one on disk.
 
 pub mod blocked;
+mod commit;
 pub mod connection;
 pub mod ending;
 pub mod facts;

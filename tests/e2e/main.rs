@@ -26,6 +26,7 @@ mod quarantine;
 mod reload;
 mod restarted;
 mod security;
+mod services;
 mod signed;
 mod start_first;
 mod steps;

@@ -66,8 +66,14 @@ impl Replacer {
     }
 
     /// Notes that `reference` ran `image_id` until now, and removes its older images but for the last `keep`. An
-    /// image that a container runs, or that an open transaction may need, stays.
-    pub async fn retire_image(&self, reference: &Reference, image_id: &str, keep: Option<usize>) {
+    /// image that a container runs, or that an open transaction other than `made_by` may need, stays.
+    pub(super) async fn retire_image(
+        &self,
+        reference: &Reference,
+        image_id: &str,
+        keep: Option<usize>,
+        made_by: Option<&str>,
+    ) {
         let repository = reference.name();
         said(self.images.store.note_previous_image(&repository, image_id, now_ms()));
         let Some(keep) = keep else { return };
@@ -76,7 +82,8 @@ impl Replacer {
             Err(error) => return debug!(%repository, %error, "old images are left for the next time"),
         };
         let open = diagnose(&listed, &self.journal.transactions());
-        let needed = open.iter().flat_map(|open| &open.transaction.sides).map(|side| side.part.old_image.as_str());
+        let others = open.iter().filter(|open| Some(open.transaction.id.as_str()) != made_by);
+        let needed = others.flat_map(|open| &open.transaction.sides).map(|side| side.part.old_image.as_str());
         let used: BTreeSet<&str> = listed.iter().map(|container| container.image_id.as_str()).chain(needed).collect();
         let previous = said(self.images.store.previous_images(&repository)).unwrap_or_default();
         for id in previous.iter().skip(keep).filter(|id| !used.contains(id.as_str())) {

@@ -316,24 +316,21 @@ impl Attempt<'_, '_> {
 
     /// The old containers go, last of all.
     async fn succeed(mut self) -> Replaced {
-        self.entry.is_passed = true;
-        self.write_down();
         let sides = self.sides();
         let recreated = sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         let replaced = Replaced {
             new_id: self.new_id(0).unwrap_or_default().to_owned(),
             containers: recreated.map(|side| side.part.name.clone()).collect(),
         };
-        let transaction = std::mem::take(&mut self.survey.transaction.sides);
-        let transaction = Transaction { sides: transaction, ..self.survey.transaction };
-        if let Err(error) = self.replacer.finish(&transaction).await {
-            let name = &transaction.root().part.name;
-            warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
-            return replaced;
+        let sides = std::mem::take(&mut self.survey.transaction.sides);
+        let transaction = Transaction { sides, ..self.survey.transaction };
+        match self.replacer.commit(&transaction, &mut self.entry, Some(&self.record)).await {
+            Ok(_) => self.record.close(),
+            Err(error) => {
+                let name = &transaction.root().part.name;
+                warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
+            }
         }
-        let parts = transaction.sides.iter().map(|side| &side.part);
-        self.replacer.run_hooks_after(parts, &transaction.id, &self.record, &mut self.entry).await;
-        self.record.close();
         replaced
     }
 

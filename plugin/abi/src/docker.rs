@@ -197,6 +197,10 @@ pub struct Report {
     /// The digest that was worked on, where the host knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Whether the order was begun by another run of the host, and this one found out how it ended. The policy may not
+    /// know the order any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_recovered: bool,
 }
 
 /// A container that an order could not handle.

@@ -41,8 +41,14 @@ pub(crate) fn settle_report(
         (Some(_), Consequence::Bar(cause)) if cause.fault == Fault::Image => Some(Consequence::Bar(cause)),
         (Some(_), _) => None,
     };
-    let waiting = state.pending_target(&report.order);
-    let ended = if consequence.is_some() { Verdict::Refreshed } else { Verdict::Failed };
+    let waiting = state.pending_target(&report.order).or_else(|| state.pending_by_another_run(report));
+    let ended = match &consequence {
+        // An update that the policy has forgotten, or the state of another run remembers no longer, is no manual refresh.
+        Some(Consequence::Keep) if report.is_recovered => Verdict::Committed,
+        _ if report.is_recovered => Verdict::RolledBack,
+        Some(_) => Verdict::Refreshed,
+        None => Verdict::Failed,
+    };
     let mut outcome = Outcome {
         reference: report.reference.clone(),
         digest: report.digest.clone(),
