@@ -97,7 +97,7 @@ fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: Option<&C
         outcome.from = Some(seen.reference.clone());
     }
     outcome.reference = Some(to.clone());
-    outcome.previous.clone_from(&seen.digest);
+    outcome.previous = pending.previous.or_else(|| seen.digest.clone());
     outcome.digest = Some(pending.digest.clone());
     if matches!(consequence, Some(Consequence::Keep)) {
         outcome.verdict = Verdict::Committed;

@@ -54,6 +54,9 @@ pub(crate) struct Pending {
     /// What becomes of [`Seen::tried`] when it is committed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tried: Vec<String>,
+    /// What the containers ran when the order was placed, where that is another digest than [`Seen::digest`] or none is seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Digest>,
     /// The order's group: the image that fails for one of a group is quarantined for all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
