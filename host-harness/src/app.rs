@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imagewatch_abi::{Failure, FailureCode};
+use imagewatch_abi::{Failure, PullCause};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -302,7 +302,7 @@ fn look_up_in(credentials: Arc<CredentialStore>) -> CredentialLookup {
             let found = credentials.find(reference.registry(), Some(reference.repository())).await;
             found.map_err(|error| {
                 let message = format!("{reference} was not pulled: failed to {error}");
-                Failure::passing(FailureCode::PullFailed, message)
+                Failure::pull(PullCause::Denied, message)
             })
         })
     })

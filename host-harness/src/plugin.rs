@@ -9,13 +9,18 @@ mod effort;
 mod expand;
 mod fault;
 mod functions;
+#[cfg(test)]
+mod generated;
 mod grants;
 #[cfg(test)]
 pub(crate) mod inline;
 mod inspect;
 mod instance;
 mod kept;
+mod kernel;
+mod linking;
 mod loader;
+mod log_quota;
 mod manifest;
 mod meter;
 mod record;
@@ -32,6 +37,7 @@ pub use inspect::{ModuleInfo, inspect};
 pub use instance::{CallCost, CallError, Compiled, call, call_bytes};
 pub use kept::{Kept, RollbackError, RolledBack, roll_back};
 pub use loader::{Admitted, LoadedPlugin, PluginError, admit, compile, load, load_module, read_module};
+pub use log_quota::LogQuota;
 pub use manifest::{ManifestError, PluginManifest, WasmSource};
 pub use record::{LoadResult, Noted, Record, Recorded, Running};
 pub use reload::{FileWatch, Loaded, ReadManifest, Reloader, files_of, settled};

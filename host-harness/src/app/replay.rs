@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::AppError;
-use crate::plugin::{HOST_KEYS, PluginError, PluginManifest, inspect, load, load_module};
+use crate::plugin::{HOST_KEYS, PluginError, PluginManifest, inspect, load, load_module, read_module};
+use crate::text::Untrusted;
 use crate::transcript::{PolicyLine, Replayed, Transcript, play};
 
 /// What is to be tried on what.
@@ -37,15 +38,18 @@ pub fn replay(request: &ReplayRequest) -> Result<Replayed, AppError> {
 /// touched.
 fn manifest_for(request: &ReplayRequest, recorded: &PolicyLine) -> Result<PluginManifest, AppError> {
     let shown = request.plugin.display().to_string();
-    let refused =
-        |reason: String| PluginError::Refused { manifest: recorded.manifest.clone(), wasm: shown.clone(), reason };
-    let wasm = std::fs::read(&request.plugin).map_err(|source| PluginError::Unreadable {
+    let refused = |reason: String| PluginError::Refused {
+        manifest: recorded.manifest.clone(),
+        wasm: shown.clone(),
+        reason: Untrusted::new(reason),
+    };
+    let wasm = read_module(&request.plugin).map_err(|source| PluginError::Unreadable {
         manifest: recorded.manifest.clone(),
         wasm: shown.clone(),
         source,
     })?;
     let sha256 = inspect(&wasm).map_err(refused)?.sha256;
-    let known = load_module(wasm).map_err(refused)?.config_keys;
+    let known = load_module(&wasm).map_err(refused)?.config_keys;
     let is_known = |key: &str| HOST_KEYS.iter().any(|host| host.0 == key) || known.iter().any(|known| known.key == key);
     let recorded_config = recorded.config.iter().filter(|(key, _)| is_known(key));
     let mut config: BTreeMap<&str, &str> = recorded_config.map(|(key, value)| (key.as_str(), value.as_str())).collect();

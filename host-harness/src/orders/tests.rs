@@ -9,7 +9,7 @@ mod units;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imagewatch_abi::{Digest, Selector};
+use imagewatch_abi::{Digest, PullCause, Selector};
 use serde_json::json;
 
 use super::*;
@@ -143,11 +143,13 @@ async fn pull_only_leaves_containers_alone() {
 
 #[tokio::test]
 async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
-    let refused = EngineError::PullFailed { reference: REFERENCE.to_owned(), reason: "denied".to_owned() };
+    let failed = |reason: &str| EngineError::pull_failed(&REFERENCE.parse().unwrap(), None, reason.to_owned());
+    let (pull, away) = (FailureCode::PullFailed, FailureCode::EngineUnavailable);
     for (case, fault, wanted, says, expected) in [
-        ("refused", Some(refused), digest('b'), "denied", FailureCode::PullFailed),
-        ("tag moved on", None, digest('c'), "another digest than sha256:cccccccccccc", FailureCode::PullFailed),
-        ("engine away", Some(unavailable()), digest('b'), GONE, FailureCode::EngineUnavailable),
+        ("refused", Some(failed("denied")), digest('b'), "denied", (pull, Some(PullCause::Denied))),
+        ("unknown text", Some(failed("what?")), digest('b'), "what?", (pull, Some(PullCause::Other))),
+        ("another image", None, digest('c'), "different image than the registry", (pull, Some(PullCause::Mismatch))),
+        ("engine away", Some(unavailable()), digest('b'), GONE, (away, None)),
     ] {
         let engine = engine().await;
         if let Some(error) = fault {
@@ -155,7 +157,8 @@ async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
         }
         let report = run_order(&context(&engine), &Order { digest: Some(wanted), ..order() }).await;
         let failure = report.err.clone().expect(case);
-        assert_eq!((failure.code, failure.retryable, report.pulled), (expected, true, false), "{case}");
+        assert_eq!(((failure.code, failure.cause), report.pulled), (expected, false), "{case}");
+        assert!(failure.retryable, "{case}");
         assert!(failure.message.contains(says), "{case}: {failure}");
         assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"], "{case}");
         assert_eq!(engine.calls().len(), 1, "{case}: only the pull");
@@ -163,12 +166,40 @@ async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
 }
 
 #[tokio::test]
-async fn a_pull_without_end_is_given_up() {
+async fn f02_an_engine_that_gets_another_image_than_the_registry_has_names_both() {
     let engine = engine().await;
-    engine.let_pulls_hang();
-    let context = OrderContext { pull_timeout: Duration::from_millis(10), ..context(&engine) };
-    let report = run_order(&context, &order()).await;
-    assert_eq!((code(&report), report.pulled), (Some(FailureCode::PullFailed), false));
+    let report = run_order(&context(&engine), &Order { digest: Some(digest('c')), ..order() }).await;
+    let message = report.err.unwrap().message;
+    for part in [digest('b').to_string(), digest('c').to_string()] {
+        assert!(message.contains(&part), "{part} in {message}");
+    }
+    for part in ["the engine gets a different image than the registry has", "mirror", "cache"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f19_a_pull_ends_when_no_data_comes_and_not_when_it_takes_long() {
+    let line = |advances| PullProgress { advances, ..PullProgress::default() };
+    for (case, lines, hangs, cause) in [
+        ("slow, but data comes", vec![line(true); 100], false, None),
+        ("silent from the start", vec![], true, Some(PullCause::TooSlow)),
+        ("silent after some data", vec![line(true); 100], true, Some(PullCause::TooSlow)),
+        ("words without data", vec![line(false); 100], false, Some(PullCause::TooSlow)),
+    ] {
+        let engine = engine().await;
+        engine.let_pulls_say(lines);
+        if hangs {
+            engine.let_pulls_hang();
+        }
+        let context = OrderContext { pull_timeout: Duration::from_secs(5), ..context(&engine) };
+        let report = run_order(&context, &order()).await;
+        let failure = report.err.clone();
+        assert_eq!((failure.as_ref().and_then(|f| f.cause), report.pulled), (cause, cause.is_none()), "{case}");
+        if let Some(failure) = failure {
+            assert!(failure.message.contains("for 5s") && failure.message.contains("host.pull_timeout"), "{failure}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -202,13 +233,15 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 old running"]);
 }
 
+/// A change to a container's inspection.
+type Edit<'a> = &'a dyn Fn(&mut Value);
+
 #[tokio::test]
 async fn nothing_is_pulled_for_containers_that_are_all_refused() {
     let rm = |c: &mut Value| c["HostConfig"]["AutoRemove"] = json!(true);
     let swarm = |c: &mut Value| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" });
     let plain = |_: &mut Value| {};
     let mounted = |c: &mut Value| c["Config"]["Labels"] = json!({ "io.kubernetes.pod.name": "p" });
-    type Edit<'a> = &'a dyn Fn(&mut Value);
     for (case, edits, refused_calls, pulls) in [
         ("both", [&rm as Edit<'_>, &swarm], &[][..], false),
         ("kinds that differ", [&mounted, &rm], &[], false),
@@ -230,6 +263,19 @@ async fn nothing_is_pulled_for_containers_that_are_all_refused() {
             assert_eq!(report.failed.len(), 2, "{case}: {report:?}");
             assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"], "{case}");
         }
+    }
+}
+
+#[tokio::test]
+async fn f33_a_container_that_carries_the_connection_is_neither_replaced_nor_removed() {
+    for strategy in [Strategy::Replace, Strategy::StartFirst, Strategy::Remove] {
+        let mut engine = engine().await;
+        Arc::get_mut(&mut engine).expect("nobody else has it").address = "tcp://ws-1:2375".to_owned();
+        let report = run_order(&context(&engine), &Order { strategy, ..order() }).await;
+        let reason = &report.failed[0].reason;
+        assert!(reason.contains("carries this updater's connection to the engine"), "{strategy:?}: {report:?}");
+        assert!(engine.overview().contains(&"ws-1 old running".to_owned()), "{strategy:?}: {:?}", engine.overview());
+        assert_eq!(report.recreated, ["ws-2"], "{strategy:?}");
     }
 }
 

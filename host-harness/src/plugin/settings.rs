@@ -109,7 +109,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         "Requests under way at once to one registry. Over HTTP/1.1 as many connections are kept, and at most 2¼ \
          times as many open for a moment; over HTTP/2 it is one.",
     ),
-    ("host.pull_timeout", "duration", "5m", "Deadline of one pull."),
+    (
+        "host.pull_timeout",
+        "duration",
+        "5m",
+        "How long a pull may go without data; how long it takes as a whole is not limited.",
+    ),
     (
         "host.stable_for",
         "duration",
@@ -149,7 +154,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         "4194304",
         "A manifest, or a page of a tag list, that a registry answers; a larger one is a failed request. Tokens and errors have 64 KiB.",
     ),
-    ("host.max_log_lines", "number", "10000", "Log lines of one call; the rest is dropped and counted."),
+    (
+        "host.max_log_lines",
+        "number",
+        "1000",
+        "Log lines of the policy in one minute, and of one call; the rest is dropped, counted, and reported once a minute.",
+    ),
     (
         "host.call_timeout",
         "duration",

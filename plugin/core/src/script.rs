@@ -36,6 +36,7 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("pending", include_str!("../scripts/pending.json")),
     ("pinned", include_str!("../scripts/pinned.json")),
     ("postponed", include_str!("../scripts/postponed.json")),
+    ("pull-held", include_str!("../scripts/pull-held.json")),
     ("pull-only", include_str!("../scripts/pull-only.json")),
     ("quarantine-back", include_str!("../scripts/quarantine-back.json")),
     ("quarantine-back-running", include_str!("../scripts/quarantine-back-running.json")),

@@ -77,7 +77,7 @@ impl Engine for MemoryEngine {
         credential: Option<&Credential>,
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<(), EngineError> {
-        let hangs = {
+        let (lines, hangs) = {
             let mut state = self.state();
             let platform = platform.map(|platform| format!(" {platform}")).unwrap_or_default();
             state.record(format!("pull {reference}{platform}"))?;
@@ -85,17 +85,22 @@ impl Engine for MemoryEngine {
                 Credential::Basic { username, .. } => username.clone(),
                 token => format!("{token:?}"),
             }));
-            state.pulls_hang
+            (state.pull_lines.clone(), state.pulls_hang)
         };
+        for line in lines {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            progress(line);
+        }
         if hangs {
             std::future::pending::<()>().await;
         }
-        progress(PullProgress { done_bytes: 1, total_bytes: 1, status: "Pull complete".to_owned() });
+        progress(PullProgress { done_bytes: 1, total_bytes: 1, status: "Pull complete".to_owned(), advances: true });
         let mut state = self.state();
-        let image = state.registry.get(&reference.to_string()).cloned().ok_or_else(|| EngineError::PullFailed {
-            reference: reference.to_string(),
-            reason: "manifest unknown".to_owned(),
-        })?;
+        let image = state
+            .registry
+            .get(&reference.to_string())
+            .cloned()
+            .ok_or_else(|| EngineError::pull_failed(reference, None, "manifest unknown".to_owned()))?;
         state.tag(&reference.to_string(), &image);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::config::{Baseline, Config};
 use crate::registry::resolve::Lookup;
 use crate::running::{Pair, Used, list_used, load_wrappers, used_by};
 use crate::state::Cache;
-use crate::target::Target;
+use crate::target::{Target, is_up};
 
 /// The running containers, where the manifest has them compared with what their tags point to.
 ///
@@ -21,7 +21,7 @@ pub(super) fn list_running(host: &mut dyn Host, config: &Config) -> Result<Optio
         return Ok(None);
     }
     let mut containers = list_used(host)?;
-    containers.retain(|(_, container)| matches!(container.state.as_str(), "running" | "restarting"));
+    containers.retain(|(_, container)| is_up(container));
     Ok(Some(containers))
 }
 
