@@ -304,6 +304,7 @@ pub(crate) fn is_selected(selector: &Selector, name: &str, labels: &BTreeMap<Str
     selector.name.as_ref().is_none_or(|whole| whole == name)
         && selector.name_contains.as_ref().is_none_or(|part| name.contains(part.as_str()))
         && selector.label.as_ref().is_none_or(has_label)
+        && !selector.except.iter().any(|except| except == name)
 }
 
 #[cfg(test)]
@@ -325,8 +326,12 @@ mod tests {
             ("label without a value is not any value", None, None, some("app"), false),
             ("one of two", some("ws-1"), Some("x".to_owned()), None, false),
         ] {
-            let selector = Selector { name, name_contains, label };
+            let selector = Selector { name, name_contains, label, ..Selector::default() };
             assert_eq!(is_selected(&selector, "ws-1", &labels), expected, "{case}");
+        }
+        for (except, expected) in [("ws-1", false), ("ws", true)] {
+            let selector = Selector { except: vec![except.to_owned()], ..Selector::default() };
+            assert_eq!(is_selected(&selector, "ws-1", &labels), expected, "except {except}");
         }
     }
 

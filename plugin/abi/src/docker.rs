@@ -19,6 +19,9 @@ pub struct Selector {
     /// `key=value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// Not the containers of these names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
 }
 
 /// What `docker_containers` answers.

@@ -15,15 +15,15 @@ use imagewatch_abi::{
     Strategy, Verdict,
 };
 
-use aim::find_aims;
-use behind::{list_running, look_through};
+use aim::{Aim, find_aims};
+use behind::{concerned, pair_up, untrusted};
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
 
-use crate::config::Config;
+use crate::config::{Baseline, Config, UnknownOrigin, Watch};
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::resolve;
-use crate::running::used_by;
+use crate::registry::resolve::{Lookup, resolve};
+use crate::running::{confirm_origins, list_used, load_wrappers, used_by};
 use crate::settle::settle_report;
 use crate::state::{Cache, State};
 use crate::target::{Target, Targets};
@@ -90,9 +90,12 @@ fn watch(
     let with_aim = || found.targets.iter().zip(&aims);
     let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
     let lookups = resolve(host, cache, &config.insecure, input.now_ms, gather(open));
-    let running = list_running(host, config)?;
-    if let Some(running) = &running {
-        look_through(host, config, cache, input.now_ms, running, &found.targets, &aims, &lookups);
+    let is_moved = found.targets.iter().zip(&aims).any(|(target, aim)| is_moved(state, target, aim, &lookups));
+    let containers = if needs_containers(config, is_moved) { list_used(host)? } else { Vec::new() };
+    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    confirm_origins(host, cache, &config.insecure, input.now_ms, &pairs);
+    if config.baseline == Baseline::Running {
+        load_wrappers(host, cache, &config.insecure, input.now_ms, &pairs);
     }
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
@@ -101,9 +104,11 @@ fn watch(
     }
     for (target, aim) in with_aim() {
         let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
-        let used = running.as_ref().map(|running| used_by(running, target)).unwrap_or_default();
+        let used = used_by(&containers, target);
+        let except = untrusted(config, cache, &used);
+        let used = concerned(config, cache, used);
         let Decided { mut outcome, order, is_news } = decide((config, cache), state, quarantine, target, lookup, &used);
-        orders.extend(order);
+        orders.extend(order.map(|order| leave_alone(order, except)));
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
             outcome.reason =
@@ -116,6 +121,22 @@ fn watch(
     }
     outcomes.extend(place(host, state, quarantine, &orders));
     Ok(outcomes)
+}
+
+/// Whether it matters for the decisions what the containers run. Containers that were found by their labels were looked
+/// at then; of those that follow a listed image it only matters when there is an order to place.
+fn needs_containers(config: &Config, is_moved: bool) -> bool {
+    config.baseline == Baseline::Running
+        || config.unknown_origin == UnknownOrigin::Ask
+        || (is_moved && matches!(config.watch, Watch::Listed(_)))
+}
+
+/// Whether the aim points to another image than the one seen before.
+fn is_moved(state: &State, target: &Target, aim: &Aim, lookups: &BTreeMap<Reference, Lookup>) -> bool {
+    let remote = aim.as_ref().ok().and_then(|aim| lookups.get(aim)?.as_ref().ok());
+    let seen = state.targets.get(&target.name);
+    let is_other_tag = aim.as_ref().is_ok_and(|aim| *aim != target.reference);
+    remote.is_some_and(|remote| is_other_tag || seen.is_some_and(|seen| seen.digest.as_ref() != Some(remote)))
 }
 
 /// An order that the host no longer knows was lost in a crash: its move is rolled back, by
@@ -170,6 +191,12 @@ pub(crate) fn build_order(
         containers: target.containers.clone(),
         group: None,
     }
+}
+
+/// `order`, less the containers of the names `except`.
+pub(crate) fn leave_alone(mut order: Order, except: Vec<String>) -> Order {
+    order.containers.except = except;
+    order
 }
 
 /// Hands the orders to the host. Those it did at once are settled here; those it did not take are rolled back.

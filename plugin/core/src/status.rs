@@ -4,7 +4,8 @@
 use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
 
 use crate::registry::resolve::Lookup;
-use crate::running::{digests_of, is_from_registry, is_running};
+use crate::config::Config;
+use crate::running::{digests_of, is_running, reason_against_origin, reason_unconfirmed};
 use crate::state::Cache;
 
 /// What is known of one container, or of a target whose containers are not known.
@@ -46,7 +47,7 @@ pub(crate) enum Image<'a> {
     /// Another one.
     Other,
     /// One that was built or loaded on this machine.
-    Local,
+    Local(&'static str),
     /// One that cannot be compared, and why.
     Incomparable(&'static str),
     /// What the tag points to is not known: why, and until when it is not asked again.
@@ -67,7 +68,18 @@ pub(crate) fn remote_of(lookup: Option<&Lookup>) -> Remote<'_> {
 
 impl<'a> Image<'a> {
     /// What `container` runs, compared with what `aim` points to.
-    pub(crate) fn of(cache: &Cache, container: &Container, aim: &Reference, remote: Remote<'a>) -> Self {
+    pub(crate) fn of(
+        (config, cache): (&Config, &Cache),
+        container: &Container,
+        aim: &Reference,
+        remote: Remote<'a>,
+    ) -> Self {
+        if let Some(reason) = reason_against_origin(config, container) {
+            return match reason {
+                (StatusKind::Local, reason) => Self::Local(reason),
+                (_, reason) => Self::Incomparable(reason),
+            };
+        }
         let remote = match remote {
             Ok(remote) => remote,
             Err((reason, until_ms)) => return Self::NotLookedUp(reason, until_ms),
@@ -77,8 +89,8 @@ impl<'a> Image<'a> {
             Self::Same
         } else if is_running(cache, (container, aim, remote)) {
             Self::SameInAnotherWrapper
-        } else if !is_from_registry(container) {
-            Self::Local
+        } else if let Some(reason) = reason_unconfirmed(cache, container, aim) {
+            Self::Incomparable(reason)
         } else if has.is_empty() {
             Self::Incomparable("the engine has no digest of this repository for the image that it runs")
         } else {
@@ -125,7 +137,7 @@ impl Rule {
             _ if facts.is_pinned && facts.blocked.is_some() => Self::Blocked,
             _ if facts.is_pinned => Self::Pinned,
             Image::Same | Image::SameInAnotherWrapper => Self::UpToDate,
-            Image::Local => Self::Local,
+            Image::Local(_) => Self::Local,
             _ if facts.blocked.is_some() => Self::Blocked,
             Image::NotLookedUp(..) => Self::NotLookedUp,
             Image::Incomparable(_) => Self::Incomparable,
@@ -154,9 +166,7 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
             Status::new(StatusKind::UpToDate, "up to date: the same image in another wrapper")
         }
         (Rule::UpToDate, ..) => Status::new(StatusKind::UpToDate, "up to date"),
-        (Rule::Local, ..) => {
-            Status::new(StatusKind::Local, "its image came from no registry: it was built or loaded on this machine")
-        }
+        (Rule::Local, Image::Local(reason), _) => Status::new(StatusKind::Local, *reason),
         (_, Image::NotLookedUp(reason, until_ms), _) => {
             Status { until_ms: *until_ms, ..Status::new(StatusKind::Unknown, *reason) }
         }

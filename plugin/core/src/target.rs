@@ -9,7 +9,7 @@ use imagewatch_abi::label::parse_strategy;
 use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Strategy, Verdict};
 
 use crate::config::{Config, Watch};
-use crate::running::is_from_registry;
+use crate::running::{reason_against_origin, reference_of};
 use crate::update::UpdatePolicy;
 use crate::{Host, gather};
 
@@ -170,8 +170,7 @@ fn has_not_opted_out(container: &Container) -> bool {
 /// The references that containers were created from.
 fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Reference>, Failure> {
     let listed = host.docker_containers(containers.clone()).into_result()?.containers;
-    let parse = |container: Container| container.image.parse::<Reference>().ok().map(Reference::with_explicit_tag);
-    Ok(listed.into_iter().filter_map(parse).collect())
+    Ok(listed.iter().filter_map(|container| reference_of(container).ok()).collect())
 }
 
 impl Targets {
@@ -192,7 +191,7 @@ impl Targets {
 }
 
 fn read_target(config: &Config, container: &Container) -> Result<Target, String> {
-    let reference = read_reference(container)?;
+    let reference = read_reference(config, container)?;
     let target = Target {
         name: container.name.clone(),
         first: reference.clone(),
@@ -229,13 +228,10 @@ pub(crate) fn reason_against(container: &Container) -> Option<String> {
     container.blocked.clone()
 }
 
-fn read_reference(container: &Container) -> Result<Reference, String> {
-    let reference: Reference = container.image.parse().map_err(|error| format!("{error}"))?;
-    if !is_from_registry(container) && reference.digest().is_none() {
-        return Err(format!(
-            "its image {} came from no registry, so that it cannot be watched: it was built or loaded on this machine",
-            container.image
-        ));
+fn read_reference(config: &Config, container: &Container) -> Result<Reference, String> {
+    let reference = reference_of(container)?;
+    match reason_against_origin(config, container).filter(|_| reference.digest().is_none()) {
+        Some((_, reason)) => Err(reason.to_owned()),
+        None => Ok(reference),
     }
-    Ok(reference.with_explicit_tag())
 }

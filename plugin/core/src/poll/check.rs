@@ -3,12 +3,12 @@
 use imagewatch_abi::{Failure, Outcome, Verdict};
 
 use super::aim::find_aims;
-use super::behind::look_through;
+use super::behind::pair_up;
 use super::standing::{Course, stand};
 use crate::config::Config;
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
-use crate::running::{Used, digests_of, list_used, used_by};
+use crate::running::{Used, confirm_origins, digests_of, list_used, load_wrappers, used_by};
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
 use crate::target::Targets;
@@ -31,7 +31,9 @@ pub(super) fn check(
     let aims = find_aims(host, config, cache, now_ms, &found.targets, &|_| true);
     let open = aims.iter().filter_map(|aim| aim.as_ref().ok()).filter(|r| r.digest().is_none()).cloned();
     let lookups = resolve(host, cache, &config.insecure, now_ms, gather(open));
-    look_through(host, config, cache, now_ms, &containers, &found.targets, &aims, &lookups);
+    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    confirm_origins(host, cache, &config.insecure, now_ms, &pairs);
+    load_wrappers(host, cache, &config.insecure, now_ms, &pairs);
     let mut outcomes = found.unwatchable;
     for (target, aim) in found.targets.iter().zip(&aims) {
         let lookup = aim.as_ref().map_or_else(|failure| Some(Err(failure.clone())), |aim| lookups.get(aim).cloned());
@@ -62,7 +64,7 @@ fn see(
         (Image::NotLookedUp(reason, _), _) => (Verdict::Unknown, Some((*reason).to_owned())),
         _ if used.is_none() => (Verdict::Unused, Some("no container runs it".to_owned())),
         (Image::Same | Image::SameInAnotherWrapper, _) => (Verdict::Unchanged, status.reason.clone()),
-        (Image::Local | Image::Incomparable(_), _) => (Verdict::Unknown, status.reason.clone()),
+        (Image::Local(_) | Image::Incomparable(_), _) => (Verdict::Unknown, status.reason.clone()),
         (Image::Other, Rule::Held | Rule::Blocked) => (Verdict::Held, status.reason.clone()),
         (Image::Other, _) => (Verdict::Moved, status.reason.clone()),
     };
