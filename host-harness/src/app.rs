@@ -33,7 +33,8 @@ use crate::cli::Listen;
 use crate::credentials::env::parse_credentials;
 use crate::credentials::store::CredentialStore;
 use crate::effects::Adapters;
-use crate::engine::docker::DockerEngine;
+use crate::engine::docker::{DockerEngine, choose_engine};
+use crate::engine::{Engine as _, EngineError};
 use crate::http::client::{HttpClient, HttpClientError, HttpSettings};
 use crate::orders::{CredentialLookup, ProgressObserver};
 use crate::plugin::FileWatch;
@@ -97,12 +98,17 @@ pub async fn run_errand(
     state: &StateFolder,
     cancel: &CancellationToken,
 ) -> Result<bool, AppError> {
-    let engine = Arc::new(DockerEngine::connect(docker_host)?);
+    let engine = Arc::new(connect_engine(docker_host)?);
     let replacer = build_replacer(engine, &state.path, state.store.clone());
     match cancel.run_until_cancelled(Box::pin(replacer.run_errand())).await {
         Some(ended) => Ok(ended?),
         None => Err(ReplaceError::interrupted().into()),
     }
+}
+
+/// The engine that `docker_host` and the environment name.
+fn connect_engine(docker_host: Option<&str>) -> Result<DockerEngine, EngineError> {
+    DockerEngine::connect_to(choose_engine(docker_host, &|name| std::env::var(name).ok())?)
 }
 
 fn build_replacer(engine: Arc<DockerEngine>, state_dir: &Path, store: Arc<Store>) -> Replacer {
@@ -123,8 +129,8 @@ impl App {
     ) -> Result<Self, AppError> {
         let credentials = parse_credentials(environment())?;
         let http = HttpSettings::parse(environment()).map_err(HttpClientError::from)?;
-        let engine = Arc::new(DockerEngine::connect(docker_host)?);
-        info!(version = env!("CARGO_PKG_VERSION"), engine = engine.host(), "imagewatch starts");
+        let engine = Arc::new(connect_engine(docker_host)?);
+        info!(version = env!("CARGO_PKG_VERSION"), engine = engine.address(), "imagewatch starts");
         let adapters = Adapters {
             engine: engine.clone(),
             http: Arc::new(HttpClient::new(&http)?),

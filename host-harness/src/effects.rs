@@ -14,11 +14,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::credentials::store::CredentialStore;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
+use crate::replace::blocked::Blocked;
 use crate::replace::facts::usual_name;
+use crate::replace::handover::own_container_id;
 use crate::store::Store;
 use crate::text::tidy;
 
@@ -53,6 +55,7 @@ pub struct ManifestEffects {
     adapters: Adapters,
     record: Arc<Record>,
     runtime: Handle,
+    blocked: Blocked,
     placed: Mutex<Vec<Order>>,
     /// Ids of orders of earlier calls that have not ended, or are not settled.
     in_flight: Mutex<BTreeSet<String>>,
@@ -81,7 +84,9 @@ impl ManifestEffects {
             ..default
         };
         let (placed, in_flight, said) = Default::default();
-        Self { manifest, plugin, rules, limits, adapters, record, runtime: Handle::current(), placed, in_flight, said }
+        let blocked = Blocked::new(adapters.engine.clone(), own_container_id());
+        let runtime = Handle::current();
+        Self { manifest, plugin, rules, limits, adapters, record, runtime, blocked, placed, in_flight, said }
     }
 
     /// Tells which orders are under way: none of them is taken once more, and together with new ones they are no more than
@@ -98,6 +103,14 @@ impl ManifestEffects {
 
     fn grants(&self) -> &Grants {
         &self.plugin.grants
+    }
+
+    /// The containers that the manifest's grants show, each with the reason why it is not replaced, if it is not.
+    async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
+        let mut containers = show_as_usual(self.adapters.engine.containers(selector).await?);
+        containers.retain(|container| self.grants().shows(container));
+        self.blocked.mark(&mut containers).await.map_err(EngineError::while_listing)?;
+        Ok(containers)
     }
 
     fn refuse(&self, order: &Order, taken: &[Order]) -> Option<Failure> {
@@ -184,9 +197,9 @@ impl Effects for ManifestEffects {
             self.denied(Denied::Container, 1, &message);
             return Answer::Err(Failure::lasting(FailureCode::Denied, message));
         }
-        let Adapters { engine, cancel, .. } = &self.adapters;
+        let cancel = &self.adapters.cancel;
         let deadline = self.plugin.compiled.limits().docker_containers;
-        let listed = async { cancel.run_until_cancelled(timeout(deadline, engine.containers(&selector))).await };
+        let listed = async { cancel.run_until_cancelled(timeout(deadline, self.list(&selector))).await };
         match self.runtime.block_on(listed) {
             None => stopping(),
             Some(Err(_)) => Answer::Err(Failure::passing(
@@ -194,11 +207,7 @@ impl Effects for ManifestEffects {
                 format!("listing containers did not end within {deadline:?} (`host.docker_containers_timeout`)"),
             )),
             Some(Ok(Err(error))) => Answer::Err(error.failure()),
-            Some(Ok(Ok(containers))) => {
-                let mut containers = show_as_usual(containers);
-                containers.retain(|container| self.grants().shows(container));
-                Answer::Ok(Containers { containers })
-            }
+            Some(Ok(Ok(containers))) => Answer::Ok(Containers { containers }),
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod permission;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,12 +18,26 @@ use serde_json::Value;
 
 use crate::secret::Credential;
 
+use docker::AddressError;
+use permission::Permission;
+
 /// A container engine. Every method may be called at any time, also while the engine is away:
 /// it then answers [`EngineError::Unavailable`], and works again as soon as the engine is back.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug {
+    /// The address that the engine is reached at, as in `DOCKER_HOST`.
+    fn address(&self) -> &str;
+
     /// What kind of engine it is.
     async fn facts(&self) -> Result<EngineFacts, EngineError>;
+
+    /// Whether the engine is a node of a swarm, where names of running containers are better left alone. Calls
+    /// `GET /info`, which some filters in front of an engine refuse.
+    async fn is_swarm(&self) -> Result<bool, EngineError>;
+
+    /// The calls that a replacement needs and that something in front of the engine refuses. Asks in a way that changes
+    /// nothing. Asks again only when `again` is set, when a call was refused, or when the engine was away.
+    async fn refused_calls(&self, again: bool) -> Result<Vec<&'static Permission>, EngineError>;
 
     /// All containers, stopped ones too, as the engine lists them: one call, nothing completed.
     async fn list(&self) -> Result<Vec<Listed>, EngineError>;
@@ -99,8 +114,6 @@ pub struct EngineFacts {
     pub api: ApiVersion,
     /// Podman behind Docker's API, which shows less and merges less.
     pub is_podman: bool,
-    /// A node of a swarm: names of running containers are then better left alone.
-    pub is_swarm: bool,
 }
 
 /// A line of the engine's container list.
@@ -121,6 +134,18 @@ pub struct Listed {
     pub created_s: u64,
     /// The engine's word: `running`, `exited`, `created`, …
     pub state: String,
+    /// The ports that it publishes, in the engine's own form; null where the engine lists none.
+    #[serde(default)]
+    pub ports: Value,
+    /// Its network mode, in the engine's own form.
+    #[serde(default)]
+    pub host_config: Value,
+    /// Its networks with its addresses, in the engine's own form.
+    #[serde(default)]
+    pub network_settings: Value,
+    /// Its mounts, in the engine's own form.
+    #[serde(default)]
+    pub mounts: Value,
 }
 
 impl Listed {
@@ -205,11 +230,18 @@ pub enum EngineError {
         /// What the connection said.
         reason: String,
     },
-    /// The address is none that this program can use. Lasting.
-    #[error("the engine address {host:?} cannot be used; write unix:///path/to/docker.sock or tcp://host:port")]
-    UnsupportedHost {
-        /// The address as given.
-        host: String,
+    /// The engine's address, or what the environment says about the engine, cannot be used. Lasting.
+    #[error("{0}")]
+    Address(#[from] AddressError),
+    /// Something between this program and the engine does not let the call pass, or the engine lets nobody make it.
+    #[error(
+        "{call} was refused by what is between imagewatch and the engine (status {status}); allow this call in the socket proxy, the access filter or the authorization plugin"
+    )]
+    Forbidden {
+        /// The call, `METHOD /path`, without ids.
+        call: String,
+        /// The HTTP status.
+        status: u16,
     },
     /// The engine knows no such container, image or network.
     #[error("{message}")]
@@ -282,10 +314,12 @@ impl EngineError {
             Self::PullFailed { .. } => Failure::passing(FailureCode::PullFailed, message),
             Self::ListFailed { .. } => Failure::passing(FailureCode::ListFailed, message),
             Self::Timeout { .. } => Failure::passing(FailureCode::Timeout, message),
-            Self::UnsupportedHost { .. } => Failure::lasting(FailureCode::EngineUnavailable, message),
-            Self::NotFound { .. } | Self::Conflict { .. } | Self::Refused { .. } | Self::BadAnswer { .. } => {
-                Failure::lasting(FailureCode::Other, message)
-            }
+            Self::Address(_) => Failure::lasting(FailureCode::EngineUnavailable, message),
+            Self::Forbidden { .. }
+            | Self::NotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Refused { .. }
+            | Self::BadAnswer { .. } => Failure::lasting(FailureCode::Other, message),
         }
     }
 
@@ -332,6 +366,15 @@ mod tests {
         for (except, expected) in [("ws-1", false), ("ws", true)] {
             let selector = Selector { except: vec![except.to_owned()], ..Selector::default() };
             assert_eq!(is_selected(&selector, "ws-1", &labels), expected, "except {except}");
+        }
+    }
+
+    #[test]
+    fn f06_a_refused_call_is_named_wherever_it_shows() {
+        let refused = EngineError::Forbidden { call: "POST /containers/*/update".to_owned(), status: 403 };
+        for error in [refused.clone(), refused.while_listing()] {
+            let message = error.failure().message;
+            assert!(message.contains("POST /containers/*/update was refused by what is between"), "{message}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! the other. Decides neither when nor which image; does nothing that the manifest does not grant.
 
 mod batch;
+mod early;
 mod image;
 mod logins;
 
@@ -19,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
-use crate::replace::labels::{COMPOSE_PROJECT, Labels};
+use crate::replace::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::replace::locks::Locked;
 use crate::replace::plan::reason_against_removal;
 use crate::replace::setback::Setback;
@@ -30,6 +31,7 @@ use crate::secret::Credential;
 use crate::turns::{Turn, Turns};
 
 pub use batch::Batch;
+use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
 pub use logins::RefusedLogins;
 
@@ -123,6 +125,10 @@ async fn carry_out(
     batch: Option<&Batch>,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    if let Some(refused) = refuse_all_before_pull(ctx, order).await {
+        report.failed = refused;
+        return Ok(());
+    }
     let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
     let image = ensure_image(ctx, order).await?;
     drop(turn);
@@ -227,10 +233,15 @@ impl Handled<'_> {
     /// Fails when going on is of no use.
     async fn handle(&self) -> Result<Ending, Failure> {
         let labels = serde_json::to_value(&self.listed.labels).unwrap_or_default();
-        let strategy = match Labels(&labels).strategy() {
+        let labels = Labels(&labels);
+        let strategy = match labels.check().and_then(|()| labels.strategy()) {
             Ok(own) => own.unwrap_or(self.order.strategy),
             Err(reason) => return Ok(self.failed(&Setback::refused(reason))),
         };
+        if labels.is_no(ENABLE) {
+            info!(container = %self.listed.name, "skipped: its label {ENABLE} opts out");
+            return Ok(Ending::Untouched);
+        }
         match strategy {
             Strategy::PullOnly | Strategy::Notify => {
                 info!(container = %self.listed.name, ?strategy, "left as it is, as its strategy has it");

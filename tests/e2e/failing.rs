@@ -158,7 +158,7 @@ impl ControlPlane {
         let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
         let cancel = CancellationToken::new();
         let adapters = Adapters {
-            engine: Arc::new(DockerEngine::connect(Some(docker_host)).expect("an engine's address")),
+            engine: Arc::new(DockerEngine::connect(docker_host).expect("an engine's address")),
             http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
             credentials: Arc::new(CredentialStore::default()),
             store: store.clone(),

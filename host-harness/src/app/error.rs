@@ -91,7 +91,7 @@ impl AppError {
                 Exit::Config
             }
             Self::Plugin(_) | Self::NoModule { .. } | Self::Panicked(..) => Exit::Policy,
-            Self::Engine(EngineError::UnsupportedHost { .. })
+            Self::Engine(EngineError::Address(_))
             | Self::Inspect(_)
             | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,
             Self::Engine(_) => Exit::Engine,

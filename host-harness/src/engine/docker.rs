@@ -3,6 +3,7 @@
 //! Only the pull uses bollard's own calls; all others go out as raw JSON, see `raw`.
 //! Decides nothing and retries nothing.
 
+mod address;
 mod exec;
 mod pull;
 mod raw;
@@ -18,11 +19,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use imagewatch_abi::{Container, Digest, Reference, Selector};
 use serde_json::{Value, json};
 
+pub use self::address::{AddressError, EngineChoice, choose_engine};
 use self::raw::{Call, Connection, Known};
+use super::permission::Permission;
 use super::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// The engine's grace period for containers that set none.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// A negative grace period means for ever; waiting still ends some time.
@@ -40,16 +42,20 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
-    /// An engine at `docker_host`, else at `/var/run/docker.sock`.
-    /// Connects with the first call only, so the engine need not run yet; fails with
-    /// [`EngineError::UnsupportedHost`] for another scheme than `unix://`, `tcp://` and `http://`.
-    pub fn connect(docker_host: Option<&str>) -> Result<Self, EngineError> {
-        Ok(Self { connection: Connection::new(docker_host.unwrap_or(DEFAULT_HOST).to_owned())? })
+    /// The engine at `docker_host`. Connects with the first call only, so the engine need not run yet.
+    ///
+    /// # Errors
+    /// The address has another scheme than `unix://`, `tcp://` and `http://`.
+    pub fn connect(docker_host: &str) -> Result<Self, EngineError> {
+        Self::connect_to(EngineChoice { host: docker_host.to_owned(), api: None })
     }
 
-    /// The engine's address.
-    pub fn host(&self) -> &str {
-        self.connection.host()
+    /// The same for what [`choose_engine`] chose.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_to(choice: EngineChoice) -> Result<Self, EngineError> {
+        Ok(Self { connection: Connection::new(choice)? })
     }
 
     /// For bollard's own calls.
@@ -147,11 +153,22 @@ impl ImageFacts {
 
 #[async_trait]
 impl Engine for DockerEngine {
+    fn address(&self) -> &str {
+        self.connection.host()
+    }
+
     async fn facts(&self) -> Result<EngineFacts, EngineError> {
-        let Known { version: api, is_podman } = self.connection.known().await?;
+        let Known { version: api, is_podman, .. } = self.connection.known().await?;
+        Ok(EngineFacts { api, is_podman })
+    }
+
+    async fn is_swarm(&self) -> Result<bool, EngineError> {
         let info = self.call(Call::new("GET", &["info"])).await?;
-        let is_swarm = matches!(info["Swarm"]["LocalNodeState"].as_str(), Some("active" | "locked" | "pending"));
-        Ok(EngineFacts { api, is_podman, is_swarm })
+        Ok(matches!(info["Swarm"]["LocalNodeState"].as_str(), Some("active" | "locked" | "pending")))
+    }
+
+    async fn refused_calls(&self, again: bool) -> Result<Vec<&'static Permission>, EngineError> {
+        self.connection.refused_calls(again).await
     }
 
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {

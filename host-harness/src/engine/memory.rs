@@ -10,11 +10,14 @@ use imagewatch_abi::Reference;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::permission::{PERMISSIONS, Permission};
 use super::{ApiVersion, EngineError, EngineFacts};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct MemoryEngine {
+    /// As in `DOCKER_HOST`.
+    pub(crate) address: String,
     state: Mutex<State>,
     /// Whether the caller is dead.
     dead: watch::Sender<bool>,
@@ -23,6 +26,8 @@ pub(crate) struct MemoryEngine {
 #[derive(Debug)]
 struct State {
     facts: EngineFacts,
+    is_swarm: bool,
+    refused: Vec<&'static Permission>,
     containers: BTreeMap<String, Value>,
     images: BTreeMap<String, Value>,
     tags: BTreeMap<String, String>,
@@ -79,10 +84,13 @@ enum Ending {
 
 impl MemoryEngine {
     pub(crate) fn new() -> Self {
-        let facts = EngineFacts { api: ApiVersion { major: 1, minor: 41 }, is_podman: false, is_swarm: false };
+        let facts = EngineFacts { api: ApiVersion { major: 1, minor: 41 }, is_podman: false };
         Self {
+            address: "unix:///var/run/docker.sock".to_owned(),
             state: Mutex::new(State {
                 facts,
+                is_swarm: false,
+                refused: Vec::new(),
                 containers: BTreeMap::new(),
                 images: BTreeMap::new(),
                 tags: BTreeMap::new(),
@@ -191,6 +199,11 @@ impl MemoryEngine {
 
     pub(crate) fn set_facts(&self, facts: EngineFacts) {
         self.state().facts = facts;
+    }
+
+    /// From now on a filter in front of the engine refuses the calls with these paths.
+    pub(crate) fn refuse_calls(&self, paths: &[&str]) {
+        self.state().refused = PERMISSIONS.iter().filter(|permission| paths.contains(&permission.path)).collect();
     }
 
     /// What was asked, reading aside, with containers by the name they had then.

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod labels;
 mod logins;
 mod tags;
 mod units;
@@ -185,10 +186,10 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     let shutdown = CancellationToken::new();
     let (cancel, mut context) = (shutdown.clone(), context(&engine));
     context.shutdown = shutdown;
-    // Asked for both when they are listed, and once more when the first one's turn has come.
+    // Asked for both when they are listed, before and after the pull, and again when the first one's turn has come.
     let asked = AtomicUsize::new(0);
     context.is_granted = Arc::new(move |_| {
-        if asked.fetch_add(1, Ordering::Relaxed) == 2 {
+        if asked.fetch_add(1, Ordering::Relaxed) == 4 {
             cancel.cancel();
         }
         true
@@ -197,6 +198,37 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     assert_eq!(code(&report), Some(FailureCode::ShuttingDown));
     assert_eq!(report.recreated, ["ws-1"], "what was begun is finished");
     assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 old running"]);
+}
+
+#[tokio::test]
+async fn nothing_is_pulled_for_containers_that_are_all_refused() {
+    let rm = |c: &mut Value| c["HostConfig"]["AutoRemove"] = json!(true);
+    let swarm = |c: &mut Value| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" });
+    let plain = |_: &mut Value| {};
+    let mounted = |c: &mut Value| c["Config"]["Labels"] = json!({ "io.kubernetes.pod.name": "p" });
+    type Edit<'a> = &'a dyn Fn(&mut Value);
+    for (case, edits, refused_calls, pulls) in [
+        ("both", [&rm as Edit<'_>, &swarm], &[][..], false),
+        ("kinds that differ", [&mounted, &rm], &[], false),
+        ("one of two", [&rm, &plain], &[], true),
+        ("none", [&plain, &plain], &[], true),
+        ("by a filter", [&plain, &plain], &["/containers/*/start"], false),
+        ("by a filter, and not needed", [&plain, &plain], &["/networks/*/connect"], true),
+    ] {
+        let engine = engine().await;
+        for (name, edit) in ["ws-1", "ws-2"].into_iter().zip(edits) {
+            let id = engine.inspections()[name]["Id"].as_str().unwrap().to_owned();
+            engine.edit(&id, edit);
+        }
+        engine.refuse_calls(refused_calls);
+        let report = run_order(&context(&engine), &order()).await;
+        assert_eq!(engine.calls().iter().any(|call| call.starts_with("pull")), pulls, "{case}: {report:?}");
+        assert_eq!(report.pulled, pulls, "{case}");
+        if !pulls {
+            assert_eq!(report.failed.len(), 2, "{case}: {report:?}");
+            assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"], "{case}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -279,7 +311,7 @@ async fn an_engine_that_goes_away_ends_the_order_and_what_was_done_stays_in_the_
 #[tokio::test]
 async fn containers_that_cannot_be_listed_fail_the_order_after_the_pull() {
     let engine = engine().await;
-    engine.fail("list", 1, EngineError::Refused { status: 500, message: "boom".to_owned() });
+    engine.fail("list", 2, EngineError::Refused { status: 500, message: "boom".to_owned() });
     let report = run_order(&context(&engine), &order()).await;
     assert_eq!((code(&report), report.pulled), (Some(FailureCode::ListFailed), true));
 }

@@ -3,6 +3,7 @@
 //! judged in `http::egress`.
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use imagewatch_abi::label::means_same;
 use imagewatch_abi::{Container, Reference, Strategy, host_functions};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -74,7 +75,10 @@ impl Patterns {
 
     fn has_container(&self, container: &Container) -> bool {
         self.names.is_match(&container.name)
-            || self.labels.iter().any(|(key, value)| container.labels.get(key) == Some(value))
+            || self
+                .labels
+                .iter()
+                .any(|(key, value)| container.labels.get(key).is_some_and(|actual| means_same(key, actual, value)))
     }
 
     fn never_has_name(&self, name: &str) -> bool {
@@ -238,6 +242,9 @@ mod tests {
     #[case::name_elsewhere("name:ws-*", "my-ws-1", None, false)]
     #[case::label("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "true")), true)]
     #[case::label_value("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "false")), false)]
+    #[case::label_in_other_words("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "Yes")), true)]
+    #[case::label_unreadable("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "enabled")), false)]
+    #[case::label_of_others("label:com.example=true", "x", Some(("com.example", "True")), false)]
     fn containers_are_granted_by_name_or_label(
         #[case] patterns: &str,
         #[case] name: &str,

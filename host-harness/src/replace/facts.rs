@@ -10,7 +10,7 @@ use super::health::Illness;
 
 /// The label on every container that a transaction made. Labels cannot be changed, so it stays on those that
 /// succeeded; what it says is then history.
-pub const LABEL: &str = "imagewatch.transaction";
+pub const LABEL: &str = imagewatch_abi::label::TRANSACTION;
 
 const NEW: &str = "new";
 const OLD: &str = "old";

@@ -18,6 +18,7 @@ use super::labels::UPDATER;
 use super::plan::{endpoints, fixed_host_port, has_static_address};
 use super::setback::Setback;
 use crate::engine::{Engine, EngineError, Listed};
+use imagewatch_abi::label::parse_yes_no;
 
 /// How long a successor may take to stop its predecessor.
 const TAKES_OVER_WITHIN: Duration = Duration::from_mins(2);
@@ -57,7 +58,8 @@ pub async fn other_updater(engine: &dyn Engine, own_id: Option<&str>) -> Result<
     let own = own_id.and_then(|own| listed.iter().find(|container| container.id == own));
     let predecessor = own.and_then(handover);
     let other = listed.iter().find(|container| {
-        let is_updater = container.labels().get(UPDATER).is_some_and(|value| value != "false");
+        // A value that cannot be read is assumed to mark one: two updaters on one engine work against each other.
+        let is_updater = container.labels().get(UPDATER).is_some_and(|value| parse_yes_no(value) != Some(false));
         let is_partner = predecessor.as_ref() == Some(&container.id)
             || (own_id.is_some() && handover(container).as_deref() == own_id);
         is_updater && container.state == "running" && Some(container.id.as_str()) != own_id && !is_partner

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::ending::{name_of, tolerate_fixed_policy};
 use super::facts::Facts;
 use super::journal::{Claim, Entry};
-use super::labels::UPDATER;
+use super::labels::{ENABLE, UPDATER};
 use super::plan::Plan;
 use super::recovery::Open;
 use super::setback::Setback;
@@ -27,7 +27,7 @@ use super::{Job, NewImage, ReplaceError, Replacer};
 use crate::engine::{EngineError, Listed};
 
 /// The label that makes a container a helper.
-const LABEL: &str = "imagewatch.errand";
+const LABEL: &str = imagewatch_abi::label::ERRAND;
 /// From here on a helper that has begun nothing is called back; long, for hooks come before the beginning.
 const BEGINS_WITHIN: Duration = Duration::from_mins(15);
 /// A helper that ended so often before it began anything will not begin.
@@ -92,7 +92,7 @@ fn helper_body(plan: &Plan, errand: &Errand) -> Value {
     let label = serde_json::to_string(errand).unwrap_or_default();
     body["Image"] = json!(errand.facts.part.old_image);
     // Its image may carry these with other values.
-    body["Labels"] = json!({ LABEL: label, UPDATER: "false", "imagewatch.enable": "false" });
+    body["Labels"] = json!({ LABEL: label, UPDATER: "false", ENABLE: "false" });
     body["Healthcheck"] = json!({ "Test": ["NONE"] });
     body["ExposedPorts"] = json!({});
     for field in ["MacAddress", "Hostname"] {

@@ -2,37 +2,21 @@
 
 use std::time::Duration;
 
-use imagewatch_abi::{Strategy, parse_duration_ms};
+use imagewatch_abi::Strategy;
+pub use imagewatch_abi::label::{
+    ALLOW_RM, CARRY_NOTHING, DEPENDS_ON, ENABLE, KEEP_ENV, KEEP_MAC, PREFIX as OURS, PROBE, SHARED_VOLUMES_SAFE,
+    STRATEGY, UPDATER,
+};
+use imagewatch_abi::label::{
+    DRAIN, HEALTH_TIMEOUT, HOOK_POST_UPDATE, HOOK_PRE_CHECK, HOOK_PRE_UPDATE, HOOK_TIMEOUT, STABLE_FOR,
+    check as check_all, parse_yes_no, read_duration_ms, read_strategy,
+};
 use serde_json::Value;
 
-/// What every label of ours begins with. They are never taken for the image's own.
-pub const OURS: &str = "imagewatch.";
-/// How this container is handled; goes before the manifest's `strategy`.
-pub const STRATEGY: &str = "imagewatch.strategy";
-/// Names of containers that this one needs, apart by commas; it is restarted with them.
-pub const DEPENDS_ON: &str = "imagewatch.depends-on";
-/// Marks the container in which an updater runs.
-pub const UPDATER: &str = "imagewatch.updater";
-/// Names of variables that stay as they are even where the old image had the same value, apart by commas.
-pub const KEEP_ENV: &str = "imagewatch.keep-env";
-/// Networks whose MAC address is a configured one, apart by commas; see `plan::networks`.
-pub const KEEP_MAC: &str = "imagewatch.keep-mac";
-/// `true`: replace it although it was created with `--rm`.
-pub const ALLOW_RM: &str = "imagewatch.allow-rm";
-/// `true`: files that were put into the container from outside may go with it.
-pub const CARRY_NOTHING: &str = "imagewatch.carry-nothing";
-/// `true`: two containers may write to its volumes at once.
-pub const SHARED_VOLUMES_SAFE: &str = "imagewatch.shared-volumes-safe";
-/// What must answer before it counts as healthy.
-pub const PROBE: &str = "imagewatch.probe";
 /// Compose's: the project that it belongs to.
 pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 /// Compose's: the service that it runs.
 pub const COMPOSE_SERVICE: &str = "com.docker.compose.service";
-const STABLE_FOR: &str = "imagewatch.stable-for";
-const HEALTH_TIMEOUT: &str = "imagewatch.health-timeout";
-const DRAIN: &str = "imagewatch.drain";
-const HOOK_TIMEOUT: &str = "imagewatch.hook.timeout";
 
 /// A question that a container must answer before it counts as healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +42,9 @@ impl Hook {
     /// Its label.
     pub fn label(self) -> &'static str {
         match self {
-            Self::PreCheck => "imagewatch.hook.pre-check",
-            Self::PreUpdate => "imagewatch.hook.pre-update",
-            Self::PostUpdate => "imagewatch.hook.post-update",
+            Self::PreCheck => HOOK_PRE_CHECK,
+            Self::PreUpdate => HOOK_PRE_UPDATE,
+            Self::PostUpdate => HOOK_POST_UPDATE,
         }
     }
 }
@@ -80,9 +64,14 @@ impl<'a> Labels<'a> {
         self.0[key].as_str().map(str::trim).filter(|value| !value.is_empty())
     }
 
-    /// Whether `key` is `true`.
-    pub fn is_true(self, key: &str) -> bool {
-        self.value(key) == Some("true")
+    /// Whether `key` says yes. A value that cannot be read permits nothing; [`Labels::check`] names it.
+    pub fn is_yes(self, key: &str) -> bool {
+        self.0[key].as_str().and_then(parse_yes_no) == Some(true)
+    }
+
+    /// Whether `key` says no.
+    pub fn is_no(self, key: &str) -> bool {
+        self.0[key].as_str().and_then(parse_yes_no) == Some(false)
     }
 
     /// The parts of a value that is a list, apart by commas or blanks.
@@ -91,16 +80,14 @@ impl<'a> Labels<'a> {
         parts.filter(|part| !part.is_empty())
     }
 
-    /// Whether all that is written in them can be read.
+    /// Whether every label of imagewatch's is known and can be read.
     ///
     /// # Errors
-    /// Names the first label that cannot, and how it is written.
+    /// Names the first that is not, and what to write.
     pub fn check(self) -> Result<(), String> {
-        self.probe()?;
-        for duration in [self.stable_for(), self.health_timeout(), self.drain(), self.hook_timeout()] {
-            duration?;
-        }
-        self.strategy().map(drop)
+        let all = self.0.as_object().into_iter().flatten();
+        check_all(all.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))?;
+        self.probe().map(drop)
     }
 
     /// How the container is handled, if it says so.
@@ -108,14 +95,7 @@ impl<'a> Labels<'a> {
     /// # Errors
     /// Names the label and what it may be.
     pub fn strategy(self) -> Result<Option<Strategy>, String> {
-        let parse = |value: &str| {
-            serde_json::from_value(Value::String(value.to_owned())).map_err(|_| {
-                format!(
-                    "its label {STRATEGY} is {value:?}; it may be replace, start-first, remove, pull-only or notify"
-                )
-            })
-        };
-        self.value(STRATEGY).map(parse).transpose()
+        self.value(STRATEGY).map(read_strategy).transpose()
     }
 
     /// What must answer before the container counts as healthy: `tcp:PORT` or `http:PORT/PATH`.
@@ -162,12 +142,7 @@ impl<'a> Labels<'a> {
     }
 
     fn duration(self, key: &str) -> Result<Option<Duration>, String> {
-        let parse = |text: &str| {
-            let ms = parse_duration_ms(text);
-            ms.map(Duration::from_millis)
-                .ok_or_else(|| format!("its label {key} is {text:?}; write for example 30s or 5m"))
-        };
-        self.value(key).map(parse).transpose()
+        self.value(key).map(|text| read_duration_ms(key, text).map(Duration::from_millis)).transpose()
     }
 }
 
@@ -198,6 +173,20 @@ mod tests {
         ] {
             let labels = labels(STRATEGY, value);
             assert_eq!(Labels(&labels).strategy().map_err(drop), expected, "{value:?}");
+        }
+        for (value, says_yes, says_no) in [
+            ("Yes", true, false),
+            (" 1", true, false),
+            ("OFF", false, true),
+            ("maybe", false, false),
+            ("", false, false),
+        ] {
+            let labels = labels(ALLOW_RM, value);
+            assert_eq!(
+                (Labels(&labels).is_yes(ALLOW_RM), Labels(&labels).is_no(ALLOW_RM)),
+                (says_yes, says_no),
+                "{value:?}"
+            );
         }
         let labels = json!({ STABLE_FOR: "90s", DRAIN: "soon" });
         assert_eq!(Labels(&labels).stable_for(), Ok(Some(Duration::from_secs(90))));

@@ -11,6 +11,7 @@ use imagewatch_abi::{Fault, Strategy};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::connection::find_carriers;
 use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap};
 use super::health::{illness, illness_or_silence};
@@ -130,16 +131,18 @@ impl Replacer {
         let inspect = |error| Setback::engine("inspect the container", &error);
         let engine = self.engine.facts().await.map_err(inspect)?;
         let Group { recreate, mut restart } = group;
+        let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await.map_err(inspect)?;
         for container in std::iter::once(root).chain(&recreate) {
-            self.refuse(container, engine).await.map_err(|setback| Self::about(root, container, setback))?;
+            self.refuse(container, &carriers).await.map_err(|setback| Self::about(root, container, setback))?;
         }
+        self.check_permissions(std::iter::once(root).chain(&recreate)).await?;
         let needs_helper = self.needs_helper(root, &recreate, all)?;
-        restart.retain(|container| self.is_restarted(container));
+        restart.retain(|container| self.is_restarted(container, &carriers));
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
         let new_image = found.ok_or_else(|| Setback::of(Fault::Postponed, "its new image is gone again"))?;
         let root_snapshot = self.snapshot(root).await?;
         let has_dependents = !recreate.is_empty() || !restart.is_empty();
-        let swap = self.choose_swap(root, [&root_snapshot.image, &new_image], job, engine, has_dependents);
+        let swap = self.choose_swap(root, [&root_snapshot.image, &new_image], job, engine, has_dependents).await;
         let mut sides = vec![self.side(root).await];
         let mut snapshots = vec![root_snapshot];
         for container in &recreate {
@@ -164,7 +167,7 @@ impl Replacer {
         Ok(Survey { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
     }
 
-    fn choose_swap(
+    async fn choose_swap(
         &self,
         root: &Value,
         images: [&Value; 2],
@@ -181,7 +184,12 @@ impl Replacer {
         if root["State"]["Running"] != true {
             return Swap::StopFirst;
         }
-        match reason_against_start_first(root, images, engine, has_dependents) {
+        // Where the call is refused, the engine is treated as a node of a swarm, which start-first does not suit.
+        let is_swarm = self.engine.is_swarm().await.unwrap_or_else(|error| {
+            info!(container = name_of(root), %error, "whether the engine is a node of a swarm is unknown");
+            true
+        });
+        match reason_against_start_first(root, images, engine, is_swarm, has_dependents) {
             None => Swap::StartFirst,
             Some(reason) => {
                 info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");

@@ -12,6 +12,7 @@ use super::facts::Part;
 use super::labels::Labels;
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
+use crate::engine::{Engine, EngineError};
 
 const UNIT: &str = "PODMAN_SYSTEMD_UNIT";
 /// A unit's own limit for starting is 90 s by default.
@@ -21,6 +22,18 @@ const LIMIT: Duration = Duration::from_mins(5);
 pub fn unit_of<'a>(container: &'a Value, image: &Value) -> Option<&'a str> {
     let unit = Labels::of(container).value(UNIT).filter(|unit| unit.ends_with(".service"));
     unit.filter(|unit| Labels::of(image).value(UNIT) != Some(unit))
+}
+
+/// Whether a unit makes `container`, so that the unit is restarted instead of the container being replaced.
+///
+/// # Errors
+/// The engine does not show the container's image.
+pub(super) async fn is_made_by_unit(engine: &dyn Engine, container: &Value) -> Result<bool, EngineError> {
+    if Labels::of(container).value(UNIT).is_none() {
+        return Ok(false);
+    }
+    let image = engine.inspect_image(container["Image"].as_str().unwrap_or_default()).await?;
+    Ok(unit_of(container, &image.unwrap_or_default()).is_some())
 }
 
 impl Replacer {

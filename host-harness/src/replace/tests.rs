@@ -334,7 +334,7 @@ async fn t46_a_podman_container_whose_address_cannot_be_carried_is_refused_and_a
     {
         let stage = Stage::labelled(&json!({})).await;
         let api = crate::engine::ApiVersion { major: 1, minor: 41 };
-        stage.engine.set_facts(crate::engine::EngineFacts { api, is_podman: true, is_swarm: false });
+        stage.engine.set_facts(crate::engine::EngineFacts { api, is_podman: true });
         let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
         stage.engine.edit(&id, |c| c["TestLibpod"] = json!({ "Config": { "CreateCommand": command } }));
         let replaced = stage.replace("web").await;

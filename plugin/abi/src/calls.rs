@@ -125,6 +125,9 @@ pub struct PollOutput {
     pub next_poll_ms: u64,
     /// One for each target; in [`PollMode::Check`] one for each container of a target.
     pub outcomes: Vec<Outcome>,
+    /// Containers that the policy does not watch: all of them in [`PollMode::Check`], else only where it watches none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_watched: Vec<NotWatched>,
     /// The digests that are barred from now on; absent: those that were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Vec<Quarantined>>,
@@ -141,6 +144,18 @@ impl fmt::Debug for PollOutput {
             .field("err", &self.err)
             .finish_non_exhaustive()
     }
+}
+
+/// A container that is not watched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NotWatched {
+    /// Its name.
+    pub container: String,
+    /// The image that it was created from, as the engine has it.
+    pub image: String,
+    /// Why, a lowercase fragment: the same text for the same cause, so that containers can be counted by it.
+    pub reason: String,
 }
 
 /// A digest that a policy bars for a target, because it failed there. The host keeps the list,

@@ -125,21 +125,40 @@ pub fn parse_yes_no(text: &str) -> Option<bool> {
 /// Reads the yes or no of label `name` with the value `text`.
 ///
 /// # Errors
-/// Names the label, its value and how to write it, a lowercase fragment.
+/// Names the label, its value and how to write it, a lowercase fragment. So for the readers below.
 pub fn read_yes_no(name: &str, text: &str) -> Result<bool, String> {
     parse_yes_no(text).ok_or_else(|| format!("its label {name} is {}; write true or false", quoted(text)))
 }
 
-/// Reads the strategy in a label's value.
-pub fn parse_strategy(text: &str) -> Option<Strategy> {
-    Some(match text.trim() {
+/// Reads the [`STRATEGY`] in `text`.
+#[expect(clippy::missing_errors_doc, reason = "said above")]
+pub fn read_strategy(text: &str) -> Result<Strategy, String> {
+    Ok(match text.trim() {
         "replace" => Strategy::Replace,
         "start-first" => Strategy::StartFirst,
         "remove" => Strategy::Remove,
         "pull-only" => Strategy::PullOnly,
         "notify" => Strategy::Notify,
-        _ => return None,
+        _ => {
+            let text = quoted(text);
+            return Err(format!(
+                "its label {STRATEGY} is {text}; it may be replace, start-first, remove, pull-only or notify"
+            ));
+        }
     })
+}
+
+/// Reads the milliseconds of label `name` with the value `text`.
+#[expect(clippy::missing_errors_doc, reason = "said above")]
+pub fn read_duration_ms(name: &str, text: &str) -> Result<u64, String> {
+    parse_duration_ms(text.trim())
+        .ok_or_else(|| format!("its label {name} is {}; write for example 30s or 5m", quoted(text)))
+}
+
+/// Whether two values of label `name` mean the same: yes is yes however it is written.
+pub fn means_same(name: &str, one: &str, other: &str) -> bool {
+    let is_yes_no = LABELS.iter().any(|label| label.name == name && label.form == Form::YesNo);
+    one == other || (is_yes_no && parse_yes_no(one).is_some_and(|one| parse_yes_no(other) == Some(one)))
 }
 
 /// At most so much of a label is quoted in a message: an image's author may write labels of any length.
@@ -167,18 +186,13 @@ fn check_one(name: &str, value: &str) -> Result<(), String> {
         let nearest = nearest(name);
         return Err(format!("its label {} is unknown; the nearest known label is {nearest}", quoted(name)));
     };
-    // An empty value of any other form is as good as no label.
-    let is_empty = value.trim().is_empty();
     match label.form {
         Form::YesNo => read_yes_no(name, value).map(drop),
-        Form::Strategy if !is_empty && parse_strategy(value).is_none() => Err(format!(
-            "its label {name} is {}; it may be replace, start-first, remove, pull-only or notify",
-            quoted(value)
-        )),
-        Form::Duration if !is_empty && parse_duration_ms(value.trim()).is_none() => {
-            Err(format!("its label {name} is {}; write for example 30s or 5m", quoted(value)))
-        }
-        _ => Ok(()),
+        // An empty value of any other form is as good as no label.
+        _ if value.trim().is_empty() => Ok(()),
+        Form::Strategy => read_strategy(value).map(drop),
+        Form::Duration => read_duration_ms(name, value).map(drop),
+        Form::Text => Ok(()),
     }
 }
 
@@ -272,6 +286,21 @@ mod tests {
         for (index, label) in LABELS.iter().enumerate() {
             assert!(label.name.starts_with(PREFIX) && label.doc.ends_with('.'), "{label:?}");
             assert!(LABELS[..index].iter().all(|other| other.name != label.name), "{label:?} is there twice");
+        }
+    }
+
+    #[test]
+    fn values_mean_the_same_where_they_say_the_same() {
+        for (name, one, other, expected) in [
+            (ENABLE, "true", "True", true),
+            (ENABLE, "1", "yes", true),
+            (ENABLE, "true", "false", false),
+            (ENABLE, "disabled", "disabled", true),
+            (ENABLE, "disabled", "off", false),
+            ("com.example.flag", "true", "True", false),
+            (STRATEGY, "notify", "notify", true),
+        ] {
+            assert_eq!(means_same(name, one, other), expected, "{name}: {one} {other}");
         }
     }
 

@@ -17,8 +17,8 @@ mod status;
 
 pub use answer::{Answer, Failure, FailureCode};
 pub use calls::{
-    ConfigKey, DescribeOutput, DescribedTarget, LogLevel, LogLine, Outcome, PollInput, PollMode, PollOutput,
-    Quarantined, RefreshInput, RefreshOutput, SettleInput, SettleOutput, Verdict,
+    ConfigKey, DescribeOutput, DescribedTarget, LogLevel, LogLine, NotWatched, Outcome, PollInput, PollMode,
+    PollOutput, Quarantined, RefreshInput, RefreshOutput, SettleInput, SettleOutput, Verdict,
 };
 pub use digest::{Digest, DigestError, short_digest};
 pub use docker::{

@@ -6,6 +6,8 @@ mod behind;
 mod check;
 mod decide;
 mod standing;
+#[cfg(test)]
+pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -15,14 +17,20 @@ use imagewatch_abi::{
     Strategy, Verdict,
 };
 
-use aim::{Aim, find_aims};
+<<<<<<< HEAD
+use aim::find_aims;
 use behind::{concerned, pair_up, untrusted};
+=======
+use aim::find_aims;
+use behind::{list_running, look_through};
+use check::{Checked, check};
+>>>>>>> main
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
 
-use crate::config::{Baseline, Config, UnknownOrigin, Watch};
+use crate::config::{Baseline, Config, UnknownOrigin};
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::{Lookup, resolve};
+use crate::registry::resolve::resolve;
 use crate::running::{confirm_origins, list_used, load_wrappers, used_by};
 use crate::settle::settle_report;
 use crate::state::{Cache, State};
@@ -63,12 +71,16 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     let output = if input.mode == PollMode::Check {
-        let outcomes = check::check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
-        PollOutput { state: take(&mut input.state), outcomes, ..PollOutput::default() }
+        let Checked { outcomes, not_watched } =
+            check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
+        PollOutput { state: take(&mut input.state), outcomes, not_watched, ..PollOutput::default() }
     } else {
+        let not_watched = take(&mut found.not_watched);
         let outcomes = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
+        // Told only where it is all that there is to tell: it is the same at each poll.
+        let not_watched = if outcomes.is_empty() { not_watched } else { Vec::new() };
         let (state, quarantine) = (state.into_value(), quarantine.into_change());
-        PollOutput { state, outcomes, quarantine, ..PollOutput::default() }
+        PollOutput { state, outcomes, not_watched, quarantine, ..PollOutput::default() }
     };
     Ok(PollOutput { cache: cache.into_value(input.now_ms), next_poll_ms: config.interval_ms, ..output })
 }
@@ -90,8 +102,8 @@ fn watch(
     let with_aim = || found.targets.iter().zip(&aims);
     let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
     let lookups = resolve(host, cache, &config.insecure, input.now_ms, gather(open));
-    let is_moved = found.targets.iter().zip(&aims).any(|(target, aim)| is_moved(state, target, aim, &lookups));
-    let containers = if needs_containers(config, is_moved) { list_used(host)? } else { Vec::new() };
+    let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
+    let containers = if is_compared { list_used(host)? } else { Vec::new() };
     let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
     confirm_origins(host, cache, &config.insecure, input.now_ms, &pairs);
     if config.baseline == Baseline::Running {
@@ -108,7 +120,7 @@ fn watch(
         let except = untrusted(config, cache, &used);
         let used = concerned(config, cache, used);
         let Decided { mut outcome, order, is_news } = decide((config, cache), state, quarantine, target, lookup, &used);
-        orders.extend(order.map(|order| leave_alone(order, except)));
+        orders.extend(order.map(|order| select(config, order, except)));
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
             outcome.reason =
@@ -121,22 +133,6 @@ fn watch(
     }
     outcomes.extend(place(host, state, quarantine, &orders));
     Ok(outcomes)
-}
-
-/// Whether it matters for the decisions what the containers run. Containers that were found by their labels were looked
-/// at then; of those that follow a listed image it only matters when there is an order to place.
-fn needs_containers(config: &Config, is_moved: bool) -> bool {
-    config.baseline == Baseline::Running
-        || config.unknown_origin == UnknownOrigin::Ask
-        || (is_moved && matches!(config.watch, Watch::Listed(_)))
-}
-
-/// Whether the aim points to another image than the one seen before.
-fn is_moved(state: &State, target: &Target, aim: &Aim, lookups: &BTreeMap<Reference, Lookup>) -> bool {
-    let remote = aim.as_ref().ok().and_then(|aim| lookups.get(aim)?.as_ref().ok());
-    let seen = state.targets.get(&target.name);
-    let is_other_tag = aim.as_ref().is_ok_and(|aim| *aim != target.reference);
-    remote.is_some_and(|remote| is_other_tag || seen.is_some_and(|seen| seen.digest.as_ref() != Some(remote)))
 }
 
 /// An order that the host no longer knows was lost in a crash: its move is rolled back, by
@@ -193,9 +189,11 @@ pub(crate) fn build_order(
     }
 }
 
-/// `order`, less the containers of the names `except`.
-pub(crate) fn leave_alone(mut order: Order, except: Vec<String>) -> Order {
+/// `order`, less the containers of the names `except`. The host leaves containers of unknown origin alone, unless their
+/// registry was asked.
+fn select(config: &Config, mut order: Order, except: Vec<String>) -> Order {
     order.containers.except = except;
+    order.containers.unknown_origin = config.unknown_origin == UnknownOrigin::Ask;
     order
 }
 

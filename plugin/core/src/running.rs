@@ -31,9 +31,20 @@ pub(crate) type Used = (Reference, Container);
 /// # Errors
 /// When they cannot be listed.
 pub(crate) fn list_used(host: &mut dyn Host) -> Result<Vec<Used>, Failure> {
+<<<<<<< HEAD
     let containers = host.docker_containers(Selector::default()).into_result()?.containers;
     let parse = |container: Container| Some((reference_of(&container).ok()?, container));
     Ok(containers.into_iter().filter_map(parse).collect())
+=======
+    Ok(with_references(host.docker_containers(Selector::default()).into_result()?.containers))
+}
+
+/// Those of `containers` that have a reference, with it.
+pub(crate) fn with_references(containers: Vec<Container>) -> Vec<Used> {
+    let parse =
+        |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
+    containers.into_iter().filter_map(parse).collect()
+>>>>>>> main
 }
 
 /// Those of `containers` that follow `target`.
@@ -65,7 +76,7 @@ pub(crate) fn reference_of(container: &Container) -> Result<Reference, String> {
     let image = container.image.as_str();
     let id = container.image_id.trim_start_matches("sha256:");
     if !image.is_empty() && id.starts_with(image.trim_start_matches("sha256:")) {
-        return Err(format!("it was created from the image id {image}, which names no tag that it could follow"));
+        return Err(format!("invalid image reference {image:?}: it is an image id, which no tag points to"));
     }
     let reference: Reference = image.parse().map_err(|error| format!("{error}"))?;
     Ok(reference.with_explicit_tag())

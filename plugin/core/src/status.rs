@@ -188,3 +188,20 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         _ => Status::new(StatusKind::UpdateAvailable, "the tag points to another image than the one running"),
     }
 }
+
+/// Why a container cannot be watched, a lowercase fragment. It is told before anything is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unwatchable {
+    /// Its image was built or loaded on this machine, or perhaps so.
+    NotPulled(StatusKind, &'static str),
+    /// Its image is no reference, or a label cannot be read.
+    Blocked(String),
+}
+
+/// Where a container stands that cannot be watched.
+pub(crate) fn status_of_unwatchable(why: &Unwatchable) -> Status {
+    match why {
+        Unwatchable::NotPulled(kind, reason) => Status::new(*kind, *reason),
+        Unwatchable::Blocked(reason) => Status::new(StatusKind::Blocked, reason.as_str()),
+    }
+}

@@ -5,23 +5,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use imagewatch_abi::label::parse_strategy;
-use imagewatch_abi::{Container, Containers, Failure, Outcome, Reference, Selector, Strategy, Verdict};
+use imagewatch_abi::label::{self, ENABLE, TAG_FILTER, UPDATE_POLICY, read_yes_no};
+use imagewatch_abi::{Container, Containers, Failure, NotWatched, Outcome, Reference, Selector, Strategy, Verdict};
 
+use crate::Host;
 use crate::config::{Config, Watch};
 use crate::running::{reason_against_origin, reference_of};
+use crate::status::{Unwatchable, status_of_unwatchable};
 use crate::update::UpdatePolicy;
-use crate::{Host, gather};
-
-/// The label that opts a container in (`true`) or out (`false`).
-const ENABLE_LABEL: &str = "imagewatch.enable";
-/// Goes before config key `update_policy`.
-const UPDATE_POLICY_LABEL: &str = "imagewatch.update-policy";
-/// Goes before config key `tag_filter`.
-const TAG_FILTER_LABEL: &str = "imagewatch.tag-filter";
-
-/// The label that says how a container is handled.
-const STRATEGY_LABEL: &str = "imagewatch.strategy";
 
 /// One watched name.
 #[derive(Debug, Clone)]
@@ -89,6 +80,8 @@ pub(crate) struct Targets {
     pub(crate) unwatchable: Vec<Outcome>,
     /// Names of containers that would be watched if they ran.
     pub(crate) resting: BTreeSet<String>,
+    /// Containers that nobody asked to have watched, or that do not run.
+    pub(crate) not_watched: Vec<NotWatched>,
 }
 
 impl Targets {
@@ -116,25 +109,19 @@ impl Targets {
                     match target.at_present(&in_use) {
                         Ok(target) => found.targets.push(target),
                         Err(reason) => found.unwatchable.push(Outcome {
-                            reason: Some(reason),
                             reference: Some(reference.clone()),
+                            reason: Some(reason.clone()),
+                            status: Some(status_of_unwatchable(&Unwatchable::Blocked(reason))),
                             ..Outcome::new(name, Verdict::Unknown)
                         }),
                     }
                 }
                 Ok(found)
             }
+            // Not only the labelled ones: a label that cannot be read, or is misspelt, must be seen to be told.
             Watch::Containers { all } => {
-                let label = (!all).then(|| format!("{ENABLE_LABEL}=true"));
-                let Containers { containers } =
-                    host.docker_containers(Selector { label, ..Selector::default() }).into_result()?;
-                let name_contains = config.name_contains.as_deref().unwrap_or_default();
-                let (running, resting): (Vec<_>, Vec<_>) = containers
-                    .iter()
-                    .filter(|c| has_not_opted_out(c) && c.name.contains(name_contains))
-                    .partition(|c| matches!(c.state.as_str(), "running" | "restarting"));
-                let resting = gather(resting.into_iter().map(|container| container.name.clone()));
-                Ok(Self { resting, ..Self::of_containers(config, &running) })
+                let Containers { containers } = host.docker_containers(Selector::default()).into_result()?;
+                Ok(Self::of_containers(config, *all, &containers))
             }
         }
     }
@@ -154,6 +141,7 @@ impl Targets {
         }
         self.targets.retain(|target| names.iter().any(|name| is_named(target, name)));
         self.unwatchable.retain(|outcome| names.contains(&outcome.target));
+        self.not_watched.clear();
         Ok(())
     }
 
@@ -163,10 +151,6 @@ impl Targets {
     }
 }
 
-fn has_not_opted_out(container: &Container) -> bool {
-    container.labels.get(ENABLE_LABEL).is_none_or(|value| value != "false")
-}
-
 /// The references that containers were created from.
 fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Reference>, Failure> {
     let listed = host.docker_containers(containers.clone()).into_result()?.containers;
@@ -174,64 +158,116 @@ fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Reference>, 
 }
 
 impl Targets {
-    fn of_containers(config: &Config, containers: &[&Container]) -> Self {
+    fn of_containers(config: &Config, all: bool, containers: &[Container]) -> Self {
         let mut found = Self::default();
         for container in containers {
-            match read_target(config, container) {
-                Ok(target) => found.targets.push(target),
-                Err(reason) => found.unwatchable.push(Outcome {
-                    reason: Some(reason),
-                    container: Some(container.name.clone()),
-                    ..Outcome::new(&container.name, Verdict::Unknown)
-                }),
+            if let Some(reason) = reason_not_to_watch(config, all, container) {
+                found.not_watched.push(not_watched(container, reason));
+            } else if !is_running(container) {
+                found.resting.insert(container.name.clone());
+                found
+                    .not_watched
+                    .push(not_watched(container, format!("it is not running: its state is {}", container.state)));
+            } else {
+                match read_target(config, container) {
+                    Ok(target) => found.targets.push(target),
+                    Err(why) => found.unwatchable.push(unwatchable(container, &why)),
+                }
             }
         }
         found
     }
 }
 
-fn read_target(config: &Config, container: &Container) -> Result<Target, String> {
+fn is_running(container: &Container) -> bool {
+    matches!(container.state.as_str(), "running" | "restarting")
+}
+
+/// Why nobody asked to have `container` watched; none where somebody did, or where a label cannot be read.
+fn reason_not_to_watch(config: &Config, all: bool, container: &Container) -> Option<String> {
+    let is_asked_for = || all || container.labels.contains_key(ENABLE) || check_labels(container).is_err();
+    let not_labelled = || (!is_asked_for()).then(|| format!("it has no label {ENABLE}=true"));
+    reason_of_name(config, container).or_else(|| opted_out(container)).or_else(not_labelled)
+}
+
+/// That the manifest leaves out containers with a name like this one's, a lowercase fragment.
+pub(crate) fn reason_of_name(config: &Config, container: &Container) -> Option<String> {
+    let part = config.name_contains.as_deref().unwrap_or_default();
+    let is_meant = container.name.contains(part);
+    (!is_meant).then(|| format!("its name does not contain {part:?} (config key `container_name_contains`)"))
+}
+
+/// That a label says no, a lowercase fragment.
+fn opted_out(container: &Container) -> Option<String> {
+    let value = container.labels.get(ENABLE)?;
+    let says_no = read_yes_no(ENABLE, value) == Ok(false);
+    says_no.then(|| format!("its label {ENABLE}={} opts out", value.trim()))
+}
+
+fn check_labels(container: &Container) -> Result<(), String> {
+    label::check(container.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+pub(crate) fn not_watched(container: &Container, reason: String) -> NotWatched {
+    NotWatched { container: container.name.clone(), image: container.image.clone(), reason }
+}
+
+fn unwatchable(container: &Container, why: &Unwatchable) -> Outcome {
+    let status = status_of_unwatchable(why);
+    Outcome {
+        reason: status.reason.clone(),
+        container: Some(container.name.clone()),
+        status: Some(status),
+        ..Outcome::new(&container.name, Verdict::Unknown)
+    }
+}
+
+fn read_target(config: &Config, container: &Container) -> Result<Target, Unwatchable> {
+    check_labels(container).map_err(Unwatchable::Blocked)?;
     let reference = read_reference(config, container)?;
     let target = Target {
         name: container.name.clone(),
         first: reference.clone(),
         reference,
         containers: Selector { name: Some(container.name.clone()), ..Selector::default() },
-        update: read_update_policy(config, container)?,
+        update: read_update_policy(config, container).map_err(Unwatchable::Blocked)?,
         strategy: read_strategy(container),
         blocked: reason_against(container),
     };
-    target.at_present(&[])
+    target.at_present(&[]).map_err(Unwatchable::Blocked)
 }
 
 fn read_update_policy(config: &Config, container: &Container) -> Result<Rc<UpdatePolicy>, String> {
     let label = |key: &str| container.labels.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let policy = match label(UPDATE_POLICY_LABEL) {
+    let policy = match label(UPDATE_POLICY) {
         None => config.update.clone(),
-        Some(text) => {
-            Rc::new(UpdatePolicy::parse(text).map_err(|why| format!("its label {UPDATE_POLICY_LABEL}: {why}"))?)
-        }
+        Some(text) => Rc::new(UpdatePolicy::parse(text).map_err(|why| format!("its label {UPDATE_POLICY}: {why}"))?),
     };
-    match label(TAG_FILTER_LABEL) {
+    match label(TAG_FILTER) {
         None => Ok(policy),
-        Some(text) => policy.filtered(text).map(Rc::new).map_err(|why| format!("its label {TAG_FILTER_LABEL}: {why}")),
+        Some(text) => policy.filtered(text).map(Rc::new).map_err(|why| format!("its label {TAG_FILTER}: {why}")),
     }
 }
 
 /// How the container is updated, if its label says so.
 pub(crate) fn read_strategy(container: &Container) -> Option<Strategy> {
-    container.labels.get(STRATEGY_LABEL).and_then(|label| parse_strategy(label))
+    container.labels.get(label::STRATEGY).and_then(|text| label::read_strategy(text).ok())
 }
 
 /// Why `container` is never updated as it is now, a lowercase fragment: the host's reason, or a label.
 pub(crate) fn reason_against(container: &Container) -> Option<String> {
-    container.blocked.clone()
+    let of_label = || check_labels(container).err().or_else(|| opted_out(container));
+    container.blocked.clone().or_else(of_label)
 }
 
-fn read_reference(config: &Config, container: &Container) -> Result<Reference, String> {
-    let reference = reference_of(container)?;
+fn read_reference(config: &Config, container: &Container) -> Result<Reference, Unwatchable> {
+    let blocked = |reason: String| Unwatchable::Blocked(container.blocked.clone().unwrap_or(reason));
+    let reference = reference_of(container).map_err(blocked)?;
     match reason_against_origin(config, container).filter(|_| reference.digest().is_none()) {
-        Some((_, reason)) => Err(reason.to_owned()),
+        Some((kind, reason)) => Err(Unwatchable::NotPulled(kind, reason)),
         None => Ok(reference),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ pub(super) struct Rig {
 impl Rig {
     pub(super) async fn new() -> Self {
         let scope = TestEngine::connect().await.scope();
-        let engine = Arc::new(DockerEngine::connect(Some(scope.engine().host())).expect("the tests' engine"));
+        let engine = Arc::new(DockerEngine::connect(scope.engine().host()).expect("the tests' engine"));
         let folder = TempDir::new().expect("a folder");
         let journal = Journal::new(folder.path().join("journal"));
         let replacer = Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None);

@@ -98,6 +98,7 @@ mod tests {
     use wiremock::matchers::{method, path_regex};
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
+    use super::super::EngineChoice;
     use super::*;
 
     #[derive(Clone, Default)]
@@ -110,6 +111,10 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    fn choice(engine: &MockServer) -> EngineChoice {
+        EngineChoice { host: format!("tcp://{}", engine.address()), api: None }
     }
 
     /// A hook may have a password in it.
@@ -125,7 +130,7 @@ mod tests {
             let answer = ResponseTemplate::new(200).set_body_json(answer);
             Mock::given(method(verb)).and(path_regex(path)).respond_with(answer).mount(&engine).await;
         }
-        let (lines, connection) = (Lines::default(), Connection::new(format!("tcp://{}", engine.address())));
+        let (lines, connection) = (Lines::default(), Connection::new(choice(&engine)));
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);

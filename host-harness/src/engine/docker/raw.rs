@@ -7,13 +7,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::{BollardRequest, Docker, body_full, errors::Error};
+use futures_util::future::join_all;
 use serde_json::Value;
 use url::Url;
 
+use super::address::{AddressError, EngineChoice, check_address};
+use crate::engine::permission::{Needed, PERMISSIONS, Permission, without_ids};
 use crate::engine::{ApiVersion, EngineError};
 
-/// The newest API spoken. Up to it an inspection tells a configured MAC address from a generated one.
+/// The API versions that this program speaks. Up to the newest, an inspection tells a configured MAC address from a
+/// generated one.
+const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 24 };
 const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 51 };
+/// For a call that changes nothing and only asks whether it is allowed.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// Unless a call says otherwise; creating and removing large containers takes a slow disk a while.
 pub(super) const CALL_LIMIT: Duration = Duration::from_mins(2);
 /// Bollard's own limit until the response's head: above every limit here, which bound the whole call.
@@ -23,6 +30,8 @@ pub(super) const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
 #[derive(Debug)]
 pub(super) struct Connection {
     host: String,
+    /// The only version to speak, if one was asked for.
+    api: Option<ApiVersion>,
     /// Learnt at first use, and again after the engine was away: it may have been upgraded.
     known: Mutex<Option<Known>>,
 }
@@ -33,6 +42,8 @@ pub(super) struct Known {
     /// The version that calls are made with.
     pub(super) version: ApiVersion,
     pub(super) is_podman: bool,
+    /// Whether every call that a replacement needs was found to be allowed.
+    is_all_allowed: bool,
 }
 
 /// One raw request: method, path segments, query, body.
@@ -57,11 +68,9 @@ impl<'a> Call<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(host: String) -> Result<Self, EngineError> {
-        match host.split_once("://") {
-            Some(("unix" | "tcp" | "http", rest)) if !rest.is_empty() => Ok(Self { host, known: Mutex::new(None) }),
-            _ => Err(EngineError::UnsupportedHost { host }),
-        }
+    pub(super) fn new(EngineChoice { host, api }: EngineChoice) -> Result<Self, EngineError> {
+        check_address(&host)?;
+        Ok(Self { host, api, known: Mutex::new(None) })
     }
 
     pub(super) fn host(&self) -> &str {
@@ -93,16 +102,63 @@ impl Connection {
     async fn negotiate(&self) -> Result<Known, EngineError> {
         let call = Call::new("GET", &["version"]);
         let answer = self.send(call, None).await?;
-        let text = answer["ApiVersion"].as_str().unwrap_or_default();
-        let newest: ApiVersion = text.parse().map_err(|_| EngineError::BadAnswer {
+        let version = |key: &str| answer[key].as_str().unwrap_or_default().parse::<ApiVersion>();
+        let newest = version("ApiVersion").map_err(|_| EngineError::BadAnswer {
             action: call.action(),
-            reason: format!("ApiVersion is {text:?}; is this a container engine?"),
+            reason: format!("ApiVersion is {}; is this a container engine?", answer["ApiVersion"]),
         })?;
+        let version = self.common_version(version("MinAPIVersion").unwrap_or(OLDEST), newest)?;
         let mut parts = answer["Components"].as_array().into_iter().flatten();
         let is_podman = parts.any(|part| part["Name"].as_str().is_some_and(|name| name.contains("Podman")));
-        let known = Known { version: newest.min(NEWEST), is_podman };
+        let known = Known { version, is_podman, is_all_allowed: false };
         *self.remembered() = Some(known);
         Ok(known)
+    }
+
+    /// The highest version that both ends speak, of an engine that speaks `oldest` to `newest`.
+    fn common_version(&self, oldest: ApiVersion, newest: ApiVersion) -> Result<ApiVersion, AddressError> {
+        let (from, to) = self.api.map_or((OLDEST, NEWEST), |only| (only, only));
+        let common = to.min(newest);
+        if common >= from && common >= oldest {
+            return Ok(common);
+        }
+        let (asked, advice) = match self.api {
+            Some(_) => ("DOCKER_API_VERSION", "unset DOCKER_API_VERSION"),
+            None if oldest > to => ("imagewatch", "update imagewatch, or lower the engine's minimum API version"),
+            None => ("imagewatch", "update the engine"),
+        };
+        let host = self.host.clone();
+        Err(AddressError::NoCommonVersion { asked, from, to, host, engine_from: oldest, engine_to: newest, advice })
+    }
+
+    /// See [`Engine::refused_calls`](crate::engine::Engine::refused_calls).
+    pub(super) async fn refused_calls(&self, again: bool) -> Result<Vec<&'static Permission>, EngineError> {
+        if self.known().await?.is_all_allowed && !again {
+            return Ok(Vec::new());
+        }
+        let needed = PERMISSIONS.iter().filter(|permission| permission.needed != Needed::Optional);
+        let asked = join_all(needed.map(async |permission| (permission, self.is_refused(permission).await))).await;
+        let mut refused = Vec::new();
+        for (permission, is_refused) in asked {
+            refused.extend(is_refused?.then_some(permission));
+        }
+        if let Some(known) = &mut *self.remembered() {
+            known.is_all_allowed = refused.is_empty();
+        }
+        Ok(refused)
+    }
+
+    async fn is_refused(&self, permission: &Permission) -> Result<bool, EngineError> {
+        let (path, query, body) = permission.harmless_request();
+        let call = Call { query, body: body.as_ref(), limit: ASK_LIMIT, ..Call::new(permission.method, &path) };
+        match self.call(call).await {
+            Err(error @ (EngineError::Unavailable { .. } | EngineError::Timeout { .. } | EngineError::Address(_))) => {
+                Err(error)
+            }
+            // The engine itself says that the thing does not exist, for every one of these calls.
+            Err(EngineError::Forbidden { .. } | EngineError::Refused { status: 401 | 403 | 407, .. }) => Ok(true),
+            _ => Ok(false),
+        }
     }
 
     /// Makes one call and returns its JSON; null for an empty answer.
@@ -138,9 +194,7 @@ impl Connection {
         match error {
             Error::DockerResponseServerError { status_code: 404, message } => EngineError::NotFound { message },
             Error::DockerResponseServerError { status_code: 409, message } => EngineError::Conflict { message },
-            Error::DockerResponseServerError { status_code: status, message } => {
-                EngineError::Refused { status, message }
-            }
+            Error::DockerResponseServerError { status_code: status, message } => self.refusal(status, message, action),
             Error::JsonDataError { message, .. } => {
                 EngineError::BadAnswer { action: action.to_owned(), reason: message }
             }
@@ -148,11 +202,39 @@ impl Connection {
                 EngineError::BadAnswer { action: action.to_owned(), reason: err.to_string() }
             }
             Error::InvalidURIError { .. } | Error::URLParseError { .. } => {
-                EngineError::UnsupportedHost { host: self.host.clone() }
+                AddressError::Unsupported { host: self.host.clone(), why: "" }.into()
             }
             Error::SocketNotFoundError(_) => self.unavailable("there is no such socket".to_owned()),
             transport => self.unavailable(innermost(&transport)),
         }
+    }
+
+    /// Whose refusal an answer is: that of the engine, or that of what stands in front of it.
+    fn refusal(&self, status: u16, message: String, action: &str) -> EngineError {
+        let is_page = message.trim_start().starts_with('<');
+        let call = without_ids(action);
+        // The engine refuses these with 401 and 403 itself: for a registry, and for a network.
+        let is_engines_own = !is_page
+            && (call == "POST /images/create" || call.starts_with("POST /networks/"))
+            && !message.trim().eq_ignore_ascii_case("forbidden");
+        let is_podman = self.remembered().is_some_and(|known| known.is_podman);
+        match status {
+            400 if message.contains("HTTP request to an HTTPS server") => {
+                AddressError::ExpectsTls { host: self.host.clone() }.into()
+            }
+            401 | 403 | 407 if !is_engines_own => self.forbidden(call, status),
+            // An older Podman answers so to a call that it does not have.
+            405 if !is_podman => self.forbidden(call, status),
+            502..=504 if is_page => self.unavailable(format!("a proxy in front of it answers with status {status}")),
+            _ => EngineError::Refused { status, message },
+        }
+    }
+
+    fn forbidden(&self, call: String, status: u16) -> EngineError {
+        if let Some(known) = &mut *self.remembered() {
+            known.is_all_allowed = false;
+        }
+        EngineError::Forbidden { call, status }
     }
 
     fn unavailable(&self, reason: String) -> EngineError {
@@ -192,3 +274,6 @@ fn innermost(error: &Error) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+mod tests;

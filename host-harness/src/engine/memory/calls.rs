@@ -7,13 +7,26 @@ use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
 use super::{MemoryEngine, State, conflict, name_of, text};
+use crate::engine::permission::Permission;
 use crate::engine::{Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
 #[async_trait]
 impl Engine for MemoryEngine {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
     async fn facts(&self) -> Result<EngineFacts, EngineError> {
         Ok(self.state().facts)
+    }
+
+    async fn is_swarm(&self) -> Result<bool, EngineError> {
+        Ok(self.state().is_swarm)
+    }
+
+    async fn refused_calls(&self, _again: bool) -> Result<Vec<&'static Permission>, EngineError> {
+        Ok(self.state().refused.clone())
     }
 
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {
@@ -24,6 +37,8 @@ impl Engine for MemoryEngine {
                 "Id": c["Id"], "Names": [c["Name"]], "Image": c["Config"]["Image"], "ImageID": c["Image"],
                 "Labels": c["Config"]["Labels"], "State": c["State"]["Status"],
                 "Created": c["TestCreated"].as_u64().unwrap_or(0),
+                "HostConfig": { "NetworkMode": c["HostConfig"]["NetworkMode"] }, "Mounts": c["Mounts"],
+                "NetworkSettings": { "Networks": c["NetworkSettings"]["Networks"] }, "Ports": c["TestPorts"],
             })
         };
         Ok(state

@@ -27,7 +27,7 @@ const OF_THE_ENGINE: [&str; 4] = ["/.dockerenv", "/etc/hostname", "/etc/hosts", 
 pub fn filled_from_outside(old: &Value, changes: &Value) -> Option<String> {
     let labels = Labels::of(old);
     labels.value(COMPOSE_PROJECT)?;
-    if labels.is_true(CARRY_NOTHING) {
+    if labels.is_yes(CARRY_NOTHING) {
         return None;
     }
     let changed: BTreeSet<String> = paths(changes, |_| true).collect();

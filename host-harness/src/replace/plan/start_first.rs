@@ -10,12 +10,13 @@ use crate::replace::labels::{Labels, PROBE, SHARED_VOLUMES_SAFE};
 
 /// Why the two cannot run side by side, as a lowercase fragment; `None` if they can.
 ///
-/// `old` and the images are raw inspections, and `has_hard_dependents` whether other containers use its namespaces,
+/// `old` and the images are raw inspections, `is_swarm` whether the engine is a node of a swarm, and `has_hard_dependents` whether other containers use its namespaces,
 /// volumes or legacy links.
 pub fn reason_against_start_first(
     old: &Value,
     [old_image, new_image]: [&Value; 2],
     engine: EngineFacts,
+    is_swarm: bool,
     has_hard_dependents: bool,
 ) -> Option<String> {
     let host = &old["HostConfig"];
@@ -42,7 +43,7 @@ pub fn reason_against_start_first(
     if !is_empty(&host["Devices"]) || !is_empty(&host["DeviceRequests"]) {
         return Some("it uses devices of the host, which may bear only one user".to_owned());
     }
-    if let Some(path) = writable_mount(old).filter(|_| !Labels::of(old).is_true(SHARED_VOLUMES_SAFE)) {
+    if let Some(path) = writable_mount(old).filter(|_| !Labels::of(old).is_yes(SHARED_VOLUMES_SAFE)) {
         let label = format!("label it {SHARED_VOLUMES_SAFE}=true if they may");
         return Some(format!("two containers would write to its volume at {path} at once; {label}"));
     }
@@ -50,9 +51,7 @@ pub fn reason_against_start_first(
         return Some(format!("nothing tells when the new one serves; give it a health check or a label {PROBE}"));
     }
     let mut user_networks = endpoints(old).filter(|(network, _)| network.as_str() != "bridge");
-    if engine.is_swarm
-        && let Some((network, _)) = user_networks.find(|(_, e)| !strings(&e["Aliases"]).contains(&name))
-    {
+    if is_swarm && let Some((network, _)) = user_networks.find(|(_, e)| !strings(&e["Aliases"]).contains(&name)) {
         let why = "a node of a swarm does not follow the renaming of running containers";
         return Some(format!("{why}; give it the alias {name} on network {network}"));
     }

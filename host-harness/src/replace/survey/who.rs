@@ -1,31 +1,35 @@
 //! Who of those that a survey found is made again, who is restarted, and who is left alone, for which reason. Looks at
 //! containers only; nothing here knows the new image.
 
+use std::borrow::Cow;
+
 use imagewatch_abi::Fault;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tracing::warn;
 
-use crate::engine::EngineFacts;
+use crate::engine::permission::first_needed;
 use crate::replace::Replacer;
-use crate::replace::ending::name_of;
+use crate::replace::blocked::lasting_refusal;
+use crate::replace::connection::{Carriers, find_carriers};
+use crate::replace::ending::{id_of, name_of};
 use crate::replace::facts::is_working_name;
 use crate::replace::handover::{is_successor_of, reason_against_handover};
 use crate::replace::health::reason_against_probe;
 use crate::replace::helper::reason_against_helper;
 use crate::replace::labels::{COMPOSE_PROJECT, Labels};
-use crate::replace::plan::{
-    filled_from_outside, reason_against_podman, reason_against_restart, reason_to_postpone, reason_to_refuse,
-};
+use crate::replace::plan::{filled_from_outside, reason_against_restart, reason_to_postpone};
 use crate::replace::setback::Setback;
+use crate::replace::systemd::is_made_by_unit;
 
 impl Replacer {
     /// Whether a container that only asked to be restarted is.
-    pub(super) fn is_restarted(&self, container: &Value) -> bool {
+    pub(super) fn is_restarted(&self, container: &Value, carriers: &Carriers) -> bool {
         if self.is_own(container) || is_working_name(name_of(container)) {
             return false;
         }
-        let reason = reason_against_restart(container);
-        if let Some(reason) = reason {
+        let carried = || carriers.get(&id_of(container)).map(|reason| Cow::from(reason.as_str()));
+        let reason = reason_against_restart(container).or_else(carried);
+        if let Some(reason) = &reason {
             warn!(container = name_of(container), %reason, "asked to be restarted with another, and is left alone");
         }
         reason.is_none()
@@ -54,29 +58,54 @@ impl Replacer {
     }
 
     /// Why this container is not made again at all.
-    pub(super) async fn refuse(&self, container: &Value, engine: EngineFacts) -> Result<(), Setback> {
-        if let Some(reason) = reason_to_refuse(container) {
+    pub(super) async fn refuse(&self, container: &Value, carriers: &Carriers) -> Result<(), Setback> {
+        // Before all that a label may permit: one that cannot be read permits nothing, and is what is to be told.
+        Labels::of(container).check().map_err(Setback::refused)?;
+        let inspect = |error| Setback::engine("look into the container", &error);
+        let lasting = lasting_refusal(&*self.engine, container).await.map_err(inspect)?;
+        if let Some(reason) = lasting.as_ref().or_else(|| carriers.get(&id_of(container))) {
             return Err(Setback::refused(reason));
         }
         refuse_for_now(container)?;
         if let Some(reason) = reason_against_probe(&*self.engine, container).await {
             return Err(Setback::refused(reason));
         }
-        let id = container["Id"].as_str().unwrap_or_default();
-        let inspect = |error| Setback::engine("look into the container", &error);
-        if engine.is_podman
-            && let Some(libpod) = self.engine.inspect_libpod(id).await.map_err(inspect)?
-            && let Some(reason) = reason_against_podman(&libpod)
-        {
-            return Err(Setback::refused(reason));
-        }
         if Labels::of(container).value(COMPOSE_PROJECT).is_some() {
-            let changes = self.engine.changes(id).await.map_err(inspect)?;
+            let changes = self.engine.changes(&id_of(container)).await.map_err(inspect)?;
             if let Some(reason) = filled_from_outside(container, &changes) {
                 return Err(Setback::refused(reason));
             }
         }
         Ok(())
+    }
+
+    /// Why this container is not replaced, as far as that is known before its new image is here.
+    ///
+    /// # Errors
+    /// That, as what is to be reported.
+    pub async fn refuse_before_pull(&self, container: &Value) -> Result<(), Setback> {
+        let inspect = |error| Setback::engine("look into the container", &error);
+        if is_made_by_unit(&*self.engine, container).await.map_err(inspect)? {
+            return Ok(());
+        }
+        let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await.map_err(inspect)?;
+        self.refuse(container, &carriers).await?;
+        self.check_permissions(std::iter::once(container)).await
+    }
+
+    /// Fails where the engine, or what stands in front of it, does not let one of the calls pass that the replacement
+    /// of `containers` needs. It passes as soon as the call is allowed.
+    pub(super) async fn check_permissions<'a>(
+        &self,
+        containers: impl Iterator<Item = &'a Value>,
+    ) -> Result<(), Setback> {
+        let refused = self.engine.refused_calls(true).await;
+        let refused = refused.map_err(|error| Setback::engine("ask which calls are allowed", &error))?;
+        let networks = |container: &Value| container["NetworkSettings"]["Networks"].as_object().map_or(0, Map::len);
+        match first_needed(&refused, containers.map(networks).max().unwrap_or(0)) {
+            Some(permission) => Err(Setback::of(Fault::Postponed, permission.reason())),
+            None => Ok(()),
+        }
     }
 
     /// A setback of a container that only goes along names it.

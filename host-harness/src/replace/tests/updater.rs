@@ -203,6 +203,28 @@ impl Machine {
     }
 }
 
+#[tokio::test]
+async fn f10_a_second_updater_is_seen_in_whatever_words_it_says_so() {
+    for (value, is_one) in [
+        ("true", true),
+        ("True", true),
+        ("1", true),
+        ("maybe", true),
+        ("false", false),
+        ("False", false),
+        ("0", false),
+        ("no", false),
+    ] {
+        let engine = MemoryEngine::new();
+        engine.add_image("example.com/iw:1", &json!({ "Id": "iw" }));
+        engine.add_container("other", "example.com/iw:1", json!({}), true).await;
+        let id = engine.inspections()["other"]["Id"].as_str().unwrap().to_owned();
+        engine.edit(&id, |c| c["Config"]["Labels"] = json!({ "imagewatch.updater": value }));
+        let other = other_updater(&engine, None).await.unwrap();
+        assert_eq!(other.is_some(), is_one, "{value:?}");
+    }
+}
+
 fn is_updater(container: &Value) -> bool {
     container["Config"]["Labels"]["imagewatch.updater"] == "true"
 }

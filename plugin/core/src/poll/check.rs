@@ -1,21 +1,33 @@
 //! A check: where the containers stand, each of them. Orders nothing, changes nothing.
 
-use imagewatch_abi::{Failure, Outcome, Verdict};
+use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Reference, Selector, Verdict};
 
 use super::aim::find_aims;
 use super::behind::pair_up;
 use super::standing::{Course, stand};
-use crate::config::Config;
+use crate::config::{Config, Watch};
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
+<<<<<<< HEAD
 use crate::running::{Used, confirm_origins, digests_of, list_used, load_wrappers, used_by};
+=======
+use crate::running::{Used, digests_of, used_by, with_references};
+>>>>>>> main
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
-use crate::target::Targets;
+use crate::target::{Target, Targets, not_watched, reason_of_name};
 use crate::update::in_words;
 use crate::{Host, gather};
 
-/// One outcome for each container of each target, and one for a target without containers.
+/// What a check found.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// One for each container of each target, and one for a target without containers.
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) not_watched: Vec<NotWatched>,
+}
+
+/// Where every container stands.
 ///
 /// # Errors
 /// When the containers cannot be listed.
@@ -26,8 +38,13 @@ pub(super) fn check(
     (state, quarantine): (&State, &Quarantine),
     now_ms: u64,
     found: Targets,
-) -> Result<Vec<Outcome>, Failure> {
-    let containers = list_used(host)?;
+) -> Result<Checked, Failure> {
+    let listed = host.docker_containers(Selector::default()).into_result()?.containers;
+    let mut not_watched = found.not_watched;
+    if matches!(config.watch, Watch::Listed(_)) {
+        not_watched.extend(find_unlisted(config, &found.targets, &listed));
+    }
+    let containers = with_references(listed);
     let aims = find_aims(host, config, cache, now_ms, &found.targets, &|_| true);
     let open = aims.iter().filter_map(|aim| aim.as_ref().ok()).filter(|r| r.digest().is_none()).cloned();
     let lookups = resolve(host, cache, &config.insecure, now_ms, gather(open));
@@ -46,7 +63,21 @@ pub(super) fn check(
         }
         outcomes.extend(used.into_iter().map(|used| see(ground, &course, lookup.as_ref(), Some(used))));
     }
-    Ok(outcomes)
+    Ok(Checked { outcomes, not_watched })
+}
+
+/// The containers that follow none of the `targets` that config lists.
+fn find_unlisted(config: &Config, targets: &[Target], listed: &[Container]) -> Vec<NotWatched> {
+    let is_named = |container: &Container| {
+        let reference = container.image.parse::<Reference>().map(Reference::with_explicit_tag);
+        reference.is_ok_and(|reference| targets.iter().any(|target| target.has(&reference)))
+    };
+    let reason = |container: &Container| match reason_of_name(config, container) {
+        None if is_named(container) => None,
+        Some(reason) if is_named(container) => Some(reason),
+        _ => Some("no target of the manifest names its image".to_owned()),
+    };
+    listed.iter().filter_map(|container| Some(not_watched(container, reason(container)?))).collect()
 }
 
 fn see(

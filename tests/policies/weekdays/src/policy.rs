@@ -43,7 +43,8 @@ pub fn poll(host: &mut dyn Host, input: PollInput) -> PollOutput {
         Err(failure) => (Vec::new(), Some(failure)),
     };
     let quarantine = (quarantine != input.quarantine).then_some(quarantine);
-    PollOutput { state: input.state, cache: input.cache, next_poll_ms, outcomes, quarantine, err }
+    let (state, cache) = (input.state, input.cache);
+    PollOutput { state, cache, next_poll_ms, outcomes, quarantine, err, ..PollOutput::default() }
 }
 
 fn tick(

@@ -68,7 +68,7 @@ fn build_session(policy: &Policy, world: &World) -> Session {
     let host = &policy.manifest.host;
     let rules = EgressRules::parse(&policy.manifest.allowed_hosts, &host.insecure_registries, &host.auth_realms);
     let adapters = Adapters {
-        engine: Arc::new(DockerEngine::connect(Some(&world.docker_host)).expect("DOCKER_HOST is an address")),
+        engine: Arc::new(DockerEngine::connect(&world.docker_host).expect("DOCKER_HOST is an address")),
         http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("the client builds")),
         credentials: Arc::new(parse_credentials([]).expect("there are none")),
         store: Arc::new(Store::open(&world.state_dir()).expect("the temp folder takes a store")),

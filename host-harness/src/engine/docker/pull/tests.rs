@@ -48,7 +48,7 @@ async fn pulled(image: &str, credential: Option<&Credential>) -> (String, Option
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("engine.sock");
     let heads = listen(&socket);
-    let engine = DockerEngine::connect(Some(&format!("unix://{}", socket.display()))).unwrap();
+    let engine = DockerEngine::connect(&format!("unix://{}", socket.display())).unwrap();
     engine.pull(&image.parse().unwrap(), None, credential, &|_| {}).await.unwrap();
     let head = heads.lock().unwrap().last().unwrap().clone();
     let header = head.lines().find_map(|line| {

@@ -4,8 +4,8 @@ use super::*;
 use crate::engine::EngineFacts;
 
 /// Docker, at version 1.`minor` of its API.
-fn engine(minor: u16, is_swarm: bool) -> EngineFacts {
-    EngineFacts { api: ApiVersion { major: 1, minor }, is_podman: false, is_swarm }
+fn engine(minor: u16) -> EngineFacts {
+    EngineFacts { api: ApiVersion { major: 1, minor }, is_podman: false }
 }
 
 /// A container that may be replaced start-first, with `change` merged in at the top.
@@ -59,11 +59,11 @@ fn t39_two_run_side_by_side_only_where_nothing_of_theirs_collides() {
             Some("its volume at /b"),
         ),
     ] {
-        let reason = reason_against_start_first(&container(&change), [&NOTHING; 2], engine(51, false), false);
+        let reason = reason_against_start_first(&container(&change), [&NOTHING; 2], engine(51), false, false);
         assert_eq!(reason.is_some(), says.is_some(), "{case}: {reason:?}");
         assert!(reason.unwrap_or_default().contains(says.unwrap_or_default()), "{case}");
     }
-    let reason = reason_against_start_first(&container(&json!({})), [&NOTHING; 2], engine(51, false), true);
+    let reason = reason_against_start_first(&container(&json!({})), [&NOTHING; 2], engine(51), false, true);
     assert!(reason.unwrap().starts_with("other containers use"), "hard dependents");
 }
 
@@ -84,7 +84,7 @@ fn t39_something_must_tell_when_the_new_one_serves() {
     ] {
         let config = json!({ "Config": { "Healthcheck": own, "Labels": { "imagewatch.probe": probe } } });
         let images = [before, of_image].map(|check| json!({ "Config": { "Healthcheck": check } }));
-        let reason = reason_against_start_first(&container(&config), images.each_ref(), engine(51, false), false);
+        let reason = reason_against_start_first(&container(&config), images.each_ref(), engine(51), false, false);
         assert_eq!(reason.is_none(), is_allowed, "{case}: {reason:?}");
         assert!(reason.is_none_or(|reason| reason.contains("health check")), "{case}");
     }
@@ -105,12 +105,12 @@ fn t38_a_node_of_a_swarm_needs_the_name_as_an_alias() {
         let mut old = container(&json!({}));
         old["NetworkSettings"]["Networks"] = networks;
         assert_eq!(
-            reason_against_start_first(&old, [&NOTHING; 2], engine(51, true), false).is_none(),
+            reason_against_start_first(&old, [&NOTHING; 2], engine(51), true, false).is_none(),
             is_allowed,
             "{case}"
         );
         assert_eq!(
-            reason_against_start_first(&old, [&NOTHING; 2], engine(51, false), false),
+            reason_against_start_first(&old, [&NOTHING; 2], engine(51), false, false),
             None,
             "{case}, without a swarm"
         );
@@ -129,7 +129,7 @@ fn t39_a_mac_address_that_was_asked_for_on_any_network_is_only_ones_own() {
     ] {
         let mut old = container(&json!({ "Config": { "Labels": labels } }));
         old["NetworkSettings"]["Networks"]["second"] = second(mac);
-        let reason = reason_against_start_first(&old, [&NOTHING; 2], engine(minor, false), false);
+        let reason = reason_against_start_first(&old, [&NOTHING; 2], engine(minor), false, false);
         assert_eq!(reason.is_none(), is_allowed, "{case}: {reason:?}");
         assert!(reason.is_none_or(|reason| reason.contains("MAC address")), "{case}");
     }

@@ -1,0 +1,130 @@
+//! Versions that are agreed on, and whose refusal an answer is.
+
+use serde_json::json;
+use wiremock::matchers::{any, method, path_regex};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::*;
+
+const PAGE: &str = "<html><body><h1>403 Forbidden</h1></body></html>";
+
+fn connection(server: &MockServer, api: Option<&str>) -> Connection {
+    let host = format!("tcp://{}", server.address());
+    Connection::new(EngineChoice { host, api: api.and_then(|api| api.parse().ok()) }).expect("an address")
+}
+
+async fn answer(server: &MockServer, verb: &str, path: &str, response: ResponseTemplate) {
+    Mock::given(method(verb)).and(path_regex(path)).respond_with(response).mount(server).await;
+}
+
+/// An engine that answers everything beyond `/version` with "no such thing".
+async fn engine() -> MockServer {
+    let server = MockServer::start().await;
+    let version = json!({ "ApiVersion": "1.44", "MinAPIVersion": "1.24", "Components": [] });
+    answer(&server, "GET", "^/version$", ResponseTemplate::new(200).set_body_json(version)).await;
+    server
+}
+
+#[test]
+fn both_ends_agree_on_the_highest_version_that_both_speak() {
+    for (case, oldest, newest, asked, agreed) in [
+        ("an older engine", "1.24", "1.41", None, Ok("1.41")),
+        ("a newer engine", "1.44", "1.99", None, Ok("1.51")),
+        ("an engine that wants more", "1.60", "1.99", None, Err(["1.24 to 1.51", "1.60 to 1.99"])),
+        ("an engine that is too old", "1.12", "1.20", None, Err(["1.24 to 1.51", "1.12 to 1.20"])),
+        ("the version asked for", "1.24", "1.51", Some("1.44"), Ok("1.44")),
+        (
+            "a version that the engine has not",
+            "1.24",
+            "1.41",
+            Some("1.44"),
+            Err(["DOCKER_API_VERSION", "1.24 to 1.41"]),
+        ),
+        ("a version that it has no longer", "1.44", "1.51", Some("1.41"), Err(["DOCKER_API_VERSION", "1.44 to 1.51"])),
+    ] {
+        let parse = |text: &str| text.parse::<ApiVersion>().expect("a version");
+        let choice = EngineChoice { host: "unix:///x.sock".to_owned(), api: asked.map(parse) };
+        let connection = Connection::new(choice).expect("an address");
+        let common = connection.common_version(parse(oldest), parse(newest));
+        let message = common.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        assert_eq!(common.as_ref().ok(), agreed.ok().map(parse).as_ref(), "{case}: {message}");
+        assert!(agreed.err().into_iter().flatten().all(|part| message.contains(part)), "{case}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn f06_a_refusal_is_told_from_the_engines_own_words() {
+    let page = |status| ResponseTemplate::new(status).set_body_raw(PAGE, "text/html");
+    let words = |status, message: &str| ResponseTemplate::new(status).set_body_json(json!({ "message": message }));
+    let update = ["containers", "web", "update"];
+    let connect = ["networks", "front", "connect"];
+    for (case, path, response, says) in [
+        ("a page", &update[..], page(403), "POST /containers/*/update was refused by what is between"),
+        ("words", &update, words(403, "denied by plugin"), "POST /containers/*/update was refused by what is between"),
+        ("a login page", &update, page(401), "POST /containers/*/update was refused"),
+        ("no such method", &update, page(405), "POST /containers/*/update was refused"),
+        ("a page for a network", &connect, page(403), "POST /networks/*/connect was refused by what is between"),
+        ("the engine on a network", &connect, words(403, "already exists in network"), "already exists in network"),
+        (
+            "a registry's denial",
+            &["images", "create"],
+            words(403, "denied"),
+            "the engine refused with status 403: denied",
+        ),
+        ("an engine behind a proxy that is away", &update, page(503), "does not answer (a proxy in front of it"),
+        (
+            "TLS",
+            &update,
+            ResponseTemplate::new(400).set_body_string("Client sent an HTTP request to an HTTPS server.\n"),
+            "expects TLS",
+        ),
+    ] {
+        let server = engine().await;
+        answer(&server, "POST", ".*", response).await;
+        let error = connection(&server, None).call(Call::new("POST", path)).await.expect_err("it is refused");
+        assert!(error.to_string().contains(says), "{case}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn f06_the_calls_that_a_filter_refuses_are_known_before_they_are_needed() {
+    let page = || ResponseTemplate::new(403).set_body_raw(PAGE, "text/html");
+    let text = || ResponseTemplate::new(403).set_body_string("Forbidden\n");
+    let words = || ResponseTemplate::new(403).set_body_json(json!({ "message": "not allowed" }));
+    for (verb, path, response, refused) in [
+        ("POST", "/containers/[^/]+/start$", page(), "POST /containers/*/start"),
+        ("POST", "/containers/[^/]+/update$", text(), "POST /containers/*/update"),
+        ("POST", "/networks/[^/]+/connect$", words(), "POST /networks/*/connect"),
+        ("POST", "/images/create$", text(), "POST /images/create"),
+        ("POST", "/images/create$", words(), "POST /images/create"),
+        ("DELETE", "/containers/[^/]+$", page(), "DELETE /containers/*"),
+        ("GET", "/info$", page(), ""),
+    ] {
+        let server = engine().await;
+        answer(&server, verb, path, response).await;
+        let missing = ResponseTemplate::new(404).set_body_json(json!({ "message": "no such thing" }));
+        Mock::given(any()).respond_with(missing).mount(&server).await;
+        let calls = connection(&server, None).refused_calls(false).await.expect("it answers");
+        let calls: Vec<String> = calls.iter().map(|permission| permission.call()).collect();
+        assert_eq!(calls.join(" "), refused);
+    }
+}
+
+#[tokio::test]
+async fn calls_that_are_allowed_are_not_asked_for_again_until_one_is_refused() {
+    let server = engine().await;
+    answer(&server, "POST", "/containers/web/start$", ResponseTemplate::new(403)).await;
+    let missing = ResponseTemplate::new(404).set_body_json(json!({ "message": "no such thing" }));
+    Mock::given(any()).respond_with(missing).mount(&server).await;
+    let connection = connection(&server, None);
+    let asked = async |again| {
+        let before = server.received_requests().await.expect("they are kept").len();
+        connection.refused_calls(again).await.expect("it answers");
+        server.received_requests().await.expect("they are kept").len() > before
+    };
+    assert!(asked(false).await, "at first");
+    assert!(!asked(false).await, "it is known");
+    assert!(asked(true).await, "on request");
+    connection.call(Call::new("POST", &["containers", "web", "start"])).await.expect_err("it is refused");
+    assert!(asked(false).await, "after a refusal");
+}

@@ -1,0 +1,36 @@
+//! Orders that nothing would come of: all their containers are refused, so nothing is pulled for them.
+
+use imagewatch_abi::{Container, ContainerFailure, Order, Strategy};
+use tracing::warn;
+
+use super::{OrderContext, list_containers};
+use crate::replace::labels::Labels;
+use crate::replace::setback::Setback;
+
+/// Why each container of `order` is refused. `None` where one of them may be handled, or where there are none that can
+/// be listed.
+pub(super) async fn refuse_all_before_pull(ctx: &OrderContext, order: &Order) -> Option<Vec<ContainerFailure>> {
+    if !order.recreate {
+        return None;
+    }
+    let mut refused = Vec::new();
+    for container in list_containers(ctx, order).await.ok()? {
+        refused.push(refusal(ctx, order, &container).await?.as_failure(&container.name));
+    }
+    for failure in &refused {
+        warn!(container = %failure.container, reason = %failure.reason, "container refused; nothing was pulled");
+    }
+    (!refused.is_empty()).then_some(refused)
+}
+
+/// Why `container` is not replaced. What cannot be found out now is found out later.
+async fn refusal(ctx: &OrderContext, order: &Order, container: &Container) -> Option<Setback> {
+    let labels = serde_json::to_value(&container.labels).unwrap_or_default();
+    let strategy = Labels(&labels).strategy().ok()?.unwrap_or(order.strategy);
+    if !matches!(strategy, Strategy::Replace | Strategy::StartFirst) {
+        return None;
+    }
+    let inspection = ctx.replacer.engine.inspect_container(&container.id).await.ok()?;
+    let setback = ctx.replacer.refuse_before_pull(&inspection).await.err()?;
+    (!setback.is_engine_away).then_some(setback)
+}
