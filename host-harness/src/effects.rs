@@ -108,6 +108,9 @@ impl ManifestEffects {
     /// The containers that the manifest's grants show, each with the reason why it is not replaced, if it is not.
     async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
         let mut containers = show_as_usual(self.adapters.engine.containers(selector).await?);
+        if let Err(error) = self.adapters.store.complete_origins(&mut containers) {
+            tracing::warn!("failed to {error}; images of unknown origin stay unknown");
+        }
         containers.retain(|container| self.grants().shows(container));
         self.blocked.mark(&mut containers).await.map_err(EngineError::while_listing)?;
         Ok(containers)

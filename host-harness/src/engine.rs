@@ -3,6 +3,7 @@
 //! replacement. Knows no adapter, takes no decision, and keeps nothing between calls.
 
 pub mod docker;
+pub(crate) mod image_facts;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod permission;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::secret::Credential;
 
 use docker::AddressError;
+use image_facts::{ImageFacts, platform_of_manifest};
 use permission::Permission;
 
 /// A container engine. Every method may be called at any time, also while the engine is away:
@@ -128,6 +130,9 @@ pub struct Listed {
     /// The id of the image that it runs.
     #[serde(rename = "ImageID")]
     pub image_id: String,
+    /// The descriptor of the manifest that it runs, in the engine's own form; null on graph drivers.
+    #[serde(default)]
+    pub image_manifest_descriptor: Value,
     labels: Option<BTreeMap<String, String>>,
     /// When it was created, seconds since 1970.
     #[serde(default, rename = "Created")]
@@ -161,6 +166,20 @@ impl Listed {
         self.labels.as_ref().unwrap_or(&NONE)
     }
 
+    /// As a policy sees it: created from `image`, of which the engine knows `facts`.
+    pub(crate) fn complete(&self, image: String, facts: ImageFacts, is_podman: bool) -> Container {
+        let manifest = &self.image_manifest_descriptor;
+        Container {
+            origin: Some(facts.origin(&image, is_podman)),
+            image,
+            manifest_digest: manifest["digest"].as_str().and_then(|digest| digest.parse().ok()),
+            platform: platform_of_manifest(manifest).or(facts.platform),
+            repo_digests: facts.repo_digests,
+            target_digest: facts.target,
+            ..self.to_container()
+        }
+    }
+
     /// As a policy sees it, but for the digests, and with the image as it is listed.
     pub fn to_container(&self) -> Container {
         Container {
@@ -189,6 +208,10 @@ impl ApiVersion {
     pub const MANY_ENDPOINTS: Self = Self { major: 1, minor: 44 };
     /// From here on an inspected image lists the manifests behind it.
     pub const IMAGE_MANIFESTS: Self = Self { major: 1, minor: 48 };
+    /// From here on an image is inspected as one of its platforms has it.
+    pub const IMAGE_PLATFORM: Self = Self { major: 1, minor: 49 };
+    /// From here on an inspected image says from which repositories it was pulled.
+    pub const IMAGE_IDENTITY: Self = Self { major: 1, minor: 55 };
 }
 
 impl fmt::Display for ApiVersion {

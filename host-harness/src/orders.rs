@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use imagewatch_abi::{
-    Container, ContainerFailure, Failure, FailureCode, Fault, Order, Reference, Report, Strategy, short_digest,
+    Container, ContainerFailure, Failure, FailureCode, Fault, ImageOrigin, Order, Reference, Report, Strategy, short_digest,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -176,14 +176,28 @@ fn created_from(order: &Order) -> Reference {
 /// The selected containers that were created from the order's reference or the one that they leave, less those of a replacement under way.
 async fn list_containers(ctx: &OrderContext, order: &Order) -> Result<Vec<Container>, Failure> {
     let wanted = created_from(order);
-    let listed = ctx.replacer.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
-    let is_wanted = |c: &Container| is_created_from(&c.image, &wanted) && !is_working_name(&c.name);
+    let mut listed = ctx.replacer.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
+    ctx.replacer.images.complete_origins(&mut listed);
+    let is_wanted = |c: &Container| {
+        is_created_from(&c.image, &wanted) && !is_working_name(&c.name) && may_be_from_registry(order, c)
+    };
     let (granted, rest): (Vec<_>, Vec<_>) =
         listed.into_iter().filter(is_wanted).partition(|container| (ctx.is_granted)(container));
     for container in rest {
         debug!(container = %container.name, "left alone: `grant.containers` of the plugin manifest has no place for it");
     }
     Ok(granted)
+}
+
+/// Whether an order may touch `container`: a poll's order leaves it alone if its image was built or loaded on this
+/// machine, or may have been. By hand, with no digest, everything that was created from the reference is meant.
+fn may_be_from_registry(order: &Order, container: &Container) -> bool {
+    let is_open = match container.origin {
+        Some(ImageOrigin::Local) => false,
+        Some(ImageOrigin::Unknown) => order.containers.unknown_origin,
+        Some(ImageOrigin::Registry) | None => true,
+    };
+    order.digest.is_none() || is_open
 }
 
 fn is_created_from(image: &str, wanted: &Reference) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use imagewatch_abi::{Reference, short_digest};
+use imagewatch_abi::{Container, Reference, short_digest};
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
@@ -31,6 +31,16 @@ impl KnownImages {
     /// In `store`.
     pub fn new(store: Arc<Store>) -> Self {
         Self { store, known: Mutex::default() }
+    }
+
+    /// Notes that this program pulled `image_id` by `reference`.
+    pub fn note_pulled(&self, reference: &Reference, image_id: &str) {
+        said(self.store.note_pulled_image(&reference.name(), image_id));
+    }
+
+    /// See [`Store::complete_origins`].
+    pub fn complete_origins(&self, containers: &mut [Container]) {
+        said(self.store.complete_origins(containers));
     }
 
     fn is_known(&self, image_id: &str) -> bool {

@@ -17,14 +17,9 @@ use imagewatch_abi::{
     Strategy, Verdict,
 };
 
-<<<<<<< HEAD
 use aim::find_aims;
 use behind::{concerned, pair_up, untrusted};
-=======
-use aim::find_aims;
-use behind::{list_running, look_through};
 use check::{Checked, check};
->>>>>>> main
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
 

@@ -31,20 +31,13 @@ pub(crate) type Used = (Reference, Container);
 /// # Errors
 /// When they cannot be listed.
 pub(crate) fn list_used(host: &mut dyn Host) -> Result<Vec<Used>, Failure> {
-<<<<<<< HEAD
-    let containers = host.docker_containers(Selector::default()).into_result()?.containers;
-    let parse = |container: Container| Some((reference_of(&container).ok()?, container));
-    Ok(containers.into_iter().filter_map(parse).collect())
-=======
     Ok(with_references(host.docker_containers(Selector::default()).into_result()?.containers))
 }
 
 /// Those of `containers` that have a reference, with it.
 pub(crate) fn with_references(containers: Vec<Container>) -> Vec<Used> {
-    let parse =
-        |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
-    containers.into_iter().filter_map(parse).collect()
->>>>>>> main
+    let pair = |container: Container| Some((reference_of(&container).ok()?, container));
+    containers.into_iter().filter_map(pair).collect()
 }
 
 /// Those of `containers` that follow `target`.
@@ -191,3 +184,6 @@ pub(crate) fn load_wrappers(
     let children: BTreeSet<Reference> = gather(open.filter_map(|pair| child(cache, pair)));
     load_documents(host, cache, insecure, now_ms, children);
 }
+
+#[cfg(test)]
+mod tests;

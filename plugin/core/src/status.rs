@@ -3,8 +3,8 @@
 
 use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
 
-use crate::registry::resolve::Lookup;
 use crate::config::Config;
+use crate::registry::resolve::Lookup;
 use crate::running::{digests_of, is_running, reason_against_origin, reason_unconfirmed};
 use crate::state::Cache;
 

@@ -1,6 +1,6 @@
 //! A check: where the containers stand, each of them. Orders nothing, changes nothing.
 
-use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Reference, Selector, Verdict};
+use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Selector, Verdict};
 
 use super::aim::find_aims;
 use super::behind::pair_up;
@@ -8,11 +8,7 @@ use super::standing::{Course, stand};
 use crate::config::{Config, Watch};
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::{Lookup, resolve};
-<<<<<<< HEAD
-use crate::running::{Used, confirm_origins, digests_of, list_used, load_wrappers, used_by};
-=======
-use crate::running::{Used, digests_of, used_by, with_references};
->>>>>>> main
+use crate::running::{Used, confirm_origins, digests_of, load_wrappers, reference_of, used_by, with_references};
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
 use crate::target::{Target, Targets, not_watched, reason_of_name};
@@ -69,7 +65,7 @@ pub(super) fn check(
 /// The containers that follow none of the `targets` that config lists.
 fn find_unlisted(config: &Config, targets: &[Target], listed: &[Container]) -> Vec<NotWatched> {
     let is_named = |container: &Container| {
-        let reference = container.image.parse::<Reference>().map(Reference::with_explicit_tag);
+        let reference = reference_of(container);
         reference.is_ok_and(|reference| targets.iter().any(|target| target.has(&reference)))
     };
     let reason = |container: &Container| match reason_of_name(config, container) {

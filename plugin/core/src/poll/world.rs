@@ -25,6 +25,8 @@ pub(crate) struct World {
     /// The orders of the last poll.
     pub(crate) orders: Vec<Order>,
     pub(crate) logged: Vec<String>,
+    /// The URLs that were asked for, in order.
+    pub(crate) requests: Vec<String>,
 }
 
 pub(crate) fn digest(letter: char) -> Digest {
@@ -92,7 +94,8 @@ impl World {
         }
         match self.tags.get(&path.replacen("/manifests/", ":", 1)) {
             Some(digest) => {
-                response(200, vec![("docker-content-digest".to_owned(), digest.to_string())], String::new())
+                let headers = vec![("docker-content-digest".to_owned(), digest.to_string())];
+                response(200, headers, r#"{"manifests":[]}"#.to_owned())
             }
             None => response(404, Vec::new(), String::new()),
         }
@@ -105,6 +108,7 @@ impl Host for World {
     }
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
+        self.requests.extend(batch.requests.iter().map(|request| request.url.clone()));
         Answer::Ok(HttpResponses { responses: batch.requests.iter().map(|request| self.answer(request)).collect() })
     }
 
