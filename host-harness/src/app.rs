@@ -4,6 +4,7 @@
 mod actor;
 mod control;
 mod error;
+mod first_load;
 mod forget;
 mod history;
 mod inspection;
@@ -17,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use imagewatch_abi::{Failure, FailureCode};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -48,6 +48,7 @@ use crate::turns::Turns;
 use crate::watch::{ReloadRequest, SHUTDOWN_GRACE};
 
 pub use error::AppError;
+pub use first_load::WaitFor;
 pub use forget::forget;
 pub use history::{Happened, list_history};
 pub use inspection::{Inspected, inspect_module, roll_back_policy};
@@ -58,6 +59,7 @@ pub use state_folder::StateFolder;
 
 use actor::{Actor, Shared, names_of};
 use control::{Handles, ManifestHandle};
+use first_load::{FirstLoad, FirstLoads, Refused};
 use loading::{Ready, Source, Tools};
 
 /// The journal of replacements in the state folder.
@@ -76,13 +78,8 @@ pub struct App {
     ready: Vec<Ready>,
     /// Manifests that cannot be used; the others go on.
     refused: Vec<Refused>,
-}
-
-/// A manifest that could not be loaded.
-#[derive(Debug)]
-struct Refused {
-    source: Source,
-    error: AppError,
+    /// Manifests that are still being loaded; the others do not wait for them.
+    pending: Vec<FirstLoad>,
 }
 
 /// What a program that watches has to itself: the state folder, and the admin API's address.
@@ -116,13 +113,14 @@ fn build_replacer(engine: Arc<DockerEngine>, state_dir: &Path, store: Arc<Store>
 }
 
 impl App {
-    /// Loads `manifests`, or the built-in one, side by side, over the store in `state`. The environment
-    /// gives credentials and the variables of manifests.
+    /// Loads `manifests`, or the built-in one, side by side, over the store in `state`, and waits for as many of them as
+    /// `wait` says. The environment gives credentials and the variables of manifests.
     ///
     /// # Errors
-    /// When nothing can be loaded at all: the first reason.
+    /// When nothing can be loaded at all: the first reason. When `cancel` ends the wait.
     pub async fn load(
         manifests: &[PathBuf],
+        wait: WaitFor,
         docker_host: Option<&str>,
         state: StateFolder,
         cancel: CancellationToken,
@@ -135,7 +133,7 @@ impl App {
             engine: engine.clone(),
             http: Arc::new(HttpClient::new(&http)?),
             credentials: Arc::new(credentials),
-            store: state.store,
+            store: state.store.clone(),
             cancel,
         };
         let sources: Vec<Source> = if manifests.is_empty() {
@@ -143,36 +141,15 @@ impl App {
         } else {
             manifests.iter().cloned().map(Source::File).collect()
         };
-        let loads = sources.into_iter().map(|source| async {
-            let loaded = loading::load(source.clone()).await;
-            (source, loaded)
-        });
+        let FirstLoads { ready, mut refused, pending } = FirstLoads::begin(sources, wait, &adapters.cancel).await?;
         let replacer = Arc::new(build_replacer(engine, &state.path, adapters.store.clone()));
-        let state_dir = state.path;
-        let mut app = Self { adapters, state_dir, replacer, ready: Vec::new(), refused: Vec::new() };
-        for (source, loaded) in join_all(loads).await {
-            app.take(source, loaded);
+        if ready.is_empty() && pending.is_empty() && !refused.is_empty() {
+            return Err(refused.remove(0).error);
         }
-        crate::memory::release_unused();
-        let first = if app.ready.is_empty() && !app.refused.is_empty() { Some(app.refused.remove(0)) } else { None };
-        for Refused { source, error } in &app.refused {
+        for Refused { source, error } in &refused {
             error!(manifest = source.name(), "failed to {error}");
         }
-        first.map_or(Ok(app), |first| Err(first.error))
-    }
-
-    fn take(&mut self, source: Source, loaded: Result<Ready, AppError>) {
-        let is_taken = |name: &str| self.ready.iter().any(|ready| ready.manifest.name == name);
-        let loaded = loaded.and_then(|ready| {
-            if is_taken(&ready.manifest.name) { Err(AppError::SameName(source.to_string())) } else { Ok(ready) }
-        });
-        match loaded {
-            Ok(ready) => {
-                ready.say_loaded();
-                self.ready.push(ready);
-            }
-            Err(error) => self.refused.push(Refused { source, error }),
-        }
+        Ok(Self { adapters, state_dir: state.path, replacer, ready, refused, pending })
     }
 
     /// Watches until cancelled, alone on the state folder. The admin API listens before the first tick. With a `recorder`
@@ -233,7 +210,9 @@ impl App {
             recorder: recorder.map(Arc::new),
         };
         let (ready, refused) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.refused));
-        let sources: Vec<&Source> = refused.iter().map(|refused| &refused.source).collect();
+        let pending = std::mem::take(&mut self.pending);
+        let sources: Vec<&Source> =
+            pending.iter().map(|load| &load.source).chain(refused.iter().map(|refused| &refused.source)).collect();
         let names = names_of(ready.iter().map(|ready| ready.manifest.name.clone()).collect(), &sources);
         self.replacer.drop_failures_of_others(&names.iter().map(String::as_str).collect());
         let mut manifests = Vec::new();
@@ -245,6 +224,9 @@ impl App {
         for (ready, actor) in ready.into_iter().zip(&mut actors) {
             actor.accept(&ready);
             running.spawn(actor.watch(ready));
+        }
+        for (load, actor) in pending.into_iter().zip(&mut actors) {
+            running.spawn(actor.wait_for(load));
         }
         for (Refused { source, error }, actor) in refused.into_iter().zip(actors) {
             actor.refuse(&error);

@@ -95,7 +95,10 @@ pub struct RunArgs {
 pub struct CheckArgs {
     /// Manifest files; none means the built-in one.
     pub manifests: Vec<PathBuf>,
-    /// Print JSON instead of a table.
+    /// Show the containers that are not watched as well, and why not.
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON instead of a table; always with the containers that are not watched.
     #[arg(long)]
     pub json: bool,
 }

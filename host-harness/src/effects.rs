@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imagewatch_abi::{
-    Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, Order, Orders,
-    Placed, Report, Selector,
+    Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, NotWatched,
+    Order, Orders, Placed, Report, Selector,
 };
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -61,6 +61,8 @@ pub struct ManifestEffects {
     in_flight: Mutex<BTreeSet<String>>,
     /// Refusals that were said.
     said: Mutex<BTreeSet<String>>,
+    /// The containers that the policy did not get to see when it last listed them. Only for the operator.
+    unshown: Mutex<Vec<NotWatched>>,
 }
 
 impl ManifestEffects {
@@ -83,10 +85,10 @@ impl ManifestEffects {
             batch_deadline: host.limits.http_send,
             ..default
         };
-        let (placed, in_flight, said) = Default::default();
+        let (placed, in_flight, said, unshown) = Default::default();
         let blocked = Blocked::new(adapters.engine.clone(), own_container_id());
         let runtime = Handle::current();
-        Self { manifest, plugin, rules, limits, adapters, record, runtime, blocked, placed, in_flight, said }
+        Self { manifest, plugin, rules, limits, adapters, record, runtime, blocked, placed, in_flight, said, unshown }
     }
 
     /// Tells which orders are under way: none of them is taken once more, and together with new ones they are no more than
@@ -101,6 +103,11 @@ impl ManifestEffects {
         std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The containers that the policy did not get to see when it last listed them, and why. The policy never gets this.
+    pub fn take_unshown(&self) -> Vec<NotWatched> {
+        std::mem::take(&mut *self.unshown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn grants(&self) -> &Grants {
         &self.plugin.grants
     }
@@ -111,7 +118,16 @@ impl ManifestEffects {
         if let Err(error) = self.adapters.store.complete_origins(&mut containers) {
             tracing::warn!("failed to {error}; images of unknown origin stay unknown");
         }
-        containers.retain(|container| self.grants().shows(container));
+        let mut unshown = Vec::new();
+        containers.retain(|container| match self.grants().reason_against(container) {
+            None => true,
+            Some(reason) => {
+                let (container, image) = (container.name.clone(), container.image.clone());
+                unshown.push(NotWatched { container, image, reason });
+                false
+            }
+        });
+        *self.unshown.lock().unwrap_or_else(PoisonError::into_inner) = unshown;
         self.blocked.mark(&mut containers).await.map_err(EngineError::while_listing)?;
         Ok(containers)
     }

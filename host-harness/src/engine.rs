@@ -65,6 +65,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The engine's inspection of an image, by id or reference; `None` if there is no such image.
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError>;
 
+    /// The same as one of its platforms, `os/arch[/variant]`, has it; `None` also if the engine has no such platform of
+    /// it. An engine that knows one platform of each image, or cannot be asked for one, shows the image as it is.
+    async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError>;
+
+    /// The platform of the engine's machine, `os/arch`: what it pulls and runs where nothing else is asked for.
+    async fn platform(&self) -> Result<String, EngineError>;
+
     /// What a container's file system has that its image has not: the engine's list of `Path` and `Kind`.
     async fn changes(&self, container: &str) -> Result<Value, EngineError>;
 

@@ -23,6 +23,8 @@ pub enum Exit {
     Admin = 6,
     /// Another `imagewatch run` has the state folder.
     AlreadyRuns = 7,
+    /// A part of this program panicked, which is a bug of this program.
+    Panicked = 101,
     /// Interrupted before it was done.
     Interrupted = 130,
 }
@@ -43,4 +45,5 @@ pub const TABLE: &str = "Exit codes:
   5    the container engine cannot be reached
   6    the admin API cannot listen
   7    another imagewatch runs on this state folder or engine
+  101  a part of imagewatch panicked: please report it
   130  interrupted before it was done";

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 use imagewatch::app::{
-    App, AppError, ReplayRequest, StateFolder, clear_quarantine, forget, inspect_module, list_history, list_quarantine,
-    replay, roll_back_policy, run_errand,
+    App, AppError, ReplayRequest, StateFolder, WaitFor, clear_quarantine, forget, inspect_module, list_history,
+    list_quarantine, replay, roll_back_policy, run_errand,
 };
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
@@ -20,13 +20,14 @@ use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
 use imagewatch::store::HistoryQuery;
 use imagewatch::transcript::Recorder;
-use imagewatch::{progress, render, telemetry};
+use imagewatch::{panics, progress, render, telemetry};
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    panics::note_all();
     let cli = Cli::parse();
     match cli.color {
         Color::Auto => {}
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
             Exit::Success
         }
     };
-    exit.into()
+    panics::exit_after(exit).into()
 }
 
 fn fail(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
@@ -115,7 +116,11 @@ async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>
         return Ok(Exit::Success);
     }
     let recorder = args.record.as_deref().map(Recorder::open).transpose()?;
-    let app = App::load(&args.manifests, docker_host, state, cancel).await?;
+    let app = match App::load(&args.manifests, WaitFor::First, docker_host, state, cancel).await {
+        // Stopped on request before there was anything to do.
+        Err(AppError::Interrupted) => return Ok(Exit::Success),
+        app => app?,
+    };
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
     app.run(args.admin_listen, token, args.parallel, recorder).await?;
     Ok(Exit::Success)
@@ -124,13 +129,19 @@ async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>
 async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let cancel = cancelled_by_signals();
     let state = StateFolder::open_to_look(state_dir);
-    let app = App::load(&args.manifests, docker_host, state, cancel.clone()).await?;
+    let app = App::load(&args.manifests, WaitFor::All, docker_host, state, cancel.clone()).await?;
     let checked = app.check().await;
     if args.json {
         print_json(&checked);
     } else {
         if !checked.images.is_empty() || checked.errors.is_empty() {
             print(&render::check_table(&checked.images));
+        }
+        if args.all {
+            print(&render::unwatched_table(&checked.not_watched));
+        }
+        for explanation in &checked.explanations {
+            anstream::eprintln!("imagewatch: {explanation}");
         }
         for error in &checked.errors {
             anstream::eprintln!("imagewatch: manifest {}: failed to {}", error.manifest, error.message);
@@ -142,7 +153,7 @@ async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&P
 async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let cancel = cancelled_by_signals();
     let state = StateFolder::open(state_dir)?;
-    let app = App::load(&args.manifests, docker_host, state, cancel.clone()).await?;
+    let app = App::load(&args.manifests, WaitFor::All, docker_host, state, cancel.clone()).await?;
     let is_watched = std::io::stderr().is_terminal() && !args.json;
     let (screen, observer) = progress::bars();
     let observer = if is_watched { observer } else { progress::none() };

@@ -5,6 +5,7 @@ mod batch;
 mod early;
 mod image;
 mod logins;
+mod platform;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::turns::{Turn, Turns};
 pub use batch::Batch;
 use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
+use platform::Platforms;
 pub use logins::RefusedLogins;
 
 /// How long a pull may take, unless configured otherwise.
@@ -130,7 +132,8 @@ async fn carry_out(
         return Ok(());
     }
     let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
-    let image = ensure_image(ctx, order).await?;
+    let platforms = Platforms::of(ctx, order).await?;
+    let image = ensure_image(ctx, order, platforms.wanted.as_deref()).await?;
     drop(turn);
     report.pulled = true;
     report.digest = image.digest.clone().or_else(|| report.digest.take());
@@ -141,7 +144,7 @@ async fn carry_out(
         batch.wait_for_turn(ctx, order).await;
     }
     for container in list_containers(ctx, order).await? {
-        let handled = Handled { ctx, order, image: &image, listed: &container };
+        let handled = Handled { ctx, order, image: &image, platforms: &platforms, listed: &container };
         match handled.handle().await? {
             Ending::Untouched => {}
             Ending::Done(names) => report.recreated.extend(names),
@@ -240,6 +243,7 @@ struct Handled<'a> {
     ctx: &'a OrderContext,
     order: &'a Order,
     image: &'a Image,
+    platforms: &'a Platforms,
     listed: &'a Container,
 }
 
@@ -276,7 +280,10 @@ impl Handled<'_> {
             digest: self.image.digest.clone(),
         };
         let reference = self.order.from.as_ref().map(|from| retag(&self.listed.image, from, &self.order.reference));
-        let platform = self.order.platform.as_deref();
+        if let Some(reason) = self.platforms.reason_against(self.listed) {
+            return Ok(self.failed(&Setback::refused(reason)));
+        }
+        let platform = self.image.platform.as_deref();
         let image = NewImage { id: &self.image.id, reference: reference.as_deref(), platform };
         let mut job = Job { image, strategy, stable_for: self.ctx.stable_for, origin, turn: None };
         if let Some(inspection) = self.find().await?

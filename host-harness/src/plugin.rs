@@ -5,6 +5,7 @@ mod capabilities;
 mod compiling;
 #[cfg(test)]
 pub(crate) mod dump;
+mod effort;
 mod expand;
 mod fault;
 mod functions;
@@ -21,6 +22,7 @@ mod record;
 mod reload;
 mod settings;
 mod trust;
+mod unshown;
 
 pub use capabilities::{CAPABILITIES_SECTION, Capabilities, Compared, Need};
 pub use fault::{Denied, FaultKind};
@@ -29,7 +31,7 @@ pub use grants::Grants;
 pub use inspect::{ModuleInfo, inspect};
 pub use instance::{CallCost, CallError, Compiled, call, call_bytes};
 pub use kept::{Kept, RollbackError, RolledBack, roll_back};
-pub use loader::{Admitted, LoadedPlugin, PluginError, admit, compile, load, load_module};
+pub use loader::{Admitted, LoadedPlugin, PluginError, admit, compile, load, load_module, read_module};
 pub use manifest::{ManifestError, PluginManifest, WasmSource};
 pub use record::{LoadResult, Noted, Record, Recorded, Running};
 pub use reload::{FileWatch, Loaded, ReadManifest, Reloader, files_of, settled};

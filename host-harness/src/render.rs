@@ -4,17 +4,18 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::NOTHING};
-use imagewatch_abi::{Digest, Outcome, Report, Verdict};
+use imagewatch_abi::{Digest, Outcome, Report, StatusKind, Verdict};
 use serde::Serialize;
 
 use crate::admin::{BarredDigest, Event};
 use crate::app::Inspected;
 use crate::plugin::{Compared, RolledBack};
 use crate::transcript::{Replayed, Said};
+use crate::unwatched::Unwatched;
 
 /// The outcomes of a check, a row each.
 pub fn check_table(outcomes: &[Outcome]) -> String {
-    let mut table = plain_table(&["IMAGE", "CONTAINER", "RUNNING", "REMOTE", "VERDICT", "REASON"]);
+    let mut table = plain_table(&["IMAGE", "CONTAINER", "RUNNING", "REMOTE", "VERDICT", "STATUS", "REASON"]);
     for outcome in outcomes {
         let image = outcome.reference.as_ref().map_or_else(|| outcome.target.clone(), ToString::to_string);
         table.add_row([
@@ -23,25 +24,53 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
             Cell::new(short(outcome.running.as_ref())),
             Cell::new(short(outcome.digest.as_ref())),
             Cell::new(word_of(outcome.verdict)).fg(colour(outcome.verdict)),
+            Cell::new(outcome.status.as_ref().map_or("-".to_owned(), |status| status.kind.to_string())),
             Cell::new(outcome.reason.as_deref().unwrap_or("")),
         ]);
     }
-    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
-    let held = match count(Verdict::Held) {
+    let count = |kinds: &[StatusKind]| outcomes.iter().filter(|outcome| kinds.contains(&kind_of(outcome))).count();
+    let more = |kinds: &[StatusKind], word: &str| match count(kinds) {
         0 => String::new(),
-        held => format!(", {held} held"),
+        count => format!(", {count} {word}"),
     };
+    let held = more(&[StatusKind::Held, StatusKind::FailedAndRestored], "held");
+    let blocked = more(&[StatusKind::Blocked], "blocked");
     let limited = match outcomes.iter().filter_map(|outcome| outcome.until_ms).max() {
         None => String::new(),
         Some(until_ms) => format!("; the last limit ends at {}", time_of_day(until_ms)),
     };
     format!(
-        "{}\n\n{} to update, {} up to date, {} unknown{held}{limited}\n",
+        "{}\n\n{} to update, {} up to date, {} unknown{held}{blocked}{limited}\n",
         text_of(table),
-        count(Verdict::Moved),
-        count(Verdict::Unchanged),
-        count(Verdict::Unknown)
+        count(&[StatusKind::UpdateAvailable]),
+        count(&[StatusKind::UpToDate]),
+        count(&[StatusKind::Unknown, StatusKind::Local])
     )
+}
+
+/// The policy's own word, or what its verdict comes to where it has none.
+fn kind_of(outcome: &Outcome) -> StatusKind {
+    let by_verdict = || match outcome.verdict {
+        Verdict::Moved => StatusKind::UpdateAvailable,
+        Verdict::Unchanged => StatusKind::UpToDate,
+        Verdict::Held => StatusKind::Held,
+        Verdict::Pinned => StatusKind::Pinned,
+        Verdict::Unused => StatusKind::NotWatched,
+        _ => StatusKind::Unknown,
+    };
+    outcome.status.as_ref().map_or_else(by_verdict, |status| status.kind)
+}
+
+/// The containers that are not watched, a row each.
+pub fn unwatched_table(unwatched: &[Unwatched]) -> String {
+    if unwatched.is_empty() {
+        return "every container is watched\n".to_owned();
+    }
+    let mut table = plain_table(&["CONTAINER", "IMAGE", "MANIFEST", "NOT WATCHED BECAUSE"]);
+    for Unwatched { manifest, container } in unwatched {
+        table.add_row([&container.container, &container.image, manifest, &container.reason]);
+    }
+    format!("\n{}\n\n{} not watched\n", text_of(table), unwatched.len())
 }
 
 /// What happened, a row each, newest first, at `now_ms` milliseconds since 1970.
@@ -259,6 +288,8 @@ pub fn rolled_back_line(RolledBack { manifest, manifest_file, module_file, sha25
 
 #[cfg(test)]
 mod tests {
+    use imagewatch_abi::Status;
+
     use super::*;
     use crate::store::sample::quarantined;
 
@@ -286,6 +317,18 @@ mod tests {
         }
         assert!(!table.contains(&"a".repeat(13)), "digests are short");
         assert!(check_table(&[outcome(Verdict::Held)]).contains("0 unknown, 1 held"));
+        let with = |verdict, kind| Outcome { status: Some(Status::new(kind, "because")), ..outcome(verdict) };
+        let table = check_table(&[
+            with(Verdict::Moved, StatusKind::Blocked),
+            with(Verdict::Moved, StatusKind::UpdateAvailable),
+            with(Verdict::Held, StatusKind::FailedAndRestored),
+            with(Verdict::Unknown, StatusKind::Local),
+        ]);
+        for part in
+            ["update available", "failed and restored", "1 to update, 0 up to date, 1 unknown, 1 held, 1 blocked"]
+        {
+            assert!(table.contains(part), "what `notify` leaves as it is is not to update: {part} in\n{table}");
+        }
         let limited = |until_ms| Outcome { until_ms, ..outcome(Verdict::Unknown) };
         let table = check_table(&[limited(Some(50_709_000)), limited(None)]);
         assert!(table.contains("2 unknown; the last limit ends at 14:05:09Z"), "{table}");

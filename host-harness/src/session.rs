@@ -8,8 +8,8 @@ mod quarantine;
 use std::sync::Arc;
 
 use imagewatch_abi::{
-    Failure, Order, Outcome, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report, SettleInput,
-    SettleOutput, Verdict, exports,
+    Failure, NotWatched, Order, Outcome, PollInput, PollMode, PollOutput, RefreshInput, RefreshOutput, Report,
+    SettleInput, SettleOutput, Verdict, exports,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -111,6 +111,7 @@ impl Session {
         let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
         tidy_all(&mut output.outcomes, &mut output.err);
         self.cache = std::mem::take(&mut output.cache);
+        self.complete(&mut output, mode);
         // A check changes nothing, whatever the policy says.
         let changed = output.quarantine.take().filter(|_| mode == PollMode::Watch);
         if mode == PollMode::Watch {
@@ -119,6 +120,20 @@ impl Session {
             self.note(&output.outcomes);
         }
         Ok((output, orders))
+    }
+
+    /// Adds what the host kept from the policy to the containers that it does not watch.
+    fn complete(&self, output: &mut PollOutput, mode: PollMode) {
+        let unshown = self.effects.take_unshown();
+        if mode == PollMode::Watch && !output.outcomes.is_empty() {
+            output.not_watched.clear();
+            return;
+        }
+        output.not_watched.extend(unshown);
+        output.not_watched.sort();
+        for NotWatched { container, image, reason } in &mut output.not_watched {
+            (*container, *image, *reason) = (tidy(container), tidy(image), tidy(reason));
+        }
     }
 
     /// Hands in the reports of orders that ended.
@@ -207,8 +222,9 @@ impl Session {
 /// What a policy says is shown to people and kept for them: each of it is one line.
 fn tidy_all(outcomes: &mut [Outcome], err: &mut Option<Failure>) {
     for outcome in outcomes {
-        let names = [&mut outcome.order, &mut outcome.container, &mut outcome.reason];
-        for text in names.into_iter().flatten().chain([&mut outcome.target]) {
+        let status = outcome.status.as_mut().map(|status| &mut status.reason);
+        let names = [&mut outcome.order, &mut outcome.container, &mut outcome.reason].into_iter().chain(status);
+        for text in names.flatten().chain([&mut outcome.target]) {
             *text = tidy(text);
         }
     }
@@ -226,3 +242,5 @@ mod hostile;
 pub(crate) mod scene;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unshown;

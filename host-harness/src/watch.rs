@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imagewatch_abi::{Failure, FailureCode, Order, Outcome, PollMode, Report};
+use imagewatch_abi::{Failure, FailureCode, Order, Outcome, PollMode, PollOutput, Report};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -17,6 +17,7 @@ use crate::clock::now_ms;
 use crate::orders::{Batch, OrderContext, run_in_batch};
 use crate::plugin::CallError;
 use crate::session::Session;
+use crate::unwatched::explain;
 
 pub use reload::{Prepare, Prepared, ReloadReply, ReloadRequest, Reloads};
 
@@ -99,6 +100,8 @@ pub struct Watch {
     /// Polls in a row that ended with a fault of the policy, and when it is polled again after that.
     faults: u32,
     not_before: Option<Instant>,
+    /// It was said why nothing is watched.
+    is_silence_explained: bool,
 }
 
 /// Twice as long with each of `faults` in a row: a policy that computes until it is ended would do nothing else, and keep
@@ -142,6 +145,7 @@ impl Watch {
             reloads,
             loading: Loading::default(),
             faults: 0,
+            is_silence_explained: false,
             not_before: None,
         }
     }
@@ -221,6 +225,15 @@ impl Watch {
         Duration::from_millis(self.session.plugin.description.interval_ms).max(LEAST_INTERVAL)
     }
 
+    /// Says once why nothing is watched, and again when something was watched meanwhile.
+    fn explain_silence(&mut self, output: &PollOutput) {
+        let is_silent = output.outcomes.is_empty();
+        if is_silent && !self.is_silence_explained {
+            warn!("{}", explain(&self.session.manifest.name, &output.not_watched));
+        }
+        self.is_silence_explained = is_silent;
+    }
+
     async fn poll(&mut self) -> Duration {
         self.settle(Vec::new()).await;
         let interval = self.interval();
@@ -241,6 +254,9 @@ impl Watch {
                 self.start(orders);
                 if output.err.is_none() && self.status.borrow().is_before_first_poll() {
                     info!(manifest, targets = output.outcomes.len(), "watching; polled again in {next:?}");
+                }
+                if output.err.is_none() {
+                    self.explain_silence(&output);
                 }
                 // A poll that came to nothing has nothing newer to say.
                 outcomes = output.err.is_none().then_some(output.outcomes);

@@ -25,6 +25,7 @@ mod podman;
 mod quarantine;
 mod reload;
 mod restarted;
+mod security;
 mod signed;
 mod start_first;
 mod steps;

@@ -11,10 +11,13 @@ use tracing::error;
 
 use super::AppError;
 use super::control::ManifestHandle;
+use super::first_load::FirstLoad;
 use super::loading::{Following, Ready, Source, Tools, keep_once_accepted, load};
 use crate::plugin::{FileWatch, Kept, Record, files_of, settled};
 use crate::transcript::Recorder;
 use crate::watch::{RefreshReply, RefreshRequest, ReloadReply, ReloadRequest, Reloads, Status, Watch};
+
+const STILL_LOADING: &str = "its policy is still being loaded";
 
 /// Requests that wait for a busy actor.
 const REQUEST_QUEUE: usize = 64;
@@ -86,6 +89,26 @@ impl Actor {
         Watch::new(session, orders, self.requests, self.status, reloads).run().await;
     }
 
+    /// Waits for the end of the manifest's first `load`, and watches or waits then.
+    pub(super) async fn wait_for(mut self, load: FirstLoad) {
+        let cancel = self.shared.tools.adapters.cancel.clone();
+        let source = load.source.clone();
+        self.status.send_replace(Status { not_ready: Some(STILL_LOADING.to_owned()), ..Status::default() });
+        match cancel.run_until_cancelled(self.answer_until(load.ended())).await {
+            Some(Ok(ready)) => {
+                ready.say_loaded();
+                self.accept(&ready);
+                Box::pin(self.watch(ready)).await;
+            }
+            Some(Err(error)) => {
+                error!(manifest = self.name, "failed to {error}; it is not at work yet");
+                self.refuse(&error);
+                self.wait(source).await;
+            }
+            None => {}
+        }
+    }
+
     /// Waits until the manifest at `source` can be used, and watches then.
     pub(super) async fn wait(mut self, source: Source) {
         let cancel = self.shared.tools.adapters.cancel.clone();
@@ -106,6 +129,8 @@ impl Actor {
             tokio::select! {
                 Some(request) = self.requests.recv() => self.answer_refused(request),
                 Some(request) = self.reloads.recv() => break request,
+                // Nobody can ask any more: the program stops, and whoever polls this is cancelled.
+                else => std::future::pending().await,
             }
         };
         let mut waiting: Vec<_> = request.reply.into_iter().collect();
@@ -131,17 +156,26 @@ impl Actor {
     }
 
     /// The files are followed before they are read, so that none changes unseen.
-    async fn load(&self, source: &Source) -> Result<Ready, AppError> {
+    async fn load(&mut self, source: &Source) -> Result<Ready, AppError> {
         if self.name != source.name() {
             return Err(AppError::SameName(source.to_string()));
         }
         self.following.follow(&source.files());
-        let loaded = load(source.clone()).await;
-        crate::memory::release_unused();
-        loaded.inspect(|ready| {
+        self.answer_until(load(source.clone())).await.inspect(|ready| {
             ready.say_loaded();
             self.accept(ready);
         })
+    }
+
+    /// Answers, while `load` goes on, that nothing can be refreshed yet.
+    async fn answer_until<T>(&mut self, load: impl Future<Output = T>) -> T {
+        let mut load = std::pin::pin!(load);
+        loop {
+            tokio::select! {
+                loaded = &mut load => return loaded,
+                Some(request) = self.requests.recv() => self.answer_refused(request),
+            }
+        }
     }
 
     fn answer_refused(&self, request: RefreshRequest) {

@@ -1,5 +1,7 @@
 //! Why a command came to nothing, and the exit code that goes with it. Prints nothing.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::admin::AdminError;
@@ -27,6 +29,14 @@ pub enum AppError {
     /// Two manifests with one name.
     #[error("load manifest {0}: another one has the same file name; rename one of them")]
     SameName(String),
+    /// A manifest whose policy takes too long.
+    #[error(
+        "load manifest {0}: its policy was not compiled and described within {1:?}; is this machine busy? if not, use a smaller policy"
+    )]
+    TooSlow(String, Duration),
+    /// The program was told to stop.
+    #[error("load the manifests: imagewatch was interrupted")]
+    Interrupted,
     /// A manifest that made this program panic.
     #[error("load manifest {0}: the host panicked ({1}); please report it")]
     Panicked(String, String),
@@ -90,7 +100,8 @@ impl AppError {
             Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
                 Exit::Config
             }
-            Self::Plugin(_) | Self::NoModule { .. } | Self::Panicked(..) => Exit::Policy,
+            Self::Plugin(_) | Self::NoModule { .. } | Self::Panicked(..) | Self::TooSlow(..) => Exit::Policy,
+            Self::Interrupted => Exit::Interrupted,
             Self::Engine(EngineError::Address(_))
             | Self::Inspect(_)
             | Self::Rollback(RollbackError::Refused { .. }) => Exit::Config,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::loading::variable;
 use super::{AppError, StateFolder};
 use crate::plugin::{
-    Compared, ModuleInfo, PluginError, PluginManifest, RolledBack, inspect, load, load_module, roll_back,
+    Compared, ModuleInfo, PluginError, PluginManifest, RolledBack, inspect, load, load_module, read_module, roll_back,
 };
 
 /// A module, what it asks for beside what a manifest grants, and whether it would be loaded.
@@ -34,7 +34,7 @@ pub struct Inspected {
 pub fn inspect_module(file: &Path, manifest: Option<&Path>) -> Result<Inspected, AppError> {
     let shown = file.display().to_string();
     let wasm =
-        std::fs::read(file).map_err(|source| AppError::Inspect(format!("read {shown}: {source}; check the path")))?;
+        read_module(file).map_err(|source| AppError::Inspect(format!("read {shown}: {source}; check the path")))?;
     let module = inspect(&wasm).map_err(|reason| AppError::NoModule { file: shown.clone(), reason })?;
     let manifest = manifest.map(|path| PluginManifest::read(path, &variable)).transpose().map_err(PluginError::from)?;
     let (capabilities, described) = match manifest {

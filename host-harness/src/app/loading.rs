@@ -4,8 +4,10 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::AppError;
@@ -24,6 +26,10 @@ use crate::watch::{Prepare, Prepared};
 /// The manifest that is used when none is named, and its name.
 const DEFAULT_MANIFEST: &str = include_str!("../../../manifests/generic.json");
 const BUILT_IN: &str = "generic";
+
+/// How long a policy may take to be compiled and to describe itself. The default policy takes 0.1 s, the hardest one that
+/// may be compiled some seconds.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A manifest that can be used.
 #[derive(Debug)]
@@ -94,7 +100,8 @@ impl Display for Source {
     }
 }
 
-/// Loads the manifest at `source`, where blocking disturbs nobody.
+/// Loads the manifest at `source`, where blocking disturbs nobody. A compilation cannot be interrupted: one that takes too
+/// long, of the little that may be compiled at all, goes on and its result is dropped.
 pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
     let shown = source.to_string();
     let loaded = tokio::task::spawn_blocking(move || {
@@ -103,7 +110,13 @@ pub(super) async fn load(source: Source) -> Result<Ready, AppError> {
         let rules = egress_rules(&manifest, &plugin)?;
         Ok(Ready { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
     });
-    loaded.await.unwrap_or_else(|panic| Err(AppError::Panicked(shown, panic.to_string())))
+    let loaded = timeout(LOAD_TIMEOUT, loaded).await;
+    crate::memory::release_unused();
+    match loaded {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(panic)) => Err(AppError::Panicked(shown, panic.to_string())),
+        Err(_) => Err(AppError::TooSlow(shown, LOAD_TIMEOUT)),
+    }
 }
 
 /// Hosts as far as they are granted and asked for.

@@ -14,12 +14,17 @@ use crate::exit_code::Exit;
 use crate::orders::{Batch, ProgressObserver, run_in_batch};
 use crate::plugin::StateKeeping;
 use crate::session::Session;
+use crate::unwatched::{Unwatched, drop_watched, explain};
 
 /// What a check found.
 #[derive(Debug, Default, Serialize)]
 pub struct Checked {
     /// One for each container of each target.
     pub images: Vec<Outcome>,
+    /// The containers that no manifest watches, and why.
+    pub not_watched: Vec<Unwatched>,
+    /// Why a manifest watches nothing, a line for each that does.
+    pub explanations: Vec<String>,
     /// What went wrong with whole manifests.
     pub errors: Vec<ManifestFailure>,
     #[serde(skip)]
@@ -91,7 +96,8 @@ impl App {
         let mut checked = Checked::default();
         self.note_refused(&mut checked.errors, &mut checked.exit);
         let polls = self.ready.iter().map(|ready| async {
-            let mut session = tools.session(ready, &Arc::default(), StateKeeping::Memory);
+            // It reads what `run` has seen and ordered, so that it announces what the next poll does; it writes nothing.
+            let mut session = tools.session(ready, &Arc::default(), ready.manifest.host.state);
             let polled = session.poll(None, Vec::new(), PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
@@ -102,6 +108,11 @@ impl App {
                     checked.exit = Some(Exit::Policy);
                 }
                 Ok((output, _)) => {
+                    if output.outcomes.is_empty() && output.err.is_none() {
+                        checked.explanations.push(explain(&manifest, &output.not_watched));
+                    }
+                    let unwatched = |container| Unwatched { manifest: manifest.clone(), container };
+                    checked.not_watched.extend(output.not_watched.into_iter().map(unwatched));
                     checked.images.extend(output.outcomes);
                     if let Some(failure) = output.err {
                         checked.exit = Some(exit_of(failure.code));
@@ -110,6 +121,7 @@ impl App {
                 }
             }
         }
+        drop_watched(&mut checked.not_watched, &checked.images);
         checked
     }
 

@@ -187,6 +187,27 @@ impl Engine for DockerEngine {
         gone_as_none(self.call(Call { query, ..Call::new("GET", &path) }).await)
     }
 
+    async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError> {
+        if self.connection.known().await?.version < ApiVersion::IMAGE_PLATFORM {
+            return self.inspect_image(image).await;
+        }
+        let mut parts = platform.splitn(3, '/');
+        let mut wanted = json!({ "os": parts.next(), "architecture": parts.next() });
+        if let Some(variant) = parts.next() {
+            wanted["variant"] = json!(variant);
+        }
+        let path: Vec<&str> = ["images"].into_iter().chain(image.split('/')).chain(["json"]).collect();
+        let query = [("platform", wanted.to_string())];
+        let query = query.each_ref().map(|(key, value)| (*key, value.as_str()));
+        gone_as_none(self.call(Call { query: &query, ..Call::new("GET", &path) }).await)
+    }
+
+    async fn platform(&self) -> Result<String, EngineError> {
+        let version = self.call(Call::new("GET", &["version"])).await?;
+        let text = |key: &str| version[key].as_str().unwrap_or_default().to_owned();
+        Ok(format!("{}/{}", text("Os"), text("Arch")))
+    }
+
     async fn changes(&self, container: &str) -> Result<Value, EngineError> {
         self.call(Call::new("GET", &["containers", container, "changes"])).await
     }

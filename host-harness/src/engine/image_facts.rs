@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// What the engine knows of an image.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ImageFacts {
+pub(crate) struct ImageFacts {
     /// Whether the engine has the image at all: one that containers run can be gone.
     is_there: bool,
     pub(super) repo_digests: Vec<String>,

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use imagewatch_abi::{ABI_SECTION, ABI_VERSION, HOST_NAMESPACE, exports, host_functions};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use wasmparser::{ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures};
+use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator, WasmFeatures};
 
 use super::capabilities::{CAPABILITIES_SECTION, Capabilities};
+use super::effort::{Effort, MAX_MODULE_BYTES};
 
 /// Import module of Extism's own functions.
 const EXTISM_NAMESPACE: &str = "extism:host/env";
@@ -136,11 +137,16 @@ pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, String> {
     if !wasm.starts_with(b"\0asm") {
         return Err("it does not start as a wasm module does".to_owned());
     }
-    Validator::new_with_features(FEATURES).validate_all(wasm).map_err(|error| broken(&error))?;
+    check_size(wasm.len() as u64)?;
+    let mut validator = Validator::new_with_features(FEATURES);
+    let mut effort = Effort::default();
     let mut seen = BTreeSet::new();
     let mut table_elements = 0_u64;
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload.map_err(|error| broken(&error))?;
+        if let ValidPayload::Func(function, body) = validator.payload(&payload).map_err(|error| broken(&error))? {
+            effort.add(function, &body)?;
+        }
         if let Payload::CustomSection(section) = &payload
             && let name @ (ABI_SECTION | CAPABILITIES_SECTION) = section.name()
         {
@@ -198,7 +204,15 @@ fn note(info: &mut ModuleInfo, payload: Payload<'_>) -> Result<(), wasmparser::B
     Ok(())
 }
 
-fn broken(error: &wasmparser::BinaryReaderError) -> String {
+/// Whether a policy may have so many bytes; else a fragment.
+pub(super) fn check_size(bytes: u64) -> Result<(), String> {
+    if bytes <= MAX_MODULE_BYTES {
+        return Ok(());
+    }
+    Err(format!("it is larger than {MAX_MODULE_BYTES} bytes, which no policy is"))
+}
+
+pub(super) fn broken(error: &wasmparser::BinaryReaderError) -> String {
     format!("it is no valid wasm module: {error}")
 }
 

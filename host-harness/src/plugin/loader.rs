@@ -15,16 +15,17 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::compiling;
+use super::effort::MAX_MODULE_BYTES;
 use super::functions::{Effects, host_functions};
 use super::grants::Grants;
-use super::inspect::{ModuleInfo, inspect, sha256_hex};
+use super::inspect::{ModuleInfo, check_size, inspect, sha256_hex};
 use super::instance::{CallError, Compiled, call};
 use super::manifest::{DEFAULT_MEMORY_PAGES, ManifestError, PluginManifest, WasmSource};
 use super::settings::{CallLimits, HostSettings};
 use super::trust;
 
-/// Larger files are no policies.
-const MAX_MODULE_BYTES: u64 = 32 * 1024 * 1024;
+/// What a module's `start` function may compute: compilers emit none, or one that fills some memory.
+const MAX_START_FUEL: u64 = 100_000_000;
 
 /// The policy that is built into this program, for manifests of its own only.
 static EMBEDDED: &[u8] = include_bytes!(env!("IMAGEWATCH_PLUGIN_WASM"));
@@ -105,7 +106,7 @@ pub fn load(manifest: &PluginManifest) -> Result<LoadedPlugin, PluginError> {
 pub fn admit(manifest: &PluginManifest) -> Result<Admitted, PluginError> {
     let wasm = match &manifest.wasm {
         WasmSource::Embedded => EMBEDDED.to_vec(),
-        WasmSource::File(path) => read(path).map_err(|source| PluginError::Unreadable {
+        WasmSource::File(path) => read_module(path).map_err(|source| PluginError::Unreadable {
             manifest: manifest.path.clone(),
             wasm: shown(&manifest.wasm),
             source,
@@ -114,7 +115,11 @@ pub fn admit(manifest: &PluginManifest) -> Result<Admitted, PluginError> {
     check(manifest, wasm).map_err(|reason| refused(manifest, reason))
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// The bytes of the module at `path`; of a file that is too large for one, the first ones.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_module(path: &Path) -> io::Result<Vec<u8>> {
     let mut wasm = Vec::new();
     File::open(path)?.take(MAX_MODULE_BYTES + 1).read_to_end(&mut wasm)?;
     Ok(wasm)
@@ -122,9 +127,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn check(manifest: &PluginManifest, wasm: Vec<u8>) -> Result<Admitted, String> {
     static EMBEDDED_SHA256: OnceLock<String> = OnceLock::new();
-    if wasm.len() as u64 > MAX_MODULE_BYTES {
-        return Err(format!("it is larger than {MAX_MODULE_BYTES} bytes, which no policy is"));
-    }
+    check_size(wasm.len() as u64)?;
     trust::check(manifest, &wasm, &sha256_hex(&wasm), EMBEDDED_SHA256.get_or_init(|| sha256_hex(EMBEDDED)))?;
     let info = inspect(&wasm)?;
     let capabilities = info.admit()?;
@@ -220,6 +223,7 @@ fn compile_module(mut manifest: extism::Manifest, limits: CallLimits) -> Result<
         .with_cache_disabled()
         .with_debug_options(no_dumps)
         .with_fuel_limit(limits.fuel)
+        .with_initialization_fuel_limit(limits.fuel.min(MAX_START_FUEL))
         .compile()
         .map_err(|error| format!("it cannot be compiled: {error:#}"))?;
     Ok(Compiled { plugin, limits })

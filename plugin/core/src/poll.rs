@@ -17,7 +17,7 @@ use imagewatch_abi::{
     Strategy, Verdict,
 };
 
-use aim::find_aims;
+use aim::{Aims, find_aims};
 use behind::{concerned, pair_up, untrusted};
 use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
@@ -25,7 +25,6 @@ use standing::strategy_of;
 
 use crate::config::{Baseline, Config, UnknownOrigin};
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::resolve;
 use crate::running::{confirm_origins, list_used, load_wrappers, used_by};
 use crate::settle::settle_report;
 use crate::state::{Cache, State};
@@ -93,10 +92,7 @@ fn watch(
         forget_departed(state, quarantine, &found);
     }
     let is_open = |target: &Target| !is_settled(state, target);
-    let aims = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
-    let with_aim = || found.targets.iter().zip(&aims);
-    let open = with_aim().filter(|(target, _)| is_open(target)).filter_map(|(_, aim)| aim.as_ref().ok()).cloned();
-    let lookups = resolve(host, cache, &config.insecure, input.now_ms, gather(open));
+    let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
     let containers = if is_compared { list_used(host)? } else { Vec::new() };
     let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
@@ -109,12 +105,12 @@ fn watch(
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
-    for (target, aim) in with_aim() {
-        let lookup = aim.as_ref().map(|aim| (aim, lookups.get(aim)));
+    for (target, aim) in found.targets.iter().zip(&aims) {
         let used = used_by(&containers, target);
         let except = untrusted(config, cache, &used);
         let used = concerned(config, cache, used);
-        let Decided { mut outcome, order, is_news } = decide((config, cache), state, quarantine, target, lookup, &used);
+        let Decided { mut outcome, order, is_news } =
+            decide((config, cache), state, quarantine, target, (aim, &lookups), &used);
         orders.extend(order.map(|order| select(config, order, except)));
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");

@@ -27,6 +27,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) left: Option<&'static str>,
     /// It is to leave its tag for a newer one.
     pub(crate) leaves_tag: bool,
+    /// Why the tag that it is to follow is not simply the newest.
+    pub(crate) tag_note: Option<&'a Hold>,
 }
 
 /// A wait.
@@ -35,6 +37,12 @@ pub(crate) struct Hold {
     pub(crate) kind: StatusKind,
     pub(crate) reason: String,
     pub(crate) until_ms: Option<u64>,
+}
+
+impl Hold {
+    fn to_status(&self) -> Status {
+        Status { until_ms: self.until_ms, ..Status::new(self.kind, self.reason.as_str()) }
+    }
 }
 
 /// What a container runs, compared with what its tag points to.
@@ -158,6 +166,10 @@ impl Rule {
 /// Where a container with these `facts` stands.
 pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
     let blocked = || facts.blocked.clone().unwrap_or_default();
+    if let (Rule::UpToDate, Some(note)) = (Rule::of(facts), facts.tag_note) {
+        // It runs what its tag points to; that this is the newest tag cannot be said.
+        return note.to_status();
+    }
     match (Rule::of(facts), &facts.image, &facts.hold) {
         (Rule::Ordered, ..) => Status::new(StatusKind::Updating, "an order for it is under way"),
         (Rule::Pinned, ..) => Status::new(StatusKind::Pinned, "pinned by digest"),
@@ -174,9 +186,7 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         (Rule::Notified, ..) => {
             Status::new(StatusKind::Blocked, "it is behind; strategy `notify` leaves the container as it is")
         }
-        (Rule::Held, _, Some(hold)) => {
-            Status { until_ms: hold.until_ms, ..Status::new(hold.kind, hold.reason.as_str()) }
-        }
+        (Rule::Held, _, Some(hold)) => hold.to_status(),
         (Rule::Left, ..) if facts.strategy != Strategy::PullOnly => {
             Status::new(StatusKind::Held, facts.left.unwrap_or_default())
         }

@@ -10,7 +10,7 @@ use imagewatch_abi::{Container, Containers, Failure, NotWatched, Outcome, Refere
 
 use crate::Host;
 use crate::config::{Config, Watch};
-use crate::running::{reason_against_origin, reference_of};
+use crate::running::{Used, reason_against_origin, reference_of, with_references};
 use crate::status::{Unwatchable, status_of_unwatchable};
 use crate::update::UpdatePolicy;
 
@@ -24,6 +24,8 @@ pub(crate) struct Target {
     first: Reference,
     /// Which containers follow it, among those created from its reference.
     pub(crate) containers: Selector,
+    /// The platform of its containers, as far as it is known.
+    pub(crate) platform: Option<String>,
     /// Which tag it is to follow.
     pub(crate) update: Rc<UpdatePolicy>,
     /// As its container's label has it; goes before the manifest's. A label that cannot be read is for the host to refuse.
@@ -94,6 +96,10 @@ impl Targets {
             Watch::Listed(listed) => {
                 let containers = Selector { name_contains: config.name_contains.clone(), ..Selector::default() };
                 let in_use = if config.update.follows_tags() { in_use(host, &containers)? } else { Vec::new() };
+                let platform = |of: &Reference| {
+                    in_use.iter().find(|(used, _)| used.name() == of.name()).and_then(|(_, c)| c.platform.clone())
+                };
+                let references: Vec<Reference> = in_use.iter().map(|(reference, _)| reference.clone()).collect();
                 let mut found = Self::default();
                 for (name, reference) in listed {
                     let target = Target {
@@ -101,12 +107,13 @@ impl Targets {
                         reference: reference.clone(),
                         first: reference.clone(),
                         containers: containers.clone(),
+                        platform: platform(reference),
                         update: config.update.clone(),
                         // Many containers may follow it, each with a label of its own.
                         strategy: None,
                         blocked: None,
                     };
-                    match target.at_present(&in_use) {
+                    match target.at_present(&references) {
                         Ok(target) => found.targets.push(target),
                         Err(reason) => found.unwatchable.push(Outcome {
                             reference: Some(reference.clone()),
@@ -151,10 +158,9 @@ impl Targets {
     }
 }
 
-/// The references that containers were created from.
-fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Reference>, Failure> {
-    let listed = host.docker_containers(containers.clone()).into_result()?.containers;
-    Ok(listed.iter().filter_map(|container| reference_of(container).ok()).collect())
+/// The containers that were created from a reference, with it.
+fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Used>, Failure> {
+    Ok(with_references(host.docker_containers(containers.clone()).into_result()?.containers))
 }
 
 impl Targets {
@@ -230,6 +236,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, Unwatch
         first: reference.clone(),
         reference,
         containers: Selector { name: Some(container.name.clone()), ..Selector::default() },
+        platform: container.platform.clone(),
         update: read_update_policy(config, container).map_err(Unwatchable::Blocked)?,
         strategy: read_strategy(container),
         blocked: reason_against(container),

@@ -4,8 +4,9 @@
 //! A policy is an order of tags, `digest`, `semver:RANGE`, `numeric[:asc|desc]` or `alphabetical[:asc|desc]`, and maybe a
 //! filter, whose pattern says which tags count and whose first group says which part of them is compared. The words
 //! and the cases are Flux's (image-reflector-controller); what it does not have is that a present tag is kept to: its
-//! variant, its `v` and its precision, and that nothing before it is ever chosen.
+//! suffix, its `v` and its precision; and nothing before it is ever chosen.
 
+mod natural;
 mod numeric;
 mod regex;
 mod semver;
@@ -44,6 +45,17 @@ enum Direction {
     Ascending,
     /// The smallest.
     Descending,
+}
+
+/// What a repository's tags hold for a container on one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Choice<'a> {
+    /// It is on the newest one.
+    Newest,
+    /// These come after it, the newest first.
+    Newer(Vec<&'a str>),
+    /// It cannot be said that it is on the newest one: why, a fragment for people.
+    Unclear(String),
 }
 
 impl UpdatePolicy {
@@ -106,15 +118,50 @@ impl UpdatePolicy {
         Err(format!("its tag {tag:?} {what}, so that update policy `{}` finds none that comes after it", self.text))
     }
 
-    /// The newest of `tags` that comes after `current`; none to stay. Of tags that compare as equal the last in byte
-    /// order is taken, whatever order they come in.
-    pub(crate) fn choose<'a>(&self, tags: &'a [String], current: &str) -> Option<&'a str> {
-        let comes_after = |tag: &&str| self.admits(tag) && self.compare(tag, current) == Some(Ordering::Greater);
-        tags.iter().map(String::as_str).filter(comes_after).reduce(|best, tag| match self.compare(tag, best) {
-            Some(Ordering::Greater) => tag,
-            Some(Ordering::Equal) => tag.max(best),
-            _ => best,
-        })
+    /// What `tags` hold for a container on `current`, whatever order they come in.
+    pub(crate) fn choose<'a>(&self, tags: &'a [String], current: &str) -> Choice<'a> {
+        let others = || tags.iter().map(String::as_str).filter(|tag| *tag != current);
+        let compared = others().filter_map(|tag| Some((tag, self.compare(tag, current)?)));
+        let compared: Vec<(&str, Ordering)> = compared.collect();
+        let is_only_one = others().next().is_none() && !tags.is_empty();
+        if !self.follows_tags() || is_only_one {
+            return Choice::Newest;
+        }
+        if compared.is_empty() {
+            let form = self.form(current);
+            return Choice::Unclear(format!("no other tag of its form ({form}) among {} tags", tags.len()));
+        }
+        let mut newer: Vec<&str> = compared.iter().filter(|(_, found)| found.is_gt()).map(|(tag, _)| *tag).collect();
+        newer.sort_by(|one, other| self.rank(other, one));
+        let admitted: Vec<&str> = newer.iter().copied().filter(|tag| self.admits(tag)).collect();
+        // Where other tags have its suffix, such as `-alpine3.19`, a tag with another suffix is another image.
+        let has_line = compared.iter().any(|(tag, _)| self.is_same_line(tag, current));
+        let is_in_line = |tag: &&str| !has_line || self.is_same_line(tag, current);
+        let in_line: Vec<&str> = admitted.iter().copied().filter(is_in_line).collect();
+        match (in_line.is_empty(), admitted.first(), newer.first()) {
+            (false, ..) => Choice::Newer(in_line),
+            (_, Some(other), _) => {
+                Choice::Unclear(format!("no newer tag has its suffix; {other} is newer and has another suffix"))
+            }
+            (_, _, Some(first)) if !self.admits(current) => Choice::Unclear(self.explain_exclusion(newer.len(), first)),
+            _ => Choice::Newest,
+        }
+    }
+
+    fn explain_exclusion(&self, count: usize, newest: &str) -> String {
+        let advice = self.extract(newest).and_then(semver::range_with_pre);
+        let advice = advice.map(|range| format!("; a range that names a pre-release, such as `{range}`, includes it"));
+        let what = if count == 1 { "the only newer tag".to_owned() } else { format!("all {count} newer tags") };
+        format!("`{}` excludes {what} of its form, {newest}{}", self.text, advice.unwrap_or_default())
+    }
+
+    /// What other tags must look like to be compared with `tag`.
+    fn form(&self, tag: &str) -> String {
+        match (&self.order, self.extract(tag).and_then(semver::form)) {
+            (Order::Semver(_), Some(form)) => form,
+            (Order::Numeric(_), _) => "a number".to_owned(),
+            _ => "what the tag filter matches".to_owned(),
+        }
     }
 
     /// Whether a container that began on `first` may have come to `tag`.
@@ -122,14 +169,34 @@ impl UpdatePolicy {
         tag == first || (self.compare(tag, first) == Some(Ordering::Greater) && self.admits(tag))
     }
 
-    /// Which of two tags is newer; none when they are not to be compared.
+    /// Which of two tags is newer; none when they are not to be compared. Where a filter leaves the same of both, whole
+    /// tags of one form are compared in natural order.
     pub(crate) fn compare(&self, one: &str, other: &str) -> Option<Ordering> {
+        let found = self.compare_extracts(one, other)?;
+        let is_tie = found.is_eq() && self.filter.is_some() && natural::form(one) == natural::form(other);
+        Some(if is_tie { natural::compare_builds(one, other) } else { found })
+    }
+
+    fn compare_extracts(&self, one: &str, other: &str) -> Option<Ordering> {
         let (one, other) = (self.extract(one)?, self.extract(other)?);
         match &self.order {
             Order::Digest => None,
             Order::Semver(_) => semver::compare(one, other),
             Order::Numeric(direction) => numeric::compare(one, other).map(|found| direction.apply(found)),
             Order::Alphabetical(direction) => Some(direction.apply(one.cmp(other))),
+        }
+    }
+
+    /// The order of tags that all can be compared: a total one, so that the choice is the same for any order of the list.
+    fn rank(&self, one: &str, other: &str) -> Ordering {
+        let found = self.compare_extracts(one, other).unwrap_or(Ordering::Equal);
+        found.then_with(|| natural::compare(one, other)).then_with(|| one.cmp(other))
+    }
+
+    fn is_same_line(&self, one: &str, other: &str) -> bool {
+        match (&self.order, self.extract(one), self.extract(other)) {
+            (Order::Semver(_), Some(one), Some(other)) => semver::is_same_line(one, other),
+            _ => true,
         }
     }
 
@@ -171,5 +238,7 @@ impl Direction {
     }
 }
 
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod properties;
 #[cfg(test)]
 mod tests;

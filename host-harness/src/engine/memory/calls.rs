@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{MemoryEngine, State, conflict, name_of, text};
 use crate::engine::permission::Permission;
-use crate::engine::image_facts::ImageFacts;
+use crate::engine::image_facts::{ImageFacts, platform_of};
 use crate::engine::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
@@ -91,6 +91,21 @@ impl Engine for MemoryEngine {
         let mut state = self.state();
         state.record(format!("inspect image {image}"))?;
         Ok(state.image_id(image).and_then(|id| state.images.get(&id).cloned()))
+    }
+
+    async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError> {
+        let mut state = self.state();
+        state.record(format!("inspect image {image} {platform}"))?;
+        let Some(found) = state.image_id(image).and_then(|id| state.images.get(&id).cloned()) else { return Ok(None) };
+        // `TestPlatforms` has what the image is as each of its platforms.
+        Ok(match &found["TestPlatforms"] {
+            Value::Null => Some(found).filter(|image| platform_of(image).as_deref() == Some(platform)),
+            platforms => platforms.get(platform).cloned(),
+        })
+    }
+
+    async fn platform(&self) -> Result<String, EngineError> {
+        Ok("linux/amd64".to_owned())
     }
 
     async fn changes(&self, container: &str) -> Result<Value, EngineError> {

@@ -41,7 +41,7 @@ pub(super) fn pair_up<'a>(
 ) -> Vec<Pair<'a>> {
     let mut pairs: Vec<Pair<'_>> = Vec::new();
     for (target, aim) in targets.iter().zip(aims) {
-        if let Ok(aim) = aim
+        if let Ok(aim) = &aim.reference
             && let Some(Ok(remote)) = lookups.get(aim)
         {
             pairs.extend(used_by(containers, target).into_iter().map(|(_, container)| (container, aim, remote)));

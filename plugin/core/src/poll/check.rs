@@ -1,19 +1,19 @@
 //! A check: where the containers stand, each of them. Orders nothing, changes nothing.
 
-use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Selector, Verdict};
+use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Selector, StatusKind, Verdict};
 
-use super::aim::find_aims;
+use super::aim::{Aims, find_aims};
 use super::behind::pair_up;
 use super::standing::{Course, stand};
+use crate::Host;
 use crate::config::{Config, Watch};
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::{Lookup, resolve};
+use crate::registry::resolve::Lookup;
 use crate::running::{Used, confirm_origins, digests_of, load_wrappers, reference_of, used_by, with_references};
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
 use crate::target::{Target, Targets, not_watched, reason_of_name};
 use crate::update::in_words;
-use crate::{Host, gather};
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -41,16 +41,17 @@ pub(super) fn check(
         not_watched.extend(find_unlisted(config, &found.targets, &listed));
     }
     let containers = with_references(listed);
-    let aims = find_aims(host, config, cache, now_ms, &found.targets, &|_| true);
-    let open = aims.iter().filter_map(|aim| aim.as_ref().ok()).filter(|r| r.digest().is_none()).cloned();
-    let lookups = resolve(host, cache, &config.insecure, now_ms, gather(open));
+    let is_open = |target: &Target| target.reference.digest().is_none();
+    let Aims { all: aims, lookups } = find_aims(host, config, cache, now_ms, &found.targets, &is_open);
     let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
     confirm_origins(host, cache, &config.insecure, now_ms, &pairs);
     load_wrappers(host, cache, &config.insecure, now_ms, &pairs);
     let mut outcomes = found.unwatchable;
     for (target, aim) in found.targets.iter().zip(&aims) {
-        let lookup = aim.as_ref().map_or_else(|failure| Some(Err(failure.clone())), |aim| lookups.get(aim).cloned());
-        let aim = aim.as_ref().unwrap_or(&target.reference);
+        let lookup = match &aim.reference {
+            Ok(reference) => lookups.get(reference).cloned(),
+            Err(failure) => Some(Err(failure.clone())),
+        };
         let course = Course::new(state, target, aim, remote_of(lookup.as_ref()));
         let ground = (config, &*cache, quarantine);
         let used = used_by(&containers, target);
@@ -90,6 +91,9 @@ fn see(
         _ if is_pinned => (Verdict::Pinned, status.reason.clone()),
         (Image::NotLookedUp(reason, _), _) => (Verdict::Unknown, Some((*reason).to_owned())),
         _ if used.is_none() => (Verdict::Unused, Some("no container runs it".to_owned())),
+        (Image::Same | Image::SameInAnotherWrapper, _) if status.kind == StatusKind::Unknown => {
+            (Verdict::Unknown, status.reason.clone())
+        }
         (Image::Same | Image::SameInAnotherWrapper, _) => (Verdict::Unchanged, status.reason.clone()),
         (Image::Local(_) | Image::Incomparable(_), _) => (Verdict::Unknown, status.reason.clone()),
         (Image::Other, Rule::Held | Rule::Blocked) => (Verdict::Held, status.reason.clone()),

@@ -1,8 +1,11 @@
 //! The decision for one target: what is remembered of it, and the order that follows. Where its containers stand decides;
 //! see `status`. Asks nobody and hands nothing over.
 
-use imagewatch_abi::{Container, Digest, Failure, Order, Outcome, Reference, Verdict};
+use std::collections::BTreeMap;
 
+use imagewatch_abi::{Container, Digest, Order, Outcome, Reference, Verdict};
+
+use super::aim::Aim;
 use super::build_order;
 use super::standing::{Course, Standing, Standings};
 use crate::config::Config;
@@ -37,21 +40,22 @@ pub(super) fn is_settled(state: &State, target: &Target) -> bool {
     target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
 }
 
-/// Decides on one target. `aim` is where it is to go, with what was looked up; `used` are its running containers, none
+/// Decides on one target. `aim` is where it is to go, with all that was looked up; `used` are its running containers, none
 /// where nobody asks for them.
 pub(super) fn decide(
     (config, cache): (&Config, &Cache),
     state: &mut State,
     quarantine: &mut Quarantine,
     target: &Target,
-    aim: Result<(&Reference, Option<&Lookup>), &Failure>,
+    (aim, lookups): (&Aim, &BTreeMap<Reference, Lookup>),
     used: &[&Used],
 ) -> Decided {
-    let (aim, remote) = match aim {
-        Ok((aim, lookup)) => (aim, remote_of(lookup)),
-        Err(failure) => (&target.reference, Err((failure.message.as_str(), failure.until_ms))),
+    let remote = match &aim.reference {
+        Ok(reference) => remote_of(lookups.get(reference)),
+        Err(failure) => Err((failure.message.as_str(), failure.until_ms)),
     };
     let course = Course::new(state, target, aim, remote);
+    let aim = course.aim;
     let standings = Standings::new((config, cache, quarantine), &course, used);
     let status = Some(standings.leading().status());
     if let Some(outcome) = settled(target, state.targets.get(&target.name)) {
@@ -85,8 +89,16 @@ pub(super) fn decide(
     };
     let words = course.from.as_ref().map(|from| in_words(from, aim));
     let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
+    let reason = with_note(reason, &course);
     let id = order.as_ref().map(|order| order.order.clone());
     Decided { outcome: Outcome { verdict, reason, order: id, status, ..outcome }, order, is_news }
+}
+
+/// `reason` with what there is to say of the choice of the tag, unless it says that already.
+fn with_note(reason: Option<String>, course: &Course<'_>) -> Option<String> {
+    let note = course.note.map(|note| note.reason.clone());
+    let note = note.filter(|note| !reason.as_ref().is_some_and(|reason| reason.contains(note.as_str())));
+    reason.into_iter().chain(note).reduce(|reason, note| format!("{reason}; {note}"))
 }
 
 fn outcome_of(target: &Target, verdict: Verdict) -> Outcome {

@@ -3,6 +3,7 @@
 
 use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
 
+use super::aim::Aim;
 use crate::config::{Baseline, Config};
 use crate::gate::quarantine::Quarantine;
 use crate::running::Used;
@@ -18,6 +19,8 @@ pub(super) struct Course<'a> {
     pub(super) aim: &'a Reference,
     /// What the aim points to.
     pub(super) remote: Remote<'a>,
+    /// Why the aim is not simply the newest tag.
+    pub(super) note: Option<&'a Hold>,
     /// The tag that it is on, where the aim is another.
     pub(super) from: Option<Reference>,
     /// What was seen before, at the aim or on the tag that it is on.
@@ -31,7 +34,8 @@ pub(super) struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    pub(super) fn new(state: &State, target: &'a Target, aim: &'a Reference, remote: Remote<'a>) -> Self {
+    pub(super) fn new(state: &State, target: &'a Target, aim: &'a Aim, remote: Remote<'a>) -> Self {
+        let (aim, note) = (aim.reference.as_ref().unwrap_or(&target.reference), aim.note.as_ref());
         let known = state.targets.get(&target.name).cloned();
         let is_first_sight = known.is_none();
         let is_ordered = known.as_ref().is_some_and(|known| known.pending.is_some());
@@ -42,7 +46,7 @@ impl<'a> Course<'a> {
         let unseen = || Seen { reference: present.clone(), digest: None, from: None, tried: Vec::new(), pending: None };
         let seen = known.filter(|seen| is_there(seen) || seen.reference == *present).unwrap_or_else(unseen);
         let is_reached = remote.is_ok_and(|remote| seen.digest.as_ref() == Some(remote)) && is_there(&seen);
-        Self { target, aim, remote, from, seen, is_first_sight, is_ordered, is_reached }
+        Self { target, aim, remote, note, from, seen, is_first_sight, is_ordered, is_reached }
     }
 
     /// Whether `container` was left as it is by an order for what the aim points to.
@@ -135,6 +139,7 @@ pub(super) fn stand<'a>(
         blocked: container.map_or_else(|| target.blocked.clone(), crate::target::reason_against),
         strategy: strategy_for(config, target, container),
         hold: remote.ok().and_then(|remote| hold(quarantine, target, aim, remote)),
+        tag_note: course.note,
         left: container.and_then(|container| left(config, course, container)),
         leaves_tag: used.map_or(course.from.is_some(), |(reference, _)| reference != *aim),
     };

@@ -1,6 +1,6 @@
 //! A host for tests: containers, registries that answer or fail, and the orders that a policy places.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imagewatch_abi::{
     Answer, Container, Containers, Digest, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses,
@@ -17,6 +17,12 @@ pub(crate) struct World {
     pub(crate) containers: Vec<Container>,
     /// What the tags point to, by `repository:tag`. A tag that is not there does not exist.
     pub(crate) tags: BTreeMap<String, Digest>,
+    /// Tags that are listed and have no manifest, by `repository:tag`.
+    pub(crate) listed: BTreeSet<String>,
+    /// Indexes and manifests, by digest.
+    pub(crate) documents: BTreeMap<Digest, Value>,
+    /// What the registry was asked for, method and path.
+    pub(crate) requests: Vec<String>,
     /// The registry does not answer.
     pub(crate) is_down: bool,
     pub(crate) state: Value,
@@ -74,23 +80,20 @@ impl World {
 
     fn answer(&self, request: &HttpRequest) -> Answer<HttpResponse> {
         let path = request.url.strip_prefix("https://r.io/v2/").unwrap_or_default();
-        let response = |status, headers, body| {
-            Answer::Ok(HttpResponse {
-                status,
-                headers,
-                body,
-                authenticated: false,
-                credential_id: None,
-                body_digest: None,
-            })
-        };
+        let response =
+            |status, headers, body| Answer::Ok(HttpResponse { status, headers, body, ..HttpResponse::default() });
         if self.is_down {
             return Answer::Err(Failure::passing(FailureCode::Timeout, "r.io does not answer"));
         }
         if let Some((repository, _)) = path.split_once("/tags/list") {
             let prefix = format!("{repository}:");
-            let tags: Vec<_> = self.tags.keys().filter_map(|tag| tag.strip_prefix(&prefix)).collect();
+            let tags: Vec<_> =
+                self.tags.keys().chain(&self.listed).filter_map(|tag| tag.strip_prefix(&prefix)).collect();
             return response(200, Vec::new(), serde_json::json!({ "name": repository, "tags": tags }).to_string());
+        }
+        let digest = path.rsplit_once('/').and_then(|(_, version)| version.parse::<Digest>().ok());
+        if let Some(document) = digest.and_then(|digest| self.documents.get(&digest)) {
+            return response(200, Vec::new(), document.to_string());
         }
         match self.tags.get(&path.replacen("/manifests/", ":", 1)) {
             Some(digest) => {
@@ -108,7 +111,7 @@ impl Host for World {
     }
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
-        self.requests.extend(batch.requests.iter().map(|request| request.url.clone()));
+        self.requests.extend(batch.requests.iter().map(|request| format!("{:?} {}", request.method, request.url)));
         Answer::Ok(HttpResponses { responses: batch.requests.iter().map(|request| self.answer(request)).collect() })
     }
 

@@ -47,6 +47,11 @@ impl Document {
         Ok(Self { children, config })
     }
 
+    /// Whether it is an index that has manifests, and none of them is for `platform`.
+    pub(crate) fn lacks(&self, platform: &str) -> bool {
+        !self.children.is_empty() && self.child(platform).is_none()
+    }
+
     /// The manifest for `platform`. A variant that only one side names does not part them: `arm64` is `arm64/v8`.
     pub(crate) fn child(&self, platform: &str) -> Option<&Digest> {
         let is_of = |(name, _): &&(String, Digest)| {

@@ -1,14 +1,19 @@
 //! `semver:RANGE`: tags as versions, `1.2.3`, `v1.2`, `1.2.3-rc.1`, `1.2.3-alpine`, and the ranges that choose among them.
 //!
-//! Only versions of one kind are compared: with the same number of parts, both with a `v` or both without, and of the
-//! same variant. What stands behind a dash is a pre-release when it looks like one (`-rc.1`, `-beta2`, `-20240501`) and
-//! a variant else (`-alpine3.20`, `-slim`); both may be there (`-rc1-alpine`).
+//! Only versions of one form are compared: with the same number of parts (one to four), both with a `v` or both without,
+//! and with suffixes of one form. What stands behind a dash is a pre-release when it looks like one (`-rc.1`, `-beta2`,
+//! `-20240501`), and a variant otherwise (`-alpine3.20`, `-slim`, `-ls239`); both may be there (`-rc1-alpine`). Variants of
+//! one form differ only in their numbers and commit ids. They are compared as builds, after the version.
 
 mod range;
 
 use std::cmp::Ordering;
 
+use super::natural;
 pub(super) use range::Range;
+
+/// So many numbers a version has at most.
+const MAX_PARTS: usize = 4;
 
 /// The words that make a pre-release; those of one letter only with a number (`b2`).
 const PRE_RELEASES: &[&str] = &[
@@ -30,10 +35,10 @@ const PRE_RELEASES: &[&str] = &[
     "unstable",
 ];
 
-/// Three numbers and a pre-release, which comes before the version without one.
+/// Its numbers and a pre-release, which comes before the version without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version<'a> {
-    numbers: [u64; 3],
+    numbers: [u64; MAX_PARTS],
     pre: &'a str,
 }
 
@@ -49,13 +54,49 @@ struct Tag<'a> {
 struct Kind<'a> {
     has_v: bool,
     parts: usize,
+    /// Whether the id of a commit follows the pre-release.
+    has_id: bool,
     variant: &'a str,
 }
 
-/// Which version is greater; none when one of them is no version, or they are of different kinds.
+/// Which version is greater, then which build; none when one of them is no version, or they are of different forms.
 pub(super) fn compare(one: &str, other: &str) -> Option<Ordering> {
     let (one, other) = (Tag::parse(one)?, Tag::parse(other)?);
-    (one.kind == other.kind).then(|| one.version.cmp(&other.version))
+    let by_build = || natural::compare_builds(one.kind.variant, other.kind.variant);
+    one.kind.is_like(&other.kind).then(|| one.version.cmp(&other.version).then_with(by_build))
+}
+
+/// Whether both are versions of one form whose variants differ at most in what counts builds.
+pub(super) fn is_same_line(one: &str, other: &str) -> bool {
+    let line = |text| Tag::parse(text).map(|tag| natural::line(tag.kind.variant));
+    compare(one, other).is_some() && line(one) == line(other)
+}
+
+/// The form of a version, for people.
+pub(super) fn form(text: &str) -> Option<String> {
+    let Tag { version, kind } = Tag::parse(text)?;
+    let v = if kind.has_v { "`v` and " } else { "" };
+    let id = if kind.has_id { ".…" } else { "" };
+    Some(match (kind.variant, version.pre) {
+        ("", "") if kind.parts == 1 => format!("{v}one number without a suffix"),
+        ("", "") => format!("{v}{} numbers without a suffix", kind.parts),
+        ("", pre) => format!("-{}{id}", natural::form(pre)),
+        (variant, "") => format!("-{}", natural::form(variant)),
+        (variant, pre) => format!("-{}{id}-{}", natural::form(pre), natural::form(variant)),
+    })
+}
+
+/// A range that admits `text`, where it takes a pre-release in the range to do so.
+pub(super) fn range_with_pre(text: &str) -> Option<String> {
+    let Version { numbers: [major, minor, patch, _], pre } = Tag::parse(text)?.version;
+    (!pre.is_empty()).then(|| format!(">={major}.{minor}.{patch}-0"))
+}
+
+impl Kind<'_> {
+    fn is_like(&self, other: &Self) -> bool {
+        let is_same = |one: &Self| (one.has_v, one.parts, one.has_id) == (self.has_v, self.parts, self.has_id);
+        is_same(other) && natural::form(self.variant) == natural::form(other.variant)
+    }
 }
 
 impl<'a> Tag<'a> {
@@ -65,28 +106,45 @@ impl<'a> Tag<'a> {
         if unprefixed.len() > core.len() && suffix.is_empty() {
             return None;
         }
-        let (pre, variant) = split_suffix(suffix);
-        let (mut numbers, mut parts) = ([0; 3], 0);
+        let (pre, id, variant) = split_suffix(suffix);
+        let (mut numbers, mut parts) = ([0; MAX_PARTS], 0);
         for part in core.split('.') {
             *numbers.get_mut(parts)? = parse_number(part)?;
             parts += 1;
         }
-        let kind = Kind { has_v: unprefixed.len() < text.len(), parts, variant };
+        let kind = Kind { has_v: unprefixed.len() < text.len(), parts, has_id: !id.is_empty(), variant };
         Some(Self { version: Version { numbers, pre }, kind })
     }
 }
 
-/// The leading pieces that look like a pre-release, and the rest.
-fn split_suffix(suffix: &str) -> (&str, &str) {
+/// The leading pieces that look like a pre-release, the id of a commit that follows their counter, and the rest.
+fn split_suffix(suffix: &str) -> (&str, &str, &str) {
     let mut end = 0;
     for piece in suffix.split('-') {
-        let is_first = end == 0;
-        if !is_pre_release(piece) {
+        let dash = usize::from(end > 0);
+        let counted = without_id(piece);
+        if !is_pre_release(counted) {
             break;
         }
-        end += piece.len() + usize::from(!is_first);
+        end += dash + counted.len();
+        if counted.len() < piece.len() {
+            let (id, variant) = suffix[end..].split_at(piece.len() - counted.len());
+            return (&suffix[..end], &id[1..], variant.trim_start_matches('-'));
+        }
     }
-    (&suffix[..end], suffix[end..].trim_start_matches('-'))
+    (&suffix[..end], "", suffix[end..].trim_start_matches('-'))
+}
+
+/// `alpha.12` of `alpha.12.b4djgk3`: what follows a counter and looks like the id of a commit tells builds apart and orders
+/// nothing. A number is an id only where it begins with a zero or has the seven digits of a short id.
+fn without_id(piece: &str) -> &str {
+    let Some((counted, id)) = piece.rsplit_once('.') else { return piece };
+    let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_short_id = id.len() >= 6 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let has_digit = id.bytes().any(|byte| byte.is_ascii_digit());
+    let is_id = is_short_id && has_digit && (!is_number || id.starts_with('0') || id.len() == 7);
+    let is_counter = counted.rsplit('.').next().is_some_and(|number| parse_number(number).is_some());
+    if is_id && is_counter && !counted.starts_with(|c: char| c.is_ascii_digit()) { counted } else { piece }
 }
 
 fn is_pre_release(piece: &str) -> bool {
@@ -104,7 +162,7 @@ fn parse_number(text: &str) -> Option<u64> {
 impl Ord for Version<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         let by_pre = || match (self.pre.is_empty(), other.pre.is_empty()) {
-            (false, false) => compare_pre(self.pre, other.pre),
+            (false, false) => natural::compare(self.pre, other.pre),
             (is_release, is_other) => is_release.cmp(&is_other),
         };
         self.numbers.cmp(&other.numbers).then_with(by_pre)
@@ -115,36 +173,6 @@ impl PartialOrd for Version<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
-}
-
-/// As semver has it, and a number also counts as one behind letters: `rc10` comes after `rc9`.
-fn compare_pre(one: &str, other: &str) -> Ordering {
-    let (mut one, mut other) = (one, other);
-    while !one.is_empty() || !other.is_empty() {
-        let ((a, a_rest), (b, b_rest)) = (next_run(one), next_run(other));
-        let found = rank(a).cmp(&rank(b));
-        if found.is_ne() {
-            return found;
-        }
-        (one, other) = (a_rest, b_rest);
-    }
-    Ordering::Equal
-}
-
-/// What has ended comes before a number, and a number before a word.
-fn rank(run: &str) -> (u8, u64, &str) {
-    match run.parse() {
-        Ok(number) => (1, number, ""),
-        Err(_) => (if run.is_empty() { 0 } else { 2 }, 0, run),
-    }
-}
-
-/// The first digits or the first other characters, without the dots and dashes before them, and what follows.
-fn next_run(text: &str) -> (&str, &str) {
-    let text = text.trim_start_matches(['.', '-']);
-    let is_digit = text.starts_with(|c: char| c.is_ascii_digit());
-    let is_end = |c: char| c.is_ascii_digit() != is_digit || matches!(c, '.' | '-');
-    text.split_at(text.find(is_end).unwrap_or(text.len()))
 }
 
 #[cfg(test)]

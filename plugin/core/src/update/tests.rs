@@ -15,12 +15,23 @@ fn policy(text: &str, filter: Option<&str>) -> UpdatePolicy {
     }
 }
 
+fn owned(tags: &[&str]) -> Vec<String> {
+    tags.iter().map(|tag| (*tag).to_owned()).collect()
+}
+
+fn newest(choice: &Choice<'_>) -> Option<String> {
+    match choice {
+        Choice::Newer(tags) => tags.first().map(|tag| (*tag).to_owned()),
+        Choice::Newest | Choice::Unclear(_) => None,
+    }
+}
+
 fn choose(policy: &UpdatePolicy, tags: &[&str], current: &str) -> Option<String> {
-    let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-    let chosen = policy.choose(&tags, current).map(str::to_owned);
-    let reversed: Vec<String> = tags.into_iter().rev().collect();
-    assert_eq!(policy.choose(&reversed, current), chosen.as_deref(), "the list's order makes no difference");
-    chosen
+    let tags = owned(tags);
+    let choice = policy.choose(&tags, current);
+    let reversed: Vec<String> = tags.iter().rev().cloned().collect();
+    assert_eq!(policy.choose(&reversed, current), choice, "the list's order makes no difference");
+    newest(&choice)
 }
 
 #[rstest]
@@ -73,6 +84,108 @@ fn a_filter_says_which_tags_count_and_what_of_them_is_compared(
     #[case] expected: Option<&str>,
 ) {
     assert_eq!(choose(&policy(text, Some(pattern)), tags, current).as_deref(), expected);
+}
+
+/// Field report F11: versions with four parts.
+#[rstest]
+#[test_attr(any_test)]
+#[case::build_of_linuxserver("semver:^4", None, &["4.0.9.2244-ls257", "4.0.12.2823-ls267", "4.0.12.2900-ls270"], "4.0.9.2244-ls257", Some("4.0.12.2900-ls270"))]
+#[case::filter_that_drops_the_difference("semver:^4", Some(r"^(\d+\.\d+\.\d+)\.\d+-ls\d+$"), &["4.0.9.2244-ls257", "4.0.12.2823-ls267", "4.0.12.2900-ls270"], "4.0.12.2823-ls267", Some("4.0.12.2900-ls270"))]
+#[case::plain("semver:^4", None, &["4.9.0.9", "4.9.0.12"], "4.9.0.9", Some("4.9.0.12"))]
+#[case::v_kept("semver:^4", None, &["4.9.0.12", "v4.9.0.10"], "v4.9.0.9", Some("v4.9.0.10"))]
+#[case::three_parts_are_another_form("semver:^4", None, &["4.9.1", "4.9.0.10"], "4.9.0.9", Some("4.9.0.10"))]
+#[case::next_major_is_outside("semver:^4", None, &["5.0.0.1", "4.9.0.9"], "4.9.0.9", None)]
+fn f11_the_fourth_number_counts(
+    #[case] text: &str,
+    #[case] filter: Option<&str>,
+    #[case] tags: &[&str],
+    #[case] current: &str,
+    #[case] expected: Option<&str>,
+) {
+    assert_eq!(choose(&policy(text, filter), tags, current).as_deref(), expected);
+}
+
+/// Field report F12: suffixes that differ in every tag.
+#[rstest]
+#[test_attr(any_test)]
+#[case::linuxserver("semver:^4", &["4.5.5-ls239", "4.6.0-ls245"], "4.5.5-ls239", Some("4.6.0-ls245"))]
+#[case::counter_and_commit("semver:>=0.0.1-0", &["0.0.1-alpha.12.b4djgk3", "0.0.1-alpha.13.0545458"], "0.0.1-alpha.12.b4djgk3", Some("0.0.1-alpha.13.0545458"))]
+#[case::described_commit("semver:>=1.0.0-0", &["v1.2.3-4-gabcdef", "v1.2.3-9-g123456"], "v1.2.3-4-gabcdef", Some("v1.2.3-9-g123456"))]
+#[case::bitnami("semver:^15", &["15.4.0-debian-11-r45", "15.5.0-debian-12-r1"], "15.4.0-debian-11-r45", Some("15.5.0-debian-12-r1"))]
+#[case::base_image("semver:^1", &["1.2.3-alpine3.19", "1.2.4-alpine3.20"], "1.2.3-alpine3.19", Some("1.2.4-alpine3.20"))]
+#[case::only_the_build_is_newer("semver:^4", &["4.6.0-ls9", "4.6.0-ls10"], "4.6.0-ls9", Some("4.6.0-ls10"))]
+#[case::an_older_version_with_a_later_build("semver:^4", &["4.5.0-ls300", "4.6.0-ls245"], "4.6.0-ls240", Some("4.6.0-ls245"))]
+#[case::a_suffix_that_others_have_is_kept("semver:^3", &["3.19.0-python3.11", "3.20.0-python3.11", "3.21.0-python3.12"], "3.19.0-python3.11", Some("3.20.0-python3.11"))]
+#[case::a_counter_is_no_name("semver:^15", &["15.4.0-debian-11-r44", "15.4.1-debian-11-r2", "15.5.0-debian-12-r1"], "15.4.0-debian-11-r45", Some("15.4.1-debian-11-r2"))]
+#[case::never_plain("semver:^1", &["1.2.4", "1.2.4-debian12", "1.2.4-alpine"], "1.2.3-alpine3.19", None)]
+#[case::never_another_base("semver:^1", &["1.2.4-debian12lts"], "1.2.3-ubuntu22lts", None)]
+#[case::commit_alone_orders_nothing("semver:>=1.0.0-0", &["1.2.3-4-gabcdef", "1.2.3-4-gffffff"], "1.2.3-4-gabcdef", None)]
+#[case::pre_release_stays_one("semver:^0.0.1", &["0.0.1-alpha.13.0545458"], "0.0.1-alpha.12.b4djgk3", None)]
+fn f12_a_suffix_of_one_form_is_compared_as_a_build(
+    #[case] text: &str,
+    #[case] tags: &[&str],
+    #[case] current: &str,
+    #[case] expected: Option<&str>,
+) {
+    assert_eq!(choose(&policy(text, None), tags, current).as_deref(), expected);
+}
+
+/// Field reports F12 and F13: that nothing can be compared is not the same as being on the newest tag.
+#[rstest]
+#[test_attr(any_test)]
+#[case::another_suffix("semver:^4", None, &["4.6.0", "latest", "4.5.5-ls239"], "4.5.5-ls239", "no other tag of its form (-ls…) among 3 tags")]
+#[case::no_suffix("semver:^4", None, &["4.6.0-ls1", "v4.6.0"], "4.5.5", "(3 numbers without a suffix) among 2 tags")]
+#[case::v("semver:^4", None, &["4.6"], "v4.5", "(`v` and 2 numbers without a suffix)")]
+#[case::no_tags("semver:^4", None, &[], "4.5.5", "among 0 tags")]
+#[case::no_number("numeric", None, &["latest", "edge"], "7", "(a number)")]
+#[case::filtered_out("alphabetical", Some("^rel-"), &["dev-1"], "rel-1", "(what the tag filter matches)")]
+#[case::revision_outside_the_range("semver:^2", None, &["2.0.50-3", "2.0.50-4", "2.0.51-1"], "2.0.50-3", "excludes all 2 newer tags of its form, 2.0.51-1; a range that names a pre-release, such as `>=2.0.51-0`")]
+#[case::date_outside_the_range("semver:^1", None, &["1.0.0-20240101", "1.0.0-20240501"], "1.0.0-20240101", "excludes the only newer tag of its form, 1.0.0-20240501; a range")]
+#[case::major_outside_the_range("semver:^1", None, &["2.1.0"], "2.0.0", "excludes the only newer tag of its form, 2.1.0")]
+#[case::newest_of_its_suffix("semver:^1", None, &["1.2.2-alpine3.19", "1.2.4-alpine3.20"], "1.2.3-alpine3.19", "1.2.4-alpine3.20 is newer and has another suffix")]
+fn f12_f13_what_cannot_be_compared_is_told(
+    #[case] text: &str,
+    #[case] filter: Option<&str>,
+    #[case] tags: &[&str],
+    #[case] current: &str,
+    #[case] part: &str,
+) {
+    match policy(text, filter).choose(&owned(tags), current) {
+        Choice::Unclear(reason) => assert!(reason.contains(part), "{reason}"),
+        choice => panic!("{choice:?}"),
+    }
+}
+
+/// Nothing is to be told where a newer tag was looked for and there is none.
+#[rstest]
+#[test_attr(any_test)]
+#[case::older_ones("semver:^1", &["1.0.0", "1.1.0"], "1.1.0")]
+#[case::outside_the_range("semver:^1", &["1.1.0", "2.0.0"], "1.1.0")]
+#[case::the_only_tag("semver:^1", &["1.1.0"], "1.1.0")]
+#[case::suffix_of_its_own_line("semver:^1", &["1.2.2-alpine3.19"], "1.2.3-alpine3.19")]
+#[case::numbers("numeric", &["6", "7"], "7")]
+fn the_newest_tag_is_known_to_be_the_newest(#[case] text: &str, #[case] tags: &[&str], #[case] current: &str) {
+    assert_eq!(policy(text, None).choose(&owned(tags), current), Choice::Newest);
+}
+
+/// Field report F14: tags whose compared parts are equal.
+#[rstest]
+#[test_attr(any_test)]
+#[case::linuxserver("semver:^4", r"^(\d+\.\d+\.\d+)-ls\d+$", &["4.6.0-ls9", "4.6.0-ls10"], "4.5.5-ls239", Some("4.6.0-ls10"))]
+#[case::date("numeric", r"^(\d+)-b\d+$", &["20240102-b9", "20240102-b10"], "20240101-b9", Some("20240102-b10"))]
+#[case::revision("semver:^1", r"^(\d+\.\d+\.\d+)-\d+$", &["1.1.0-9", "1.1.0-10"], "1.0.0-9", Some("1.1.0-10"))]
+#[case::from_build_to_build("semver:^4", r"^(\d+\.\d+\.\d+)-ls\d+$", &["4.6.0-ls9", "4.6.0-ls10"], "4.6.0-ls9", Some("4.6.0-ls10"))]
+#[case::never_back("semver:^4", r"^(\d+\.\d+\.\d+)-ls\d+$", &["4.6.0-ls9", "4.6.0-ls10"], "4.6.0-ls10", None)]
+#[case::another_form_is_no_later_build("semver:^4", r"^(\d+\.\d+\.\d+)", &["4.6.0-slim"], "4.6.0", None)]
+#[case::commits_are_no_builds("numeric", r"^main-[0-9a-f]+-(\d+)$", &["main-1a2b3c4-9"], "main-0a2b3c4-9", None)]
+fn f14_equal_tags_go_by_the_whole_tag_in_natural_order(
+    #[case] text: &str,
+    #[case] filter: &str,
+    #[case] tags: &[&str],
+    #[case] current: &str,
+    #[case] expected: Option<&str>,
+) {
+    assert_eq!(choose(&policy(text, Some(filter)), tags, current).as_deref(), expected);
 }
 
 #[rstest]
@@ -136,8 +249,8 @@ fn expect_latest(policy: &UpdatePolicy, row: &Value) {
     let (tags, expected) = (texts(row, "versions"), text(row, "expected"));
     for current in tags.iter().filter(|tag| policy.check_present(tag).is_ok()) {
         let is_after = policy.compare(expected, current) == Some(Ordering::Greater);
-        let chosen = policy.choose(&tags, current);
-        assert_eq!(chosen, is_after.then_some(expected), "{}: {policy:?} from {current}", row["label"]);
+        let chosen = newest(&policy.choose(&tags, current));
+        assert_eq!(chosen.as_deref(), is_after.then_some(expected), "{}: {policy:?} from {current}", row["label"]);
     }
     if row["error"] == false {
         assert!(tags.iter().any(|tag| tag == expected) && policy.admits(expected), "{}", row["label"]);

@@ -6,7 +6,10 @@
 //! difference: `<=1.2` has 1.2.9, `>1` begins at 2. A pre-release is in a range only where one of the comparators that
 //! stand together names a pre-release: `>=1.2.0-0` has `1.3.0-rc.1`, `>=1.2` does not.
 
-use super::{Tag, Version, parse_number, split_suffix};
+use super::{MAX_PARTS, Tag, Version, parse_number, split_suffix};
+
+/// So many numbers a version in a range has at most; a tag with a fourth is in `1.2.3` like one without.
+const RANGE_PARTS: usize = 3;
 
 /// Sets of comparators of which one must hold.
 #[derive(Debug)]
@@ -24,13 +27,13 @@ struct Comparator {
 /// A [`Version`] of its own.
 #[derive(Debug)]
 struct Bound {
-    numbers: [u64; 3],
+    numbers: [u64; MAX_PARTS],
     pre: String,
 }
 
 /// What follows an operator: the parts that are written out, and their pre-release.
 struct Written<'a> {
-    numbers: [u64; 3],
+    numbers: [u64; MAX_PARTS],
     parts: usize,
     pre: &'a str,
 }
@@ -72,7 +75,7 @@ impl Bound {
     }
 
     /// The first of all versions with these numbers.
-    fn lowest(numbers: [u64; 3]) -> Self {
+    fn lowest(numbers: [u64; MAX_PARTS]) -> Self {
         Self { numbers, pre: "0".to_owned() }
     }
 }
@@ -84,7 +87,7 @@ impl Written<'_> {
 
     /// Where the versions end that agree in the first `parts` parts; nowhere if that is none.
     fn end_of(&self, parts: usize) -> Option<Bound> {
-        let mut numbers = [0; 3];
+        let mut numbers = [0; MAX_PARTS];
         numbers[..parts].copy_from_slice(&self.numbers[..parts]);
         let last = numbers.get_mut(parts.checked_sub(1)?)?;
         *last = last.saturating_add(1);
@@ -127,11 +130,11 @@ fn parse_set(text: &str) -> Result<Vec<Comparator>, String> {
 
 fn parse_comparator(operator: &str, version: &str) -> Result<Comparator, String> {
     let written = parse_written(version).ok_or_else(|| format!("{version:?} is no version"))?;
-    let any = || Bound::lowest([0; 3]);
+    let any = || Bound::lowest([0; MAX_PARTS]);
     let (from, before) = match operator {
         "" | "=" | "!=" => (written.exact(), written.end()),
         // Behind all versions nothing comes.
-        ">" => (written.end().unwrap_or_else(|| Bound::lowest([u64::MAX; 3])), None),
+        ">" => (written.end().unwrap_or_else(|| Bound::lowest([u64::MAX; MAX_PARTS])), None),
         ">=" | "=>" => (written.exact(), None),
         "<" => (any(), Some(written.exact())),
         "<=" | "=<" => (any(), written.end()),
@@ -146,12 +149,12 @@ fn parse_comparator(operator: &str, version: &str) -> Result<Comparator, String>
 fn parse_written(text: &str) -> Option<Written<'_>> {
     let unprefixed = text.strip_prefix('v').unwrap_or(text);
     let (core, pre) = unprefixed.split_once('-').map_or((unprefixed, None), |(core, pre)| (core, Some(pre)));
-    let mut written = Written { numbers: [0; 3], parts: 0, pre: pre.unwrap_or_default() };
+    let mut written = Written { numbers: [0; MAX_PARTS], parts: 0, pre: pre.unwrap_or_default() };
     let mut is_open = false;
     for (index, part) in core.split('.').enumerate() {
         let is_any = matches!(part, "x" | "X" | "*");
         let number = if is_any { 0 } else { parse_number(part)? };
-        let place = written.numbers.get_mut(index)?;
+        let place = written.numbers.get_mut(..RANGE_PARTS)?.get_mut(index)?;
         is_open |= is_any;
         if !is_open {
             *place = number;

@@ -45,7 +45,9 @@ fn versions_come_in_the_order_of_semver() {
 #[case::letter_alone("1.2.3-b", Some(([1, 2, 3], "", false, 3, "b")))]
 #[case::letter_with_number("1.2.3-b2", Some(([1, 2, 3], "b2", false, 3, "")))]
 #[case::leading_zero("24.04", Some(([24, 4, 0], "", false, 2, "")))]
-#[case::four_parts("1.0.0.1", None)]
+#[case::five_parts("1.0.0.1.2", None)]
+#[case::date_after_a_counter("0.0.1-beta.1.20240501", Some(([0, 0, 1], "beta.1.20240501", false, 3, "")))]
+#[case::commit_after_a_counter("1.2.3-4-gabcdef", Some(([1, 2, 3], "4", false, 3, "gabcdef")))]
 #[case::letters("1.0.0p", None)]
 #[case::word("latest", None)]
 #[case::empty("", None)]
@@ -54,11 +56,23 @@ fn versions_come_in_the_order_of_semver() {
 #[case::sign("1.+2", None)]
 #[case::too_long("99999999999999999999", None)]
 fn tags_are_read(#[case] text: &str, #[case] expected: Option<([u64; 3], &str, bool, usize, &str)>) {
-    let expected = expected.map(|(numbers, pre, has_v, parts, variant)| Tag {
-        version: Version { numbers, pre },
-        kind: Kind { has_v, parts, variant },
+    let expected = expected.map(|([major, minor, patch], pre, has_v, parts, variant)| Tag {
+        version: Version { numbers: [major, minor, patch, 0], pre },
+        kind: Kind { has_v, parts, has_id: false, variant },
     });
     assert_eq!(Tag::parse(text), expected);
+}
+
+#[rstest]
+#[test_attr(any_test)]
+#[case::letters_and_digits("alpha.12.b4djgk3", ("alpha.12", "b4djgk3", ""))]
+#[case::digits_after_a_zero("alpha.13.0545458", ("alpha.13", "0545458", ""))]
+#[case::before_a_variant("rc.1.1a2b3c4-alpine", ("rc.1", "1a2b3c4", "alpine"))]
+#[case::date("beta.1.20240501", ("beta.1.20240501", "", ""))]
+#[case::small_number("beta.1.2", ("beta.1.2", "", ""))]
+#[case::no_counter_before_it("alpha.b4djgk3", ("", "", "alpha.b4djgk3"))]
+fn an_id_after_a_counter_is_set_apart(#[case] suffix: &str, #[case] expected: (&str, &str, &str)) {
+    assert_eq!(split_suffix(suffix), expected);
 }
 
 #[rstest]
@@ -93,6 +107,8 @@ fn tags_are_read(#[case] text: &str, #[case] expected: Option<([u64; 3], &str, b
 #[case::pre_release_of_caret("^1.2.3-beta.2", &["1.2.3-beta.2", "1.2.3-beta.10", "1.9.0-rc1"], &["1.2.3-beta.1", "2.0.0-rc1"])]
 #[case::pre_release_exact("1.2.3-rc1", &["1.2.3-rc1"], &["1.2.3-rc1.1", "1.2.3"])]
 #[case::pre_release_of_its_own_set("^1.0.0-0 || ^2", &["1.1.0-rc1"], &["2.1.0-rc1"])]
+#[case::fourth_number("^4.0.9", &["4.0.9.2244", "4.0.12.1"], &["5.0.0.0", "4.0.8.9999"])]
+#[case::fourth_number_at_the_bound("<=1.2.3", &["1.2.3.4"], &["1.2.4.0"])]
 #[case::nothing_is_behind_all(">*", &[], &["1.0.0"])]
 fn ranges_have_what_masterminds_has(#[case] range: &str, #[case] inside: &[&str], #[case] outside: &[&str]) {
     let range = Range::parse(range).expect(range);

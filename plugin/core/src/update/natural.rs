@@ -1,0 +1,128 @@
+//! The natural order of texts: runs of digits by value, all else by bytes. And the form of a suffix: what stays when its
+//! numbers and commit ids change.
+
+use std::cmp::Ordering;
+
+/// Words whose number counts builds of one version; any other word with a number (`alpine3.19`) names what it is built on.
+const COUNTERS: &[&str] = &["b", "build", "ls", "p", "patch", "r", "rel", "rev"];
+
+/// Compares run by run: what has ended comes before a number, and a number before a word. `rc10` comes after `rc9`.
+pub(super) fn compare(one: &str, other: &str) -> Ordering {
+    let (mut one, mut other) = (one, other);
+    while !one.is_empty() || !other.is_empty() {
+        let ((a, a_rest), (b, b_rest)) = (next_run(one), next_run(other));
+        let found = rank(a).cmp(&rank(b));
+        if found.is_ne() {
+            return found;
+        }
+        (one, other) = (a_rest, b_rest);
+    }
+    Ordering::Equal
+}
+
+/// Compares two texts of one form piece by piece. A commit id says nothing about the order.
+pub(super) fn compare_builds(one: &str, other: &str) -> Ordering {
+    let pieces = one.split('-').zip(other.split('-'));
+    let ordered = pieces.filter(|(a, b)| !is_id(a) && !is_id(b)).map(|(a, b)| compare(a, b));
+    ordered.fold(Ordering::Equal, Ordering::then)
+}
+
+/// The form of `text`, for people as well: `debian-11-r45` has `debian-…-r…`.
+pub(super) fn form(text: &str) -> String {
+    by_piece(text, |piece| if is_id(piece) { "…".to_owned() } else { without_numbers(piece) })
+}
+
+/// What stays of `text` from build to build: `debian-11-r45` has `debian-11-r…`.
+pub(super) fn line(text: &str) -> String {
+    by_piece(text, |piece| {
+        let word = piece.trim_end_matches(|c: char| c.is_ascii_digit());
+        let is_counter = word.len() < piece.len() && COUNTERS.iter().any(|known| word.eq_ignore_ascii_case(known));
+        if is_id(piece) || is_counter { form(piece) } else { piece.to_owned() }
+    })
+}
+
+/// Whether `text` looks like the id of a commit: `gabcdef1` as `git describe` writes it, or at least seven hex digits of
+/// both kinds.
+pub(super) fn is_id(text: &str) -> bool {
+    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let described = text.strip_prefix('g').filter(|rest| (6..=40).contains(&rest.len()));
+    let has = |wanted: fn(&u8) -> bool| text.as_bytes().iter().any(wanted);
+    let is_mixed = (7..=40).contains(&text.len()) && has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase);
+    described.is_some_and(is_hex) || (is_mixed && is_hex(text))
+}
+
+fn by_piece(text: &str, show: impl Fn(&str) -> String) -> String {
+    text.split('-').map(show).collect::<Vec<_>>().join("-")
+}
+
+/// `text` with `…` for each number, dots within it included.
+fn without_numbers(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        shown += &rest[..start];
+        shown.push('…');
+        rest = rest[start..].trim_start_matches(|c: char| c.is_ascii_digit());
+        while let Some(after) = rest.strip_prefix('.').filter(|after| after.starts_with(|c: char| c.is_ascii_digit())) {
+            rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        }
+    }
+    shown + rest
+}
+
+/// Numbers of any length by value.
+fn rank(run: &str) -> (u8, usize, &str) {
+    if run.is_empty() {
+        return (0, 0, "");
+    }
+    if !run.starts_with(|c: char| c.is_ascii_digit()) {
+        return (2, 0, run);
+    }
+    let value = run.trim_start_matches('0');
+    (1, value.len(), value)
+}
+
+/// The first digits or the first other characters, without the dots and dashes before them, and what follows.
+fn next_run(text: &str) -> (&str, &str) {
+    let text = text.trim_start_matches(['.', '-']);
+    let is_digit = text.starts_with(|c: char| c.is_ascii_digit());
+    let is_end = |c: char| c.is_ascii_digit() != is_digit || matches!(c, '.' | '-');
+    text.split_at(text.find(is_end).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::any_test;
+
+    #[rstest]
+    #[test_attr(any_test)]
+    #[case::counter("ls239", "ls…", "ls…")]
+    #[case::named_version("alpine3.19", "alpine…", "alpine3.19")]
+    #[case::both("debian-11-r45", "debian-…-r…", "debian-11-r…")]
+    #[case::described_commit("gabcdef", "…", "…")]
+    #[case::described_commit_of_digits("g123456", "…", "…")]
+    #[case::commit("1a2b3c4", "…", "…")]
+    #[case::word_of_hex_letters("facade", "facade", "facade")]
+    #[case::word("bookworm-slim", "bookworm-slim", "bookworm-slim")]
+    #[case::word_with_number_inside("ubuntu22lts", "ubuntu…lts", "ubuntu22lts")]
+    #[case::none("", "", "")]
+    fn a_suffix_has_a_form_and_a_line(#[case] text: &str, #[case] expected_form: &str, #[case] expected_line: &str) {
+        assert_eq!((form(text).as_str(), line(text).as_str()), (expected_form, expected_line));
+    }
+
+    #[rstest]
+    #[test_attr(any_test)]
+    #[case::by_value("ls9", "ls10", Ordering::Less)]
+    #[case::zeros_say_nothing("r007", "r7", Ordering::Equal)]
+    #[case::longer_than_any_integer("r99999999999999999999999", "r100000000000000000000000", Ordering::Less)]
+    #[case::more_parts("alpine3.20", "alpine3.20.1", Ordering::Less)]
+    #[case::earlier_piece_first("debian-12-r1", "debian-11-r45", Ordering::Greater)]
+    #[case::commits_have_no_order("gabcdef1", "gabcdef2", Ordering::Equal)]
+    fn builds_come_in_natural_order(#[case] one: &str, #[case] other: &str, #[case] expected: Ordering) {
+        assert_eq!(compare_builds(one, other), expected);
+        assert_eq!(compare_builds(other, one), expected.reverse());
+    }
+}

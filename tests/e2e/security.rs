@@ -1,0 +1,111 @@
+//! What the program as a whole withstands: policies that are slow to load, and signals at any moment. Needs no engine.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use imagewatch_tests::http_client::build_client;
+use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::process::Signal;
+use imagewatch_tests::program::start_imagewatch;
+use tempfile::TempDir;
+
+use crate::inline::Inline;
+use crate::stage::{LATER, answer_of, watch_with};
+
+const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
+
+/// A stop that waits for nothing takes less, on however busy a machine.
+const AT_ONCE: Duration = Duration::from_secs(8);
+
+fn write(folder: &Path, name: &str, policy: &Inline, fuel: &str) -> PathBuf {
+    let wasm = folder.join(format!("{name}.wasm"));
+    std::fs::write(&wasm, policy.build()).expect("the test's folder takes files");
+    let manifest = PluginManifest { wasm, ..PluginManifest::new() };
+    manifest.config("host.allow_unhashed", "true").config("host.fuel", fuel).write(folder, name)
+}
+
+/// Describes itself for as long as it may, which is days.
+fn endless() -> Inline {
+    Inline { describe: "(loop $l (br $l))".to_owned(), ..Inline::default() }
+}
+
+const DAYS: &str = "9007199254740992";
+const USUAL: &str = "5000000000";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_policy_that_is_slow_to_load_holds_up_no_other_and_no_stop() {
+    let folder = TempDir::new().expect("a folder");
+    let slow = write(folder.path(), "slow", &endless(), DAYS);
+    let good = write(folder.path(), "good", &Inline::default(), USUAL);
+    let daemon = watch_with(NO_ENGINE, &[slow, good], &[]);
+    daemon.wait_for_line("watching; polled again").await;
+    let (status, body) = answer_of(build_client().get(daemon.admin_url("/readyz").await)).await;
+    assert!(status == 503 && body.to_string().contains("still being loaded"), "{status} {body}");
+    let start = Instant::now();
+    let lines = daemon.stop().await;
+    assert!(start.elapsed() < AT_ONCE, "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_policy_that_is_too_slow_to_load_is_refused() {
+    let folder = TempDir::new().expect("a folder");
+    let slow = write(folder.path(), "slow", &endless(), DAYS);
+    let slow = slow.to_str().expect("text");
+    let mut process = start_imagewatch(NO_ENGINE, ["check", slow], &[]);
+    assert_eq!(process.wait_exit(LATER).await, Some(4), "{:#?}", process.lines());
+    process.wait_for_line("not compiled and described within 30s", LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_signal_ends_what_is_still_loading() {
+    let folder = TempDir::new().expect("a folder");
+    let slow = write(folder.path(), "slow", &endless(), DAYS);
+    for (name, args, code) in [
+        ("run", vec!["run", "--admin-listen", "off"], 0),
+        ("check", vec!["check"], 130),
+        ("refresh", vec!["refresh", "--manifest"], 130),
+    ] {
+        let args = args.into_iter().chain([slow.to_str().expect("text")]);
+        let mut process = start_imagewatch(NO_ENGINE, args, &[("IMAGEWATCH_LOG", "info")]);
+        process.wait_for_line("imagewatch starts", LATER).await;
+        let start = Instant::now();
+        process.signal(Signal::TERM);
+        assert_eq!(process.wait_exit(LATER).await, Some(code), "{name}: {:#?}", process.lines());
+        assert!(start.elapsed() < AT_ONCE, "{name}: {:#?}", process.lines());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_start_function_is_bounded() {
+    let folder = TempDir::new().expect("a folder");
+    for (name, fields, part) in [
+        ("endless", "(func $s (loop $l (br $l))) (start $s)", "fuel"),
+        ("recursive", "(func $s (call $s)) (start $s)", "stack"),
+        ("trapping", "(func $s unreachable) (start $s)", "unreachable"),
+    ] {
+        let policy = Inline { fields: fields.to_owned(), ..Inline::default() };
+        let bad = write(folder.path(), name, &policy, DAYS);
+        let mut process = start_imagewatch(NO_ENGINE, ["check", bad.to_str().expect("text")], &[]);
+        assert_eq!(process.wait_exit(LATER).await, Some(4), "{name}: {:#?}", process.lines());
+        process.wait_for_line(part, LATER).await;
+    }
+}
+
+/// The panic came in 15 of 36 stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn s9_a_stop_while_a_manifest_is_refused_is_a_clean_one() {
+    let folder = TempDir::new().expect("a folder");
+    let good = write(folder.path(), "good", &Inline::default(), USUAL);
+    let refused = folder.path().join("refused.json");
+    std::fs::write(&refused, "{").expect("a file");
+    for listen in ["127.0.0.1:0", "off"].into_iter().cycle().take(24) {
+        let manifests = [&good, &refused].map(|path| path.to_str().expect("text"));
+        let args = ["run", "--admin-listen", listen].into_iter().chain(manifests);
+        let mut process = start_imagewatch(NO_ENGINE, args, &[]);
+        process.wait_for_line("watching; polled again", LATER).await;
+        process.signal(Signal::TERM);
+        let code = process.wait_exit(LATER).await;
+        let lines = process.lines();
+        assert!(code == Some(0) && !lines.iter().any(|line| line.contains("panicked")), "{code:?} {lines:#?}");
+    }
+}
