@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use imagewatch_abi::{
-    Container, ContainerFailure, Failure, FailureCode, Fault, ImageOrigin, Order, Reference, Report, Strategy, short_digest,
+    Container, ContainerFailure, Failure, FailureCode, Fault, ImageOrigin, Order, Reference, Report, Strategy,
+    short_digest,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,8 @@ use crate::turns::{Turn, Turns};
 pub use batch::Batch;
 use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
-use platform::Platforms;
 pub use logins::RefusedLogins;
+use platform::Platforms;
 
 /// How long a pull may take, unless configured otherwise.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_mins(5);

@@ -117,12 +117,7 @@ fn has_platform(image: &Value, wanted: &str) -> bool {
     })
 }
 
-async fn pull(
-    ctx: &OrderContext,
-    order: &Order,
-    reference: &Reference,
-    platform: Option<&str>,
-) -> Result<(), Failure> {
+async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference, platform: Option<&str>) -> Result<(), Failure> {
     let order = &Order { platform: platform.map(str::to_owned), ..order.clone() };
     let pull = async {
         let stored = (ctx.credentials)(reference.clone()).await?;

@@ -29,7 +29,8 @@ impl Platforms {
         }
         let containers = list_containers(ctx, order).await?;
         let default = ctx.replacer.engine.platform().await.map_err(|error| error.failure())?;
-        let mut own = containers.iter().map(|container| foreign(container, &default)).collect::<BTreeSet<_>>().into_iter();
+        let mut own =
+            containers.iter().map(|container| foreign(container, &default)).collect::<BTreeSet<_>>().into_iter();
         let wanted = match (own.next(), own.next()) {
             (Some(only), None) => only.map(str::to_owned),
             _ => None,
@@ -39,7 +40,8 @@ impl Platforms {
 
     /// Why `container` is not replaced, a lowercase fragment: it would get another platform than it has.
     pub(super) fn reason_against(&self, container: &Container) -> Option<String> {
-        let own = foreign(container, &self.default).filter(|own| !self.is_explicit && self.wanted.as_deref() != Some(own))?;
+        let own =
+            foreign(container, &self.default).filter(|own| !self.is_explicit && self.wanted.as_deref() != Some(own))?;
         Some(format!(
             "it runs {own}, and other containers on this image run another platform: watch it with a manifest of its own \
              that sets config key `platform` to {own}"

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
-use super::{MemoryEngine, State, conflict, name_of, text};
-use crate::engine::permission::Permission;
+use super::{MemoryEngine, State, conflict, text};
 use crate::engine::image_facts::{ImageFacts, platform_of};
+use crate::engine::permission::Permission;
 use crate::engine::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 

@@ -95,6 +95,7 @@ impl Replacer {
         for source in volume_sources(&snapshot.container) {
             sources.extend(self.find(source).await?);
         }
+        let platform = own_platform(&snapshot.container, &image);
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &image,
@@ -102,7 +103,7 @@ impl Replacer {
             volume_sources: &sources,
             names: &names,
             reference: None,
-            platform: own_platform(&snapshot.container, &image).as_deref(),
+            platform: platform.as_deref(),
             api: engine.api,
             is_podman: engine.is_podman,
         };

@@ -31,8 +31,6 @@ pub(crate) struct World {
     /// The orders of the last poll.
     pub(crate) orders: Vec<Order>,
     pub(crate) logged: Vec<String>,
-    /// The URLs that were asked for, in order.
-    pub(crate) requests: Vec<String>,
 }
 
 pub(crate) fn digest(letter: char) -> Digest {
