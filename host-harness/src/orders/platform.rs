@@ -20,14 +20,15 @@ pub(super) struct Platforms {
 impl Platforms {
     /// The platform that the manifest asks for, else the one that all containers of `order` run, unless it is the
     /// engine's own: then nothing is asked for, as with `docker run` without `--platform`.
+    /// Containers that cannot be listed now are listed again, and looked at, when they are to be replaced.
     ///
     /// # Errors
-    /// The engine does not list its containers or does not name its platform.
+    /// The engine does not name its platform.
     pub(super) async fn of(ctx: &OrderContext, order: &Order) -> Result<Self, Failure> {
         if order.platform.is_some() || !order.recreate {
             return Ok(Self { default: String::new(), wanted: order.platform.clone(), is_explicit: true });
         }
-        let containers = list_containers(ctx, order).await?;
+        let containers = list_containers(ctx, order).await.unwrap_or_default();
         let default = ctx.replacer.engine.platform().await.map_err(|error| error.failure())?;
         let mut own =
             containers.iter().map(|container| foreign(container, &default)).collect::<BTreeSet<_>>().into_iter();

@@ -186,10 +186,11 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     let shutdown = CancellationToken::new();
     let (cancel, mut context) = (shutdown.clone(), context(&engine));
     context.shutdown = shutdown;
-    // Asked for both when they are listed, before and after the pull, and again when the first one's turn has come.
+    // Asked for both when they are listed, twice before and once after the pull, and again when the first one's turn has
+    // come.
     let asked = AtomicUsize::new(0);
     context.is_granted = Arc::new(move |_| {
-        if asked.fetch_add(1, Ordering::Relaxed) == 4 {
+        if asked.fetch_add(1, Ordering::Relaxed) == 6 {
             cancel.cancel();
         }
         true

@@ -239,8 +239,8 @@ impl State {
     fn listed(&self) -> Vec<Listed> {
         let line = |c: &Value| {
             json!({
-                "Id": c["Id"], "Names": [c["Name"]], "Image": c["Config"]["Image"], "ImageID": c["Image"],
-                "Labels": c["Config"]["Labels"], "State": c["State"]["Status"],
+                "Id": c["Id"], "Names": [c["Name"]], "Image": text(&c["Config"]["Image"]),
+                "ImageID": text(&c["Image"]), "Labels": c["Config"]["Labels"], "State": text(&c["State"]["Status"]),
                 "Created": c["TestCreated"].as_u64().unwrap_or(0),
                 "ImageManifestDescriptor": c["ImageManifestDescriptor"],
                 "HostConfig": { "NetworkMode": c["HostConfig"]["NetworkMode"] }, "Mounts": c["Mounts"],
