@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imagewatch_abi::{Failure, FailureCode};
+use imagewatch_abi::{Failure, PullCause};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -279,8 +279,8 @@ impl App {
 
     fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
         let turns = Turns::new(usize::from(parallel));
-        let refused = Arc::default();
-        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, progress, refused }
+        let (services, refused) = Default::default();
+        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, services, progress, refused }
     }
 }
 
@@ -302,7 +302,7 @@ fn look_up_in(credentials: Arc<CredentialStore>) -> CredentialLookup {
             let found = credentials.find(reference.registry(), Some(reference.repository())).await;
             found.map_err(|error| {
                 let message = format!("{reference} was not pulled: failed to {error}");
-                Failure::passing(FailureCode::PullFailed, message)
+                Failure::pull(PullCause::Denied, message)
             })
         })
     })

@@ -6,14 +6,16 @@ pub mod docker;
 pub(crate) mod image_facts;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod mounts;
 pub mod permission;
+mod pull_cause;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use imagewatch_abi::{Container, Failure, FailureCode, Reference, Selector};
+use imagewatch_abi::{Container, Failure, FailureCode, PullCause, Reference, Selector};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -21,6 +23,7 @@ use crate::secret::Credential;
 
 use docker::AddressError;
 use image_facts::{ImageFacts, platform_of_manifest};
+use mounts::writable_mounts;
 use permission::Permission;
 
 /// A container engine. Every method may be called at any time, also while the engine is away:
@@ -196,6 +199,7 @@ impl Listed {
             image: self.image.clone(),
             labels: self.labels().clone(),
             state: self.state.clone(),
+            writable_mounts: writable_mounts(&self.mounts).into_iter().collect(),
             ..Container::default()
         }
     }
@@ -245,6 +249,8 @@ pub struct PullProgress {
     pub total_bytes: u64,
     /// The engine's last word, for people.
     pub status: String,
+    /// Whether the engine got or did something since its last word: data came, or a layer reached its next step.
+    pub advances: bool,
 }
 
 /// Why the engine did not do it. Never holds a secret.
@@ -298,6 +304,8 @@ pub enum EngineError {
     PullFailed {
         /// What was to be pulled.
         reference: String,
+        /// What kind of failure it is.
+        cause: PullCause,
         /// The engine's words.
         reason: String,
     },
@@ -326,6 +334,12 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The engine did not pull `reference` and says `reason`; `status` is that of its answer, absent where the pull failed
+    /// after it had begun.
+    pub(crate) fn pull_failed(reference: &Reference, status: Option<u16>, reason: String) -> Self {
+        Self::PullFailed { reference: reference.to_string(), cause: pull_cause::classify(status, &reason), reason }
+    }
+
     /// Whether there is no such thing, or no longer.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::NotFound { .. })
@@ -341,7 +355,7 @@ impl EngineError {
         let message = self.to_string();
         match self {
             Self::Unavailable { .. } => Failure::passing(FailureCode::EngineUnavailable, message),
-            Self::PullFailed { .. } => Failure::passing(FailureCode::PullFailed, message),
+            Self::PullFailed { cause, .. } => Failure::pull(*cause, message),
             Self::ListFailed { .. } => Failure::passing(FailureCode::ListFailed, message),
             Self::Timeout { .. } => Failure::passing(FailureCode::Timeout, message),
             Self::Address(_) => Failure::lasting(FailureCode::EngineUnavailable, message),
@@ -412,7 +426,8 @@ mod tests {
     fn failures_say_whether_trying_again_helps() {
         let unavailable = EngineError::Unavailable { host: "unix:///x.sock".into(), reason: "refused".into() };
         let refused = EngineError::Refused { status: 500, message: "no".into() };
-        let pull = EngineError::PullFailed { reference: "a/b:c".into(), reason: "denied".into() };
+        let pull =
+            EngineError::PullFailed { reference: "a/b:c".into(), cause: PullCause::Denied, reason: "denied".into() };
         for (error, code, retryable) in [
             (unavailable.clone().while_listing(), FailureCode::EngineUnavailable, true),
             (refused.clone().while_listing(), FailureCode::ListFailed, true),

@@ -5,7 +5,9 @@ mod batch;
 mod early;
 mod image;
 mod logins;
+mod members;
 mod platform;
+mod service;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +38,10 @@ pub use batch::Batch;
 use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
 pub use logins::RefusedLogins;
+use members::{find_candidates, members_of};
 use platform::Platforms;
+pub use service::Services;
+use service::Stop;
 
 /// How long a pull may take, unless configured otherwise.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_mins(5);
@@ -58,6 +63,8 @@ pub struct OrderContext {
     pub replacer: Arc<Replacer>,
     /// Bounds what works at the same time, over all manifests.
     pub turns: Turns,
+    /// Has the containers of one service handled one at a time, over all manifests.
+    pub services: Services,
     /// Credentials for pulls.
     pub credentials: CredentialLookup,
     /// Those of them that are not sent again.
@@ -129,6 +136,9 @@ async fn carry_out(
     report: &mut Report,
 ) -> Result<(), Failure> {
     if let Some(refused) = refuse_all_before_pull(ctx, order).await {
+        if let Some(batch) = batch {
+            stop_members_of_refused(ctx, order, batch, &refused).await?;
+        }
         report.failed = refused;
         return Ok(());
     }
@@ -141,22 +151,68 @@ async fn carry_out(
     if !order.recreate {
         return Ok(());
     }
-    if let Some(batch) = batch {
-        batch.wait_for_turn(ctx, order).await;
+    let stops = match batch {
+        Some(batch) => batch.wait_for_turn(ctx, order).await,
+        None => Vec::new(),
+    };
+    handle_containers(ctx, order, batch, (&image, &platforms, stops), report).await
+}
+
+/// Leaves those alone that were to be updated together with a container that is refused.
+async fn stop_members_of_refused(
+    ctx: &OrderContext,
+    order: &Order,
+    batch: &Batch,
+    refused: &[ContainerFailure],
+) -> Result<(), Failure> {
+    let containers = list_containers(ctx, order).await?;
+    let candidates = find_candidates(ctx, order, None, &containers, Some(batch)).await?;
+    for failure in refused {
+        let container = containers.iter().find(|container| container.name == failure.container);
+        let members = container.map(|container| members_of(container, &candidates)).unwrap_or_default();
+        batch.stop_others(order, &Stop::of(failure, &members, false));
     }
-    for container in list_containers(ctx, order).await? {
-        let handled = Handled { ctx, order, image: &image, platforms: &platforms, listed: &container };
+    Ok(())
+}
+
+/// Handles the containers of `order` one after the other. Those that were to be updated together with one that failed
+/// are left alone, and after a fault of the image all of them.
+async fn handle_containers(
+    ctx: &OrderContext,
+    order: &Order,
+    batch: Option<&Batch>,
+    (image, platforms, stops): (&Image, &Platforms, Vec<Stop>),
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let containers = list_containers(ctx, order).await?;
+    let candidates = find_candidates(ctx, order, Some(image), &containers, batch).await?;
+    let mut own_stops: Vec<Stop> = Vec::new();
+    for container in &containers {
+        let is_outdated = container.image_id != image.id || !order.only_outdated;
+        if is_outdated && let Some(failure) = stops.iter().find_map(|stop| stop.failure_of(container)) {
+            report.failed.push(failure);
+            continue;
+        }
+        let is_left = own_stops.iter().any(|stop| stop.failure_of(container).is_some());
+        if is_left || report.recreated.contains(&container.name) {
+            continue;
+        }
+        let members = members_of(container, &candidates);
+        let handled = Handled { ctx, order, image, platforms, listed: container, members };
         match handled.handle().await? {
             Ending::Untouched => {}
             Ending::Done(names) => report.recreated.extend(names),
-            Ending::Failed { failure, is_restored, then } => {
+            Ending::Failed { failure, is_restored, is_for_all, engine_away } => {
                 warn!(container = %failure.container, reason = %failure.reason, "container not handled");
                 report.restored.extend(is_restored.then(|| failure.container.clone()));
+                let stop = Stop::of(&failure, &handled.members, is_for_all);
                 report.failed.push(failure);
-                match then {
-                    Then::GoOn => {}
-                    Then::Stop => break,
-                    Then::Fail(failure) => return Err(failure),
+                if let Some(batch) = batch {
+                    batch.stop_others(order, &stop);
+                }
+                own_stops.push(stop);
+                if let Some(failure) = engine_away {
+                    return Err(failure);
                 }
             }
         }
@@ -224,19 +280,22 @@ enum Ending {
     Failed {
         failure: ContainerFailure,
         is_restored: bool,
-        then: Then,
+        /// The others of the group are left alone: they would run the same bad image, or the service has lost a container.
+        is_for_all: bool,
+        /// Why to go on is of no use.
+        engine_away: Option<Failure>,
     },
 }
 
-/// What one failed container means for the others.
-#[derive(Debug)]
-enum Then {
-    /// They may fare better.
-    GoOn,
-    /// They would run the same bad image.
-    Stop,
-    /// The engine is away.
-    Fail(Failure),
+/// How `container` is handled by `order`; `None` where its label opts out.
+///
+/// # Errors
+/// Why a label cannot be read.
+fn strategy_of(order: &Order, container: &Container) -> Result<Option<Strategy>, String> {
+    let labels = serde_json::to_value(&container.labels).unwrap_or_default();
+    let labels = Labels(&labels);
+    let own = labels.check().and_then(|()| labels.strategy())?;
+    Ok((!labels.is_no(ENABLE)).then(|| own.unwrap_or(order.strategy)))
 }
 
 /// One container of an order.
@@ -246,21 +305,21 @@ struct Handled<'a> {
     image: &'a Image,
     platforms: &'a Platforms,
     listed: &'a Container,
+    /// The names of those that are updated together with it.
+    members: Vec<String>,
 }
 
 impl Handled<'_> {
     /// Fails when going on is of no use.
     async fn handle(&self) -> Result<Ending, Failure> {
-        let labels = serde_json::to_value(&self.listed.labels).unwrap_or_default();
-        let labels = Labels(&labels);
-        let strategy = match labels.check().and_then(|()| labels.strategy()) {
-            Ok(own) => own.unwrap_or(self.order.strategy),
+        let strategy = match strategy_of(self.order, self.listed) {
+            Ok(Some(strategy)) => strategy,
+            Ok(None) => {
+                info!(container = %self.listed.name, "skipped: its label {ENABLE} opts out");
+                return Ok(Ending::Untouched);
+            }
             Err(reason) => return Ok(self.failed(&Setback::refused(reason))),
         };
-        if labels.is_no(ENABLE) {
-            info!(container = %self.listed.name, "skipped: its label {ENABLE} opts out");
-            return Ok(Ending::Untouched);
-        }
         match strategy {
             Strategy::PullOnly | Strategy::Notify => {
                 info!(container = %self.listed.name, ?strategy, "left as it is, as its strategy has it");
@@ -286,7 +345,8 @@ impl Handled<'_> {
         }
         let platform = self.image.platform.as_deref();
         let image = NewImage { id: &self.image.id, reference: reference.as_deref(), platform };
-        let mut job = Job { image, strategy, stable_for: self.ctx.stable_for, origin, turn: None };
+        let (stable_for, members) = (self.ctx.stable_for, self.members.clone());
+        let mut job = Job { image, strategy, stable_for, members, origin, turn: None };
         if let Some(inspection) = self.find().await?
             && let Some(unit) = unit_of(&inspection, &self.image_of(&inspection).await?)
         {
@@ -389,7 +449,7 @@ impl Handled<'_> {
                     reason: format!("failed to remove it: {error}"),
                     ..ContainerFailure::default()
                 };
-                Ok(Ending::Failed { failure, is_restored: false, then: Then::GoOn })
+                Ok(Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None })
             }
         }
     }
@@ -424,19 +484,16 @@ impl Handled<'_> {
         for line in &error.setback.log {
             warn!(container = %self.listed.name, "its new container said: {line}");
         }
-        let then = if error.setback.is_engine_away {
-            Then::Fail(Failure::passing(FailureCode::EngineUnavailable, error.reason.clone()))
-        } else if error.setback.fault == Some(Fault::Image) {
-            Then::Stop
-        } else {
-            Then::GoOn
-        };
+        let away = || Failure::passing(FailureCode::EngineUnavailable, error.reason.clone());
+        let engine_away = error.setback.is_engine_away.then(away);
+        let is_for_all = error.is_down || error.setback.fault == Some(Fault::Image);
         let failure = ContainerFailure { reason: error.reason, ..error.setback.as_failure(&self.listed.name) };
-        Ending::Failed { failure, is_restored: error.is_restored, then }
+        Ending::Failed { failure, is_restored: error.is_restored, is_for_all, engine_away }
     }
 
     fn failed(&self, setback: &Setback) -> Ending {
-        Ending::Failed { failure: setback.as_failure(&self.listed.name), is_restored: false, then: Then::GoOn }
+        let failure = setback.as_failure(&self.listed.name);
+        Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None }
     }
 }
 

@@ -35,7 +35,8 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
     };
     let held = more(&[StatusKind::Held, StatusKind::FailedAndRestored], "held");
     let blocked = more(&[StatusKind::Blocked], "blocked");
-    let limited = match outcomes.iter().filter_map(|outcome| outcome.until_ms).max() {
+    let unknown = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Unknown);
+    let limited = match unknown.filter_map(|outcome| outcome.until_ms).max() {
         None => String::new(),
         Some(until_ms) => format!("; the last limit ends at {}", time_of_day(until_ms)),
     };

@@ -110,6 +110,8 @@ pub struct Job<'a> {
     pub strategy: Strategy,
     /// How long a container without a health check must stay up.
     pub stable_for: Duration,
+    /// The names of containers that come to run the image together with it, one after the other, or not at all.
+    pub members: Vec<String>,
     /// On whose behalf.
     pub origin: Origin,
     /// A turn among those that work at the same time; given back while the new container is only watched.
@@ -134,26 +136,29 @@ pub struct ReplaceError {
     /// The old container had been taken down, and is back under its name and in its state. False also
     /// when it had not been touched, which the reason then says.
     pub is_restored: bool,
+    /// A container that was taken down is not back yet.
+    pub is_down: bool,
     /// What did not come off.
     pub setback: Setback,
 }
 
 impl ReplaceError {
     fn untouched(setback: Setback) -> Self {
-        Self { reason: format!("{}; the container was not touched", setback.reason), is_restored: false, setback }
+        let reason = format!("{}; the container was not touched", setback.reason);
+        Self { reason, is_restored: false, is_down: false, setback }
     }
 
     /// The program was asked to end in the middle.
     pub fn interrupted() -> Self {
         let reason = "asked to stop in the middle; begun again with the next start".to_owned();
         let setback = Setback { reason: reason.clone(), fault: None, is_engine_away: false, log: Vec::new() };
-        Self { reason, is_restored: false, setback }
+        Self { reason, is_restored: false, is_down: true, setback }
     }
 
     fn restored(setback: Setback, problems: &[String]) -> Self {
         let is_restored = problems.is_empty();
         let after = if is_restored { "the old container is back".to_owned() } else { problems.join("; ") };
-        Self { reason: format!("{}; {after}", setback.reason), is_restored, setback }
+        Self { reason: format!("{}; {after}", setback.reason), is_restored, is_down: !is_restored, setback }
     }
 
     fn unfinished(setback: Setback, error: &EngineError, transaction: &Transaction) -> Self {
@@ -165,7 +170,7 @@ impl ReplaceError {
             part.aside_name(&transaction.id)
         );
         let setback = Setback { is_engine_away: setback.is_engine_away || error.is_unavailable(), ..setback };
-        Self { reason, is_restored: false, setback }
+        Self { reason, is_restored: false, is_down: true, setback }
     }
 }
 

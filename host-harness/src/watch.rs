@@ -299,7 +299,7 @@ impl Watch {
     }
 
     fn start(&mut self, orders: Vec<Order>) {
-        let batch = Arc::new(Batch::new(orders.clone()));
+        let batch = Arc::new(Batch::new(&self.orders.services, orders.clone()));
         for order in orders {
             let (context, running, batch) = (self.orders.clone(), order.clone(), batch.clone());
             let task = self.running.spawn(async move { run_in_batch(&context, &running, &batch).await });

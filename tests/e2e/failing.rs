@@ -172,6 +172,7 @@ impl ControlPlane {
             manifest: manifest.name.clone(),
             replacer: Arc::new(replacer),
             turns: Turns::new(4),
+            services: imagewatch::orders::Services::default(),
             keep_images: None,
             refused: Arc::default(),
             credentials: Arc::new(|_| Box::pin(async { Ok(None) })),

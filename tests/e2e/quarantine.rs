@@ -98,6 +98,7 @@ impl Scene {
             reference: format!("{}/{}:latest", self.registry.host(), self.web()).parse().expect("a reference"),
             digest: digest.clone(),
             fault: Fault::Image,
+            cause: None,
             reason: "exited with code 1".to_owned(),
             count: 1,
             first_ms: 1,

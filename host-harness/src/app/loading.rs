@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::AppError;
 use crate::effects::{Adapters, ManifestEffects};
 use crate::http::egress::EgressRules;
-use crate::orders::{OrderContext, ProgressObserver, RefusedLogins};
+use crate::orders::{OrderContext, ProgressObserver, RefusedLogins, Services};
 use crate::plugin::{
     FileWatch, Kept, Loaded, LoadedPlugin, ManifestError, PluginError, PluginManifest, Record, Reloader, StateKeeping,
     files_of,
@@ -142,6 +142,7 @@ pub(super) struct Tools {
     pub(super) adapters: Adapters,
     pub(super) replacer: Arc<Replacer>,
     pub(super) turns: Turns,
+    pub(super) services: Services,
     pub(super) progress: ProgressObserver,
     pub(super) refused: Arc<RefusedLogins>,
 }
@@ -153,6 +154,7 @@ impl Tools {
             manifest: manifest.name.clone(),
             replacer: self.replacer.clone(),
             turns: self.turns.share(),
+            services: self.services.clone(),
             credentials: super::look_up_in(self.adapters.credentials.clone()),
             refused: self.refused.clone(),
             pull_timeout: manifest.host.pull_timeout,

@@ -177,7 +177,7 @@ impl App {
 
 async fn carry_out(mut asked: Asked<'_>, tools: &Tools) -> Vec<Report> {
     let context = tools.orders(&asked.ready.manifest, &asked.ready.plugin);
-    let batch = Batch::new(asked.orders.clone());
+    let batch = Batch::new(&context.services, asked.orders.clone());
     let reports = join_all(asked.orders.iter().map(|order| run_in_batch(&context, order, &batch))).await;
     // The policy logs what became of them; its state ends with this process.
     let mut told = reports.clone();

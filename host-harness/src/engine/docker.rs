@@ -166,12 +166,14 @@ impl Engine for DockerEngine {
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<(), EngineError> {
         let client = self.versioned_client().await?;
-        let failed = |reason| EngineError::PullFailed { reference: reference.to_string(), reason };
         pull::pull(&client, reference, platform, credential, progress).await.map_err(|error| match error {
-            Error::DockerStreamError { error } => failed(error),
+            Error::DockerStreamError { error } => EngineError::pull_failed(reference, None, error),
+            Error::DockerResponseServerError { status_code, message } => {
+                EngineError::pull_failed(reference, Some(status_code), message)
+            }
             other => match self.connection.translate(other, "POST /images/create") {
                 away @ EngineError::Unavailable { .. } => away,
-                refusal => failed(refusal.to_string()),
+                refusal => EngineError::pull_failed(reference, None, refusal.to_string()),
             },
         })
     }

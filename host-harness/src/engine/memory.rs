@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::permission::{PERMISSIONS, Permission};
-use super::{ApiVersion, EngineError, EngineFacts};
+use super::{ApiVersion, EngineError, EngineFacts, PullProgress};
 
 /// See the module.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ struct State {
     /// Calls since the interruption was set.
     changes: usize,
     pulls_hang: bool,
+    /// What pulls say before they end or hang, at intervals of a second.
+    pull_lines: Vec<PullProgress>,
     last_id: u32,
 }
 
@@ -102,6 +104,7 @@ impl MemoryEngine {
                 stopping: None,
                 changes: 0,
                 pulls_hang: false,
+                pull_lines: Vec::new(),
                 last_id: 0,
             }),
             dead: watch::Sender::new(false),
@@ -195,6 +198,10 @@ impl MemoryEngine {
 
     pub(crate) fn let_pulls_hang(&self) {
         self.state().pulls_hang = true;
+    }
+
+    pub(crate) fn let_pulls_say(&self, lines: Vec<PullProgress>) {
+        self.state().pull_lines = lines;
     }
 
     pub(crate) fn set_facts(&self, facts: EngineFacts) {

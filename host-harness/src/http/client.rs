@@ -197,7 +197,10 @@ impl HttpClient {
         let (first, mut left) = (permit.host.clone(), exchange.limits.deadline);
         for _ in 0..=MAX_REDIRECTS {
             match self.send_once(exchange, &permit, credential, request, &mut left).await? {
-                Answered::Whole(response) => return Ok(response),
+                Answered::Whole(response) => {
+                    let answered_by = Some(permit.host).filter(|host| *host != first);
+                    return Ok(HttpResponse { answered_by, ..response });
+                }
                 Answered::Elsewhere(location) => permit = exchange.rules.check_redirect(&permit, &location)?,
             }
         }

@@ -1,10 +1,13 @@
 //! Having the image of an order: pulled, and the one that was meant. Touches no container.
 
-use imagewatch_abi::{Digest, Failure, FailureCode, Order, Reference};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use imagewatch_abi::{Digest, Failure, FailureCode, Order, PullCause, Reference};
 use serde_json::Value;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::logins::is_refusal;
 use super::{OrderContext, shutting_down};
 use crate::engine::PullProgress;
 use crate::secret::{Credential, hide_proofs};
@@ -30,15 +33,12 @@ pub(super) async fn ensure_image(ctx: &OrderContext, order: &Order, platform: Op
         return read_image(ctx, &local, &reference, order, platform);
     }
     pull(ctx, order, &reference, platform).await?;
-    let missing = || pull_failed(format!("{reference} is not there after the pull"));
+    let missing = || Failure::pull(PullCause::Other, format!("{reference} is not there after the pull"));
     let pulled = inspect_image(ctx, &reference).await?.ok_or_else(missing)?;
     if let Some(digest) = &order.digest
         && !has_digest(&pulled, &reference, digest)
     {
-        return Err(pull_failed(format!(
-            "{reference} has another digest than {} after the pull; its tag moved, the next check will see where",
-            digest.short()
-        )));
+        return Err(other_image(&pulled, &reference, digest));
     }
     let digest = order.digest.as_ref().map_or("the tag's", Digest::short);
     info!(target = %order.target, %reference, %digest, "pulled");
@@ -52,8 +52,15 @@ pub(super) async fn ensure_image(ctx: &OrderContext, order: &Order, platform: Op
     read_image(ctx, &pulled, &reference, order, platform)
 }
 
-fn pull_failed(message: String) -> Failure {
-    Failure::passing(FailureCode::PullFailed, message)
+/// The engine got `pulled` where the registry has `wanted`.
+fn other_image(pulled: &Value, reference: &Reference, wanted: &Digest) -> Failure {
+    let got: Vec<String> = digests(pulled, reference).map(|digest| digest.to_string()).collect();
+    let got = if got.is_empty() { "an image without a digest".to_owned() } else { got.join(" ") };
+    let message = format!(
+        "{reference} is {wanted} at the registry, but the engine got {got}: the engine gets a different image than the \
+         registry has; a mirror or a cache is between them, or the tag moved during the pull"
+    );
+    Failure::pull(PullCause::Mismatch, message)
 }
 
 async fn inspect_image(ctx: &OrderContext, reference: &Reference) -> Result<Option<Value>, Failure> {
@@ -119,75 +126,112 @@ fn has_platform(image: &Value, wanted: &str) -> bool {
 
 async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference, platform: Option<&str>) -> Result<(), Failure> {
     let order = &Order { platform: platform.map(str::to_owned), ..order.clone() };
+    let attempt = Attempt { ctx, order, reference, last_data: Mutex::new(Instant::now()) };
     let pull = async {
         let stored = (ctx.credentials)(reference.clone()).await?;
         match stored {
-            Some(login) if ctx.refused.has(reference, &login) => pull_without(ctx, order, reference, &login).await,
-            Some(login) => pull_with(ctx, order, reference, &login).await,
-            None => pull_as(ctx, order, reference, None).await,
+            Some(login) if ctx.refused.has(reference, &login) => attempt.without_refused(&login).await,
+            Some(login) => attempt.with(&login).await,
+            None => attempt.run(None).await,
         }
     };
     tokio::select! {
         biased;
         () = ctx.shutdown.cancelled() => Err(shutting_down("the pull was abandoned")),
-        ended = tokio::time::timeout(ctx.pull_timeout, pull) => match ended {
-            Ok(result) => result,
-            Err(_) => Err(pull_failed(format!("{reference} was not pulled within {} s", ctx.pull_timeout.as_secs()))),
-        },
+        result = pull => result,
+        () = attempt.stall(ctx.pull_timeout) => Err(too_slow(reference, ctx.pull_timeout)),
     }
 }
 
-/// With `login`, and without where the registry refuses it: it may be an image that anybody may have.
-async fn pull_with(
-    ctx: &OrderContext,
-    order: &Order,
-    reference: &Reference,
-    login: &Credential,
-) -> Result<(), Failure> {
-    let Err(refused) = pull_as(ctx, order, reference, Some(login)).await else { return Ok(()) };
-    if !is_refusal(&refused.message) {
-        return Err(refused);
-    }
-    // At once: other pulls would send it meanwhile.
-    let place = ctx.refused.note(reference, login, &refused.message);
-    warn!(%reference, "the login for {place} was refused; what anybody may have is pulled without it until it changes");
-    let pulled = pull_as(ctx, order, reference, None).await;
-    pulled.map_err(|failure| if is_refusal(&failure.message) { refused } else { failure })
+fn too_slow(reference: &Reference, limit: Duration) -> Failure {
+    let message = format!(
+        "{reference} was not pulled: no data came for {limit:?}; if its registry is only slow, set host.pull_timeout to \
+         more than that"
+    );
+    Failure::pull(PullCause::TooSlow, message)
 }
 
-/// Without `login`, which was refused before, and with it where the registry lets nobody have the image without: it may
-/// have been taken for a public one that it is no longer.
-async fn pull_without(
-    ctx: &OrderContext,
-    order: &Order,
-    reference: &Reference,
-    login: &Credential,
-) -> Result<(), Failure> {
-    let Err(failure) = pull_as(ctx, order, reference, None).await else { return Ok(()) };
-    if !is_refusal(&failure.message) {
-        return Err(failure);
-    }
-    if ctx.refused.is_wrong(reference, login) {
-        let (message, registry) = (&failure.message, reference.registry());
-        let message = format!("{message}; the login for {registry} was refused and is not sent again until it changes");
-        return Err(Failure { message, ..failure });
-    }
-    pull_as(ctx, order, reference, Some(login)).await?;
-    ctx.refused.forget(reference, login);
-    Ok(())
+/// The pull of one order, which may take more than one request to the engine.
+#[derive(Debug)]
+struct Attempt<'a> {
+    ctx: &'a OrderContext,
+    order: &'a Order,
+    reference: &'a Reference,
+    last_data: Mutex<Instant>,
 }
 
-async fn pull_as(
-    ctx: &OrderContext,
-    order: &Order,
-    reference: &Reference,
-    login: Option<&Credential>,
-) -> Result<(), Failure> {
-    let progress = |progress: PullProgress| (ctx.progress)(order, progress);
-    let pulled = ctx.replacer.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
-    pulled.map_err(|error| {
-        let failure = error.failure();
-        let message = login.map_or(failure.message.clone(), |login| login.hide_in(&failure.message));
-        Failure { message: hide_proofs(&message), ..failure }
-    })
+impl Attempt<'_> {
+    /// Ends when no data came for `limit`.
+    async fn stall(&self, limit: Duration) {
+        loop {
+            let left = limit.saturating_sub(self.last_data().elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn last_data(&self) -> Instant {
+        *self.last_data.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_data(&self) {
+        *self.last_data.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// With `login`, and without it where the registry refuses it: anybody may be allowed to have the image.
+    async fn with(&self, login: &Credential) -> Result<(), Failure> {
+        let Self { ctx, reference, .. } = self;
+        let Err(refused) = self.run(Some(login)).await else { return Ok(()) };
+        if !is_denied(&refused) {
+            return Err(refused);
+        }
+        // At once: other pulls would send it meanwhile.
+        let place = ctx.refused.note(reference, login, &refused.message);
+        warn!(%reference, "the login for {place} was refused; images are pulled without it until it changes");
+        let pulled = self.run(None).await;
+        pulled.map_err(|failure| if is_denied(&failure) { refused } else { failure })
+    }
+
+    /// Without `login`, which was refused before, and with it where the registry refuses that: an image that was public may
+    /// be private now.
+    async fn without_refused(&self, login: &Credential) -> Result<(), Failure> {
+        let Self { ctx, reference, .. } = self;
+        let Err(failure) = self.run(None).await else { return Ok(()) };
+        if !is_denied(&failure) {
+            return Err(failure);
+        }
+        if ctx.refused.is_wrong(reference, login) {
+            let (message, registry) = (&failure.message, reference.registry());
+            let message =
+                format!("{message}; the login for {registry} was refused and is not sent again until it changes");
+            return Err(Failure { message, ..failure });
+        }
+        self.run(Some(login)).await?;
+        ctx.refused.forget(reference, login);
+        Ok(())
+    }
+
+    async fn run(&self, login: Option<&Credential>) -> Result<(), Failure> {
+        let Self { ctx, order, reference, .. } = self;
+        self.note_data();
+        let progress = |progress: PullProgress| {
+            if progress.advances {
+                self.note_data();
+            }
+            (ctx.progress)(order, progress);
+        };
+        let pulled = ctx.replacer.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
+        pulled.map_err(|error| {
+            let failure = error.failure();
+            let message = login.map_or(failure.message.clone(), |login| login.hide_in(&failure.message));
+            Failure { message: hide_proofs(&message), ..failure }
+        })
+    }
+}
+
+/// Whether the registry did not take a login, or does not let it have the image.
+fn is_denied(failure: &Failure) -> bool {
+    failure.cause == Some(PullCause::Denied)
 }

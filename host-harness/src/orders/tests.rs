@@ -2,13 +2,14 @@
 
 mod labels;
 mod logins;
+mod services;
 mod tags;
 mod units;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imagewatch_abi::{Digest, Selector};
+use imagewatch_abi::{Digest, PullCause, Selector};
 use serde_json::json;
 
 use super::*;
@@ -44,6 +45,7 @@ fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
         manifest: "one".to_owned(),
         replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: Turns::new(4),
+        services: Services::default(),
         keep_images: None,
         refused: Arc::default(),
         credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
@@ -141,11 +143,13 @@ async fn pull_only_leaves_containers_alone() {
 
 #[tokio::test]
 async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
-    let refused = EngineError::PullFailed { reference: REFERENCE.to_owned(), reason: "denied".to_owned() };
+    let failed = |reason: &str| EngineError::pull_failed(&REFERENCE.parse().unwrap(), None, reason.to_owned());
+    let (pull, away) = (FailureCode::PullFailed, FailureCode::EngineUnavailable);
     for (case, fault, wanted, says, expected) in [
-        ("refused", Some(refused), digest('b'), "denied", FailureCode::PullFailed),
-        ("tag moved on", None, digest('c'), "another digest than sha256:cccccccccccc", FailureCode::PullFailed),
-        ("engine away", Some(unavailable()), digest('b'), GONE, FailureCode::EngineUnavailable),
+        ("refused", Some(failed("denied")), digest('b'), "denied", (pull, Some(PullCause::Denied))),
+        ("unknown text", Some(failed("what?")), digest('b'), "what?", (pull, Some(PullCause::Other))),
+        ("another image", None, digest('c'), "different image than the registry", (pull, Some(PullCause::Mismatch))),
+        ("engine away", Some(unavailable()), digest('b'), GONE, (away, None)),
     ] {
         let engine = engine().await;
         if let Some(error) = fault {
@@ -153,7 +157,8 @@ async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
         }
         let report = run_order(&context(&engine), &Order { digest: Some(wanted), ..order() }).await;
         let failure = report.err.clone().expect(case);
-        assert_eq!((failure.code, failure.retryable, report.pulled), (expected, true, false), "{case}");
+        assert_eq!(((failure.code, failure.cause), report.pulled), (expected, false), "{case}");
+        assert!(failure.retryable, "{case}");
         assert!(failure.message.contains(says), "{case}: {failure}");
         assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"], "{case}");
         assert_eq!(engine.calls().len(), 1, "{case}: only the pull");
@@ -161,12 +166,40 @@ async fn a_pull_that_does_not_bring_the_wanted_image_touches_no_container() {
 }
 
 #[tokio::test]
-async fn a_pull_without_end_is_given_up() {
+async fn f02_an_engine_that_gets_another_image_than_the_registry_has_names_both() {
     let engine = engine().await;
-    engine.let_pulls_hang();
-    let context = OrderContext { pull_timeout: Duration::from_millis(10), ..context(&engine) };
-    let report = run_order(&context, &order()).await;
-    assert_eq!((code(&report), report.pulled), (Some(FailureCode::PullFailed), false));
+    let report = run_order(&context(&engine), &Order { digest: Some(digest('c')), ..order() }).await;
+    let message = report.err.unwrap().message;
+    for part in [digest('b').to_string(), digest('c').to_string()] {
+        assert!(message.contains(&part), "{part} in {message}");
+    }
+    for part in ["the engine gets a different image than the registry has", "mirror", "cache"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f19_a_pull_ends_when_no_data_comes_and_not_when_it_takes_long() {
+    let line = |advances| PullProgress { advances, ..PullProgress::default() };
+    for (case, lines, hangs, cause) in [
+        ("slow, but data comes", vec![line(true); 100], false, None),
+        ("silent from the start", vec![], true, Some(PullCause::TooSlow)),
+        ("silent after some data", vec![line(true); 100], true, Some(PullCause::TooSlow)),
+        ("words without data", vec![line(false); 100], false, Some(PullCause::TooSlow)),
+    ] {
+        let engine = engine().await;
+        engine.let_pulls_say(lines);
+        if hangs {
+            engine.let_pulls_hang();
+        }
+        let context = OrderContext { pull_timeout: Duration::from_secs(5), ..context(&engine) };
+        let report = run_order(&context, &order()).await;
+        let failure = report.err.clone();
+        assert_eq!((failure.as_ref().and_then(|f| f.cause), report.pulled), (cause, cause.is_none()), "{case}");
+        if let Some(failure) = failure {
+            assert!(failure.message.contains("for 5s") && failure.message.contains("host.pull_timeout"), "{failure}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -391,7 +424,7 @@ async fn orders_that_were_placed_together_go_one_after_the_other_where_container
         containers: Selector::default(),
         ..order()
     };
-    let (batch, context) = (Batch::new(vec![order(), db.clone()]), context(&engine));
+    let (batch, context) = (Batch::new(&Services::default(), vec![order(), db.clone()]), context(&engine));
     let first = order();
     let reports = tokio::join!(run_in_batch(&context, &first, &batch), run_in_batch(&context, &db, &batch));
     assert_eq!((reports.0.recreated.len(), reports.1.recreated.len()), (2, 1), "{reports:?}");

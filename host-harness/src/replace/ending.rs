@@ -5,6 +5,7 @@
 mod again;
 mod lasting;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -53,6 +54,20 @@ impl Transaction {
     /// The container that it is about.
     pub fn root(&self) -> &Side {
         &self.sides[0]
+    }
+
+    /// Whether the side `index` comes to run the new image; the others stay on theirs.
+    pub(super) fn is_updated(&self, index: usize) -> bool {
+        index == 0 || self.sides[index].part.is_member
+    }
+
+    /// The sides in the order in which they are swapped: each range is stopped and started as a whole, after those before
+    /// it have passed.
+    pub(super) fn stages(&self) -> Vec<Range<usize>> {
+        let leads = (1..self.sides.len()).filter(|index| self.sides[*index].part.leads);
+        let starts: Vec<usize> = std::iter::once(0).chain(leads).collect();
+        let ends = starts.iter().skip(1).copied().chain([self.sides.len()]);
+        starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
 }
 
@@ -109,7 +124,8 @@ impl Replacer {
             self.put_aside_new(transaction, side).await?;
         }
         if known.is_stopping {
-            for side in &transaction.sides {
+            let is_touched = |side: &&Side| !known.untouched.contains(&side.part.old);
+            for side in transaction.sides.iter().filter(is_touched) {
                 self.await_stop(transaction, side).await?;
             }
         }

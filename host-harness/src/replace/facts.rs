@@ -61,6 +61,12 @@ pub struct Part {
     /// What it suffered from already, so that the same does not count against its successor.
     #[serde(default)]
     pub was_ill: Option<Illness>,
+    /// Besides the root: whether it comes to run the new image too, since it writes to a volume of another part that does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_member: bool,
+    /// It and the parts up to the next one that leads are left running until those before have passed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leads: bool,
 }
 
 /// What a transaction does with a container.
@@ -184,6 +190,8 @@ mod tests {
                 was_running: true,
                 policy: serde_json::json!({ "Name": "always" }),
                 was_ill: None,
+                is_member: false,
+                leads: false,
             },
             root: "web".to_owned(),
             others: Vec::new(),

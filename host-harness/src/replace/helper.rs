@@ -67,6 +67,7 @@ impl Errand {
             },
             strategy: Strategy::Replace,
             stable_for: Duration::from_millis(self.facts.stable_for_ms),
+            members: Vec::new(),
             origin: self.facts.origin.clone(),
             turn: None,
         }
@@ -216,7 +217,7 @@ impl Replacer {
             return ReplaceError::untouched(Setback::of(Fault::Host, reason));
         };
         let setback = Setback { reason: reason.clone(), fault, is_engine_away: false, log };
-        ReplaceError { reason, is_restored: false, setback }
+        ReplaceError { reason, is_restored: false, is_down: false, setback }
     }
 
     /// At the start of a program: if it runs in a helper, does what that is for. Whether it was one.

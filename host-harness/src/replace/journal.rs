@@ -35,6 +35,9 @@ pub struct Entry {
     /// An old container's stop was asked for, and the engine may still be at it.
     #[serde(default)]
     pub is_stopping: bool,
+    /// The ids of old containers that were not asked to stop yet, where that of others was asked for.
+    #[serde(default)]
+    pub untouched: Vec<String>,
     /// The new ones are healthy; what is left is to remove the old ones.
     #[serde(default)]
     pub is_passed: bool,

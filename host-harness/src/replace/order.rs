@@ -11,11 +11,25 @@ const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
 /// The containers that go with one that is made again; each comes after those that it needs.
 #[derive(Debug, Default, PartialEq)]
 pub struct Group {
+    /// The one that they go with.
+    pub root: Value,
     /// They refer to its id, in their network, process or IPC namespace, their volumes or their links, so
     /// they are made again as well.
     pub recreate: Vec<Value>,
     /// They asked to be restarted with it.
     pub restart: Vec<Value>,
+}
+
+impl Group {
+    /// All of its containers, the root first.
+    pub fn containers(&self) -> impl Iterator<Item = &Value> {
+        std::iter::once(&self.root).chain(&self.recreate).chain(&self.restart)
+    }
+
+    /// Whether `container` is one of them.
+    pub fn has(&self, container: &Value) -> bool {
+        self.containers().any(|other| other["Id"] == container["Id"])
+    }
 }
 
 /// How one container needs another.
@@ -35,7 +49,7 @@ pub fn group_of(root: &Value, all: &[Value]) -> Group {
     // One that is merely restarted takes its namespaces down too, so whoever shares them is restarted after it.
     let mut restart = reach(&with_root, &others, |_| true);
     restart.retain(|container| container["State"]["Running"] == true);
-    Group { recreate, restart }
+    Group { root: root.clone(), recreate, restart }
 }
 
 /// Everything in `all` that needs one of `from`, directly or through others, in an order in which each comes
@@ -230,6 +244,7 @@ mod tests {
         let a = container("a", json!({}), json!({}));
         let mut b = container("b", json!({}), json!({ DEPENDS_ON: "a" }));
         b["State"]["Running"] = json!(false);
-        assert_eq!(group_of(&a, &[a.clone(), b]), Group::default());
+        let alone = Group { root: a.clone(), ..Group::default() };
+        assert_eq!(group_of(&a, &[a.clone(), b]), alone);
     }
 }

@@ -11,7 +11,7 @@ use imagewatch_abi::{Fault, Strategy};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::connection::find_carriers;
+use super::connection::{Carriers, find_carriers};
 use super::ending::{Side, Transaction, name_of, volume_sources};
 use super::facts::{Handling, Part, Swap};
 use super::health::{illness, illness_or_silence};
@@ -53,7 +53,7 @@ impl Survey {
 
     /// The image that a side's new container runs. Those that only go along stay on theirs.
     pub(super) fn new_image(&self, index: usize) -> &Value {
-        if index == 0 { &self.new_image } else { &self.snapshots[index].image }
+        if self.transaction.is_updated(index) { &self.new_image } else { &self.snapshots[index].image }
     }
 
     /// The containers whose volumes a side uses. One that is gone gives none.
@@ -89,10 +89,10 @@ impl Replacer {
             }
             let all = self.inspect_all(name).await.map_err(untouched)?;
             let Some(root) = all.iter().find(|container| name_of(container) == name) else { return Ok(None) };
-            let group = group_of(root, &all);
-            let found = group_names(root, &group);
+            let groups = self.groups_of(root, &all, job).map_err(ReplaceError::untouched)?;
+            let found = group_names(&groups);
             if found == names {
-                let found = self.look_closer(root, group, &all, job, locked).await;
+                let found = self.look_closer(groups, &all, job, locked).await;
                 return found.map(Some).map_err(ReplaceError::untouched);
             }
             names = found;
@@ -122,38 +122,39 @@ impl Replacer {
 
     async fn look_closer(
         &self,
-        root: &Value,
-        group: Group,
+        groups: Vec<Group>,
         all: &[Value],
         job: &Job<'_>,
         locked: Locked,
     ) -> Result<Survey, Setback> {
         let inspect = |error| Setback::engine("inspect the container", &error);
         let engine = self.engine.facts().await.map_err(inspect)?;
-        let Group { recreate, mut restart } = group;
         let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await.map_err(inspect)?;
-        for container in std::iter::once(root).chain(&recreate) {
+        let root = &groups[0].root;
+        let mut remade: Vec<&Value> = Vec::new();
+        for group in &groups {
+            remade.extend(std::iter::once(&group.root).chain(&group.recreate));
+        }
+        for container in &remade {
             self.refuse(container, &carriers).await.map_err(|setback| Self::about(root, container, setback))?;
         }
-        self.check_permissions(std::iter::once(root).chain(&recreate)).await?;
-        let needs_helper = self.needs_helper(root, &recreate, all)?;
-        restart.retain(|container| self.is_restarted(container, &carriers));
+        self.check_permissions(remade.iter().copied()).await?;
+        let needs_helper = self.needs_helper(root, &groups[0].recreate, all)?;
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
         let new_image = found.ok_or_else(|| Setback::of(Fault::Postponed, "its new image is gone again"))?;
-        let root_snapshot = self.snapshot(root).await?;
-        let has_dependents = !recreate.is_empty() || !restart.is_empty();
-        let swap = self.choose_swap(root, [&root_snapshot.image, &new_image], job, engine, has_dependents).await;
-        let mut sides = vec![self.side(root).await];
-        let mut snapshots = vec![root_snapshot];
-        for container in &recreate {
-            sides.push(self.side(container).await);
-            let snapshot = self.snapshot_of_dependent(container).await;
-            snapshots.push(snapshot.map_err(|setback| Self::about(root, container, setback))?);
+        let has_others = groups.len() > 1 || !groups[0].recreate.is_empty() || !groups[0].restart.is_empty();
+        let (mut sides, mut snapshots) = (Vec::new(), Vec::new());
+        for group in &groups {
+            let found = self.look_at_group(group, job, &carriers).await;
+            let found = found.map_err(|(container, setback)| Self::about(root, container, setback))?;
+            for (side, snapshot) in found {
+                sides.push(side);
+                snapshots.push(snapshot);
+            }
         }
-        for container in restart {
-            sides.push(Side { part: part_of(&container, Handling::Restart), new: None });
-            snapshots.push(Snapshot { container, image: Value::Null });
-        }
+        // The first one is the root, which is no member of its own.
+        (sides[0].part.is_member, sides[0].part.leads) = (false, false);
+        let swap = self.choose_swap(root, [&snapshots[0].image, &new_image], job, engine, has_others).await;
         let transaction = Transaction {
             id: new_id(name_of(root)),
             swap,
@@ -165,6 +166,73 @@ impl Replacer {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();
         Ok(Survey { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
+    }
+
+    /// The root with all that goes with it, and then each member with all that goes with that. A member that goes with the
+    /// root anyway is only marked there, see [`Self::look_at_group`].
+    ///
+    /// # Errors
+    /// One container needs two that are updated one after the other.
+    fn groups_of(&self, root: &Value, all: &[Value], job: &Job<'_>) -> Result<Vec<Group>, Setback> {
+        let is_member = |container: &&Value| {
+            let is_outdated =
+                container["Image"] != job.image.id && container["Config"]["Image"] == root["Config"]["Image"];
+            is_outdated && !self.is_own(container) && container["Id"] != root["Id"]
+        };
+        let named = job.members.iter().filter(|_| !self.is_own(root));
+        let found = named.filter_map(|name| all.iter().find(|container| name_of(container) == name));
+        let mut groups = vec![group_of(root, all)];
+        for member in found.filter(is_member) {
+            // It is swapped as one of its own, whoever would only have restarted it.
+            for group in &mut groups {
+                group.restart.retain(|container| container["Id"] != member["Id"]);
+            }
+            if groups.iter().any(|group| group.has(member)) {
+                continue;
+            }
+            let mut own = group_of(member, all);
+            let is_known = |container: &Value| groups.iter().any(|group| group.has(container));
+            own.restart.retain(|container| !is_known(container));
+            if let Some(needy) = own.recreate.iter().find(|container| is_known(container)) {
+                let reason = format!(
+                    "{} needs both {} and {}, which write to one volume and are updated one after the other; update them by hand",
+                    name_of(needy),
+                    name_of(root),
+                    name_of(member)
+                );
+                return Err(Setback::refused(reason));
+            }
+            groups.push(own);
+        }
+        Ok(groups)
+    }
+
+    /// The sides of one group with what they are now; the container that is to blame where that fails.
+    async fn look_at_group<'a>(
+        &self,
+        group: &'a Group,
+        job: &Job<'_>,
+        carriers: &Carriers,
+    ) -> Result<Vec<(Side, Snapshot)>, (&'a Value, Setback)> {
+        let is_named = |container: &Value| job.members.iter().any(|name| name_of(container) == name);
+        let mut found = Vec::new();
+        for (index, container) in std::iter::once(&group.root).chain(&group.recreate).enumerate() {
+            let is_outdated = container["Image"] != job.image.id;
+            let is_member =
+                is_outdated && is_named(container) && container["Config"]["Image"] == group.root["Config"]["Image"];
+            let snapshot = if index == 0 || is_member {
+                self.snapshot(container).await
+            } else {
+                self.snapshot_of_dependent(container).await
+            };
+            let part = Part { is_member, leads: index == 0, ..self.part_to_remake(container).await };
+            found.push((Side { part, new: None }, snapshot.map_err(|setback| (container, setback))?));
+        }
+        for container in group.restart.iter().filter(|container| self.is_restarted(container, carriers)) {
+            let side = Side { part: part_of(container, Handling::Restart), new: None };
+            found.push((side, Snapshot { container: container.clone(), image: Value::Null }));
+        }
+        Ok(found)
     }
 
     async fn choose_swap(
@@ -201,11 +269,6 @@ impl Replacer {
     /// Whether a container is the one that this program runs in.
     pub fn is_own(&self, container: &Value) -> bool {
         self.own_id.as_deref().is_some_and(|own| container["Id"] == own)
-    }
-
-    /// One that is to be made again.
-    async fn side(&self, container: &Value) -> Side {
-        Side { part: self.part_to_remake(container).await, new: None }
     }
 
     /// A container as it is before it is made again.
@@ -250,12 +313,13 @@ fn part_of(container: &Value, handling: Handling) -> Part {
         was_running: container["State"]["Running"] == true,
         policy: container["HostConfig"]["RestartPolicy"].clone(),
         was_ill: illness(container),
+        is_member: false,
+        leads: false,
     }
 }
 
-fn group_names(root: &Value, group: &Group) -> Vec<String> {
-    let containers = std::iter::once(root).chain(&group.recreate).chain(&group.restart);
-    let mut names: Vec<String> = containers.map(|container| name_of(container).to_owned()).collect();
+fn group_names(groups: &[Group]) -> Vec<String> {
+    let mut names: Vec<String> = groups.iter().flat_map(Group::containers).map(|c| name_of(c).to_owned()).collect();
     names.sort();
     names.dedup();
     names

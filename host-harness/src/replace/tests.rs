@@ -6,6 +6,7 @@
 mod along;
 mod interrupted;
 mod left_over;
+mod members;
 mod stage;
 mod updater;
 

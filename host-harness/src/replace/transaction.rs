@@ -5,6 +5,7 @@
 //! into labels as it is done (`facts`), so that `recovery` can end any transaction whose program died. Decides
 //! nothing about whether to replace.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use imagewatch_abi::{ContainerFailure, Fault, Reference};
@@ -76,8 +77,11 @@ impl Attempt<'_, '_> {
         self.create(0).await?;
         self.be_the_only_one().await?;
         for index in 1..self.sides().len() {
-            // One that cannot be made again is to be known before anything is stopped for it.
-            if self.sides()[index].part.handling == Handling::Recreate {
+            let part = &self.sides()[index].part;
+            if part.leads {
+                self.create(index).await?;
+            } else if part.handling == Handling::Recreate {
+                // One that cannot be made again is to be known before anything is stopped for it.
                 self.plan(index).await?;
             }
         }
@@ -106,13 +110,23 @@ impl Attempt<'_, '_> {
     async fn stop_first(&mut self) -> Result<(), Setback> {
         self.is_touched = true;
         self.entry.is_stopping = true;
-        self.write_down();
-        for index in (1..self.sides().len()).rev() {
+        for stage in self.survey.transaction.stages() {
+            self.entry.untouched = self.sides()[stage.end..].iter().map(|side| side.part.old.clone()).collect();
+            self.write_down();
+            self.swap(stage).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the new containers of a stage in the place of the old ones.
+    async fn swap(&mut self, stage: Range<usize>) -> Result<(), Setback> {
+        let (first, others) = (stage.start, stage.start + 1..stage.end);
+        for index in others.clone().rev() {
             self.take_down_old(index).await?;
         }
-        self.take_down_old(0).await?;
-        self.take_over(0).await?;
-        for index in 1..self.sides().len() {
+        self.take_down_old(first).await?;
+        self.take_over(first).await?;
+        for index in others {
             if self.sides()[index].part.handling == Handling::Recreate {
                 // Only now: its predecessor's parent goes by this name again.
                 self.create(index).await?;
@@ -198,7 +212,9 @@ impl Attempt<'_, '_> {
         let passed = self.replacer.gate(&self.sides()[index].part, self.new_id(index)?, stable_for).await;
         // One that only goes along stays on its image, so the new image of the root is not to blame.
         passed.map_err(|setback| match setback.fault {
-            Some(Fault::Image) if index > 0 => Setback { fault: Some(Fault::Host), ..setback },
+            Some(Fault::Image) if !self.survey.transaction.is_updated(index) => {
+                Setback { fault: Some(Fault::Host), ..setback }
+            }
             _ => setback,
         })
     }
@@ -211,7 +227,7 @@ impl Attempt<'_, '_> {
         let mut body = plan.body.clone();
         body["Labels"][facts::LABEL] = json!(transaction.facts(index).to_label());
         let engine = &self.replacer.engine;
-        let created = if index == 0 {
+        let created = if transaction.is_updated(index) {
             engine.create_container(&name, &body, plan.platform.as_deref()).await
         } else {
             self.create_on_own_image(index, &name, &body, plan.platform.as_deref()).await
@@ -249,18 +265,18 @@ impl Attempt<'_, '_> {
     }
 
     async fn plan(&self, index: usize) -> Result<Plan, Setback> {
-        let snapshot = &self.survey.snapshots[index];
+        let (snapshot, is_updated) = (&self.survey.snapshots[index], self.survey.transaction.is_updated(index));
         let sources = self.survey.volume_sources(index, &*self.replacer.engine).await?;
         // One that only goes along stays on the image that it has.
-        let own = (index > 0).then(|| own_platform(&snapshot.container, &snapshot.image)).flatten();
+        let own = (!is_updated).then(|| own_platform(&snapshot.container, &snapshot.image)).flatten();
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &snapshot.image,
             new_image: self.survey.new_image(index),
             volume_sources: &sources,
             names: &self.survey.container_names,
-            reference: (index == 0).then_some(self.job.image.reference).flatten(),
-            platform: if index == 0 { self.job.image.platform } else { own.as_deref() },
+            reference: is_updated.then_some(self.job.image.reference).flatten(),
+            platform: if is_updated { self.job.image.platform } else { own.as_deref() },
             api: self.survey.engine.api,
             is_podman: self.survey.engine.is_podman,
         };
@@ -280,7 +296,8 @@ impl Attempt<'_, '_> {
         let created = engine.inspect_container(new).await;
         let created = created.map_err(|error| Setback::engine("inspect the new container", &error))?;
         let runs = created["Image"].as_str().unwrap_or_default();
-        let expected = if index == 0 { self.job.image.id } else { &self.sides()[index].part.old_image };
+        let is_updated = self.survey.transaction.is_updated(index);
+        let expected = if is_updated { self.job.image.id } else { &self.sides()[index].part.old_image };
         if runs == expected {
             return Ok(());
         }

@@ -9,6 +9,7 @@ pub(crate) fn quarantined(target: &str, letter: &str, count: u32) -> Quarantined
         reference: "r.io/app:v1".parse().expect("a reference"),
         digest: format!("sha256:{}", letter.repeat(64)).parse().expect("a digest"),
         fault: Fault::Image,
+        cause: None,
         reason: format!("{target}: exited with code 1"),
         count,
         first_ms: 1_000,

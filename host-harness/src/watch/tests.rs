@@ -36,6 +36,7 @@ fn order_context(scene: &Scene, shutdown: &CancellationToken) -> OrderContext {
         manifest: scene.session.manifest.name.clone(),
         replacer: Arc::new(Replacer::new(scene.engine.clone(), journal, Arc::new(Store::in_memory()), None)),
         turns: crate::turns::Turns::new(4),
+        services: crate::orders::Services::default(),
         keep_images: None,
         refused: Arc::default(),
         credentials: Arc::new(|_| Box::pin(async { Ok(None) })),

@@ -52,17 +52,25 @@ pub struct Failure {
     /// Not before this time, milliseconds since 1970, is trying again of use; for [`FailureCode::RateLimited`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
+    /// Why the image of an order could not be fetched. Absent: something else failed, or the host does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<PullCause>,
 }
 
 impl Failure {
     /// A failure that stays until somebody changes something.
     pub fn lasting(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: false, key: None, until_ms: None }
+        Self { code, message: message.into(), retryable: false, key: None, until_ms: None, cause: None }
     }
 
     /// A failure that may be gone at the next try.
     pub fn passing(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: true, key: None, until_ms: None }
+        Self { retryable: true, ..Self::lasting(code, message) }
+    }
+
+    /// An image could not be fetched because of `cause`.
+    pub fn pull(cause: PullCause, message: impl Into<String>) -> Self {
+        Self { cause: Some(cause), ..Self::passing(FailureCode::PullFailed, message) }
     }
 
     /// The value of config key `key` is not usable.
@@ -121,10 +129,39 @@ pub enum FailureCode {
     EngineUnavailable,
     /// The engine's containers could not be listed.
     ListFailed,
-    /// The image could not be pulled, or is not the expected one.
+    /// The image could not be pulled, or is not the expected one; `cause` says why.
     PullFailed,
     /// The host is stopping.
     ShuttingDown,
+    /// Anything else; also what a newer side may have meant.
+    #[serde(other)]
+    Other,
+}
+
+/// Why the image of an order could not be fetched. A cause that this version does not know reads as
+/// [`PullCause::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PullCause {
+    /// The registry does not have the repository, the tag, the manifest or one of its layers.
+    NotFound,
+    /// The image has no manifest for the wanted platform.
+    NoPlatform,
+    /// The registry refuses the credential, or anonymous access.
+    Denied,
+    /// The registry limits how many images may be pulled in some time.
+    RateLimited,
+    /// The engine gets another image, or other bytes, than the registry names.
+    Mismatch,
+    /// The engine's disk or its quota is full.
+    NoSpace,
+    /// No data came for longer than the host waits.
+    TooSlow,
+    /// The engine has no working connection to the registry, or the registry fails.
+    RegistryUnreachable,
+    /// The engine, or a part of it, does not answer.
+    EngineUnreachable,
     /// Anything else; also what a newer side may have meant.
     #[serde(other)]
     Other,

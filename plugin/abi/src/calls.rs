@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Digest, Failure, Fault, Reference, Status};
+use crate::{Digest, Failure, Fault, PullCause, Reference, Status};
 
 /// What `describe` answers. When `err` is set the config cannot be used and the rest is a description of nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,8 +158,8 @@ pub struct NotWatched {
     pub reason: String,
 }
 
-/// A digest that a policy bars for a target, because it failed there. The host keeps the list,
-/// shows it, and takes an entry out when an operator says so; what it means is the policy's own.
+/// A digest that a policy holds back for a target, because it failed there or could not be fetched. The host keeps the
+/// list, shows it, and takes an entry out when an operator says so; what it means is the policy's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Quarantined {
@@ -171,9 +171,12 @@ pub struct Quarantined {
     pub digest: Digest,
     /// Where the fault lies.
     pub fault: Fault,
+    /// Why the image could not be fetched. Absent: it was fetched, and failed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<PullCause>,
     /// What happened, a lowercase fragment.
     pub reason: String,
-    /// How often it has failed.
+    /// How often it has failed since it last succeeded or the waits changed.
     pub count: u32,
     /// When it first failed, milliseconds since 1970.
     pub first_ms: u64,

@@ -229,7 +229,7 @@ pub struct ContainerFailure {
 pub enum Fault {
     /// The new image: its container ended, restarted, or was not healthy in time.
     Image,
-    /// This machine or its engine: a port is taken, a device is missing, a disk is full.
+    /// This machine or its engine: a port is taken, a device is missing, a disk is full, the image cannot be fetched.
     Host,
     /// The container cannot be replaced as it is, and was not touched.
     Refused,

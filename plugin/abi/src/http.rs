@@ -114,6 +114,9 @@ pub struct HttpResponse {
     /// Tells nothing of the credential and means nothing after the host's restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_id: Option<String>,
+    /// The host, with its port, that sent this response, where redirects led to another host than the one that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
     /// The body's digest, for [`ReadBody::Digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_digest: Option<Digest>,
@@ -137,6 +140,7 @@ impl fmt::Debug for HttpResponse {
             .field("status", &self.status)
             .field("headers", &self.headers)
             .field("authenticated", &self.authenticated)
+            .field("answered_by", &self.answered_by)
             .finish_non_exhaustive()
     }
 }

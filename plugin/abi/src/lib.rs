@@ -15,7 +15,7 @@ pub mod label;
 mod reference;
 mod status;
 
-pub use answer::{Answer, Failure, FailureCode};
+pub use answer::{Answer, Failure, FailureCode, PullCause};
 pub use calls::{
     ConfigKey, DescribeOutput, DescribedTarget, LogLevel, LogLine, NotWatched, Outcome, PollInput, PollMode,
     PollOutput, Quarantined, RefreshInput, RefreshOutput, SettleInput, SettleOutput, Verdict,

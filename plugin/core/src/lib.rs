@@ -10,6 +10,7 @@
 mod config;
 mod describe;
 mod gate;
+mod group;
 mod poll;
 mod refresh;
 mod registry;

@@ -1,6 +1,8 @@
 //! One tick: targets, their digests, the decision for each, and the orders that follow from it.
 //! Waits for nothing: what it orders is reported later, see `settle`.
 
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod agreement;
 mod aim;
 mod behind;
 mod check;
@@ -65,6 +67,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
             .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     let output = if input.mode == PollMode::Check {
+        drop_lost_orders(&mut state, &input.in_flight);
         let Checked { outcomes, not_watched } =
             check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
         PollOutput { state: take(&mut input.state), outcomes, not_watched, ..PollOutput::default() }
@@ -176,7 +179,7 @@ pub(crate) fn build_order(
         // Who asks by hand has been told, and wants more.
         strategy: if strategy == Strategy::Notify { Strategy::PullOnly } else { strategy },
         containers: target.containers.clone(),
-        group: None,
+        group: target.group.clone(),
     }
 }
 

@@ -35,14 +35,9 @@ pub(crate) fn settle_report(
     quarantine: &mut Quarantine,
     report: &Report,
 ) -> Outcome {
-    let consequence = match (&report.err, Consequence::of(report)) {
-        (None, consequence) => Some(consequence),
-        // What else went wrong does not make a bad image good.
-        (Some(_), Consequence::Bar(cause)) if cause.fault == Fault::Image => Some(Consequence::Bar(cause)),
-        (Some(_), _) => None,
-    };
+    let consequence = Consequence::of(report);
     let waiting = state.pending_target(&report.order);
-    let ended = if consequence.is_some() { Verdict::Refreshed } else { Verdict::Failed };
+    let ended = if report.err.is_none() { Verdict::Refreshed } else { Verdict::Failed };
     let mut outcome = Outcome {
         reference: report.reference.clone(),
         digest: report.digest.clone(),
@@ -50,27 +45,34 @@ pub(crate) fn settle_report(
         reason: Some(summarise(report)),
         ..Outcome::new(waiting.as_deref().unwrap_or(&report.target), ended)
     };
+    let mates = state.mates_on_the_way(&outcome.target);
     if let Some(seen) = waiting.and_then(|name| state.targets.get_mut(&name))
         && let Some(pending) = seen.pending.take()
     {
-        commit_or_roll_back(seen, pending, consequence.as_ref(), &mut outcome);
+        commit_or_roll_back(seen, pending, &consequence, &mut outcome);
     }
     // A pull alone has tried nothing.
     if report.failed.is_empty() && (outcome.verdict == Verdict::Committed || !report.recreated.is_empty()) {
         quarantine.lift(&outcome.target);
     }
+    if let (true, Some(digest)) = (report.pulled, &outcome.digest) {
+        quarantine.lift_fetched(&outcome.target, digest);
+    }
     let follows = match (&consequence, &outcome.reference, &outcome.digest) {
-        (Some(Consequence::Bar(cause)), Some(reference), Some(digest)) => {
-            format!(
-                "; {} is quarantined, {}",
-                digest.short(),
-                quarantine.bar(&outcome.target, reference, digest, cause)
-            )
+        (Consequence::Bar(cause), Some(reference), Some(digest)) => {
+            // An image that fails for one container of a service is not tried on the others.
+            for (mate, reference) in mates.iter().filter(|_| cause.fault == Fault::Image) {
+                quarantine.bar(mate, reference, digest, cause);
+            }
+            quarantine.bar(&outcome.target, reference, digest, cause);
+            outcome.until_ms = quarantine.hold(&outcome.target, reference, digest).and_then(|hold| hold.until_ms);
+            let wait = quarantine.wait(&outcome.target, reference, digest);
+            wait.map_or_else(String::new, |wait| format!("; {} is {wait}", digest.short()))
         }
         _ if outcome.verdict == Verdict::RolledBack => "; rolled back, the next poll tries again".to_owned(),
         _ => String::new(),
     };
-    let is_asked_for = consequence == Some(Consequence::Retry);
+    let is_asked_for = consequence == Consequence::Retry;
     let is_good = report.err.is_none() && report.failed.is_empty();
     let level = if is_good || is_asked_for { LogLevel::Info } else { LogLevel::Warn };
     log(host, level, format!("{}: {}{follows}", outcome.target, outcome.reason.as_deref().unwrap_or_default()));
@@ -78,7 +80,7 @@ pub(crate) fn settle_report(
 }
 
 /// Only what may be kept moves the seen digest; what is barred or to be tried again stays a move.
-fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: Option<&Consequence>, outcome: &mut Outcome) {
+fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: &Consequence, outcome: &mut Outcome) {
     let to = pending.reference.unwrap_or_else(|| seen.reference.clone());
     if to != seen.reference {
         let reason = outcome.reason.take().unwrap_or_default();
@@ -88,7 +90,7 @@ fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: Option<&C
     outcome.reference = Some(to.clone());
     outcome.previous.clone_from(&seen.digest);
     outcome.digest = Some(pending.digest.clone());
-    if matches!(consequence, Some(Consequence::Keep)) {
+    if *consequence == Consequence::Keep {
         outcome.verdict = Verdict::Committed;
         seen.digest = Some(pending.digest);
         seen.tried = pending.tried;

@@ -54,6 +54,9 @@ pub(crate) struct Pending {
     /// What becomes of [`Seen::tried`] when it is committed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tried: Vec<String>,
+    /// The order's group: the image that fails for one of a group is quarantined for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
 }
 
 impl State {
@@ -88,6 +91,19 @@ impl State {
     pub(crate) fn next_order(&mut self, target: &str) -> String {
         self.orders += 1;
         format!("{target}-{}", self.orders)
+    }
+
+    /// The other targets of the group of `target` that are on their way to the same digest, with the reference that they
+    /// move to.
+    pub(crate) fn mates_on_the_way(&self, target: &str) -> Vec<(String, Reference)> {
+        let own = self.targets.get(target).and_then(|seen| seen.pending.as_ref());
+        let Some(own) = own.filter(|pending| pending.group.is_some()) else { return Vec::new() };
+        let mate = |(name, seen): (&String, &Seen)| {
+            let pending = seen.pending.as_ref()?;
+            let is_mate = name != target && pending.group == own.group && pending.digest == own.digest;
+            is_mate.then(|| (name.clone(), pending.reference.clone().unwrap_or_else(|| seen.reference.clone())))
+        };
+        self.targets.iter().filter_map(mate).collect()
     }
 
     /// The target whose pending order is `order`.

@@ -13,8 +13,6 @@ use crate::state::Cache;
 pub(crate) struct Facts<'a> {
     /// What it runs, compared with what its tag points to.
     pub(crate) image: Image<'a>,
-    /// Its reference names a digest.
-    pub(crate) is_pinned: bool,
     /// An order for its target is under way.
     pub(crate) is_ordered: bool,
     /// Why it is never updated as it is now.
@@ -25,6 +23,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) hold: Option<Hold>,
     /// Why no order follows although it runs another image: what its tag points to was dealt with before.
     pub(crate) left: Option<&'static str>,
+    /// It does not run, and others of its target do, for which an order would be placed.
+    pub(crate) is_resting: bool,
     /// It is to leave its tag for a newer one.
     pub(crate) leaves_tag: bool,
     /// Why the tag that it is to follow is not simply the newest.
@@ -58,6 +58,8 @@ pub(crate) enum Image<'a> {
     Local(&'static str),
     /// One that cannot be compared, and why.
     Incomparable(&'static str),
+    /// It does not matter: the reference names a digest.
+    Pinned,
     /// What the tag points to is not known: why, and until when it is not asked again.
     NotLookedUp(&'a str, Option<u64>),
 }
@@ -121,6 +123,8 @@ pub(crate) enum Rule {
     UpToDate,
     /// Named by digest.
     Pinned,
+    /// It does not run.
+    Resting,
     /// Dealt with before.
     Left,
     /// Its strategy only tells.
@@ -142,13 +146,13 @@ impl Rule {
     pub(crate) fn of(facts: &Facts<'_>) -> Self {
         match &facts.image {
             _ if facts.is_ordered => Self::Ordered,
-            _ if facts.is_pinned && facts.blocked.is_some() => Self::Blocked,
-            _ if facts.is_pinned => Self::Pinned,
             Image::Same | Image::SameInAnotherWrapper => Self::UpToDate,
             Image::Local(_) => Self::Local,
             _ if facts.blocked.is_some() => Self::Blocked,
+            Image::Pinned => Self::Pinned,
             Image::NotLookedUp(..) => Self::NotLookedUp,
             Image::Incomparable(_) => Self::Incomparable,
+            Image::Other if facts.is_resting => Self::Resting,
             Image::Other if facts.strategy == Strategy::Notify => Self::Notified,
             Image::Other if facts.hold.is_some() => Self::Held,
             Image::Other if facts.left.is_some() => Self::Left,
@@ -183,6 +187,9 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
             Status { until_ms: *until_ms, ..Status::new(StatusKind::Unknown, *reason) }
         }
         (_, Image::Incomparable(reason), _) => Status::new(StatusKind::Unknown, *reason),
+        (Rule::Resting, ..) => {
+            Status::new(StatusKind::NotWatched, "it does not run: it is only updated together with containers that do")
+        }
         (Rule::Notified, ..) => {
             Status::new(StatusKind::Blocked, "it is behind; strategy `notify` leaves the container as it is")
         }
@@ -215,3 +222,6 @@ pub(crate) fn status_of_unwatchable(why: &Unwatchable) -> Status {
         Unwatchable::Blocked(reason) => Status::new(StatusKind::Blocked, reason.as_str()),
     }
 }
+
+#[cfg(test)]
+mod tests;

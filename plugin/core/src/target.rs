@@ -10,6 +10,7 @@ use imagewatch_abi::{Container, Containers, Failure, NotWatched, Outcome, Refere
 
 use crate::Host;
 use crate::config::{Config, Watch};
+use crate::group::find_groups;
 use crate::running::{Used, reason_against_origin, reference_of, with_references};
 use crate::status::{Unwatchable, status_of_unwatchable};
 use crate::update::UpdatePolicy;
@@ -32,6 +33,9 @@ pub(crate) struct Target {
     pub(crate) strategy: Option<Strategy>,
     /// Why its container is never updated as it is now.
     pub(crate) blocked: Option<String>,
+    /// The service that its container belongs to, whose containers are updated one at a time. Unknown for a target
+    /// that config names: its containers are handled one at a time by its own order.
+    pub(crate) group: Option<String>,
 }
 
 impl Target {
@@ -112,6 +116,7 @@ impl Targets {
                         // Many containers may follow it, each with a label of its own.
                         strategy: None,
                         blocked: None,
+                        group: None,
                     };
                     match target.at_present(&references) {
                         Ok(target) => found.targets.push(target),
@@ -166,17 +171,20 @@ fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Used>, Failu
 impl Targets {
     fn of_containers(config: &Config, all: bool, containers: &[Container]) -> Self {
         let mut found = Self::default();
+        let watched = containers.iter().filter(|container| reason_not_to_watch(config, all, container).is_none());
+        let groups = find_groups(&watched.collect::<Vec<_>>());
         for container in containers {
             if let Some(reason) = reason_not_to_watch(config, all, container) {
                 found.not_watched.push(not_watched(container, reason));
-            } else if !is_running(container) {
+            } else if !is_up(container) {
                 found.resting.insert(container.name.clone());
                 found
                     .not_watched
                     .push(not_watched(container, format!("it is not running: its state is {}", container.state)));
             } else {
+                let group = groups.get(&container.name).cloned();
                 match read_target(config, container) {
-                    Ok(target) => found.targets.push(target),
+                    Ok(target) => found.targets.push(Target { group, ..target }),
                     Err(why) => found.unwatchable.push(unwatchable(container, &why)),
                 }
             }
@@ -185,7 +193,8 @@ impl Targets {
     }
 }
 
-fn is_running(container: &Container) -> bool {
+/// Whether it runs, or is about to.
+pub(crate) fn is_up(container: &Container) -> bool {
     matches!(container.state.as_str(), "running" | "restarting")
 }
 
@@ -240,6 +249,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, Unwatch
         update: read_update_policy(config, container).map_err(Unwatchable::Blocked)?,
         strategy: read_strategy(container),
         blocked: reason_against(container),
+        group: None,
     };
     target.at_present(&[]).map_err(Unwatchable::Blocked)
 }

@@ -261,7 +261,14 @@ pub(super) async fn replace(rig: &Rig, name: &str, tag: &str) -> Result<(), Stri
     let image = rig.engine.inspect_image(tag).await.expect("the engine answers").expect("the tag is here");
     let image = NewImage { id: image["Id"].as_str().expect("an image has an id"), reference: None, platform: None };
     let stable_for = Duration::from_millis(1);
-    let mut job = Job { image, strategy: Strategy::Replace, stable_for, origin: Origin::default(), turn: None };
+    let mut job = Job {
+        image,
+        strategy: Strategy::Replace,
+        stable_for,
+        members: Vec::new(),
+        origin: Origin::default(),
+        turn: None,
+    };
     let survey = rig.replacer.survey(name, &job).await.map_err(|error| error.to_string())?.expect("it is there");
     rig.replacer.replace(survey, &mut job).await.map(drop).map_err(|error| error.to_string())
 }

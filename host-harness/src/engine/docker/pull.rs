@@ -2,6 +2,7 @@
 //! Knows neither deadlines nor which image is the right one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
@@ -71,26 +72,54 @@ fn build_credentials(registry: &str, credential: &Credential) -> DockerCredentia
     }
 }
 
-/// Bytes per layer, `(done, total)`.
+/// What a pull has said so far.
 #[derive(Debug, Default)]
-struct Sums(BTreeMap<String, (u64, u64)>);
+struct Sums {
+    /// Bytes per layer, `(done, total)`.
+    layers: BTreeMap<String, (u64, u64)>,
+    /// The most that was said of each step of each layer.
+    steps: BTreeMap<(String, String), u64>,
+}
 
 impl Sums {
     fn add(&mut self, line: CreateImageInfo) -> PullProgress {
         let status = line.status.unwrap_or_default();
+        let detail = line.progress_detail.unwrap_or_default();
+        let count = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         if let Some(layer) = &line.id {
-            let detail = line.progress_detail.unwrap_or_default();
-            let bytes = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
             if status == "Downloading" {
-                self.0.insert(layer.clone(), (bytes(detail.current), bytes(detail.total)));
-            } else if let Some((done, total)) = self.0.get_mut(layer) {
+                self.layers.insert(layer.clone(), (count(detail.current), count(detail.total)));
+            } else if let Some((done, total)) = self.layers.get_mut(layer) {
                 // Every later word on a layer (verifying, extracting, complete) means that it is downloaded.
                 *done = *total;
             }
         }
-        let sum = |pick: fn(&(u64, u64)) -> u64| self.0.values().map(pick).fold(0, u64::saturating_add);
+        let advances = self.advance(line.id.as_deref().unwrap_or_default(), &status, count(detail.current));
+        let sum = |pick: fn(&(u64, u64)) -> u64| self.layers.values().map(pick).fold(0, u64::saturating_add);
         let status = line.id.map_or_else(|| status.clone(), |id| format!("{id}: {status}"));
-        PullProgress { done_bytes: sum(|layer| layer.0), total_bytes: sum(|layer| layer.1), status }
+        PullProgress { done_bytes: sum(|layer| layer.0), total_bytes: sum(|layer| layer.1), status, advances }
+    }
+
+    /// Whether a line says more than the lines before it. The containerd image store repeats itself many times in a second,
+    /// and a download that starts again from nothing repeats what was had already.
+    fn advance(&mut self, layer: &str, status: &str, current: u64) -> bool {
+        // Graph drivers count down the seconds until the next attempt.
+        if status.starts_with("Retrying") {
+            return false;
+        }
+        match self.steps.entry((layer.to_owned(), status.to_owned())) {
+            Entry::Vacant(entry) => {
+                entry.insert(current);
+                true
+            }
+            Entry::Occupied(mut most) => {
+                let is_more = current > *most.get();
+                if is_more {
+                    most.insert(current);
+                }
+                is_more
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
-use super::{MemoryEngine, State, conflict, text};
+use super::{MemoryEngine, State, conflict, name_of, text};
 use crate::engine::image_facts::{ImageFacts, platform_of};
 use crate::engine::permission::Permission;
 use crate::engine::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
@@ -57,7 +57,7 @@ impl Engine for MemoryEngine {
         credential: Option<&Credential>,
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<(), EngineError> {
-        let hangs = {
+        let (lines, hangs) = {
             let mut state = self.state();
             let platform = platform.map(|platform| format!(" {platform}")).unwrap_or_default();
             state.record(format!("pull {reference}{platform}"))?;
@@ -65,17 +65,22 @@ impl Engine for MemoryEngine {
                 Credential::Basic { username, .. } => username.clone(),
                 token => format!("{token:?}"),
             }));
-            state.pulls_hang
+            (state.pull_lines.clone(), state.pulls_hang)
         };
+        for line in lines {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            progress(line);
+        }
         if hangs {
             std::future::pending::<()>().await;
         }
-        progress(PullProgress { done_bytes: 1, total_bytes: 1, status: "Pull complete".to_owned() });
+        progress(PullProgress { done_bytes: 1, total_bytes: 1, status: "Pull complete".to_owned(), advances: true });
         let mut state = self.state();
-        let image = state.registry.get(&reference.to_string()).cloned().ok_or_else(|| EngineError::PullFailed {
-            reference: reference.to_string(),
-            reason: "manifest unknown".to_owned(),
-        })?;
+        let image = state
+            .registry
+            .get(&reference.to_string())
+            .cloned()
+            .ok_or_else(|| EngineError::pull_failed(reference, None, "manifest unknown".to_owned()))?;
         state.tag(&reference.to_string(), &image);
         Ok(())
     }
@@ -330,7 +335,10 @@ impl State {
         let parents_image = self.containers.get(parent).map(|parent| text(&parent["Image"])).unwrap_or_default();
         let image = self.images.get(&image).cloned().unwrap_or_default();
         let beside = &image["BehavesBeside"][parents_image];
-        let behaves = text(if beside.is_null() { &image["Behaves"] } else { beside }).to_owned();
+        let own = &image["BehavesAs"][name_of(&self.containers[&id])];
+        let behaviours = [beside, own, &image["Behaves"]];
+        let behaves =
+            behaviours.into_iter().find(|behaviour| !behaviour.is_null()).map(text).unwrap_or_default().to_owned();
         let this = self.at(container)?;
         this["State"] = match behaves.as_str() {
             "exits" => json!({ "Running": false, "Status": "exited", "ExitCode": 3 }),

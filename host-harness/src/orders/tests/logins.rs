@@ -10,7 +10,7 @@ fn context_with_login(engine: &Arc<MemoryEngine>) -> OrderContext {
 }
 
 fn failure(reason: &str) -> EngineError {
-    EngineError::PullFailed { reference: REFERENCE.to_owned(), reason: reason.to_owned() }
+    EngineError::pull_failed(&REFERENCE.parse().unwrap(), None, reason.to_owned())
 }
 
 fn pull_of(reference: &str) -> Order {
@@ -38,7 +38,7 @@ async fn a_refused_login_is_left_away_once_and_not_sent_again_until_it_changes()
         let login = Credential::basic("robot", *given.lock().unwrap());
         Box::pin(async { Ok(Some(login)) })
     });
-    let refusal = EngineError::PullFailed { reference: REFERENCE.to_owned(), reason: "unauthorized: no".to_owned() };
+    let refusal = failure("unauthorized: no");
     engine.fail("pull", 1, refusal.clone());
     let context = OrderContext { credentials, ..context(&engine) };
     let order = || Order { recreate: false, digest: None, ..order() };

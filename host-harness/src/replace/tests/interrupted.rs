@@ -31,10 +31,16 @@ enum Scene {
     Group {
         is_good: bool,
     },
+    /// Three write to one volume; a bad image fails on the last one.
+    Members {
+        is_good: bool,
+    },
 }
 
 impl Scene {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
+        Self::Members { is_good: true },
+        Self::Members { is_good: false },
         Self::StopFirst { is_good: true },
         Self::StopFirst { is_good: false },
         Self::NoPolicy { is_good: true },
@@ -64,6 +70,10 @@ impl Scene {
                 }
                 stage
             }
+            Self::Members { is_good } => {
+                let fails = if is_good { json!({}) } else { json!({ "jobs": "unhealthy" }) };
+                Stage::members(json!({ "Behaves": "healthy", "BehavesAs": fails })).await
+            }
         };
         stage.engine.add_image("example.com/stranger:1", &json!({ "Id": "strange" }));
         let always = json!({ "HostConfig": { "RestartPolicy": { "Name": "always" } } });
@@ -79,6 +89,7 @@ impl Scene {
                 | Self::StartFirst { is_good: true }
                 | Self::AutoRemove { is_good: true }
                 | Self::Group { is_good: true }
+                | Self::Members { is_good: true }
         )
     }
 }
@@ -155,6 +166,9 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
             "{case}: it shares the network of the one there is"
         );
     }
+    for member in ["cron", "jobs"].iter().filter_map(|name| now.get(*name)) {
+        assert_eq!(member["image"], now["web"]["image"], "{case}: who writes to one volume runs one image");
+    }
     assert_eq!(stage.journal_files(), 0, "{case}: nothing is left of the journal");
     if !scene.is_good() {
         assert_eq!(now["web"]["image"], json!("old"), "{case}: a bad image does not stay");
@@ -172,6 +186,8 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
 #[case::auto_remove_bad_image(Scene::AutoRemove { is_good: false })]
 #[case::group(Scene::Group { is_good: true })]
 #[case::group_bad_image(Scene::Group { is_good: false })]
+#[case::f36_members_of_a_volume(Scene::Members { is_good: true })]
+#[case::f36_members_of_a_volume_bad_image(Scene::Members { is_good: false })]
 #[tokio::test(start_paused = true)]
 async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_order(#[case] scene: Scene) {
     let mut cases = 0;
@@ -180,7 +196,7 @@ async fn t23_t24_t25_who_dies_after_any_call_leaves_what_the_next_one_brings_in_
         // One that went when it was stopped can only come back from the journal, and not from a restart of the engine.
         Scene::AutoRemove { .. } => &all[..1],
         // Without a policy nothing runs after a restart of the engine, whoever died when.
-        Scene::NoPolicy { .. } => &all[..2],
+        Scene::NoPolicy { .. } | Scene::Members { .. } => &all[..2],
         _ => &all[..],
     };
     for nth in 0..changes_of(scene).await {

@@ -19,6 +19,8 @@ pub(super) struct Stage {
     pub(super) strategy: Strategy,
     /// On whose behalf.
     pub(super) manifest: &'static str,
+    /// The names of those that are updated together with the one that is replaced.
+    pub(super) members: Vec<String>,
     store: Arc<Store>,
     folder: Arc<TempDir>,
 }
@@ -60,7 +62,7 @@ impl Stage {
         let folder = Arc::new(folder);
         let store = Arc::new(Store::in_memory());
         let replacer = replacer(&engine, &folder, &store);
-        Self { engine, replacer, strategy: Strategy::Replace, manifest: "", store, folder }
+        Self { engine, replacer, strategy: Strategy::Replace, manifest: "", members: Vec::new(), store, folder }
     }
 
     /// Another program on the same engine, with a state folder of its own.
@@ -73,6 +75,7 @@ impl Stage {
             replacer,
             strategy: other.strategy,
             manifest: other.manifest,
+            members: other.members.clone(),
             store,
             folder,
         }
@@ -86,6 +89,7 @@ impl Stage {
             replacer,
             strategy: other.strategy,
             manifest: other.manifest,
+            members: other.members.clone(),
             store: other.store.clone(),
             folder: other.folder.clone(),
         }
@@ -99,6 +103,28 @@ impl Stage {
         stage.engine.add_container("vpn-user", OTHER, shared, true).await;
         let asks = json!({ "Labels": { "imagewatch.depends-on": "vpn-user" }, "HostConfig": { "RestartPolicy": { "Name": "always" } } });
         stage.engine.add_container("app", OTHER, asks, true).await;
+        stage
+    }
+
+    /// `web`, `cron` and `jobs` write to one volume. `jobs` has no restart policy, as Docker makes a container when nobody
+    /// says otherwise, and `cron-user` shares the network of `cron`.
+    pub(super) async fn members(new: Value) -> Self {
+        let policy = json!({ "Name": "always" });
+        let host = json!({ "Binds": ["data:/data"], "RestartPolicy": policy });
+        let mut stage = Self::with(host, new.clone(), true).await;
+        stage.engine.add_image(REFERENCE, &json!({ "Id": "old" }));
+        for (name, policy) in [("cron", policy), ("jobs", json!({ "Name": "no" }))] {
+            let body = json!({ "HostConfig": { "Binds": ["data:/data"], "RestartPolicy": policy } });
+            stage.engine.add_container(name, REFERENCE, body, true).await;
+            stage.members.push(name.to_owned());
+        }
+        stage.engine.add_image(OTHER, &json!({ "Id": "other" }));
+        let shared =
+            json!({ "HostConfig": { "NetworkMode": "container:cron", "RestartPolicy": { "Name": "always" } } });
+        stage.engine.add_container("cron-user", OTHER, shared, true).await;
+        let mut new = new;
+        new["Id"] = json!("new");
+        stage.engine.add_image(REFERENCE, &new);
         stage
     }
 
@@ -118,6 +144,7 @@ impl Stage {
             image: NewImage { id: "new", reference: None, platform: None },
             strategy: self.strategy,
             stable_for: Duration::from_secs(1),
+            members: self.members.clone(),
             origin: Origin {
                 manifest: self.manifest.to_owned(),
                 target: "web".to_owned(),

@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use imagewatch_abi::{Container, Reference};
+use imagewatch_abi::Reference;
 
 use super::aim::Aim;
 use crate::config::{Baseline, Config};
 use crate::registry::resolve::Lookup;
 use crate::running::{Pair, Used, reason_against_origin, reason_unconfirmed, used_by};
 use crate::state::Cache;
-use crate::target::Target;
+use crate::target::{Target, is_up};
 
 /// The containers of `target` that a decision is about: with `baseline` = `running` those that run; else none, unless
 /// there is no container of it that may be updated.
 pub(super) fn concerned<'a>(config: &Config, cache: &Cache, used: Vec<&'a Used>) -> Vec<&'a Used> {
-    let is_running = |container: &Container| matches!(container.state.as_str(), "running" | "restarting");
     match config.baseline {
-        Baseline::Running => used.into_iter().filter(|(_, container)| is_running(container)).collect(),
+        Baseline::Running => used.into_iter().filter(|(_, container)| is_up(container)).collect(),
         Baseline::Seen if used.iter().all(|used| is_untrusted(config, cache, used)) => used,
         Baseline::Seen => Vec::new(),
     }

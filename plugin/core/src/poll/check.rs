@@ -6,13 +6,13 @@ use super::aim::{Aims, find_aims};
 use super::behind::pair_up;
 use super::standing::{Course, stand};
 use crate::Host;
-use crate::config::{Config, Watch};
+use crate::config::{Baseline, Config, Watch};
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::Lookup;
 use crate::running::{Used, confirm_origins, digests_of, load_wrappers, reference_of, used_by, with_references};
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
-use crate::target::{Target, Targets, not_watched, reason_of_name};
+use crate::target::{Target, Targets, is_up, not_watched, reason_of_name};
 use crate::update::in_words;
 
 /// What a check found.
@@ -58,7 +58,15 @@ pub(super) fn check(
         if used.is_empty() {
             outcomes.push(see(ground, &course, lookup.as_ref(), None));
         }
-        outcomes.extend(used.into_iter().map(|used| see(ground, &course, lookup.as_ref(), Some(used))));
+        let is_any_up = used.iter().any(|(_, container)| is_up(container));
+        for used in used {
+            let mut outcome = see(ground, &course, lookup.as_ref(), Some(used));
+            if config.baseline == Baseline::Running && !is_any_up {
+                // As a poll has it, which looks at containers that run: what was seen decides.
+                outcome.status = Some(stand(ground, &course, None).status());
+            }
+            outcomes.push(outcome);
+        }
     }
     Ok(Checked { outcomes, not_watched })
 }
@@ -86,9 +94,8 @@ fn see(
     let Course { target, aim, remote, .. } = course;
     let standing = stand(ground, course, used);
     let status = standing.status();
-    let is_pinned = standing.facts.is_pinned;
     let (verdict, reason) = match (&standing.facts.image, standing.rule) {
-        _ if is_pinned => (Verdict::Pinned, status.reason.clone()),
+        (Image::Pinned, _) => (Verdict::Pinned, status.reason.clone()),
         (Image::NotLookedUp(reason, _), _) => (Verdict::Unknown, Some((*reason).to_owned())),
         _ if used.is_none() => (Verdict::Unused, Some("no container runs it".to_owned())),
         (Image::Same | Image::SameInAnotherWrapper, _) if status.kind == StatusKind::Unknown => {
@@ -110,7 +117,10 @@ fn see(
         running: remote.filter(|remote| has.contains(remote)).or(has.last()).cloned(),
         digest: remote.cloned(),
         reason: words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}")),
-        until_ms: lookup.and_then(|lookup| lookup.as_ref().err()).and_then(|failure| failure.until_ms),
+        until_ms: match verdict {
+            Verdict::Held => status.until_ms,
+            _ => lookup.and_then(|lookup| lookup.as_ref().err()).and_then(|failure| failure.until_ms),
+        },
         container: container.map(|container| container.name.clone()),
         status: Some(status),
         ..Outcome::new(&target.name, verdict)

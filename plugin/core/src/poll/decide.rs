@@ -82,7 +82,8 @@ pub(super) fn decide(
             (verdict, reason, None)
         }
         Decision::Order => {
-            let order = build_order(config, state.next_order(&target.name), target, Some((aim, &remote)), true);
+            let updates = standings.leading().rule == Rule::Due;
+            let order = build_order(config, state.next_order(&target.name), target, Some((aim, &remote)), updates);
             state.targets.insert(target.name.clone(), pending(&course, &standings, &order, remote));
             (Verdict::Moved, None, Some(order))
         }
@@ -91,7 +92,8 @@ pub(super) fn decide(
     let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
     let reason = with_note(reason, &course);
     let id = order.as_ref().map(|order| order.order.clone());
-    Decided { outcome: Outcome { verdict, reason, order: id, status, ..outcome }, order, is_news }
+    let until_ms = status.as_ref().filter(|_| verdict == Verdict::Held).and_then(|status| status.until_ms);
+    Decided { outcome: Outcome { verdict, reason, until_ms, order: id, status, ..outcome }, order, is_news }
 }
 
 /// `reason` with what there is to say of the choice of the tag, unless it says that already.
@@ -158,7 +160,7 @@ fn judge(course: &Course<'_>, standings: &Standings<'_>) -> Decision {
             Decision::Remember(Verdict::Unchanged, stays.map(str::to_owned))
         }
         Rule::UpToDate => Decision::Remember(Verdict::Unchanged, Some("its containers run it already".to_owned())),
-        Rule::Pinned | Rule::Ordered => wait(Verdict::Unchanged),
+        Rule::Resting | Rule::Pinned | Rule::Ordered => wait(Verdict::Unchanged),
     }
 }
 
@@ -182,6 +184,7 @@ fn pending(course: &Course<'_>, standings: &Standings<'_>, order: &Order, digest
         digest,
         reference: course.from.as_ref().map(|_| course.aim.clone()),
         tried: tried.map(|(container, _)| container.id.clone()).collect(),
+        group: order.group.clone(),
     };
     Seen { pending: Some(pending), ..course.seen.clone() }
 }

@@ -1,7 +1,7 @@
 //! Gathers what is known of a container: what its target saw before, what was looked up, and what holds it. A check and
 //! a poll that orders build the same facts here.
 
-use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
+use imagewatch_abi::{Container, Reference, Status, Strategy};
 
 use super::aim::Aim;
 use crate::config::{Baseline, Config};
@@ -9,7 +9,7 @@ use crate::gate::quarantine::Quarantine;
 use crate::running::Used;
 use crate::state::{Cache, Seen, State};
 use crate::status::{Facts, Hold, Image, Remote, Rule, status_of};
-use crate::target::Target;
+use crate::target::{Target, is_up};
 
 /// Where a target is to go, and how far it came before.
 #[derive(Debug)]
@@ -129,26 +129,22 @@ pub(super) fn stand<'a>(
     let Course { target, aim, remote, .. } = course;
     let container = used.map(|(_, container)| container);
     let image = match container {
+        _ if target.reference.digest().is_some() => Image::Pinned,
         None => course.image_as_seen(),
         Some(container) => Image::of((config, cache), container, aim, *remote),
     };
     let facts = Facts {
         image,
-        is_pinned: target.reference.digest().is_some(),
         is_ordered: course.is_ordered,
         blocked: container.map_or_else(|| target.blocked.clone(), crate::target::reason_against),
         strategy: strategy_for(config, target, container),
-        hold: remote.ok().and_then(|remote| hold(quarantine, target, aim, remote)),
+        hold: remote.ok().and_then(|remote| quarantine.hold(&target.name, aim, remote)),
         tag_note: course.note,
         left: container.and_then(|container| left(config, course, container)),
+        is_resting: config.baseline == Baseline::Running && container.is_some_and(|container| !is_up(container)),
         leaves_tag: used.map_or(course.from.is_some(), |(reference, _)| reference != *aim),
     };
     Standing { container, rule: Rule::of(&facts), facts }
-}
-
-fn hold(quarantine: &Quarantine, target: &Target, aim: &Reference, remote: &Digest) -> Option<Hold> {
-    let reason = quarantine.hold(&target.name, aim, remote)?;
-    Some(Hold { kind: StatusKind::Held, reason, until_ms: None })
 }
 
 fn left(config: &Config, course: &Course<'_>, container: &Container) -> Option<&'static str> {

@@ -61,7 +61,7 @@ enum Found {
 enum Way {
     /// With the proof that the registry asks for.
     Prove,
-    /// By the content, as the HEAD does not say the digest.
+    /// By the content, as the HEAD is refused or does not say the digest.
     Hash,
     /// With a new token, as this one is over before its time.
     Renew,
@@ -82,6 +82,8 @@ struct Job {
     tried: u8,
     /// Whether a token for several repositories did not do.
     was_in_batch: bool,
+    /// Whether the last answer was a 403.
+    is_forbidden: bool,
     /// The id of the login that it was refused with, where the host may have renewed that since.
     unless: Option<String>,
     list: TagList,

@@ -74,24 +74,84 @@ fn parse_next(header: &str) -> Option<&str> {
     None
 }
 
-/// `target` as seen from `url`. A page elsewhere is not fetched: whoever wrote the header may have chosen it.
+/// `target` as seen from `url`, as RFC 3986 has it, but always at the host and with the scheme of `url`: a registry behind
+/// a proxy may not know either. A page on another host is not fetched: whoever wrote the header may have chosen it.
 fn resolve_link(url: &str, target: &str) -> Result<String, String> {
-    let path = url.split('?').next().unwrap_or(url);
-    let origin_end = path.find("://").map_or(0, |at| at + 3);
-    let origin_end = path[origin_end..].find('/').map_or(path.len(), |at| origin_end + at);
-    let origin = &path[..origin_end];
-    let next = if target.starts_with("//") {
-        return Err("links its next page to another host".to_owned());
-    } else if target.starts_with('/') {
-        format!("{origin}{target}")
-    } else if target.starts_with('?') {
-        format!("{path}{target}")
-    } else if target.strip_prefix(origin).is_some_and(|rest| rest.starts_with('/')) {
-        target.to_owned()
-    } else {
-        return Err("links its next page to another host".to_owned());
+    let target = target.split('#').next().unwrap_or(target);
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (host, path_and_query) = split_host(rest);
+    let (path, _) = split_query(path_and_query);
+    let place = match split_scheme(target) {
+        Some((of_target, rest)) => {
+            let rest = rest.strip_prefix("//").filter(|_| matches!(of_target.as_str(), "http" | "https"));
+            let rest = rest.ok_or_else(|| "links its next page to what is no http(s) URL".to_owned())?;
+            on_host(host, scheme, &of_target, rest)?
+        }
+        None => match target.strip_prefix("//") {
+            Some(rest) => on_host(host, scheme, scheme, rest)?,
+            None => target,
+        },
     };
+    let (to, query) = split_query(place);
+    let to = match to {
+        "" => path.to_owned(),
+        absolute if absolute.starts_with('/') => without_dots(absolute),
+        relative => without_dots(&format!("{}/{relative}", path.rsplit_once('/').map_or("", |(folder, _)| folder))),
+    };
+    let next = format!("{scheme}://{host}{to}{query}");
     if next == url { Err("links a page to itself".to_owned()) } else { Ok(next) }
+}
+
+/// What follows the host in `rest`, the text of a URL after `//`, if its host is `host`.
+fn on_host<'a>(host: &str, scheme: &str, target_scheme: &str, rest: &'a str) -> Result<&'a str, String> {
+    let (named, place) = split_host(rest);
+    let bare = |scheme: &str, host: &str| {
+        let host = host.to_ascii_lowercase();
+        let port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        host.strip_suffix(port).unwrap_or(&host).to_owned()
+    };
+    if bare(scheme, host) != bare(target_scheme, named) {
+        let shown: String = named.rsplit('@').next().unwrap_or(named).chars().take(80).collect();
+        return Err(format!(
+            "links its next page to another host, {shown}, which is not followed; behind a proxy a registry must be told \
+             its own name"
+        ));
+    }
+    // Nothing after the host is its root, not the page itself.
+    Ok(if place.is_empty() { "/" } else { place })
+}
+
+/// The scheme, in lower case, and what follows its colon.
+fn split_scheme(text: &str) -> Option<(String, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    is_scheme.then(|| (scheme.to_ascii_lowercase(), rest))
+}
+
+fn split_host(rest: &str) -> (&str, &str) {
+    rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()))
+}
+
+/// The path and, with its question mark, the query.
+fn split_query(place: &str) -> (&str, &str) {
+    place.split_at(place.find('?').unwrap_or(place.len()))
+}
+
+/// `path` without `.` and `..`.
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+    }
+    if path.ends_with("/.") || path.ends_with("/..") {
+        kept.push("");
+    }
+    format!("/{}", kept.join("/"))
 }
 
 #[cfg(test)]

@@ -185,6 +185,7 @@ fn settle_report(host: &mut dyn Host, report: &Report, quarantine: &mut Vec<Quar
             reference: reference.clone(),
             digest: digest.clone(),
             fault,
+            cause: None,
             reason: reason.clone(),
             count: 1,
             first_ms: now_ms,

@@ -96,3 +96,23 @@ async fn a_token_has_a_field_of_its_own(#[case] credential: Credential, #[case] 
 async fn an_anonymous_pull_has_no_header() {
     assert_eq!(pulled("nginx:1", None).await.1, None);
 }
+
+/// `(layer, status, current)` of each line, and whether it advances the pull.
+#[rstest]
+#[case::bytes_grow(&[("a", "Downloading", 1), ("a", "Downloading", 2)], &[true, true])]
+#[case::containerd_repeats_itself(&[("a", "Downloading", 1), ("a", "Downloading", 1)], &[true, false])]
+#[case::a_download_starts_again(
+    &[("a", "Downloading", 9), ("a", "Retrying in 5 seconds", 0), ("a", "Retrying in 4 seconds", 0),
+      ("a", "Downloading", 1), ("a", "Downloading", 9), ("a", "Downloading", 10)],
+    &[true, false, false, false, false, true]
+)]
+#[case::steps_of_a_layer(&[("a", "Download complete", 0), ("a", "Extracting", 0), ("a", "Extracting", 1)], &[true; 3])]
+#[case::another_layer(&[("a", "Downloading", 5), ("b", "Downloading", 5)], &[true, true])]
+fn f19_only_what_is_new_advances_a_pull(#[case] lines: &[(&str, &str, i64)], #[case] expected: &[bool]) {
+    let mut sums = Sums::default();
+    let mut add = |&(layer, status, current): &(&str, &str, i64)| {
+        let line = json!({ "id": layer, "status": status, "progressDetail": { "current": current, "total": 20 } });
+        sums.add(serde_json::from_value(line).unwrap()).advances
+    };
+    assert_eq!(lines.iter().map(&mut add).collect::<Vec<_>>(), expected);
+}

@@ -65,6 +65,30 @@ async fn what_asks_a_realm_for_a_token_is_never_led_elsewhere() {
     assert_eq!(seen(&server).await.iter().filter(|line| line.ends_with("/elsewhere")).count(), 0);
 }
 
+/// Field report F05: the guest learns whose challenge it is.
+#[tokio::test]
+async fn f05_an_answer_after_a_redirect_names_the_host_that_gave_it() {
+    let two = Two::start().await;
+    let (one, other) = two.names();
+    two.other.reset().await;
+    let challenge =
+        ResponseTemplate::new(401).append_header("www-authenticate", "Bearer realm=\"http://other.test/t\"");
+    answers(&two.other, challenge).await;
+    let to = format!("http://{other}/v2/a/manifests/b");
+    let answer = two.follow(&to, &format!("{one} {other}"), head(format!("http://{one}/v2/a/manifests/b"))).await;
+    assert_eq!(answer.map(|answer| (answer.status, answer.answered_by)), Ok((401, Some(other))));
+}
+
+#[tokio::test]
+async fn f05_an_answer_of_the_host_that_was_asked_names_no_other() {
+    let server = MockServer::start().await;
+    let to = ResponseTemplate::new(307).append_header("location", "/there");
+    Mock::given(path("/v2/a/manifests/here")).respond_with(to).mount(&server).await;
+    Mock::given(path("/there")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let answer = one(HttpRequest { method: Method::Head, ..get(format!("{}a/manifests/here", api(&server))) }).await;
+    assert_eq!(answer.map(|answer| (answer.status, answer.answered_by)), Ok((200, None)));
+}
+
 #[tokio::test]
 async fn on_the_same_origin_everything_goes_along() {
     let server = MockServer::start().await;

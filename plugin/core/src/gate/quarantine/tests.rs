@@ -1,4 +1,4 @@
-//! The table of waits, and which fault goes before which.
+//! The waits of each cause, which fault takes precedence over which, and what is held for how long.
 
 use crate::any_test;
 
@@ -13,13 +13,129 @@ fn reference() -> Reference {
 }
 
 fn cause(fault: Fault) -> Cause {
-    Cause { fault, reason: "web: why".to_owned() }
+    Cause { fault, pull: None, reason: "web: why".to_owned() }
+}
+
+fn pull(pull: PullCause) -> Cause {
+    Cause { fault: Fault::Host, pull: Some(pull), reason: "why".to_owned() }
+}
+
+/// Every cause that a digest is held for.
+const PULL_CAUSES: [PullCause; 9] = [
+    PullCause::NotFound,
+    PullCause::NoPlatform,
+    PullCause::Denied,
+    PullCause::RateLimited,
+    PullCause::Mismatch,
+    PullCause::NoSpace,
+    PullCause::TooSlow,
+    PullCause::RegistryUnreachable,
+    PullCause::Other,
+];
+
+#[any_test]
+fn k6_waits_grow_and_then_stay() {
+    let long = [60, 60, 360, 1440, 1440, 1440, 1440];
+    let short = [1, 1, 5, 30, 120, 360, 360];
+    for cause in PULL_CAUSES.map(Some).into_iter().chain([None]) {
+        let is_long = matches!(cause, None | Some(PullCause::NoSpace | PullCause::NoPlatform));
+        let waits = if is_long { long } else { short };
+        for (count, minutes) in [0, 1, 2, 3, 4, 5, u32::MAX].into_iter().zip(waits) {
+            assert_eq!(wait_ms(cause, count), minutes * MINUTE_MS, "{cause:?} after {count} failures");
+        }
+    }
 }
 
 #[any_test]
-fn waits_grow_and_then_stay() {
-    for (count, hours) in [(0, 1), (1, 1), (2, 6), (3, 24), (4, 24), (u32::MAX, 24)] {
-        assert_eq!(wait_ms(count), hours * HOUR_MS, "after {count} failures");
+fn k6_a_failed_pull_is_held_and_the_wait_grows_only_with_its_own_kind() {
+    let mut quarantine = Quarantine::new(Vec::new(), 0);
+    for (cause, count, minutes) in [
+        (pull(PullCause::RegistryUnreachable), 1, 1),
+        (pull(PullCause::TooSlow), 2, 5),
+        (pull(PullCause::NoSpace), 1, 60),
+        (pull(PullCause::NoPlatform), 2, 360),
+        (cause(Fault::Host), 3, 1440),
+        (pull(PullCause::Denied), 1, 1),
+        (cause(Fault::Image), 2, 0),
+        (pull(PullCause::NotFound), 3, 0),
+    ] {
+        quarantine.bar("web", &reference(), &digest("b"), &cause);
+        let [entry] = &quarantine.entries[..] else { panic!("one entry") };
+        let until_ms = (minutes > 0).then_some(minutes * MINUTE_MS);
+        assert_eq!((entry.count, entry.until_ms), (count, until_ms), "{cause:?}");
+    }
+    let [entry] = &quarantine.into_change().expect("it changed")[..] else { panic!("one entry") };
+    assert_eq!((entry.fault, entry.cause), (Fault::Image, None), "a pull does not make a bad image good");
+}
+
+#[any_test]
+fn k6_a_held_pull_is_free_when_its_wait_is_over_and_waits_longer_the_next_time() {
+    let mut quarantine = Quarantine::new(Vec::new(), 0);
+    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
+    let kept = quarantine.into_change().expect("it changed");
+    let hold = |now_ms| Quarantine::new(kept.clone(), now_ms).hold("web", &reference(), &digest("b"));
+    let held = hold(1).expect("it is held");
+    assert_eq!(held.reason, "why; held, tried again in 1 min or after `imagewatch quarantine clear web`");
+    assert_eq!(held.until_ms, Some(MINUTE_MS));
+    assert_eq!(hold(MINUTE_MS), None);
+    let mut quarantine = Quarantine::new(kept.clone(), MINUTE_MS);
+    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
+    let held = quarantine.hold("web", &reference(), &digest("b")).expect("it is held");
+    assert_eq!(held.until_ms, Some(6 * MINUTE_MS));
+}
+
+#[any_test]
+fn k6_what_is_fetched_is_held_no_longer_for_its_pull() {
+    let mut quarantine = Quarantine::new(Vec::new(), 0);
+    quarantine.bar("web", &reference(), &digest("a"), &pull(PullCause::NoSpace));
+    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NoSpace));
+    quarantine.bar("db", &reference(), &digest("a"), &cause(Fault::Image));
+    quarantine.lift_fetched("web", &digest("a"));
+    quarantine.lift_fetched("db", &digest("a"));
+    let kept: Vec<_> = quarantine.entries.iter().map(|entry| (entry.target.as_str(), entry.digest.clone())).collect();
+    assert_eq!(kept, [("db", digest("a")), ("web", digest("b"))]);
+}
+
+#[any_test]
+fn k6_a_registry_that_alternates_between_two_digests_frees_neither_before_its_time() {
+    let mut quarantine = Quarantine::new(Vec::new(), 0);
+    quarantine.bar("web", &reference(), &digest("a"), &pull(PullCause::NotFound));
+    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.lift_older("web", &digest("c"));
+    assert!(quarantine.hold("web", &reference(), &digest("a")).is_some(), "its wait is not over");
+    assert!(quarantine.hold("web", &reference(), &digest("b")).is_none(), "a newer digest is there");
+    let mut later = Quarantine::new(quarantine.into_change().expect("it changed"), MINUTE_MS);
+    later.lift_older("web", &digest("c"));
+    assert_eq!(later.into_change(), Some(Vec::new()), "its wait is over");
+}
+
+#[any_test]
+fn k6_an_entry_of_a_policy_before_causes_is_read_and_held_as_before() {
+    let kept = include_str!("../../../examples-of-state/quarantine-without-causes.json");
+    let entries: Vec<Quarantined> = serde_json::from_str(kept).expect("the example is a list of entries");
+    let quarantine = Quarantine::new(entries, 2_000);
+    let held = quarantine.hold("web", &reference(), &digest("b")).expect("it is held");
+    let says = "web: the port is taken; quarantined, tried again in 60 min or after `imagewatch quarantine clear web`";
+    assert_eq!(held.reason, says);
+    let held = quarantine.hold("db", &reference(), &digest("c")).expect("it is held");
+    let says = "db: exited with code 1; quarantined, until a newer digest comes or `imagewatch quarantine clear db`";
+    assert_eq!(held.reason, says);
+}
+
+#[any_test]
+fn k6_an_error_of_an_order_holds_the_digest_only_where_the_pull_is_to_blame() {
+    let held = |pull| Consequence::Bar(Cause { fault: Fault::Host, pull: Some(pull), reason: "why".to_owned() });
+    let pulls = PULL_CAUSES.map(|cause| (Failure::pull(cause, "why"), held(cause)));
+    let others = [
+        (Failure::pull(PullCause::EngineUnreachable, "why"), Consequence::RollBack),
+        (Failure::passing(FailureCode::PullFailed, "why"), held(PullCause::Other)),
+        (Failure::passing(FailureCode::EngineUnavailable, "why"), Consequence::RollBack),
+        (Failure::passing(FailureCode::ShuttingDown, "why"), Consequence::RollBack),
+        (Failure::lasting(FailureCode::Denied, "why"), Consequence::RollBack),
+    ];
+    for (failure, follows) in pulls.into_iter().chain(others) {
+        let report = Report { err: Some(failure.clone()), ..Report::default() };
+        assert_eq!(Consequence::of(&report), follows, "{failure:?}");
     }
 }
 
@@ -44,7 +160,8 @@ fn waits_are_said_in_minutes_and_hours_rounded_up() {
 fn the_worst_fault_decides() {
     let (image, host, refused, postponed) =
         (Some(Fault::Image), Some(Fault::Host), Some(Fault::Refused), Some(Fault::Postponed));
-    let bar = |fault, container: &str| Consequence::Bar(Cause { fault, reason: format!("{container}: why") });
+    let bar =
+        |fault, container: &str| Consequence::Bar(Cause { fault, pull: None, reason: format!("{container}: why") });
     for (what, faults, follows) in [
         ("nothing failed", &[][..], Consequence::Keep),
         ("nobody's fault", &[None], Consequence::Keep),
@@ -69,8 +186,9 @@ fn the_worst_fault_decides() {
 fn an_images_fault_outlasts_the_hosts() {
     let mut quarantine = Quarantine::new(Vec::new(), 1_000);
     quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
-    let until = quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Host));
-    assert_eq!(until, "until a newer digest comes or `imagewatch quarantine clear web`");
+    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Host));
+    let hold = quarantine.wait("web", &reference(), &digest("b")).expect("it is held");
+    assert_eq!(hold, "quarantined, until a newer digest comes or `imagewatch quarantine clear web`");
     let [entry] = &quarantine.into_change().expect("it changed")[..] else { panic!("one entry") };
     assert_eq!((entry.fault, entry.count, entry.until_ms), (Fault::Image, 2, None));
 }

@@ -4,7 +4,7 @@ use imagewatch_abi::{Answer, Digest, Failure, FailureCode, HttpResponse};
 
 use super::super::document::Document;
 use super::super::limit::{Limit, Parked, read_limit};
-use super::words::{bad_answer, refusal, shown};
+use super::words::{bad_answer, challenged_elsewhere, denied_elsewhere, refusal, shown};
 use super::{Found, Proof, Purpose, Query, Resolver, Talk, Way};
 
 /// The digest of an empty body.
@@ -51,11 +51,22 @@ impl Resolver<'_> {
             let failure = parked.to_failure(&registry);
             return self.finish(query, Err(failure));
         }
-        match response.status {
-            401 => self.take_challenge(query, proof, response),
-            403 if matches!(proof, Proof::Login(_)) && self.may_repeat(&query, response) => {}
-            403 => self.take_denial(query, proof, response.authenticated),
-            200 => {
+        self.note_status(&query, response);
+        match (response.status, &response.answered_by) {
+            (401, Some(host)) => {
+                let failure = challenged_elsewhere(query.reference(), host);
+                self.finish(query, Err(failure));
+            }
+            // After a redirect the registry itself let the request through: the host behind may take a GET.
+            (400 | 406 | 501, _) | (403, Some(_)) if self.may_ask_for_content(&query) => {}
+            (403, Some(host)) => {
+                let failure = denied_elsewhere(query.reference(), host, response);
+                self.finish(query, Err(failure));
+            }
+            (401, _) => self.take_challenge(query, proof, response),
+            (403, _) if matches!(proof, Proof::Login(_)) && self.may_repeat(&query, response) => {}
+            (403, _) => self.take_denial(query, proof, response.authenticated),
+            (200, _) => {
                 self.note_success(&query, proof);
                 if self.open.get(&query).is_some_and(|job| job.has_tried(Way::Anonymous)) {
                     let known = self.cache.registries.entry(registry).or_default();
@@ -63,17 +74,28 @@ impl Resolver<'_> {
                 }
                 self.take_found(query, response);
             }
-            405 if matches!(query, Query::Digest(_)) && self.may_try(&query, Way::Hash) => {
-                self.note_success(&query, proof);
-            }
+            (405, _) if self.may_ask_for_content(&query) => self.note_success(&query, proof),
             _ => {
                 if response.status == 404 {
                     self.note_success(&query, proof);
                 }
-                let failure = refusal(&query, response);
+                let is_next_page = self.open.get(&query).is_some_and(|job| job.list.pages > 0);
+                let failure = refusal(&query, is_next_page, response);
                 self.finish(query, Err(failure));
             }
         }
+    }
+
+    fn note_status(&mut self, query: &Query, response: &HttpResponse) {
+        if let Some(job) = self.open.get_mut(query) {
+            job.is_forbidden = response.status == 403;
+        }
+    }
+
+    /// Whether a HEAD that was refused is followed by a GET, which some registries take where they refuse a HEAD.
+    pub(super) fn may_ask_for_content(&mut self, query: &Query) -> bool {
+        let was_head = self.open.get(query).is_some_and(|job| !self.is_hashed(query, job));
+        was_head && matches!(query, Query::Digest(_)) && self.may_try(query, Way::Hash)
     }
 
     /// Remembers what an answer of `server` says of its limits; who refused has parked all that need it.
@@ -125,7 +147,13 @@ impl Resolver<'_> {
     /// The digest of an answer; `None` when the content is to be asked for instead.
     fn read_digest(&mut self, query: &Query, response: &HttpResponse) -> Option<Result<Digest, Failure>> {
         let registry = query.registry();
-        let text = response.header("docker-content-digest");
+        let texts = response.header_values("docker-content-digest");
+        if let Some(other) = texts.iter().find(|text| text.trim() != texts[0].trim()) {
+            let said =
+                format!("{registry} says two digests of one manifest, {:?} and {:?}", shown(texts[0]), shown(other));
+            return Some(Err(bad_answer(said)));
+        }
+        let text = texts.first().copied();
         let said = text.and_then(|text| text.parse::<Digest>().ok());
         let is_hashed = self.open.get(query).is_some_and(|job| self.is_hashed(query, job));
         if !is_hashed && said.is_none() {

@@ -132,6 +132,11 @@ impl Resolver<'_> {
         // Denied with and without: the login is tried again the next time.
         known.public.remove(query.reference().repository());
         let has_login = has_login || job.has_tried(Way::Anonymous);
+        // Some registries refuse only the HEAD. One that has answered a HEAD before does not.
+        let takes_head = known.has_head == Some(true);
+        if job.is_forbidden && !has_login && !takes_head && self.may_ask_for_content(&query) {
+            return;
+        }
         let failure = unauthorized(self.cache.registries.get(query.registry()), query.reference(), has_login);
         self.finish(query, Err(failure));
     }

@@ -1,6 +1,7 @@
 //! Look-ups against registries made of closures, which count what they are asked. The stories in `scripts/` show the
 //! same from outside.
 
+mod elsewhere;
 mod limits;
 mod logins;
 mod tokens;

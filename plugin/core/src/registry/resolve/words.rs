@@ -20,13 +20,16 @@ pub(super) fn token_server(registry: &str, realm: &str) -> String {
 }
 
 /// A status other than 200, 401 and 403.
-pub(super) fn refusal(query: &Query, response: &HttpResponse) -> Failure {
+pub(super) fn refusal(query: &Query, is_next_page: bool, response: &HttpResponse) -> Failure {
     let (reference, registry) = (query.reference(), query.registry());
     match (response.status, query) {
         (404, Query::Digest(_)) => Failure::lasting(
             FailureCode::NotFound,
             format!("{registry} has no {}:{}", reference.repository(), reference.tag_or_latest()),
         ),
+        (404, Query::Tags(_)) if is_next_page => {
+            bad_answer(format!("{registry} links to a next page of its tag list, and answers that with status 404"))
+        }
         (404, _) => Failure::lasting(FailureCode::NotFound, format!("{registry} has no {}", reference.repository())),
         _ => by_status(registry, response),
     }
@@ -66,6 +69,23 @@ pub(super) fn unauthorized(known: Option<&Known>, reference: &Reference, is_auth
         format!("if {repository} is private, configure a credential for {registry}")
     };
     Failure::lasting(FailureCode::Unauthorized, format!("{registry} denied access to {repository}; {advice}"))
+}
+
+/// A registry that redirects to `host`, which wants a proof of its own. None goes to it: it was asked for by another name.
+pub(super) fn challenged_elsewhere(reference: &Reference, host: &str) -> Failure {
+    let (registry, repository) = (reference.api_host(), reference.repository());
+    let message = format!(
+        "{registry} redirects to {host}, which wants a token or login of its own: write {host}/{repository} instead of \
+         {registry}/{repository}"
+    );
+    Failure::lasting(FailureCode::Unauthorized, message)
+}
+
+/// A registry that redirects to `host`, which denies access.
+pub(super) fn denied_elsewhere(reference: &Reference, host: &str, response: &HttpResponse) -> Failure {
+    let (registry, status) = (reference.api_host(), response.status);
+    let message = format!("{registry} redirects to {host}, which denied access (status {status})");
+    Failure::lasting(FailureCode::Unauthorized, message)
 }
 
 fn rejected(registry: &str) -> Failure {

@@ -33,7 +33,7 @@ fn the_next_page_is_found(#[case] links: &[&str], #[case] next: Option<&str>) {
 #[test_attr(any_test)]
 #[case::other_host("<https://evil.example/v2/o/a/tags/list>; rel=next")]
 #[case::metadata(r#"<http://169.254.169.254/latest/meta-data/>;rel="next""#)]
-#[case::other_scheme("<http://r.io/v2/o/a/tags/list>; rel=next")]
+#[case::scheme_that_is_no_http("<ftp://r.io/v2/o/a/tags/list>; rel=next")]
 #[case::other_port("<https://r.io:444/v2/o/a/tags/list>; rel=next")]
 #[case::host_that_begins_so("<https://r.io.evil.example/v2>; rel=next")]
 #[case::user_info("<https://r.io@evil.example/v2>; rel=next")]
@@ -42,6 +42,55 @@ fn the_next_page_is_found(#[case] links: &[&str], #[case] next: Option<&str>) {
 fn a_page_elsewhere_is_refused(#[case] link: &str) {
     let error = add(&mut TagList::default(), r#"{"tags":["a"]}"#, &[link]).expect_err("refused");
     assert!(error.contains("links"), "{error}");
+}
+
+/// Field report F23, seen from `https://r.io/v2/app/tags/list?n=1000` and the same without TLS.
+#[rstest]
+#[test_attr(any_test)]
+#[case::relative_to_the_folder("https", "tags/list?last=x", Ok("https://r.io/v2/app/tags/tags/list?last=x"))]
+#[case::relative("https", "list?last=x", Ok("https://r.io/v2/app/tags/list?last=x"))]
+#[case::one_folder_up("https", "../tags/list?last=x", Ok("https://r.io/v2/app/tags/list?last=x"))]
+#[case::this_folder("https", "./list?last=x", Ok("https://r.io/v2/app/tags/list?last=x"))]
+#[case::above_the_root("https", "../../../../v2/x", Ok("https://r.io/v2/x"))]
+#[case::query("https", "?last=x", Ok("https://r.io/v2/app/tags/list?last=x"))]
+#[case::http_where_https_was_asked(
+    "https",
+    "http://r.io/v2/app/tags/list?last=x",
+    Ok("https://r.io/v2/app/tags/list?last=x")
+)]
+#[case::capitals("https", "HTTPS://R.IO/v2/app/tags/list?last=X", Ok("https://r.io/v2/app/tags/list?last=X"))]
+#[case::https_where_http_was_asked(
+    "http",
+    "https://r.io/v2/app/tags/list?last=x",
+    Ok("http://r.io/v2/app/tags/list?last=x")
+)]
+#[case::default_port("https", "https://r.io:443/v2/x", Ok("https://r.io/v2/x"))]
+#[case::default_port_of_the_other_scheme("https", "http://r.io:80/v2/x", Ok("https://r.io/v2/x"))]
+#[case::no_scheme("https", "//R.io/v2/x", Ok("https://r.io/v2/x"))]
+#[case::fragment("https", "/v2/x?last=y#z", Ok("https://r.io/v2/x?last=y"))]
+#[case::colon_in_a_query("https", "?last=a:b", Ok("https://r.io/v2/app/tags/list?last=a:b"))]
+#[case::name_behind_a_proxy(
+    "https",
+    "http://registry:5000/v2/app/tags/list?last=x",
+    Err("another host, registry:5000")
+)]
+#[case::other_port_without_tls("http", "http://r.io:443/v2/x", Err("another host, r.io:443"))]
+#[case::user_info("https", "https://r.io@evil.example/v2", Err("another host, evil.example"))]
+#[case::user_info_of_this_host("https", "https://u:secret@r.io/v2", Err("another host, r.io"))]
+#[case::other_scheme("https", "ftp://r.io/v2/x", Err("no http(s) URL"))]
+#[case::scheme_without_host("https", "https:/v2/x", Err("no http(s) URL"))]
+#[case::itself("https", "list?n=1000", Err("to itself"))]
+fn f23_a_link_is_resolved_on_the_same_host(
+    #[case] scheme: &str,
+    #[case] link: &str,
+    #[case] expected: Result<&str, &str>,
+) {
+    let resolved = resolve_link(&format!("{scheme}://r.io/v2/app/tags/list?n=1000"), link);
+    match (resolved, expected) {
+        (Ok(resolved), Ok(expected)) => assert_eq!(resolved, expected),
+        (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+        (resolved, _) => panic!("{resolved:?}"),
+    }
 }
 
 #[any_test]
