@@ -61,7 +61,8 @@ fn f04_no_platform_is_named_unless_it_is_asked_for() {
     }
     let descriptor = json!({ "platform": { "os": "linux", "architecture": "arm", "variant": "v6" } });
     let of_index = json!({ "Id": ID, "ImageManifestDescriptor": descriptor });
-    for (case, container, expected) in [("graph driver", &old, "linux/arm64/v8"), ("index", &of_index, "linux/arm/v6")] {
+    for (case, container, expected) in [("graph driver", &old, "linux/arm64/v8"), ("index", &of_index, "linux/arm/v6")]
+    {
         assert_eq!(own_platform(container, &arm).as_deref(), Some(expected), "{case}: to create it again");
     }
 }
