@@ -33,6 +33,9 @@ pub struct Cli {
     /// for root, else imagewatch in `$XDG_STATE_HOME` or `~/.local/state`].
     #[arg(long, global = true, value_name = "DIR", env = "IMAGEWATCH_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Let a crash write a core dump. It holds every credential that imagewatch has read.
+    #[arg(long, global = true, env = "IMAGEWATCH_ALLOW_CORE_DUMPS")]
+    pub allow_core_dumps: bool,
 }
 
 /// The subcommands.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use imagewatch_abi::{
     Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, NotWatched,
@@ -19,10 +20,10 @@ use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
 use crate::replace::blocked::Blocked;
-use crate::replace::facts::usual_name;
+use crate::replace::facts::{Facts, LABEL, is_working_name, usual_name};
 use crate::replace::handover::own_container_id;
 use crate::store::Store;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// Longer ones are no names: an order's id has its target's, and that is an image or a container.
 const MAX_NAME_BYTES: usize = 1_024;
@@ -97,6 +98,29 @@ impl ManifestEffects {
         *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = ids.iter().cloned().collect();
     }
 
+    /// Whether one more log line of the policy may be written in this minute. Lines that may not are counted.
+    fn take_log_line(&self) -> bool {
+        self.report_suppressed();
+        let is_taken = self.record.log_quota.take(self.plugin.compiled.limits().log_lines, Instant::now());
+        if !is_taken {
+            let message = "log lines of one minute beyond `host.max_log_lines` were dropped";
+            self.record.denied(Denied::LogLines, 1, message);
+        }
+        is_taken
+    }
+
+    /// Says how many log lines were suppressed in a minute that is over, once.
+    pub fn report_suppressed(&self) {
+        if let Some(lines) = self.record.log_quota.suppressed_before(Instant::now()) {
+            let most = self.plugin.compiled.limits().log_lines;
+            tracing::warn!(
+                manifest = self.manifest.name,
+                lines,
+                "suppressed log lines of the policy: it may write {most} in one minute (`host.max_log_lines`)"
+            );
+        }
+    }
+
     /// The orders taken since the last time. Those of a call that failed are to be thrown away:
     /// the policy's state does not know them.
     pub fn take_placed(&self) -> Vec<Order> {
@@ -114,7 +138,7 @@ impl ManifestEffects {
 
     /// The containers that the manifest's grants show, each with the reason why it is not replaced, if it is not.
     async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
-        let mut containers = show_as_usual(self.adapters.engine.containers(selector).await?);
+        let mut containers = show_as_usual(show_stopped(self.adapters.engine.containers(selector).await?));
         if let Err(error) = self.adapters.store.complete_origins(&mut containers) {
             tracing::warn!("failed to {error}; images of unknown origin stay unknown");
         }
@@ -152,7 +176,11 @@ fn too_much(order: &Order, in_flight: &BTreeSet<String>, taken: &[Order], most: 
     } else if in_flight.len() + taken.len() >= most {
         format!("{most} orders are under way, which is all that there may be (`host.max_orders`)")
     } else {
-        return None;
+        let is_twice = taken.iter().any(|other| other.order == order.order);
+        return is_twice.then(|| {
+            let message = format!("order {} stands twice in one call; each order needs an id of its own", order.order);
+            (Denied::InvalidOutput, message)
+        });
     };
     Some((Denied::Orders, message))
 }
@@ -175,6 +203,26 @@ fn refusal(manifest: &str, grants: &Grants, order: &Order) -> Option<(Denied, St
     not_granted(Denied::Container, format!("container {name}"), "grant.containers")
 }
 
+/// A container that a replacement stopped and has neither replaced nor started again is shown as running, as it was, and
+/// as blocked: it must not vanish from a check because of what imagewatch itself did to it.
+fn show_stopped(mut containers: Vec<Container>) -> Vec<Container> {
+    let facts = containers.iter().filter(|new| is_working_name(&new.name));
+    let facts = facts.filter_map(|new| Facts::parse(new.labels.get(LABEL)?));
+    let stopped: BTreeSet<String> = facts
+        .flat_map(|facts| facts.parts().cloned().collect::<Vec<_>>())
+        .filter_map(|part| part.was_running.then_some(part.old))
+        .collect();
+    for container in &mut containers {
+        if stopped.contains(&container.id) && container.state == "exited" {
+            "running".clone_into(&mut container.state);
+            let reason = "imagewatch stopped it to replace it, and has neither replaced it nor started it again yet; \
+                          the log of `imagewatch run` says why, and it is tried again with each poll";
+            container.blocked = Some(reason.to_owned());
+        }
+    }
+    containers
+}
+
 fn not_granted(manifest: &str, thing: &str, key: &str) -> String {
     format!("manifest {manifest} does not grant {thing}; add it to config key `{key}`")
 }
@@ -193,6 +241,15 @@ fn show_as_usual(containers: Vec<Container>) -> Vec<Container> {
     let mut shown: Vec<Container> = containers.into_iter().filter_map(show).collect();
     shown.sort_by(|a, b| a.name.cmp(&b.name));
     shown
+}
+
+/// Whether anybody sees lines of `level`: what nobody sees uses up nothing.
+fn is_logged(level: LogLevel) -> bool {
+    match level {
+        LogLevel::Debug => tracing::enabled!(tracing::Level::DEBUG),
+        LogLevel::Info => tracing::enabled!(tracing::Level::INFO),
+        LogLevel::Warn => true,
+    }
 }
 
 fn stopping<T>() -> Answer<T> {
@@ -251,7 +308,10 @@ impl Effects for ManifestEffects {
 
     fn log(&self, line: LogLine) {
         let manifest = self.manifest.name.as_str();
-        let message = tidy(&line.message);
+        if !is_logged(line.level) || !self.take_log_line() {
+            return;
+        }
+        let message = sanitize_line(&line.message);
         match line.level {
             // What a policy could not do because the program is stopping is no news.
             LogLevel::Warn if self.adapters.cancel.is_cancelled() => tracing::debug!(%manifest, "{message}"),
@@ -262,7 +322,7 @@ impl Effects for ManifestEffects {
     }
 
     fn denied(&self, what: Denied, count: u64, message: &str) {
-        let message = tidy(message);
+        let message = sanitize_line(message);
         self.record.denied(what, count, &message);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.len() < MAX_SAID && said.insert(message.clone()) {
@@ -311,6 +371,32 @@ mod tests {
             let message = refusal("m", &manifest.grants, &order).map(|(_, message)| message);
             assert_eq!(message.is_some(), refused.is_some(), "{message:?}");
             assert!(message.unwrap_or_default().contains(refused.unwrap_or_default()), "{to}");
+        }
+    }
+
+    #[test]
+    fn f06_a_container_that_a_replacement_left_stopped_is_still_shown() {
+        let part = |was_running: bool| {
+            serde_json::json!({ "name": "web", "old": "1", "old_image": "i", "handling": "recreate",
+                "was_running": was_running, "policy": {} })
+        };
+        let label = |was_running| {
+            serde_json::json!({ "transaction": "0a1b2c3d", "part": part(was_running), "root": "web",
+                "swap": "stop-first", "stable_for_ms": 1, "origin": { "manifest": "m", "target": "web",
+                "reference": null, "digest": null } })
+        };
+        for (case, new_name, was_running, state, is_shown) in [
+            ("left stopped", "web.0a1b2c3d.new", true, "exited", true),
+            ("it runs", "web.0a1b2c3d.new", true, "running", false),
+            ("it had not run before", "web.0a1b2c3d.new", false, "exited", false),
+            ("a replacement of long ago", "other", true, "exited", false),
+        ] {
+            let labels = [(LABEL.to_owned(), label(was_running).to_string())].into();
+            let new = Container { labels, ..container(new_name, "2") };
+            let old = Container { state: state.to_owned(), ..container("web", "1") };
+            let shown = show_stopped(vec![old, new]);
+            assert_eq!(shown[0].blocked.is_some(), is_shown, "{case}: {shown:?}");
+            assert_eq!(shown[0].state, if is_shown { "running" } else { state }, "{case}");
         }
     }
 

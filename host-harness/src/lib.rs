@@ -5,6 +5,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod core_dumps;
 pub mod credentials;
 pub mod effects;
 pub mod engine;

@@ -19,8 +19,9 @@ use imagewatch::cli::{
 use imagewatch::clock::now_ms;
 use imagewatch::exit_code::Exit;
 use imagewatch::store::HistoryQuery;
+use imagewatch::text::sanitize;
 use imagewatch::transcript::Recorder;
-use imagewatch::{panics, progress, render, telemetry};
+use imagewatch::{core_dumps, panics, progress, render, telemetry};
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,11 @@ fn main() -> ExitCode {
     let filter = cli.log.as_deref().unwrap_or(if is_talkative { "info" } else { "warn" });
     if let Err(error) = telemetry::start(filter, cli.log_format, cli.color) {
         return fail(&error, Exit::Usage);
+    }
+    if !cli.allow_core_dumps
+        && let Err(error) = core_dumps::forbid()
+    {
+        tracing::warn!("failed to forbid core dumps: {error}; a crash may write credentials to a file");
     }
     let docker_host = cli.docker_host.as_deref().filter(|host| !host.is_empty());
     let state_dir = cli.state_dir.as_deref().filter(|path| !path.as_os_str().is_empty());
@@ -59,13 +65,18 @@ fn main() -> ExitCode {
     panics::exit_after(exit).into()
 }
 
+/// Prints one line about what went wrong. It may quote a module, a registry or the engine.
+fn complain(message: &str) {
+    anstream::eprintln!("imagewatch: {}", sanitize(message));
+}
+
 fn fail(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
-    anstream::eprintln!("imagewatch: failed to {error}");
+    complain(&format!("failed to {error}"));
     exit.into()
 }
 
 fn report(error: &AppError) -> Exit {
-    anstream::eprintln!("imagewatch: failed to {error}");
+    complain(&format!("failed to {error}"));
     error.exit()
 }
 
@@ -144,7 +155,7 @@ async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&P
             anstream::eprintln!("imagewatch: {explanation}");
         }
         for error in &checked.errors {
-            anstream::eprintln!("imagewatch: manifest {}: failed to {}", error.manifest, error.message);
+            complain(&format!("manifest {}: failed to {}", error.manifest, error.message));
         }
     }
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { checked.exit() })
@@ -167,7 +178,7 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
             print(&render::refresh_summary(&refreshed.outcomes, &refreshed.reports));
         }
         for error in &refreshed.errors {
-            anstream::eprintln!("imagewatch: manifest {}: failed to {}", error.manifest, error.message);
+            complain(&format!("manifest {}: failed to {}", error.manifest, error.message));
         }
     }
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { refreshed.exit() })

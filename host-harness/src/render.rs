@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::admin::{BarredDigest, Event};
 use crate::app::Inspected;
 use crate::plugin::{Compared, RolledBack};
+use crate::text::{Untrusted, sanitize_line};
 use crate::transcript::{Replayed, Said};
 use crate::unwatched::Unwatched;
 
@@ -243,9 +244,9 @@ pub fn module_portrait(inspected: &Inspected) -> String {
     let mut text = format!("{file}\n  size     {} bytes\n  sha256   {}\n", info.size_bytes, info.sha256);
     let abi = info.abi.map_or("not declared".to_owned(), |abi| abi.to_string());
     let _ = writeln!(text, "  abi      {abi}");
-    let _ = writeln!(text, "  exports  {}", info.exports.join(" "));
+    let _ = writeln!(text, "  exports  {}", joined(&info.exports));
     for import in &info.imports {
-        let mark = if info.foreign_imports().contains(&import.as_str()) { "  <- refused" } else { "" };
+        let mark = if info.foreign_imports().contains(&import) { "  <- refused" } else { "" };
         let _ = writeln!(text, "  import   {import}{mark}");
     }
     match (&info.capabilities, capabilities) {
@@ -259,17 +260,18 @@ pub fn module_portrait(inspected: &Inspected) -> String {
         let _ = writeln!(text, "  refused  {reason}");
     }
     if let Some(description) = description {
-        let _ = writeln!(text, "  policy   {} {}", description.name, description.version);
+        let _ =
+            writeln!(text, "  policy   {} {}", Untrusted::new(&description.name), Untrusted::new(&description.version));
         for key in &description.config_keys {
-            let _ = writeln!(text, "  config   {}: {}", key.key, key.doc);
+            let _ = writeln!(text, "  config   {}: {}", Untrusted::new(&key.key), Untrusted::new(&key.doc));
         }
     }
     text
 }
 
 fn compared_lines(Compared { what, asked, granted, beyond }: &Compared) -> String {
-    let mark = if beyond.is_empty() { String::new() } else { format!("  <- not granted: {}", beyond.join(" ")) };
-    let granted = if granted.is_empty() { "none".to_owned() } else { granted.join(" ") };
+    let mark = if beyond.is_empty() { String::new() } else { format!("  <- not granted: {}", joined(beyond)) };
+    let granted = if granted.is_empty() { "none".to_owned() } else { joined(granted) };
     format!("  asks     {what}: {}{mark}\n  granted  {what}: {granted}\n", in_words(asked.as_deref()))
 }
 
@@ -277,8 +279,13 @@ fn in_words(asked: Option<&[String]>) -> String {
     match asked {
         None => "whatever is granted".to_owned(),
         Some([]) => "none".to_owned(),
-        Some(asked) => asked.join(" "),
+        Some(asked) => joined(asked),
     }
+}
+
+/// Words from outside, each as it may be shown.
+fn joined<T: ToString>(words: &[T]) -> String {
+    words.iter().map(|word| sanitize_line(&word.to_string())).collect::<Vec<_>>().join(" ")
 }
 
 /// What was put back.

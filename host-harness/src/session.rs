@@ -19,7 +19,7 @@ use crate::clock::now_ms;
 use crate::effects::ManifestEffects;
 use crate::plugin::{CallError, FaultKind, LoadedPlugin, PluginManifest, Record, StateKeeping, call};
 use crate::store::Store;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 use crate::transcript::Recorder;
 
 use memory::PolicyMemory;
@@ -99,6 +99,7 @@ impl Session {
         mode: PollMode,
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
         self.effects.set_in_flight(&in_flight);
+        self.effects.report_suppressed();
         let input = PollInput {
             now_ms: now_ms(),
             state: self.memory.read(),
@@ -132,7 +133,7 @@ impl Session {
         output.not_watched.extend(unshown);
         output.not_watched.sort();
         for NotWatched { container, image, reason } in &mut output.not_watched {
-            (*container, *image, *reason) = (tidy(container), tidy(image), tidy(reason));
+            (*container, *image, *reason) = (sanitize_line(container), sanitize_line(image), sanitize_line(reason));
         }
     }
 
@@ -171,7 +172,7 @@ impl Session {
         let (mut output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
         tidy_all(&mut output.outcomes, &mut output.err);
         for name in &mut output.known_targets {
-            *name = tidy(name);
+            *name = sanitize_line(name);
         }
         self.memory.write(std::mem::take(&mut output.state));
         self.note(&output.outcomes);
@@ -225,12 +226,12 @@ fn tidy_all(outcomes: &mut [Outcome], err: &mut Option<Failure>) {
         let status = outcome.status.as_mut().map(|status| &mut status.reason);
         let names = [&mut outcome.order, &mut outcome.container, &mut outcome.reason].into_iter().chain(status);
         for text in names.flatten().chain([&mut outcome.target]) {
-            *text = tidy(text);
+            *text = sanitize_line(text);
         }
     }
     if let Some(failure) = err {
-        failure.message = tidy(&failure.message);
-        failure.key = failure.key.as_deref().map(tidy);
+        failure.message = sanitize_line(&failure.message);
+        failure.key = failure.key.as_deref().map(sanitize_line);
     }
 }
 

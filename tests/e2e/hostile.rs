@@ -57,7 +57,7 @@ async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
             "host_calls",
         ),
         ("panics", "(call $error_set «policy panicked: at the disco») unreachable", "panic"),
-        ("nonsense", "(call $output «[1»)", "nonsense"),
+        ("invalid", "(call $output «[1»)", "invalid_output"),
         ("orders", &order_and_trap, "trap"),
     ];
     let denials = [

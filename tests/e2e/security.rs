@@ -91,6 +91,54 @@ async fn s3_a_start_function_is_bounded() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_what_a_module_says_is_shown_in_one_line_that_steers_no_terminal() {
+    let folder = TempDir::new().expect("a folder");
+    let said = "x\\5cn2026-01-01T00:00:00Z ERROR forged\\5cu001b[2J\\5cu202e\\5cu2028";
+    let describe = format!(
+        r#"(call $output «{{"name": "{said}", "version": "{said}", "abi": 1, "config_keys": [], "enabled": true, "interval_ms": 100}}»)"#
+    );
+    let named = write(folder.path(), "named", &Inline { describe, ..Inline::default() }, USUAL);
+    let import = r#"(import "env" "x\n2026-01-01T00:00:00Z ERROR forged\1b[2J\e2\80\ae" (func))"#;
+    let importing =
+        write(folder.path(), "importing", &Inline { fields: import.to_owned(), ..Inline::default() }, USUAL);
+    let daemon = watch_with(NO_ENGINE, &[named.clone(), importing.clone()], &[]);
+    daemon.wait_for_line("loaded").await;
+    daemon.wait_for_line("it imports").await;
+    let mut all = daemon.stop().await;
+    for module in ["named.wasm", "importing.wasm"] {
+        let path = folder.path().join(module);
+        let mut process = start_imagewatch(NO_ENGINE, ["plugin", "inspect", path.to_str().expect("text")], &[]);
+        process.wait_exit(LATER).await.expect("it ends by itself");
+        all.extend(process.lines());
+    }
+    assert!(all.iter().any(|line| line.contains("ERROR forged")), "it is shown: {all:#?}");
+    for line in all {
+        assert!(!line.starts_with("2026-01-01"), "a forged line: {line}");
+        assert!(!line.contains(|c: char| c.is_control() || "\u{202e}\u{2028}".contains(c)), "{line:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s7_a_crash_leaves_no_core_dump_unless_that_is_asked_for() {
+    let folder = TempDir::new().expect("a folder");
+    let good = write(folder.path(), "good", &Inline::default(), USUAL);
+    for (name, envs, is_forbidden) in
+        [("usual", vec![], true), ("asked for", vec![("IMAGEWATCH_ALLOW_CORE_DUMPS", "true")], false)]
+    {
+        let args = ["run", "--admin-listen", "off", good.to_str().expect("text")];
+        let process = start_imagewatch(NO_ENGINE, args, &envs);
+        process.wait_for_line("watching; polled again", LATER).await;
+        let limits = |pid: String| std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let core = |limits: String| {
+            limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit").to_owned()
+        };
+        let (is, own) = (core(limits(process.pid().to_string())), core(limits("self".to_owned())));
+        let none = is.split_whitespace().filter(|word| *word == "0").count() == 2;
+        assert!(if is_forbidden { none } else { is == own }, "{name}: {is}");
+    }
+}
+
 /// The panic came in 15 of 36 stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn s9_a_stop_while_a_manifest_is_refused_is_a_clean_one() {

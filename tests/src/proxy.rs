@@ -1,5 +1,6 @@
 //! An HTTP/1.1 reverse proxy on loopback, in front of the engine's socket or of a registry, that counts what passes,
-//! and delays, holds, cuts or spoils it. Changes no request, and no response but one that it is told to. Upgraded connections (exec, attach) do not pass.
+//! and delays, holds, cuts, refuses or spoils it. A request that only asks whether a call is allowed, about what does not
+//! exist, is filtered like all others, and otherwise passes unseen. Changes no request, and no response but one that it is told to. Upgraded connections (exec, attach) do not pass.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use imagewatch::engine::permission::ABSENT;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -44,7 +46,27 @@ struct Shared {
     requests: Mutex<Vec<Seen>>,
     held: watch::Sender<Vec<String>>,
     faults: Mutex<Vec<Planned>>,
+    filter: Mutex<Option<Filter>>,
     latency_ms: AtomicU64,
+}
+
+/// What an access filter lets pass, and how it answers the rest.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter {
+    /// Whether a request passes, by its method and its path without version and query.
+    pub allows: fn(&str, &str) -> bool,
+    /// The status of a refusal.
+    pub status: u16,
+    /// The body of a refusal.
+    pub body: &'static str,
+}
+
+impl Filter {
+    /// As `HAProxy` answers, which most socket proxies are made of.
+    pub fn with_page(allows: fn(&str, &str) -> bool) -> Self {
+        let body = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>\n";
+        Self { allows, status: 403, body }
+    }
 }
 
 /// A request that came.
@@ -94,6 +116,13 @@ impl Proxy {
         Self::start(address, Address::Unix(socket.into()), Some(folder)).await
     }
 
+    /// The same on a port of its own, as `tcp://…`.
+    pub async fn to_engine_over_tcp(docker_host: &str) -> Self {
+        let socket = docker_host.strip_prefix("unix://");
+        let socket = socket.unwrap_or_else(|| panic!("DOCKER_HOST={docker_host} is no unix:// address to proxy"));
+        Self::start(Address::Tcp("127.0.0.1:0".to_owned()), Address::Unix(socket.into()), None).await
+    }
+
     /// In front of a registry at `host` (`127.0.0.1:5000`), on a port of its own.
     pub async fn to_registry(host: &str) -> Self {
         Self::start(Address::Tcp("127.0.0.1:0".to_owned()), Address::Tcp(host.to_owned()), None).await
@@ -106,6 +135,7 @@ impl Proxy {
             requests: Mutex::default(),
             held: watch::Sender::new(Vec::new()),
             faults: Mutex::default(),
+            filter: Mutex::default(),
             latency_ms: AtomicU64::new(0),
         };
         let mut proxy = Self { address, shared: Arc::new(shared), task: Mutex::new(None), _folder: folder };
@@ -113,10 +143,11 @@ impl Proxy {
         proxy
     }
 
-    /// What stands in for the upstream's address: `unix:///…` for `DOCKER_HOST`, or `127.0.0.1:PORT`.
+    /// What stands in for the upstream's address: `unix:///…` or `tcp://…` for `DOCKER_HOST`, or `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         match &self.address {
             Address::Unix(path) => format!("unix://{}", path.display()),
+            Address::Tcp(host) if matches!(self.shared.upstream, Address::Unix(_)) => format!("tcp://{host}"),
             Address::Tcp(host) => host.clone(),
         }
     }
@@ -149,6 +180,11 @@ impl Proxy {
     pub fn fail_one(&self, pattern: &str, spared: usize, fault: Fault) {
         let planned = Planned { pattern: pattern.to_owned(), spared, fault };
         self.shared.faults.lock().expect("no holder panics").push(planned);
+    }
+
+    /// From now on only what `filter` allows passes.
+    pub fn set_filter(&self, filter: Filter) {
+        *self.shared.filter.lock().expect("no holder panics") = Some(filter);
     }
 
     /// How many of the faults have not come about yet.
@@ -277,13 +313,22 @@ async fn forward(
     let user_agent =
         request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let seen = Seen { line: line.clone(), user_agent: user_agent.unwrap_or_default() };
-    shared.requests.lock().expect("no holder panics").push(seen);
+    let is_question = line.contains(ABSENT);
+    if !is_question {
+        shared.requests.lock().expect("no holder panics").push(seen);
+    }
     sleep(Duration::from_millis(shared.latency_ms.load(Ordering::Relaxed))).await;
-    let is_free = |patterns: &Vec<String>| !patterns.iter().any(|pattern| line.contains(pattern));
+    let is_free = |patterns: &Vec<String>| is_question || !patterns.iter().any(|pattern| line.contains(pattern));
     shared.held.subscribe().wait_for(is_free).await?;
-    let fault = shared.take_fault(&line);
+    let filter = *shared.filter.lock().expect("no holder panics");
+    if let Some(filter) =
+        filter.filter(|filter| !(filter.allows)(request.method().as_str(), unversioned(request.uri().path())))
+    {
+        return Ok(answer(filter.status, filter.body));
+    }
+    let fault = if is_question { None } else { shared.take_fault(&line) };
     match fault {
-        Some(Fault::Refuse) => return Ok(refusal()),
+        Some(Fault::Refuse) => return Ok(answer(500, r#"{"message":"the proxy refuses"}"#)),
         Some(Fault::Drop) => return Err("dropped".into()),
         Some(Fault::Delay(delay)) => sleep(delay).await,
         Some(Fault::SwallowAnswer) | None => {}
@@ -302,10 +347,16 @@ async fn forward(
     Ok(response.map(Either::Left))
 }
 
-fn refusal() -> Response<AnyBody> {
-    let mut response = Response::new(Either::Right(r#"{"message":"the proxy refuses"}"#.to_owned()));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+fn answer(status: u16, body: &str) -> Response<AnyBody> {
+    let mut response = Response::new(Either::Right(body.to_owned()));
+    *response.status_mut() = StatusCode::from_u16(status).expect("a test's status");
     response
+}
+
+/// `/containers/json` of `/v1.41/containers/json`.
+fn unversioned(path: &str) -> &str {
+    let rest = path.strip_prefix("/v1.").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+    rest.unwrap_or(path)
 }
 
 impl Shared {

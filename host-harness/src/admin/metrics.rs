@@ -19,7 +19,7 @@ fn render(plugins: &[PluginStatus]) -> String {
     head(&mut text, "imagewatch_plugin_info", "gauge", "The policy at work.");
     for PluginStatus { manifest, record } in plugins {
         if let Some(running) = &record.running {
-            let (policy, sha256) = (&running.policy, &running.sha256);
+            let (policy, sha256) = (&running.policy.to_string(), &running.sha256);
             line(
                 &mut text,
                 "imagewatch_plugin_info",

@@ -139,9 +139,10 @@ impl Actor {
         }
         let loaded = self.load(source).await;
         let reply = match &loaded {
-            Ok(ready) => {
-                ReloadReply::Swapped { policy: ready.plugin.title(), sha256: ready.plugin.info.sha256.clone() }
-            }
+            Ok(ready) => ReloadReply::Swapped {
+                policy: ready.plugin.title().to_string(),
+                sha256: ready.plugin.info.sha256.clone(),
+            },
             Err(error) => {
                 error!(manifest = self.name, "failed to {error}; it is not at work yet");
                 self.refuse(error);

@@ -13,6 +13,7 @@ use crate::plugin::{PluginError, RollbackError};
 use crate::replace::ReplaceError;
 use crate::state_dir::StateDirError;
 use crate::store::StoreError;
+use crate::text::Untrusted;
 use crate::transcript::TranscriptError;
 
 /// Why a command came to nothing.
@@ -72,8 +73,8 @@ pub enum AppError {
     NoModule {
         /// The file.
         file: String,
-        /// Why.
-        reason: String,
+        /// Why. Quotes the module.
+        reason: Untrusted,
     },
     /// No files of a policy to put back.
     #[error(transparent)]

@@ -11,6 +11,7 @@ use super::{AppError, StateFolder};
 use crate::plugin::{
     Compared, ModuleInfo, PluginError, PluginManifest, RolledBack, inspect, load, load_module, read_module, roll_back,
 };
+use crate::text::Untrusted;
 
 /// A module, what it asks for beside what a manifest grants, and whether it would be loaded.
 #[derive(Debug, Serialize)]
@@ -22,7 +23,7 @@ pub struct Inspected {
     /// What it asks for beside what is granted; none without a manifest, or when it declares nothing.
     pub capabilities: Option<Vec<Compared>>,
     /// Why it is not loaded.
-    pub refused: Option<String>,
+    pub refused: Option<Untrusted>,
     /// What it is, once loaded.
     pub description: Option<DescribeOutput>,
 }
@@ -35,7 +36,8 @@ pub fn inspect_module(file: &Path, manifest: Option<&Path>) -> Result<Inspected,
     let shown = file.display().to_string();
     let wasm =
         read_module(file).map_err(|source| AppError::Inspect(format!("read {shown}: {source}; check the path")))?;
-    let module = inspect(&wasm).map_err(|reason| AppError::NoModule { file: shown.clone(), reason })?;
+    let module =
+        inspect(&wasm).map_err(|reason| AppError::NoModule { file: shown.clone(), reason: Untrusted::new(reason) })?;
     let manifest = manifest.map(|path| PluginManifest::read(path, &variable)).transpose().map_err(PluginError::from)?;
     let (capabilities, described) = match manifest {
         None => (None, load_module(wasm)),
@@ -47,7 +49,7 @@ pub fn inspect_module(file: &Path, manifest: Option<&Path>) -> Result<Inspected,
     };
     let (description, refused) = match described {
         Ok(description) => (Some(description), None),
-        Err(reason) => (None, Some(reason)),
+        Err(reason) => (None, Some(Untrusted::new(reason))),
     };
     Ok(Inspected { file: shown, module, capabilities, refused, description })
 }

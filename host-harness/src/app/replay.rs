@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::AppError;
-use crate::plugin::{HOST_KEYS, PluginError, PluginManifest, inspect, load, load_module};
+use crate::plugin::{HOST_KEYS, PluginError, PluginManifest, inspect, load, load_module, read_module};
+use crate::text::Untrusted;
 use crate::transcript::{PolicyLine, Replayed, Transcript, play};
 
 /// What is to be tried on what.
@@ -37,9 +38,12 @@ pub fn replay(request: &ReplayRequest) -> Result<Replayed, AppError> {
 /// touched.
 fn manifest_for(request: &ReplayRequest, recorded: &PolicyLine) -> Result<PluginManifest, AppError> {
     let shown = request.plugin.display().to_string();
-    let refused =
-        |reason: String| PluginError::Refused { manifest: recorded.manifest.clone(), wasm: shown.clone(), reason };
-    let wasm = std::fs::read(&request.plugin).map_err(|source| PluginError::Unreadable {
+    let refused = |reason: String| PluginError::Refused {
+        manifest: recorded.manifest.clone(),
+        wasm: shown.clone(),
+        reason: Untrusted::new(reason),
+    };
+    let wasm = read_module(&request.plugin).map_err(|source| PluginError::Unreadable {
         manifest: recorded.manifest.clone(),
         wasm: shown.clone(),
         source,

@@ -27,7 +27,7 @@ pub enum FaultKind {
     /// It trapped.
     Trap,
     /// Its output is not what the export returns.
-    Nonsense,
+    InvalidOutput,
     /// The host's own fault.
     Host,
 }
@@ -50,8 +50,8 @@ pub enum Denied {
     Orders,
     /// Log lines beyond `host.max_log_lines`.
     LogLines,
-    /// Something that the host function does not take.
-    Nonsense,
+    /// Something that the host function does not take, or an order id that one call uses twice.
+    InvalidOutput,
 }
 
 /// The kind of fault of a call that ended with `text`, the runtime's error in one line.

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::fault::Denied;
 use super::meter::Meter;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// What a policy asks of the world during one call. An implementation enforces the manifest's
 /// grants and deadlines; it is called on a thread that may block.
@@ -107,8 +107,8 @@ fn function<I: DeserializeOwned, O: Serialize>(
 
 /// The error quotes what it was given, which may be as large as a call's memory.
 fn not_taken(context: &Context, name: &str, error: &serde_json::Error) -> String {
-    let message = tidy(&format!("{name} was given something else than it takes: {error}"));
-    context.effects.denied(Denied::Nonsense, 1, &message);
+    let message = sanitize_line(&format!("{name} was given something else than it takes: {error}"));
+    context.effects.denied(Denied::InvalidOutput, 1, &message);
     message
 }
 

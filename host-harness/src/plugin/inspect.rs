@@ -10,6 +10,7 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator
 
 use super::capabilities::{CAPABILITIES_SECTION, Capabilities};
 use super::effort::{Effort, MAX_MODULE_BYTES};
+use crate::text::Untrusted;
 
 /// Import module of Extism's own functions.
 const EXTISM_NAMESPACE: &str = "extism:host/env";
@@ -57,20 +58,20 @@ pub struct ModuleInfo {
     /// What it asks for, in its custom section, if that has it.
     pub capabilities: Option<Capabilities>,
     /// Exported functions, sorted.
-    pub exports: Vec<String>,
+    pub exports: Vec<Untrusted>,
     /// Imports as `module name`, sorted.
-    pub imports: Vec<String>,
+    pub imports: Vec<Untrusted>,
 }
 
 impl ModuleInfo {
     /// Imports that no policy may have.
-    pub fn foreign_imports(&self) -> Vec<&str> {
-        self.imports.iter().map(String::as_str).filter(|import| !is_allowed(import)).collect()
+    pub fn foreign_imports(&self) -> Vec<&Untrusted> {
+        self.imports.iter().filter(|import| !is_allowed(import.raw())).collect()
     }
 
     /// Exports that a policy must have and this one lacks.
     pub fn missing_exports(&self) -> Vec<&'static str> {
-        exports::ALL.into_iter().filter(|export| !self.exports.iter().any(|has| has == export)).collect()
+        exports::ALL.into_iter().filter(|export| !self.exports.iter().any(|has| has.raw() == *export)).collect()
     }
 
     /// What it asks for, if a host may compile it; or why not: a fragment that says what to do.
@@ -101,7 +102,7 @@ impl ModuleInfo {
                 "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}` (README, Limits)"
             ));
         };
-        let imported = self.imports.iter().filter_map(|import| import.split_once(' '));
+        let imported = self.imports.iter().filter_map(|import| import.raw().split_once(' '));
         let mut functions = imported.filter(|(module, _)| *module == HOST_NAMESPACE).map(|(_, name)| name);
         match functions.find(|name| !capabilities.functions.iter().any(|declared| declared == name)) {
             None => Ok(capabilities),
@@ -188,14 +189,14 @@ fn note(info: &mut ModuleInfo, payload: Payload<'_>) -> Result<(), wasmparser::B
             for import in imports.into_imports() {
                 let import = import?;
                 let kind = if matches!(import.ty, TypeRef::Func(_)) { "" } else { " (no function)" };
-                info.imports.push(format!("{} {}{kind}", import.module, import.name));
+                info.imports.push(Untrusted::new(format!("{} {}{kind}", import.module, import.name)));
             }
         }
         Payload::ExportSection(exports) => {
             for export in exports {
                 let export = export?;
                 if export.kind == ExternalKind::Func {
-                    info.exports.push(export.name.to_owned());
+                    info.exports.push(Untrusted::new(export.name));
                 }
             }
         }

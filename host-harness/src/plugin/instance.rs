@@ -14,7 +14,7 @@ use super::fault::{Denied, FaultKind, kind_of};
 use super::functions::{Context, Effects};
 use super::meter::Meter;
 use super::settings::CallLimits;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// A compiled module with what a call of it may use. Every call gets a fresh instance.
 pub struct Compiled {
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// A fault of the policy: it trapped, ran out of its limits, or returned nonsense. The tick is
+/// A fault of the policy: it trapped, ran out of its limits, or returned invalid output. The tick is
 /// tried again later.
 #[derive(Debug, Error)]
 #[error("call `{export}` of the policy: {reason}")]
@@ -70,8 +70,9 @@ pub fn call<I: Serialize, O: DeserializeOwned>(
     let fault = |kind, reason: String| CallError { export, kind, reason };
     let input = serde_json::to_vec(input).map_err(|error| fault(FaultKind::Host, error.to_string()))?;
     let (output, cost) = call_bytes(compiled, export, &input, effects)?;
-    let output = serde_json::from_slice(&output)
-        .map_err(|error| fault(FaultKind::Nonsense, tidy(&format!("returned nonsense: {error}"))))?;
+    let output = serde_json::from_slice(&output).map_err(|error| {
+        fault(FaultKind::InvalidOutput, sanitize_line(&format!("returned invalid output: {error}")))
+    })?;
     Ok((output, cost))
 }
 
@@ -132,7 +133,7 @@ fn say_dropped(Context { effects, meter }: &Context) {
 fn describe(error: &extism::Error) -> String {
     let text = format!("{error:#}");
     let lines = text.lines().map(|line| without_frame(line.trim())).filter(|line| !line.is_empty());
-    tidy(&lines.collect::<Vec<_>>().join(" "))
+    sanitize_line(&lines.collect::<Vec<_>>().join(" "))
 }
 
 /// A line of wasmtime's backtrace is `0: 0x1a2b - module!function`; the last one has the cause behind it.

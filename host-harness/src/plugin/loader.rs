@@ -23,6 +23,7 @@ use super::instance::{CallError, Compiled, call};
 use super::manifest::{DEFAULT_MEMORY_PAGES, ManifestError, PluginManifest, WasmSource};
 use super::settings::{CallLimits, HostSettings};
 use super::trust;
+use crate::text::Untrusted;
 
 /// What a module's `start` function may compute: compilers emit none, or one that fills some memory.
 const MAX_START_FUEL: u64 = 100_000_000;
@@ -76,8 +77,8 @@ pub enum PluginError {
         manifest: String,
         /// The module's file.
         wasm: String,
-        /// Why, and what to do.
-        reason: String,
+        /// Why, and what to do. Quotes the module.
+        reason: Untrusted,
     },
 }
 
@@ -157,9 +158,9 @@ pub fn compile(manifest: &PluginManifest, admitted: Admitted) -> Result<LoadedPl
 }
 
 impl LoadedPlugin {
-    /// Its name and version.
-    pub fn title(&self) -> String {
-        format!("{} {}", self.description.name, self.description.version)
+    /// Its name and version, as the module says.
+    pub fn title(&self) -> Untrusted {
+        Untrusted::new(format!("{} {}", self.description.name, self.description.version))
     }
 
     /// Whether it can go on from `state`, which another policy or another version of it may have written: it is given
@@ -190,7 +191,11 @@ pub fn load_module(wasm: Vec<u8>) -> Result<DescribeOutput, String> {
 }
 
 fn refused(manifest: &PluginManifest, reason: String) -> PluginError {
-    PluginError::Refused { manifest: manifest.path.clone(), wasm: shown(&manifest.wasm), reason }
+    PluginError::Refused {
+        manifest: manifest.path.clone(),
+        wasm: shown(&manifest.wasm),
+        reason: Untrusted::new(reason),
+    }
 }
 
 fn shown(wasm: &WasmSource) -> String {

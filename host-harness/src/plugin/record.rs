@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::fault::{Denied, FaultKind};
 use super::instance::CallError;
 use super::loader::LoadedPlugin;
+use super::log_quota::LogQuota;
 use crate::clock::now_ms;
-use crate::text::tidy;
+use crate::text::{Untrusted, sanitize_line};
 
 /// How a load ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -26,13 +27,17 @@ pub enum LoadResult {
 
 /// The record; filled as things happen.
 #[derive(Debug, Default)]
-pub struct Record(Mutex<Recorded>);
+pub struct Record {
+    recorded: Mutex<Recorded>,
+    /// The policy's log lines of the present minute.
+    pub log_quota: LogQuota,
+}
 
 /// The policy at work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Running {
     /// Its name and version.
-    pub policy: String,
+    pub policy: Untrusted,
     /// Of its module.
     pub sha256: String,
     /// Since when, milliseconds since 1970.
@@ -68,7 +73,7 @@ pub struct Noted {
 }
 
 fn noted(reason: &str) -> Noted {
-    Noted { at_ms: now_ms(), reason: tidy(reason) }
+    Noted { at_ms: now_ms(), reason: sanitize_line(reason) }
 }
 
 impl Record {
@@ -115,6 +120,6 @@ impl Record {
     }
 
     fn lock(&self) -> MutexGuard<'_, Recorded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -149,7 +149,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         "4194304",
         "A manifest, or a page of a tag list, that a registry answers; a larger one is a failed request. Tokens and errors have 64 KiB.",
     ),
-    ("host.max_log_lines", "number", "10000", "Log lines of one call; the rest is dropped and counted."),
+    (
+        "host.max_log_lines",
+        "number",
+        "1000",
+        "Log lines of the policy in one minute, and of one call; the rest is dropped, counted, and reported once a minute.",
+    ),
     (
         "host.call_timeout",
         "duration",

@@ -13,6 +13,7 @@ use super::labels::Labels;
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
 use crate::engine::{Engine, EngineError};
+use crate::state_dir::is_root;
 
 const UNIT: &str = "PODMAN_SYSTEMD_UNIT";
 /// A unit's own limit for starting is 90 s by default.
@@ -68,9 +69,8 @@ impl Replacer {
 
 /// Of the system's manager when this runs as root, else of the user's.
 async fn restart(unit: &str) -> Result<(), Setback> {
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     let mut command = Command::new("systemctl");
-    if !is_root {
+    if !is_root() {
         command.arg("--user");
     }
     command.args(["restart", "--", unit]).kill_on_drop(true);

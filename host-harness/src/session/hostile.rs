@@ -29,6 +29,7 @@ impl Scene {
 }
 
 mod hosts;
+mod said;
 
 const FLOOD: &str = "(local.set $a «{}») (loop $l (drop (call $docker_containers (local.get $a))) (br $l))";
 const RECURSION: &str = "(func $deep (param i64) (call $deep (local.get 0)) (call $deep (local.get 0)))";
@@ -45,12 +46,12 @@ const TWO_ORDERS: &str = r#"(drop (call $docker_refresh «{"orders": [
 #[case::table_bomb(TABLE, "(loop $l (drop (table.grow $t (ref.null func) (i32.const 100))) (br $l))", &[], FaultKind::Fuel, "fuel")]
 #[case::recursion(RECURSION, "(call $deep (i64.const 0))", &[], FaultKind::Stack, "call stack exhausted")]
 #[case::giant_output("", "(call $output (call $alloc (i64.const 3000000)))", &[("host.max_output_bytes", "2000000")], FaultKind::Output, "`host.max_output_bytes`")]
-#[case::bad_utf8("", r#"(call $output «{"state": "\ff\fe"}»)"#, &[], FaultKind::Nonsense, "nonsense")]
-#[case::bad_json("", r#"(call $output «{"state": »)"#, &[], FaultKind::Nonsense, "nonsense")]
-#[case::no_output("", "", &[], FaultKind::Nonsense, "nonsense")]
-#[case::wrong_shape("", "(call $output «[1, 2, 3]»)", &[], FaultKind::Nonsense, "nonsense")]
-#[case::wrong_type("", r#"(call $output «{"state": 1, "cache": 1, "next_poll_ms": "soon", "outcomes": []}»)"#, &[], FaultKind::Nonsense, "soon")]
-#[case::deep_json("", "(local.set $a (call $alloc (i64.const 100000))) (loop $l (call $store_u8 (i64.add (local.get $a) (i64.extend_i32_u (local.get $n))) (i32.const 91)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 100000)))) (call $output (local.get $a))", &[], FaultKind::Nonsense, "recursion limit")]
+#[case::bad_utf8("", r#"(call $output «{"state": "\ff\fe"}»)"#, &[], FaultKind::InvalidOutput, "invalid output")]
+#[case::bad_json("", r#"(call $output «{"state": »)"#, &[], FaultKind::InvalidOutput, "invalid output")]
+#[case::no_output("", "", &[], FaultKind::InvalidOutput, "invalid output")]
+#[case::wrong_shape("", "(call $output «[1, 2, 3]»)", &[], FaultKind::InvalidOutput, "invalid output")]
+#[case::wrong_type("", r#"(call $output «{"state": 1, "cache": 1, "next_poll_ms": "soon", "outcomes": []}»)"#, &[], FaultKind::InvalidOutput, "soon")]
+#[case::deep_json("", "(local.set $a (call $alloc (i64.const 100000))) (loop $l (call $store_u8 (i64.add (local.get $a) (i64.extend_i32_u (local.get $n))) (i32.const 91)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 100000)))) (call $output (local.get $a))", &[], FaultKind::InvalidOutput, "recursion limit")]
 #[case::host_call_flood("", FLOOD, &[("host.max_host_calls", "50")], FaultKind::HostCalls, "`host.max_host_calls`")]
 #[case::endless_host_calls("", FLOOD, &[("host.max_host_calls", "4000000000"), ("host.call_timeout", "20ms")], FaultKind::Time, "`host.call_timeout`")]
 #[case::host_byte_flood("", "(loop $l (drop (call $docker_containers (call $alloc (i64.const 100000)))) (br $l))", &[("host.max_host_bytes", "250000")], FaultKind::HostBytes, "`host.max_host_bytes`")]
@@ -110,9 +111,9 @@ const LOG_FLOOD: &str = r#"(local.set $a «{"level": "info", "message": "x"}»)
 #[case::forbidden_strategy(&order(r#""reference": "ok.io/a", "strategy": "remove""#), &[("asks", "notify")], Denied::Strategy, 1, "strategy")]
 #[case::large_batch(&ask(r#"{"method": "GET", "url": "http://REGISTRY/"}, {"method": "GET", "url": "http://REGISTRY/"}"#), &[("host.max_batch", "1")], Denied::Batch, 1, "over the limit of 1")]
 #[case::log_flood(LOG_FLOOD, &[("host.max_log_lines", "10")], Denied::LogLines, 90, "`host.max_log_lines`")]
-#[case::bad_utf8_to_a_function(r"(drop (call $http_send «\ff\fe»))", &[], Denied::Nonsense, 1, "http_send was given")]
-#[case::bad_json_to_the_log(r"(call $host_log «{»)", &[], Denied::Nonsense, 1, "host_log was given")]
-#[case::method_that_changes(&ask(r#"{"method": "DELETE", "url": "http://REGISTRY/v2/"}"#), &[], Denied::Nonsense, 1, "DELETE")]
+#[case::bad_utf8_to_a_function(r"(drop (call $http_send «\ff\fe»))", &[], Denied::InvalidOutput, 1, "http_send was given")]
+#[case::bad_json_to_the_log(r"(call $host_log «{»)", &[], Denied::InvalidOutput, 1, "host_log was given")]
+#[case::method_that_changes(&ask(r#"{"method": "DELETE", "url": "http://REGISTRY/v2/"}"#), &[], Denied::InvalidOutput, 1, "DELETE")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_granted_is_refused_named_and_counted_and_the_call_goes_on(
     #[case] poll: &str,

@@ -8,7 +8,7 @@ use imagewatch_abi::Quarantined;
 use tracing::error;
 
 use crate::store::{Store, StoreError};
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 #[derive(Debug)]
 pub(super) struct KeptQuarantine {
@@ -41,7 +41,7 @@ impl KeptQuarantine {
     pub(super) fn write(&mut self, list: Option<Vec<Quarantined>>) {
         if let Some(mut list) = list {
             for barred in &mut list {
-                (barred.target, barred.reason) = (tidy(&barred.target), tidy(&barred.reason));
+                (barred.target, barred.reason) = (sanitize_line(&barred.target), sanitize_line(&barred.reason));
             }
             self.current = list;
             self.save();

@@ -5,7 +5,7 @@ use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Store, StoreError, column_ms};
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 /// How many events are kept of each manifest; the oldest go first. What one policy says pushes out nothing of another's.
 const KEPT: u16 = 10_000;
@@ -77,7 +77,7 @@ fn bounded(outcome: &Outcome) -> rusqlite::Result<Option<String>> {
     if json.len() <= MAX_EVENT_BYTES {
         return Ok(Some(json));
     }
-    let reason = outcome.reason.as_deref().map(tidy);
+    let reason = outcome.reason.as_deref().map(sanitize_line);
     let json = write(&Outcome { reason, ..outcome.clone() })?;
     Ok((json.len() <= MAX_EVENT_BYTES).then_some(json))
 }

@@ -142,7 +142,7 @@ impl Watch {
         let Prepared { manifest, plugin, effects, orders, accepted } = prepared;
         let was_polling = self.session.plugin.description.enabled;
         self.reloads.record.loaded(&plugin);
-        let (policy, sha256) = (plugin.title(), plugin.info.sha256.clone());
+        let (policy, sha256) = (plugin.title().to_string(), plugin.info.sha256.clone());
         info!(manifest = manifest.name, %policy, sha256 = sha256.get(..12), "loaded anew");
         self.session.swap(manifest, plugin, effects);
         self.orders = orders;

@@ -11,7 +11,7 @@ use rustls::{AlertDescription, CertificateError};
 use super::certificates;
 use crate::credentials::error::CredentialError;
 use crate::http::network::RefusedAddress;
-use crate::text::tidy;
+use crate::text::sanitize_line;
 
 pub(super) fn shutting_down(host: &str) -> Failure {
     Failure::passing(FailureCode::ShuttingDown, format!("imagewatch is stopping: {host} was not waited for"))
@@ -72,7 +72,7 @@ pub(super) fn too_many_redirects(host: &str, limit: usize) -> Failure {
 }
 
 pub(super) fn compressed(host: &str, coding: &str) -> Failure {
-    let coding = tidy(coding);
+    let coding = sanitize_line(coding);
     let message = format!("{host} answered a body compressed with {coding:?}, which it was not asked for");
     Failure::lasting(FailureCode::BadAnswer, message)
 }
@@ -140,7 +140,10 @@ fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
         ),
         other => (other.to_string(), "look at its TLS configuration"),
     };
-    Failure::lasting(FailureCode::Tls, format!("could not agree on TLS with {host}: {}; {advice}", tidy(&what)))
+    Failure::lasting(
+        FailureCode::Tls,
+        format!("could not agree on TLS with {host}: {}; {advice}", sanitize_line(&what)),
+    )
 }
 
 /// An `io::Error` answers with the source of what it holds, not with what it holds.
@@ -159,7 +162,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 /// The innermost error alone: the outer ones of reqwest quote the URL with its query.
 fn root_cause(error: &reqwest::Error) -> String {
     match chain(error).skip(1).last() {
-        Some(cause) => tidy(&cause.to_string()),
+        Some(cause) => sanitize_line(&cause.to_string()),
         None => "no cause is known".to_owned(),
     }
 }

@@ -57,12 +57,12 @@ fn the_built_in_policy_loads_and_describes_its_targets() {
 #[test]
 fn the_built_in_policy_imports_the_closed_list_and_nothing_else() {
     let info = inspect(EMBEDDED).expect("a module");
-    assert_eq!(info.foreign_imports(), Vec::<&str>::new());
+    assert!(info.foreign_imports().is_empty());
     assert_eq!(info.abi, Some(ABI_VERSION));
     let user: BTreeSet<&str> =
-        info.imports.iter().filter_map(|import| import.strip_prefix(HOST_NAMESPACE)).map(str::trim).collect();
+        info.imports.iter().filter_map(|import| import.raw().strip_prefix(HOST_NAMESPACE)).map(str::trim).collect();
     assert_eq!(user, BTreeSet::from(["docker_containers", "docker_refresh", "host_log", "http_send"]));
-    let wasi = info.imports.iter().filter(|import| import.starts_with("wasi_snapshot_preview1 ")).count();
+    let wasi = info.imports.iter().filter(|import| import.raw().starts_with("wasi_snapshot_preview1 ")).count();
     assert_eq!(wasi, 4);
     assert!(info.imports.len() <= 4 + 4 + 15, "{:?}", info.imports);
 }
@@ -121,10 +121,10 @@ fn modules_that_are_no_policy_are_refused_with_the_reason_and_never_compiled(
 }
 
 #[rstest]
-#[case::says_nothing(DESCRIBE_NOTHING, "returned nonsense")]
+#[case::says_nothing(DESCRIBE_NOTHING, "returned invalid output")]
 #[case::traps("unreachable", "`describe`")]
 #[case::never_ends("(loop (br 0))", "fuel")]
-#[case::asks_the_world("(drop (call $docker_containers «{}»)) (call $output «{}»)", "nonsense")]
+#[case::asks_the_world("(drop (call $docker_containers «{}»)) (call $output «{}»)", "invalid output")]
 #[case::describes_another_abi(
     r#"(call $output «{"name": "a", "version": "1", "abi": 2, "config_keys": []}»)"#,
     "describes itself as ABI 2"
@@ -184,7 +184,7 @@ fn a_module_with_its_hash_is_loaded_and_the_one_built_in_needs_none() {
     let wasm = Inline::default().build();
     let hash = format!(r#", "hash": "{}""#, sha256_hex(&wasm).to_uppercase());
     let (loaded, compilations) = counted(|| load_in(&folder, &wasm, &hash, ""));
-    assert_eq!((loaded.expect("loads").title(), compilations), ("inline 1".to_owned(), 1));
+    assert_eq!((loaded.expect("loads").title().to_string(), compilations), ("inline 1".to_owned(), 1));
     let error = load_in(&folder, EMBEDDED, "", "").expect_err("nothing to watch").to_string();
     assert!(error.contains("nothing to watch"), "{error}");
 }
