@@ -360,7 +360,7 @@ async fn an_engine_that_goes_away_ends_the_order_and_what_was_done_stays_in_the_
 #[tokio::test]
 async fn containers_that_cannot_be_listed_fail_the_order_after_the_pull() {
     let engine = engine().await;
-    engine.fail("list", 2, EngineError::Refused { status: 500, message: "boom".to_owned() });
+    engine.fail("list", 3, EngineError::Refused { status: 500, message: "boom".to_owned() });
     let report = run_order(&context(&engine), &order()).await;
     assert_eq!((code(&report), report.pulled), (Some(FailureCode::ListFailed), true));
 }
