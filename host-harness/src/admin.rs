@@ -4,7 +4,7 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. Without `runtime` all are meant, without `recreate` true. |
-//! | `GET /admin/targets` | 200 `{"targets": […]}`, one [`TargetStatus`] each: what the last poll said, with the reason, and until when something keeps it |
+//! | `GET /admin/targets` | 200 `{"targets": […]}`, one [`TargetStatus`] each: what the last poll said, where the target stands (`status`), why, and until when |
 //! | `GET /admin/history?target=<name>&manifest=<name>&limit=<n>` | 200 `{"history": […]}`, one [`Event`] each, newest first; 100 unless `limit` says otherwise, at most 1000 |
 //! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
 //! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |

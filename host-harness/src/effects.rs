@@ -20,7 +20,7 @@ use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
 use crate::replace::blocked::Blocked;
-use crate::replace::facts::usual_name;
+use crate::replace::facts::{Facts, LABEL, is_working_name, usual_name};
 use crate::replace::handover::own_container_id;
 use crate::store::Store;
 use crate::text::sanitize_line;
@@ -138,7 +138,7 @@ impl ManifestEffects {
 
     /// The containers that the manifest's grants show, each with the reason why it is not replaced, if it is not.
     async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
-        let mut containers = show_as_usual(self.adapters.engine.containers(selector).await?);
+        let mut containers = show_as_usual(show_stopped(self.adapters.engine.containers(selector).await?));
         let mut unshown = Vec::new();
         containers.retain(|container| match self.grants().reason_against(container) {
             None => true,
@@ -198,6 +198,26 @@ fn refusal(manifest: &str, grants: &Grants, order: &Order) -> Option<(Denied, St
     }
     let name = order.containers.name.as_deref().filter(|name| grants.never_has_name(name))?;
     not_granted(Denied::Container, format!("container {name}"), "grant.containers")
+}
+
+/// A container that a replacement stopped and has neither replaced nor started again is shown as running, as it was, and
+/// as blocked: it must not vanish from a check because of what imagewatch itself did to it.
+fn show_stopped(mut containers: Vec<Container>) -> Vec<Container> {
+    let facts = containers.iter().filter(|new| is_working_name(&new.name));
+    let facts = facts.filter_map(|new| Facts::parse(new.labels.get(LABEL)?));
+    let stopped: BTreeSet<String> = facts
+        .flat_map(|facts| facts.parts().cloned().collect::<Vec<_>>())
+        .filter_map(|part| part.was_running.then_some(part.old))
+        .collect();
+    for container in &mut containers {
+        if stopped.contains(&container.id) && container.state == "exited" {
+            "running".clone_into(&mut container.state);
+            let reason = "imagewatch stopped it to replace it, and has neither replaced it nor started it again yet; \
+                          the log of `imagewatch run` says why, and it is tried again with each poll";
+            container.blocked = Some(reason.to_owned());
+        }
+    }
+    containers
 }
 
 fn not_granted(manifest: &str, thing: &str, key: &str) -> String {
@@ -348,6 +368,32 @@ mod tests {
             let message = refusal("m", &manifest.grants, &order).map(|(_, message)| message);
             assert_eq!(message.is_some(), refused.is_some(), "{message:?}");
             assert!(message.unwrap_or_default().contains(refused.unwrap_or_default()), "{to}");
+        }
+    }
+
+    #[test]
+    fn f06_a_container_that_a_replacement_left_stopped_is_still_shown() {
+        let part = |was_running: bool| {
+            serde_json::json!({ "name": "web", "old": "1", "old_image": "i", "handling": "recreate",
+                "was_running": was_running, "policy": {} })
+        };
+        let label = |was_running| {
+            serde_json::json!({ "transaction": "0a1b2c3d", "part": part(was_running), "root": "web",
+                "swap": "stop-first", "stable_for_ms": 1, "origin": { "manifest": "m", "target": "web",
+                "reference": null, "digest": null } })
+        };
+        for (case, new_name, was_running, state, is_shown) in [
+            ("left stopped", "web.0a1b2c3d.new", true, "exited", true),
+            ("it runs", "web.0a1b2c3d.new", true, "running", false),
+            ("it had not run before", "web.0a1b2c3d.new", false, "exited", false),
+            ("a replacement of long ago", "other", true, "exited", false),
+        ] {
+            let labels = [(LABEL.to_owned(), label(was_running).to_string())].into();
+            let new = Container { labels, ..container(new_name, "2") };
+            let old = Container { state: state.to_owned(), ..container("web", "1") };
+            let shown = show_stopped(vec![old, new]);
+            assert_eq!(shown[0].blocked.is_some(), is_shown, "{case}: {shown:?}");
+            assert_eq!(shown[0].state, if is_shown { "running" } else { state }, "{case}");
         }
     }
 

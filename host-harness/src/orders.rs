@@ -24,7 +24,6 @@ use crate::engine::{EngineError, PullProgress};
 use crate::replace::facts::Origin;
 use crate::replace::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::replace::locks::Locked;
-use crate::replace::plan::reason_against_removal;
 use crate::replace::setback::Setback;
 use crate::replace::survey::refuse_for_now;
 use crate::replace::systemd::unit_of;
@@ -409,11 +408,8 @@ impl Handled<'_> {
     async fn remove(&self) -> Result<Ending, Failure> {
         let replacer = &self.ctx.replacer;
         let Some((_locked, inspection)) = self.find_locked().await? else { return Ok(Ending::Untouched) };
-        if replacer.is_own(&inspection) {
-            return Ok(self.failed(&Setback::refused("it is this updater, which nothing would bring back")));
-        }
-        if let Some(reason) = reason_against_removal(&inspection) {
-            return Ok(self.failed(&Setback::refused(reason)));
+        if let Err(setback) = replacer.refuse_removal(&inspection).await {
+            return Ok(self.failed(&setback));
         }
         match replacer.remove(inspection["Id"].as_str().unwrap_or_default()).await {
             Ok(()) => {

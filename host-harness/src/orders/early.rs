@@ -27,10 +27,14 @@ pub(super) async fn refuse_all_before_pull(ctx: &OrderContext, order: &Order) ->
 async fn refusal(ctx: &OrderContext, order: &Order, container: &Container) -> Option<Setback> {
     let labels = serde_json::to_value(&container.labels).unwrap_or_default();
     let strategy = Labels(&labels).strategy().ok()?.unwrap_or(order.strategy);
-    if !matches!(strategy, Strategy::Replace | Strategy::StartFirst) {
+    if matches!(strategy, Strategy::PullOnly | Strategy::Notify) {
         return None;
     }
     let inspection = ctx.replacer.engine.inspect_container(&container.id).await.ok()?;
-    let setback = ctx.replacer.refuse_before_pull(&inspection).await.err()?;
-    (!setback.is_engine_away).then_some(setback)
+    let checked = if strategy == Strategy::Remove {
+        ctx.replacer.refuse_removal(&inspection).await
+    } else {
+        ctx.replacer.refuse_before_pull(&inspection).await
+    };
+    checked.err().filter(|setback| !setback.is_engine_away)
 }

@@ -233,13 +233,15 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     assert_eq!(engine.overview(), ["ws-1 new running", "ws-2 old running"]);
 }
 
+/// A change to a container's inspection.
+type Edit<'a> = &'a dyn Fn(&mut Value);
+
 #[tokio::test]
 async fn nothing_is_pulled_for_containers_that_are_all_refused() {
     let rm = |c: &mut Value| c["HostConfig"]["AutoRemove"] = json!(true);
     let swarm = |c: &mut Value| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" });
     let plain = |_: &mut Value| {};
     let mounted = |c: &mut Value| c["Config"]["Labels"] = json!({ "io.kubernetes.pod.name": "p" });
-    type Edit<'a> = &'a dyn Fn(&mut Value);
     for (case, edits, refused_calls, pulls) in [
         ("both", [&rm as Edit<'_>, &swarm], &[][..], false),
         ("kinds that differ", [&mounted, &rm], &[], false),
@@ -261,6 +263,19 @@ async fn nothing_is_pulled_for_containers_that_are_all_refused() {
             assert_eq!(report.failed.len(), 2, "{case}: {report:?}");
             assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"], "{case}");
         }
+    }
+}
+
+#[tokio::test]
+async fn f33_a_container_that_carries_the_connection_is_neither_replaced_nor_removed() {
+    for strategy in [Strategy::Replace, Strategy::StartFirst, Strategy::Remove] {
+        let mut engine = engine().await;
+        Arc::get_mut(&mut engine).expect("nobody else has it").address = "tcp://ws-1:2375".to_owned();
+        let report = run_order(&context(&engine), &Order { strategy, ..order() }).await;
+        let reason = &report.failed[0].reason;
+        assert!(reason.contains("carries this updater's connection to the engine"), "{strategy:?}: {report:?}");
+        assert!(engine.overview().contains(&"ws-1 old running".to_owned()), "{strategy:?}: {:?}", engine.overview());
+        assert_eq!(report.recreated, ["ws-2"], "{strategy:?}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use imagewatch_abi::Container;
 use serde_json::Value;
+use tracing::warn;
 
 use super::connection::find_carriers;
 use super::plan::{reason_against_podman, reason_to_refuse};
@@ -37,6 +38,8 @@ pub struct Blocked {
     engine: Arc<dyn Engine>,
     own_id: Option<String>,
     known: Mutex<BTreeMap<String, Known>>,
+    /// Refused calls that were warned about.
+    warned: Mutex<Vec<&'static Permission>>,
 }
 
 /// What an inspection said about one container.
@@ -49,30 +52,46 @@ struct Known {
 impl Blocked {
     /// For containers on `engine`, in a program that runs in the container `own_id`, if in any.
     pub fn new(engine: Arc<dyn Engine>, own_id: Option<String>) -> Self {
-        Self { engine, own_id, known: Mutex::default() }
+        Self { engine, own_id, known: Mutex::default(), warned: Mutex::default() }
     }
 
-    /// Says of each of `containers` why it is not replaced, if it is not.
+    /// Says of each of `containers` why it is not replaced, if it is not and does not say so already.
     ///
     /// # Errors
     /// The engine is away.
     pub async fn mark(&self, containers: &mut [Container]) -> Result<(), EngineError> {
         let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await?;
         let refused = self.engine.refused_calls(false).await?;
-        let ids: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
+        self.warn_once(&refused);
+        let shown: Vec<Container> = containers.to_vec();
         let known: Vec<Known> =
-            stream::iter(&ids).map(|id| self.look_up(id)).buffered(PARALLEL_INSPECTIONS).try_collect().await?;
+            stream::iter(&shown).map(|shown| self.look_up(shown)).buffered(PARALLEL_INSPECTIONS).try_collect().await?;
         for (container, known) in containers.iter_mut().zip(known) {
             let missing = || first_needed(&refused, known.networks).map(Permission::reason);
             let carried = || carriers.get(&container.id).cloned();
-            container.blocked = known.refusal.or_else(carried).or_else(missing);
+            let reason = known.refusal.or_else(carried).or_else(missing);
+            container.blocked = container.blocked.take().or(reason);
         }
         Ok(())
     }
 
-    async fn look_up(&self, id: &str) -> Result<Known, EngineError> {
+    /// Once for each call, and again when it was allowed meanwhile.
+    fn warn_once(&self, refused: &[&'static Permission]) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for permission in refused.iter().filter(|permission| !warned.contains(*permission)) {
+            warn!(needed = ?permission.needed, section = permission.section, "{}", permission.reason());
+        }
+        refused.clone_into(&mut *warned);
+    }
+
+    async fn look_up(&self, shown: &Container) -> Result<Known, EngineError> {
+        let id = shown.id.as_str();
         if let Some(known) = self.known().get(id) {
             return Ok(known.clone());
+        }
+        // Nobody updates one that does not run: it is looked at when it does.
+        if !matches!(shown.state.as_str(), "running" | "restarting" | "paused") {
+            return Ok(Known::default());
         }
         let inspected = match self.engine.inspect_container(id).await {
             Ok(container) => self.inspect(&container).await,

@@ -205,7 +205,7 @@ fn network_owner<'a>(container: &'a Listed, listed: &'a [Listed]) -> &'a str {
 
 /// Where `path` lies on the engine's machine, if this program runs in a container that has it from there.
 fn on_engines_machine(path: &Path, own: Option<&Listed>) -> PathBuf {
-    let mounts = own.into_iter().flat_map(|own| own.mounts.as_array()).flatten();
+    let mounts = own.and_then(|own| own.mounts.as_array()).into_iter().flatten();
     let inside = mounts.filter_map(|mount| {
         let rest = path.strip_prefix(mount["Destination"].as_str()?).ok()?;
         let source = Path::new(mount["Source"].as_str()?);

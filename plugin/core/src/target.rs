@@ -248,7 +248,7 @@ fn read_target(config: &Config, container: &Container) -> Result<Target, Unwatch
         platform: container.platform.clone(),
         update: read_update_policy(config, container).map_err(Unwatchable::Blocked)?,
         strategy: read_strategy(container),
-        blocked: reason_against(container),
+        blocked: reason_against(container, read_strategy(container).unwrap_or(config.strategy)),
         group: None,
     };
     target.at_present(&[]).map_err(Unwatchable::Blocked)
@@ -272,9 +272,11 @@ pub(crate) fn read_strategy(container: &Container) -> Option<Strategy> {
 }
 
 /// Why `container` is never updated as it is now, a lowercase fragment: the host's reason, or a label.
-pub(crate) fn reason_against(container: &Container) -> Option<String> {
+/// The host's reason is against replacing it, which matters only to a `strategy` that does.
+pub(crate) fn reason_against(container: &Container, strategy: Strategy) -> Option<String> {
     let of_label = || check_labels(container).err().or_else(|| opted_out(container));
-    container.blocked.clone().or_else(of_label)
+    let replaces = matches!(strategy, Strategy::Replace | Strategy::StartFirst);
+    container.blocked.clone().filter(|_| replaces).or_else(of_label)
 }
 
 fn read_reference(container: &Container) -> Result<Reference, Unwatchable> {

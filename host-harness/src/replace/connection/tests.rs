@@ -24,7 +24,7 @@ fn on_network_of(name: &'static str, owner: &str) -> Spec {
     (name, json!({ "HostConfig": { "NetworkMode": format!("container:{owner}") } }), json!([]))
 }
 
-fn at(name: &'static str, endpoint: Value) -> Spec {
+fn at(name: &'static str, endpoint: &Value) -> Spec {
     (name, json!({ "NetworkingConfig": { "EndpointsConfig": { "net": endpoint } } }), json!([]))
 }
 
@@ -84,20 +84,20 @@ async fn f33_the_container_that_an_address_leads_to_is_found() {
         (
             "its own address",
             "tcp://172.18.0.5:2375",
-            vec![at("proxy", json!({ "IPAddress": "172.18.0.5" })), at("web", json!({ "IPAddress": "172.18.0.6" }))],
+            vec![at("proxy", &json!({ "IPAddress": "172.18.0.5" })), at("web", &json!({ "IPAddress": "172.18.0.6" }))],
             &["proxy"],
         ),
         (
             "its own address, though another one has the port on the host",
             "tcp://172.18.0.5:2375",
-            vec![at("proxy", json!({ "IPAddress": "172.18.0.5" })), published("web", "0.0.0.0")],
+            vec![at("proxy", &json!({ "IPAddress": "172.18.0.5" })), published("web", "0.0.0.0")],
             &["proxy"],
         ),
         ("its name", "tcp://proxy:2375", vec![plain("proxy"), plain("web")], &["proxy"]),
         (
             "its alias",
             "tcp://engine.invalid:2375",
-            vec![at("proxy", json!({ "Aliases": ["engine.invalid"] }))],
+            vec![at("proxy", &json!({ "Aliases": ["engine.invalid"] }))],
             &["proxy"],
         ),
         (

@@ -17,7 +17,7 @@ use crate::replace::handover::{is_successor_of, reason_against_handover};
 use crate::replace::health::reason_against_probe;
 use crate::replace::helper::reason_against_helper;
 use crate::replace::labels::{COMPOSE_PROJECT, Labels};
-use crate::replace::plan::{filled_from_outside, reason_against_restart, reason_to_postpone};
+use crate::replace::plan::{filled_from_outside, reason_against_removal, reason_against_restart, reason_to_postpone};
 use crate::replace::setback::Setback;
 use crate::replace::systemd::is_made_by_unit;
 
@@ -91,6 +91,24 @@ impl Replacer {
         let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await.map_err(inspect)?;
         self.refuse(container, &carriers).await?;
         self.check_permissions(std::iter::once(container)).await
+    }
+
+    /// Why this container is not removed.
+    ///
+    /// # Errors
+    /// That, as what is to be reported.
+    pub async fn refuse_removal(&self, container: &Value) -> Result<(), Setback> {
+        if self.is_own(container) {
+            return Err(Setback::refused("it is this updater, which nothing would bring back"));
+        }
+        if let Some(reason) = reason_against_removal(container) {
+            return Err(Setback::refused(reason));
+        }
+        let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await;
+        match carriers.map_err(|error| Setback::engine("list the containers", &error))?.remove(&id_of(container)) {
+            Some(reason) => Err(Setback::refused(reason)),
+            None => Ok(()),
+        }
     }
 
     /// Fails where the engine, or what stands in front of it, does not let one of the calls pass that the replacement

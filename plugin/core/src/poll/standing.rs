@@ -9,7 +9,7 @@ use crate::gate::quarantine::Quarantine;
 use crate::running::Used;
 use crate::state::{Cache, Seen, State};
 use crate::status::{Facts, Hold, Image, Remote, Rule, status_of};
-use crate::target::{Target, is_up};
+use crate::target::{Target, is_up, reason_against};
 
 /// Where a target is to go, and how far it came before.
 #[derive(Debug)]
@@ -133,11 +133,12 @@ pub(super) fn stand<'a>(
         None => course.image_as_seen(),
         Some(container) => Image::of(cache, container, aim, *remote),
     };
+    let strategy = strategy_for(config, target, container);
     let facts = Facts {
         image,
         is_ordered: course.is_ordered,
-        blocked: container.map_or_else(|| target.blocked.clone(), crate::target::reason_against),
-        strategy: strategy_for(config, target, container),
+        blocked: container.map_or_else(|| target.blocked.clone(), |container| reason_against(container, strategy)),
+        strategy,
         hold: remote.ok().and_then(|remote| quarantine.hold(&target.name, aim, remote)),
         tag_note: course.note,
         left: container.and_then(|container| left(config, course, container)),

@@ -122,3 +122,32 @@ fn a_check_says_of_every_container_why_it_is_not_watched() {
     let told: Vec<_> = world.poll(PollMode::Check).not_watched.into_iter().map(|left| left.container).collect();
     assert_eq!(told, ["by-id", "db"]);
 }
+
+#[any_test]
+fn a_container_that_is_never_replaced_is_blocked_for_the_strategies_that_replace() {
+    let reason = "it was created with --rm";
+    for (strategy, orders, is_told) in [
+        ("replace", 0, true),
+        ("start-first", 0, true),
+        ("remove", 1, false),
+        ("pull-only", 1, false),
+        ("notify", 0, false),
+    ] {
+        for (case, config, labels) in [
+            ("the manifest's", vec![("strategy", strategy)], vec![("imagewatch.enable", "true")]),
+            ("its label's", vec![], vec![("imagewatch.enable", "true"), ("imagewatch.strategy", strategy)]),
+        ] {
+            let config = [vec![("containers", "labelled"), ("baseline", "running")], config].concat();
+            let mut world = World::new(&config).with("web", IMAGE, 'a', &labels).tag("app:v1", 'b');
+            world.containers[0].blocked = Some(reason.to_owned());
+            let checked = world.poll(PollMode::Check);
+            world.poll(PollMode::Watch);
+            assert_eq!(world.orders.len(), orders, "{case} {strategy}");
+            assert_eq!(
+                checked.outcomes[0].reason.as_deref() == Some(reason),
+                is_told,
+                "{case} {strategy}: {checked:?}"
+            );
+        }
+    }
+}

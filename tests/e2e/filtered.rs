@@ -1,0 +1,127 @@
+//! An engine behind an access filter (field report F06): what the filter refuses is known before anything is touched, and
+//! reasons name the call. The filter is a proxy on TCP that answers as HAProxy does, unless a case says otherwise.
+
+use imagewatch_tests::engine::RunSpec;
+use imagewatch_tests::proxy::{Filter, Proxy};
+use imagewatch_tests::wait::wait_for;
+
+use crate::stage::{LATER, SOON, Stage, run_to_end, watch_with};
+
+/// What `imagewatch check` through `proxy` says.
+async fn check(stage: &Stage, proxy: &Proxy) -> String {
+    let manifest = stage.folder.path().join("all.json");
+    run_to_end(&proxy.host(), &["check", "--json", manifest.to_str().expect("it is text")], &[]).await.1
+}
+
+/// A container `web` on two networks with a restart policy, and a proxy with `filter` in front of the engine.
+async fn filtered(filter: Filter) -> (Stage, Proxy) {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    let [front, back] = ["front", "back"].map(|name| stage.scope.name(name));
+    for network in [&front, &back] {
+        stage.scope.create_network(network).await;
+    }
+    let web = RunSpec {
+        image: stage.image("web"),
+        network: Some(front),
+        more_networks: vec![back],
+        restart_policy: Some("unless-stopped".to_owned()),
+        ..RunSpec::default()
+    };
+    stage.run_as("web", web).await;
+    stage.write(&stage.manifest().config("containers", "labelled"), "all");
+    let proxy = Proxy::to_engine_over_tcp(stage.scope.engine().host()).await;
+    proxy.set_filter(filter);
+    (stage, proxy)
+}
+
+/// `GET /info` and whatever else is not needed is refused.
+fn usual(method: &str, path: &str) -> bool {
+    let is_read = matches!(method, "GET" | "HEAD");
+    is_read && ["/version", "/_ping", "/events"].contains(&path)
+        || ["/containers", "/images", "/networks"].iter().any(|section| path.starts_with(section))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f06_usual_what_is_not_needed_may_be_refused() {
+    let (stage, proxy) = filtered(Filter::with_page(usual)).await;
+    let daemon = watch_with(&proxy.host(), &[stage.folder.path().join("all.json")], &[]);
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, LATER).await;
+    wait_for("the old container to be gone", SOON, || async {
+        let containers = stage.containers().await;
+        if containers == [stage.scope.name("web")] { Ok(()) } else { Err(containers) }
+    })
+    .await;
+    assert_eq!(daemon.count("was refused by"), 0, "{:#?}", daemon.process.lines());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f06_a_needed_call_that_is_refused_is_named_and_nothing_is_touched() {
+    let page = Filter::with_page;
+    let words = |allows, body| Filter { allows, status: 403, body };
+    let cases: [(&str, Filter, &str); 8] = [
+        (
+            "noconnect",
+            page(|_, path| !(path.starts_with("/networks/") && path.ends_with("/connect"))),
+            "POST /networks/*/connect",
+        ),
+        ("noupdate", page(|_, path| !path.ends_with("/update")), "POST /containers/*/update"),
+        ("norename", page(|_, path| !path.ends_with("/rename")), "POST /containers/*/rename"),
+        ("nostart", page(|_, path| !path.ends_with("/start")), "POST /containers/*/start"),
+        // Not in the report:
+        ("nodelete", page(|method, _| method != "DELETE"), "DELETE /containers/*"),
+        ("nopull", page(|_, path| path != "/images/create"), "POST /images/create"),
+        (
+            "nostart in JSON",
+            words(|_, path| !path.ends_with("/start"), r#"{"message":"denied by plugin"}"#),
+            "POST /containers/*/start",
+        ),
+        ("read only, in plain text", words(|method, _| method == "GET", "Forbidden\n"), "POST /containers/create"),
+    ];
+    for (case, filter, call) in cases {
+        let (stage, proxy) = filtered(filter).await;
+        let before = stage.container("web").await.expect("it runs");
+        let daemon = watch_with(&proxy.host(), &[stage.folder.path().join("all.json")], &[]);
+        let warning = daemon.wait_for_line(&format!("{call} was refused by what is between")).await;
+        assert!(warning.contains("WARN"), "{case}: before anything moves: {warning}");
+        daemon.wait_for_line("first seen").await;
+        stage.push("web", "v2").await;
+        let shown = wait_for(&format!("{case}: a check to name the call"), SOON, || async {
+            let shown = check(&stage, &proxy).await;
+            if shown.contains(&format!("{call} was refused by")) { Ok(shown) } else { Err(shown) }
+        })
+        .await;
+        assert!(shown.contains(&stage.scope.name("web")), "{case}: {shown}");
+        assert_eq!(stage.container("web").await, Some(before), "{case}: it runs as before");
+        assert_eq!(stage.containers().await, [stage.scope.name("web")], "{case}: nothing is left over");
+        for touching in ["/stop", "/containers/create", "/images/create"] {
+            assert_eq!(proxy.count(touching), 0, "{case}: {touching}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f06_a_container_that_could_not_be_started_again_is_shown_by_check() {
+    let (stage, proxy) = filtered(Filter::with_page(|_, _| true)).await;
+    let daemon = watch_with(&proxy.host(), &[stage.folder.path().join("all.json")], &[]);
+    daemon.wait_for_line("first seen").await;
+    let web = stage.scope.name("web");
+    let stop = format!("/containers/{}/stop", stage.container("web").await.expect("it runs").id);
+    let hold = proxy.hold(&stop);
+    stage.push("web", "v2").await;
+    wait_for("the stop", SOON, || async { if proxy.count(&stop) == 1 { Ok(()) } else { Err(daemon.process.lines()) } })
+        .await;
+    proxy.set_filter(Filter::with_page(|_, path| !path.ends_with("/start")));
+    drop(hold);
+    daemon.process.wait_for_line("could not be brought back yet", LATER).await;
+    let shown = check(&stage, &proxy).await;
+    assert!(shown.contains(&web) && shown.contains("imagewatch stopped it to replace it"), "{shown}");
+    proxy.set_filter(Filter::with_page(|_, _| true));
+    wait_for("it to run again", LATER, || async {
+        let now = stage.container("web").await;
+        if now.as_ref().is_some_and(|now| now.is_running) { Ok(()) } else { Err((now, daemon.process.lines())) }
+    })
+    .await;
+}
