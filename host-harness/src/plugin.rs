@@ -9,12 +9,16 @@ mod effort;
 mod expand;
 mod fault;
 mod functions;
+#[cfg(test)]
+mod generated;
 mod grants;
 #[cfg(test)]
 pub(crate) mod inline;
 mod inspect;
 mod instance;
 mod kept;
+mod kernel;
+mod linking;
 mod loader;
 mod log_quota;
 mod manifest;

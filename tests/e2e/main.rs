@@ -19,6 +19,7 @@ mod hostile;
 mod inline;
 mod itself;
 mod killed;
+mod labels;
 mod limited;
 mod moving;
 mod oracle;

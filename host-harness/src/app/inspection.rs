@@ -40,7 +40,7 @@ pub fn inspect_module(file: &Path, manifest: Option<&Path>) -> Result<Inspected,
         inspect(&wasm).map_err(|reason| AppError::NoModule { file: shown.clone(), reason: Untrusted::new(reason) })?;
     let manifest = manifest.map(|path| PluginManifest::read(path, &variable)).transpose().map_err(PluginError::from)?;
     let (capabilities, described) = match manifest {
-        None => (None, load_module(wasm)),
+        None => (None, load_module(&wasm)),
         Some(manifest) => {
             let asked = module.capabilities.as_ref().map(|asked| asked.compare(&manifest.grants));
             let loaded = load(&manifest.with_file(file)).map(|loaded| loaded.description);

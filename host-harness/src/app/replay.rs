@@ -49,7 +49,7 @@ fn manifest_for(request: &ReplayRequest, recorded: &PolicyLine) -> Result<Plugin
         source,
     })?;
     let sha256 = inspect(&wasm).map_err(refused)?.sha256;
-    let known = load_module(wasm).map_err(refused)?.config_keys;
+    let known = load_module(&wasm).map_err(refused)?.config_keys;
     let is_known = |key: &str| HOST_KEYS.iter().any(|host| host.0 == key) || known.iter().any(|known| known.key == key);
     let recorded_config = recorded.config.iter().filter(|(key, _)| is_known(key));
     let mut config: BTreeMap<&str, &str> = recorded_config.map(|(key, value)| (key.as_str(), value.as_str())).collect();

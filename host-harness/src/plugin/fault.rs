@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::text::sanitize_line;
+
 /// Why a call of a policy was ended, or came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,18 +56,40 @@ pub enum Denied {
     InvalidOutput,
 }
 
-/// The kind of fault of a call that ended with `text`, the runtime's error in one line.
-pub(super) fn kind_of(text: &str) -> FaultKind {
-    let has = |part: &str| text.contains(part);
-    if has("ran out of fuel") || has("all fuel consumed") {
-        FaultKind::Fuel
-    } else if has("call stack exhausted") {
-        FaultKind::Stack
-    } else if text == "oom" || has("out of memory") || has("memory limit") {
-        FaultKind::Memory
-    } else if has("panicked") {
-        FaultKind::Panic
-    } else {
-        FaultKind::Trap
+/// Why a call ended, as the host's side of the boundary says it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub(super) struct Fault {
+    /// In a word.
+    pub(super) kind: FaultKind,
+    /// In a line.
+    pub(super) reason: String,
+}
+
+impl Fault {
+    pub(super) fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
+
+    /// What the runtime's error comes to, and what the policy says of it (`said`), if that says anything.
+    pub(super) fn of(error: &wasmtime::Error, said: Option<String>) -> Self {
+        let own = error.downcast_ref::<Self>().map(|fault| (fault.kind, fault.reason.clone()));
+        let (kind, reason) = own.unwrap_or_else(|| match error.downcast_ref::<wasmtime::Trap>() {
+            Some(trap @ wasmtime::Trap::OutOfFuel) => (FaultKind::Fuel, trap.to_string()),
+            Some(trap @ wasmtime::Trap::StackOverflow) => (FaultKind::Stack, trap.to_string()),
+            Some(trap) => (FaultKind::Trap, trap.to_string()),
+            None => (FaultKind::Trap, error.root_cause().to_string()),
+        });
+        match said {
+            // A limit that ended the call outweighs what the policy says.
+            Some(said) if kind == FaultKind::Trap => Self::said(&format!("{reason}: {said}")),
+            _ => Self::new(kind, sanitize_line(&reason)),
+        }
+    }
+
+    /// The policy says itself that it failed.
+    pub(super) fn said(text: &str) -> Self {
+        let kind = if text.contains("panicked") { FaultKind::Panic } else { FaultKind::Trap };
+        Self::new(kind, sanitize_line(text))
     }
 }

@@ -1,19 +1,20 @@
-//! The host functions as Extism wants them: bytes in, bytes out. Decodes, asks the call's
+//! The host functions as a policy calls them: bytes in, bytes out. Decodes, asks the call's
 //! [`Effects`], encodes, and counts what that takes. Decides nothing, and lets no panic through: a host function that
 //! unwinds or returns an error kills the guest's call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use extism::{CurrentPlugin, Error, Function, PTR, UserData, Val};
 use imagewatch_abi::{
-    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector,
-    host_functions as names,
+    Answer, Containers, Failure, FailureCode, HOST_NAMESPACE, HttpBatch, HttpResponses, LogLine, Orders, Placed,
+    Selector, host_functions as names,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use wasmtime::{Caller, Error, Linker};
 
-use super::fault::Denied;
+use super::fault::{Denied, Fault, FaultKind};
+use super::linking::Guest;
 use super::meter::Meter;
 use crate::text::sanitize_line;
 
@@ -32,7 +33,7 @@ pub trait Effects: Send + Sync {
     fn denied(&self, _what: Denied, _count: u64, _message: &str) {}
 }
 
-/// Host state of one call, as Extism hands it to the functions.
+/// What the host functions of one call work with.
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) effects: Arc<dyn Effects>,
@@ -42,67 +43,89 @@ pub(super) struct Context {
 /// What a host function comes to; an `Err` ends the call.
 type Asked<T> = Result<Answer<T>, String>;
 
-/// The functions to link into every policy.
-pub(super) fn host_functions() -> Vec<Function> {
-    vec![
-        function(names::HTTP_SEND, |context, batch: HttpBatch| {
-            let (most, asked) = (context.meter.limits.batch, batch.requests.len());
-            if asked > most {
-                let message = format!("a batch of {asked} requests is over the limit of {most}");
-                context.effects.denied(Denied::Batch, 1, &message);
-                return Ok(Answer::Err(Failure::lasting(FailureCode::TooLarge, message)));
-            }
-            Ok(context.effects.http_send(batch, context.meter.room()))
-        }),
-        function(names::DOCKER_CONTAINERS, |context, selector: Selector| {
-            Ok(context.effects.docker_containers(selector))
-        }),
-        function(names::DOCKER_REFRESH, |context, orders: Orders| {
-            context.meter.count_orders(orders.orders.len())?;
-            Ok(context.effects.docker_refresh(orders))
-        }),
-        Function::new(names::HOST_LOG, [PTR], [], UserData::<()>::default(), |plugin, inputs, _, _| {
-            let context = plugin.host_context::<Context>()?.clone();
-            // What is dropped is not even copied.
+/// Links the host functions.
+///
+/// # Errors
+/// A name is defined twice, which is a bug.
+pub(super) fn link(linker: &mut Linker<Guest>) -> Result<(), Error> {
+    link_function(linker, names::HTTP_SEND, |context, batch: HttpBatch| {
+        let (most, asked) = (context.meter.limits.batch, batch.requests.len());
+        if asked > most {
+            let message = format!("a batch of {asked} requests is over the limit of {most}");
+            context.effects.denied(Denied::Batch, 1, &message);
+            return Ok(Answer::Err(Failure::lasting(FailureCode::TooLarge, message)));
+        }
+        Ok(context.effects.http_send(batch, context.meter.room()))
+    })?;
+    link_function(linker, names::DOCKER_CONTAINERS, |context, selector: Selector| {
+        Ok(context.effects.docker_containers(selector))
+    })?;
+    link_function(linker, names::DOCKER_REFRESH, |context, orders: Orders| {
+        context.meter.count_orders(orders.orders.len())?;
+        Ok(context.effects.docker_refresh(orders))
+    })?;
+    linker.func_wrap(
+        HOST_NAMESPACE,
+        names::HOST_LOG,
+        |caller: Caller<'_, Guest>, offset: u64| -> Result<(), Error> {
+            let context = &caller.data().context;
+            // What is dropped is not even read, but must be a block.
+            let bytes = caller.data().kernel.block(offset)?;
             if context.meter.take_log_line() {
-                let bytes = input(plugin, inputs)?;
-                context.meter.count_bytes(bytes.len()).map_err(Error::msg)?;
-                match serde_json::from_slice(&bytes) {
+                context.meter.count_bytes(bytes.len()).map_err(ended)?;
+                match serde_json::from_slice(bytes) {
                     Ok(line) => context.effects.log(line),
-                    Err(error) => drop(not_taken(&context, names::HOST_LOG, &error)),
+                    Err(error) => drop(not_taken(context, names::HOST_LOG, &error)),
                 }
             }
             Ok(())
-        }),
-    ]
+        },
+    )?;
+    Ok(())
 }
 
-fn function<I: DeserializeOwned, O: Serialize>(
+fn link_function<I: DeserializeOwned, O: Serialize>(
+    linker: &mut Linker<Guest>,
     name: &'static str,
     ask: impl Fn(&Context, I) -> Asked<O> + Send + Sync + 'static,
-) -> Function {
-    Function::new(name, [PTR], [PTR], UserData::<()>::default(), move |plugin, inputs, outputs, _| {
-        let context = plugin.host_context::<Context>()?.clone();
-        context.meter.count_call().map_err(Error::msg)?;
-        let bytes = input(plugin, inputs)?;
-        context.meter.count_bytes(bytes.len()).map_err(Error::msg)?;
-        let answer = match serde_json::from_slice(&bytes) {
-            Ok(asked) => match catch_unwind(AssertUnwindSafe(|| ask(&context, asked))) {
-                Ok(answer) => answer.map_err(Error::msg)?,
-                Err(_) => Answer::Err(Failure::passing(
-                    FailureCode::Other,
-                    format!("the host's {name} panicked; please report it"),
-                )),
-            },
-            Err(error) => Answer::Err(Failure::lasting(FailureCode::Other, not_taken(&context, name, &error))),
-        };
-        let Some(output) = outputs.first_mut() else {
-            return Err(Error::msg(format!("{name} has no place for its answer")));
-        };
-        let answer = serde_json::to_vec(&answer)?;
-        context.meter.count_bytes(answer.len()).map_err(Error::msg)?;
-        plugin.memory_set_val(output, answer)
-    })
+) -> Result<(), Error> {
+    linker.func_wrap(
+        HOST_NAMESPACE,
+        name,
+        move |mut caller: Caller<'_, Guest>, offset: u64| -> Result<u64, Error> {
+            let guest = caller.data();
+            let answer = answer(&guest.context, name, guest.kernel.block(offset)?, &ask)?;
+            guest.context.meter.count_bytes(answer.len()).map_err(ended)?;
+            Ok(caller.data_mut().kernel.put(&answer)?)
+        },
+    )?;
+    Ok(())
+}
+
+fn answer<I: DeserializeOwned, O: Serialize>(
+    context: &Context,
+    name: &'static str,
+    bytes: &[u8],
+    ask: impl Fn(&Context, I) -> Asked<O>,
+) -> Result<Vec<u8>, Error> {
+    context.meter.count_call().map_err(ended)?;
+    context.meter.count_bytes(bytes.len()).map_err(ended)?;
+    let answer = match serde_json::from_slice(bytes) {
+        Ok(asked) => match catch_unwind(AssertUnwindSafe(|| ask(context, asked))) {
+            Ok(answer) => answer.map_err(ended)?,
+            Err(_) => Answer::Err(Failure::passing(
+                FailureCode::Other,
+                format!("the host's {name} panicked; please report it"),
+            )),
+        },
+        Err(error) => Answer::Err(Failure::lasting(FailureCode::Other, not_taken(context, name, &error))),
+    };
+    Ok(serde_json::to_vec(&answer)?)
+}
+
+/// The meter knows the kind of limit that was passed.
+fn ended(reason: String) -> Fault {
+    Fault::new(FaultKind::Trap, reason)
 }
 
 /// The error quotes what it was given, which may be as large as a call's memory.
@@ -110,9 +133,4 @@ fn not_taken(context: &Context, name: &str, error: &serde_json::Error) -> String
     let message = sanitize_line(&format!("{name} was given something else than it takes: {error}"));
     context.effects.denied(Denied::InvalidOutput, 1, &message);
     message
-}
-
-fn input(plugin: &mut CurrentPlugin, inputs: &[Val]) -> Result<Vec<u8>, Error> {
-    let offset = inputs.first().ok_or_else(|| Error::msg("a host function was called without its argument"))?;
-    plugin.memory_get_val(offset)
 }

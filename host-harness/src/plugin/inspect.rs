@@ -13,7 +13,7 @@ use super::effort::{Effort, MAX_MODULE_BYTES};
 use crate::text::Untrusted;
 
 /// Import module of Extism's own functions.
-const EXTISM_NAMESPACE: &str = "extism:host/env";
+pub(super) const EXTISM_NAMESPACE: &str = "extism:host/env";
 
 /// Of Extism's functions only those that move bytes in and out and read the config: no HTTP, no variables.
 const EXTISM_FUNCTIONS: [&str; 15] = [
@@ -34,7 +34,7 @@ const EXTISM_FUNCTIONS: [&str; 15] = [
     "store_u8",
 ];
 
-const WASI_NAMESPACE: &str = "wasi_snapshot_preview1";
+pub(super) const WASI_NAMESPACE: &str = "wasi_snapshot_preview1";
 
 /// What Rust's standard library cannot do without: they give a policy neither files nor a clock.
 const WASI_FUNCTIONS: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write", "proc_exit"];
@@ -43,7 +43,7 @@ const WASI_FUNCTIONS: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write
 /// would be one more way to use memory that nobody bounds.
 const FEATURES: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST).union(WasmFeatures::TAIL_CALL);
 
-/// Extism bounds memories, not tables; so a module must say how large its tables become, together.
+/// So that a table is bounded before it is made, a module must say how large its tables become, together.
 const MAX_TABLE_ELEMENTS: u64 = 100_000;
 
 /// What a module says of itself.

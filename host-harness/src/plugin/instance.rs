@@ -1,28 +1,88 @@
 //! The one path by which a policy is called: a fresh instance, one export, JSON both ways, a
 //! trace before and after. A call that goes wrong leaves nothing for the next one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use extism::{CompiledPlugin, Plugin};
 use imagewatch_abi::exports;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use wasmtime::{Engine, Instance, InstancePre, Module, Store};
 
-use super::fault::{Denied, FaultKind, kind_of};
+use super::compiling;
+use super::fault::{Denied, Fault, FaultKind};
 use super::functions::{Context, Effects};
+use super::kernel::Kernel;
+use super::linking::{Guest, linker};
 use super::meter::Meter;
 use super::settings::CallLimits;
 use crate::text::sanitize_line;
 
+/// What a module may compute before it is called: compilers emit no `start` function, or one that fills some memory.
+const MAX_START_FUEL: u64 = 100_000_000;
+
+/// What compilers call the function that has to run before all others; the first that is there is called.
+const INITIALISERS: [&str; 2] = ["__wasm_call_ctors", "_initialize"];
+
 /// A compiled module with what a call of it may use. Every call gets a fresh instance.
 pub struct Compiled {
-    pub(super) plugin: CompiledPlugin,
-    pub(super) limits: CallLimits,
+    module: InstancePre<Guest>,
+    config: Arc<BTreeMap<String, String>>,
+    memory_bytes: usize,
+    limits: CallLimits,
 }
 
 impl Compiled {
+    /// Compiles `wasm`, which [`super::inspect()`] has admitted. Its config is `config`; its memories may have
+    /// `memory_bytes` together.
+    ///
+    /// # Errors
+    /// A fragment saying why it cannot be compiled.
+    pub(super) fn new(
+        wasm: &[u8],
+        config: BTreeMap<String, String>,
+        memory_bytes: usize,
+        limits: CallLimits,
+    ) -> Result<Self, String> {
+        let settings = compiling::settings().map_err(|error| format!("nothing can be compiled here: {error}"))?;
+        let link = || {
+            let engine = Engine::new(&settings)?;
+            let module = Module::from_binary(&engine, wasm)?;
+            linker(&engine)?.instantiate_pre(&module)
+        };
+        let module =
+            link().map_err(|error: wasmtime::Error| sanitize_line(&format!("it cannot be compiled: {error:#}")))?;
+        Ok(Self { module, config: Arc::new(config), memory_bytes, limits })
+    }
+
+    /// What a call works in.
+    pub(super) fn store(&self, input: &[u8], context: Context) -> Result<Store<Guest>, Fault> {
+        let kernel = Kernel::new(self.memory_bytes, input)?;
+        let guest = Guest { kernel, context, config: self.config.clone() };
+        let mut store = Store::new(self.module.module().engine(), guest);
+        store.limiter(|guest| guest);
+        Ok(store)
+    }
+
+    /// Makes an instance. What the module does before it is called has a fuel of its own.
+    ///
+    /// # Errors
+    /// A trap, a fault, or an import that does not fit.
+    pub(super) fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Instance> {
+        store.set_fuel(self.limits.fuel.min(MAX_START_FUEL))?;
+        let instance = self.module.instantiate(&mut *store)?;
+        for name in INITIALISERS {
+            if let Ok(initialise) = instance.get_typed_func::<(), ()>(&mut *store, name) {
+                initialise.call(&mut *store, ())?;
+                break;
+            }
+        }
+        store.set_fuel(self.limits.fuel)?;
+        Ok(instance)
+    }
+
     /// What a call may use.
     pub fn limits(&self) -> &CallLimits {
         &self.limits
@@ -44,7 +104,7 @@ pub struct CallError {
     pub export: &'static str,
     /// What went wrong, in a word.
     pub kind: FaultKind,
-    /// What Extism or the decoder said.
+    /// What the runtime, the host or the decoder said.
     pub reason: String,
 }
 
@@ -90,57 +150,49 @@ pub fn call_bytes(
     tracing::trace!(export, input_bytes = input.len(), "calling the policy");
     let meter = Arc::new(Meter::new(compiled.limits.clone()));
     let context = Context { effects, meter: meter.clone() };
-    let called = call_metered(&compiled.plugin, export, input, context.clone());
+    let called = run(compiled, export, input, context.clone());
     say_dropped(&context);
-    let (output, cost) = called.map_err(|error| {
-        // What a host function ended says so; the runtime only knows that one failed.
-        let (kind, reason) = meter.passed().unwrap_or_else(|| {
-            let reason = describe(&error);
-            (kind_of(&reason), reason)
-        });
+    let (output, cost) = called.map_err(|fault| {
+        // A limit that a host function found passed says so best.
+        let (kind, reason) = meter.passed().unwrap_or((fault.kind, fault.reason));
         CallError { export, kind, reason }
     })?;
     tracing::trace!(export, output_bytes = output.len(), fuel = cost.fuel, elapsed = ?cost.elapsed, "policy answered");
-    let most = compiled.limits.output_bytes;
-    if output.len() > most {
-        let reason = format!("returned {} bytes, more than {most} (`host.max_output_bytes`)", output.len());
-        return Err(CallError { export, kind: FaultKind::Output, reason });
-    }
     Ok((output, cost))
 }
 
-fn call_metered(
-    compiled: &CompiledPlugin,
-    export: &'static str,
-    input: &[u8],
-    context: Context,
-) -> Result<(Vec<u8>, CallCost), extism::Error> {
+/// Runs `export` in a fresh instance. Whatever the policy does in it ends in its output or in a fault.
+fn run(compiled: &Compiled, export: &str, input: &[u8], context: Context) -> Result<(Vec<u8>, CallCost), Fault> {
     let start = Instant::now();
-    let mut plugin = Plugin::new_from_compiled(compiled)?;
-    // No larger than the guest's memory may be.
-    let output: Vec<u8> = plugin.call_with_host_context(export, input, context)?;
-    Ok((output, CallCost { elapsed: start.elapsed(), fuel: plugin.fuel_consumed().unwrap_or_default() }))
+    let mut store = compiled.store(input, context)?;
+    let ran = compiled.start(&mut store).and_then(|instance| call_export(&mut store, &instance, export));
+    let said = store.data().kernel.error();
+    match (ran, said) {
+        (Err(error), said) => return Err(Fault::of(&error, said)),
+        (Ok(()), Some(said)) => return Err(Fault::said(&said)),
+        (Ok(()), None) => {}
+    }
+    let (output, most) = (store.data().kernel.output(), compiled.limits.output_bytes);
+    if output.len() > most {
+        let reason = format!("returned {} bytes, more than {most} (`host.max_output_bytes`)", output.len());
+        return Err(Fault::new(FaultKind::Output, reason));
+    }
+    let fuel = compiled.limits.fuel.saturating_sub(store.get_fuel().unwrap_or_default());
+    Ok((output.to_vec(), CallCost { elapsed: start.elapsed(), fuel }))
+}
+
+/// Calls `export` of `instance`. The number that it may return says that it failed; so does the error that it sets, which
+/// also says why.
+pub(super) fn call_export(store: &mut Store<Guest>, instance: &Instance, export: &str) -> wasmtime::Result<()> {
+    match instance.get_typed_func::<(), i32>(&mut *store, export) {
+        Ok(function) => function.call(store, ()).map(drop),
+        Err(_) => instance.get_typed_func::<(), ()>(&mut *store, export)?.call(store, ()),
+    }
 }
 
 fn say_dropped(Context { effects, meter }: &Context) {
     let dropped = meter.dropped_log_lines();
     if dropped > 0 {
         effects.denied(Denied::LogLines, dropped, "log lines of one call beyond `host.max_log_lines` were dropped");
-    }
-}
-
-/// Extism's error in one line: `{:#}` has the causes, plain `{}` only a backtrace.
-fn describe(error: &extism::Error) -> String {
-    let text = format!("{error:#}");
-    let lines = text.lines().map(|line| without_frame(line.trim())).filter(|line| !line.is_empty());
-    sanitize_line(&lines.collect::<Vec<_>>().join(" "))
-}
-
-/// A line of wasmtime's backtrace is `0: 0x1a2b - module!function`; the last one has the cause behind it.
-fn without_frame(line: &str) -> &str {
-    let is_number = |number: &str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    match line.split_once(':').filter(|(number, place)| is_number(number) && place.contains('!')) {
-        Some((_, place)) => place.split_once(": ").map_or("", |(_, cause)| cause),
-        None => line,
     }
 }

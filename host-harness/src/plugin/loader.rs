@@ -1,12 +1,12 @@
 //! From a manifest to a policy that can be called: read once, check hash and signature, imports, ABI and capabilities,
 //! and only then compile, describe and check the config. Swaps and keeps nothing.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use extism::{DebugOptions, PluginBuilder};
 use imagewatch_abi::{
     ABI_VERSION, Answer, Containers, DescribeOutput, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders,
     Placed, Selector, SettleInput, SettleOutput, exports,
@@ -14,9 +14,8 @@ use imagewatch_abi::{
 use serde_json::Value;
 use thiserror::Error;
 
-use super::compiling;
 use super::effort::MAX_MODULE_BYTES;
-use super::functions::{Effects, host_functions};
+use super::functions::Effects;
 use super::grants::Grants;
 use super::inspect::{ModuleInfo, check_size, inspect, sha256_hex};
 use super::instance::{CallError, Compiled, call};
@@ -25,8 +24,8 @@ use super::settings::{CallLimits, HostSettings};
 use super::trust;
 use crate::text::Untrusted;
 
-/// What a module's `start` function may compute: compilers emit none, or one that fills some memory.
-const MAX_START_FUEL: u64 = 100_000_000;
+/// A page of WebAssembly memory.
+const PAGE_BYTES: u64 = 64 * 1024;
 
 /// The policy that is built into this program, for manifests of its own only.
 static EMBEDDED: &[u8] = include_bytes!(env!("IMAGEWATCH_PLUGIN_WASM"));
@@ -144,7 +143,8 @@ fn check(manifest: &PluginManifest, wasm: Vec<u8>) -> Result<Admitted, String> {
 pub fn compile(manifest: &PluginManifest, admitted: Admitted) -> Result<LoadedPlugin, PluginError> {
     let Admitted { wasm, info, grants } = admitted;
     let refused = |reason: String| refused(manifest, reason);
-    let compiled = compile_module(manifest_of(manifest, wasm), manifest.host.limits.clone()).map_err(refused)?;
+    let limits = manifest.host.limits.clone();
+    let compiled = compile_module(&wasm, manifest.config.clone(), manifest.memory_pages, limits).map_err(refused)?;
     let description = describe(&compiled).map_err(|error| refused(error.to_string()))?;
     if description.abi != ABI_VERSION {
         return Err(refused(format!("it describes itself as ABI {}, its section says {ABI_VERSION}", description.abi)));
@@ -183,10 +183,9 @@ impl LoadedPlugin {
 ///
 /// # Errors
 /// A fragment saying why it is refused.
-pub fn load_module(wasm: Vec<u8>) -> Result<DescribeOutput, String> {
-    inspect(&wasm)?.admit()?;
-    let manifest = extism::Manifest::new([extism::Wasm::data(wasm)]);
-    let compiled = compile_module(manifest, HostSettings::default().limits)?;
+pub fn load_module(wasm: &[u8]) -> Result<DescribeOutput, String> {
+    inspect(wasm)?.admit()?;
+    let compiled = compile_module(wasm, BTreeMap::new(), DEFAULT_MEMORY_PAGES, HostSettings::default().limits)?;
     describe(&compiled).map_err(|error| error.to_string())
 }
 
@@ -205,33 +204,16 @@ fn shown(wasm: &WasmSource) -> String {
     }
 }
 
-fn manifest_of(manifest: &PluginManifest, wasm: Vec<u8>) -> extism::Manifest {
-    let mut built = extism::Manifest::new([extism::Wasm::data(wasm)]).disallow_all_hosts();
-    built.memory.max_pages = Some(manifest.memory_pages);
-    built.config = manifest.config.clone();
-    built
-}
-
-fn compile_module(mut manifest: extism::Manifest, limits: CallLimits) -> Result<Compiled, String> {
+fn compile_module(
+    wasm: &[u8],
+    config: BTreeMap<String, String>,
+    memory_pages: u32,
+    limits: CallLimits,
+) -> Result<Compiled, String> {
     #[cfg(test)]
     COMPILATIONS.with(|count| count.set(count.get() + 1));
-    manifest.memory.max_pages.get_or_insert(DEFAULT_MEMORY_PAGES);
-    manifest.memory.max_var_bytes = Some(0);
-    manifest.memory.max_http_response_bytes = Some(0);
-    // Extism reads these from its own environment variables, and a dump of the guest's memory holds tokens.
-    let no_dumps = DebugOptions { coredump: None, memdump: None, ..DebugOptions::default() };
-    let settings = compiling::settings().map_err(|error| format!("nothing can be compiled here: {error}"))?;
-    let plugin = PluginBuilder::new(manifest)
-        .with_wasmtime_config(settings)
-        .with_wasi(true)
-        .with_functions(host_functions())
-        .with_cache_disabled()
-        .with_debug_options(no_dumps)
-        .with_fuel_limit(limits.fuel)
-        .with_initialization_fuel_limit(limits.fuel.min(MAX_START_FUEL))
-        .compile()
-        .map_err(|error| format!("it cannot be compiled: {error:#}"))?;
-    Ok(Compiled { plugin, limits })
+    let memory_bytes = usize::try_from(u64::from(memory_pages) * PAGE_BYTES).unwrap_or(usize::MAX);
+    Compiled::new(wasm, config, memory_bytes, limits)
 }
 
 #[cfg(test)]

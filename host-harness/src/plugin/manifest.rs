@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use extism::Wasm;
+use extism_manifest::Wasm;
 use imagewatch_abi::{ConfigKey, GRANT_KEY_PREFIX, HOST_KEY_PREFIX};
 use thiserror::Error;
 
@@ -109,7 +109,8 @@ impl PluginManifest {
     /// [`ManifestError`].
     pub fn parse(name: &str, path: &str, text: &str, env: Environment<'_>) -> Result<Self, ManifestError> {
         let malformed = |reason: String| ManifestError::Malformed { path: path.to_owned(), reason };
-        let raw: extism::Manifest = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        let raw: extism_manifest::Manifest =
+            serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
         if raw.allowed_paths.is_some_and(|paths| !paths.is_empty()) {
             return Err(malformed("`allowed_paths` gives a policy files, which none may have; remove it".to_owned()));
         }

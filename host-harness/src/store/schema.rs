@@ -83,7 +83,10 @@ pub(super) fn prepare(connection: &mut Connection, busy_timeout: Duration) -> Re
     }
     // Two processes may open an old file at once: the second finds it done.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Ok(version) = u32::try_from(version) else {
+        return Err(Unusable::Damaged(format!("its schema number is {version}, which no version writes")));
+    };
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     let Some(to_do) = STEPS.get(done..) else { return Err(Unusable::Newer(version)) };
     for step in to_do {

@@ -9,6 +9,8 @@ mod check;
 mod decide;
 mod standing;
 #[cfg(test)]
+mod views;
+#[cfg(test)]
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,11 +2,21 @@
 
 The policy decides; this file lets it ask, and nothing more. What it may reach, and how, is in the `effects` that a
 control plane hands to each call. Shapes: the JSON Schemas in `plugin/abi/schema`. Tested by `play.py`.
+
+The policy runs in a child process: a hostile one can crash the process that it runs in, because Extism reads the
+policy's memory at numbers that the policy chooses. The child is this file, started with an empty environment and no
+open file but two pipes. `effects` stay in the parent.
 """
 
+import base64
 import hashlib
 import json
 import logging
+import queue
+import subprocess
+import sys
+import threading
+import time
 
 import extism
 from extism.extism import CompiledPlugin  # extism 1.1 has it and does not export it
@@ -26,77 +36,52 @@ class PolicyFault(Exception):
     """The policy trapped, ran out of a limit, or returned nonsense. Its state is the one from before the call."""
 
 
-# The host functions. Each takes JSON and answers {"ok": ...} or {"err": {"code", "message", "retryable"}}. None of
-# them raises: an exception would leave the policy without an answer. `effects` are those of the call under way.
+# The parent's side. Each effect takes JSON and answers {"ok": ...} or {"err": {"code", "message", "retryable"}}. None
+# raises: an exception would leave the policy without an answer.
+EFFECTS = ("http_send", "docker_containers", "docker_refresh")
 
 
-def http_send(plugin, inputs, outputs, *_):
-    answer(plugin, inputs, outputs, "http_send")
-
-
-def docker_containers(plugin, inputs, outputs, *_):
-    answer(plugin, inputs, outputs, "docker_containers")
-
-
-def docker_refresh(plugin, inputs, outputs, *_):
-    answer(plugin, inputs, outputs, "docker_refresh")
-
-
-def host_log(plugin, inputs, _outputs, *_):
+def answer(effects, name, given):
     try:
-        plugin.host_context().log(json.loads(plugin.input_string(inputs[0])))
+        if name not in EFFECTS:
+            raise Refused("denied", f"a policy has no function {name}")
+        return {"ok": getattr(effects, name)(json.loads(given))}
+    except Refused as refused:
+        return {"err": refused.failure}
+    except Exception as error:
+        LOG.exception("the host's %s failed", name)  # its text may hold a secret, so the policy gets the kind only
+        message = f"the host's {name} failed with {type(error).__name__}; its log says more"
+        return {"err": {"code": "other", "message": message, "retryable": True}}
+
+
+def log(effects, line):
+    try:
+        effects.log(json.loads(line))
     except Exception:
         LOG.exception("a line of the policy could not be logged")
 
 
-def answer(plugin, inputs, outputs, name):
-    try:
-        asked = json.loads(plugin.input_string(inputs[0]))
-        said = {"ok": getattr(plugin.host_context(), name)(asked)}
-    except Refused as refused:
-        said = {"err": refused.failure}
-    except Exception as error:
-        LOG.exception("the host's %s failed", name)  # its text may hold a secret, so the policy gets the kind only
-        message = f"the host's {name} failed with {type(error).__name__}; its log says more"
-        said = {"err": {"code": "other", "message": message, "retryable": True}}
-    data = json.dumps(said).encode()
-    memory = plugin.alloc(len(data))
-    if memory.offset == 0:
-        LOG.error("%d bytes from %s do not fit into the policy's memory", len(data), name)
-        return  # the policy reads an empty answer, which is a failure
-    plugin.memory(memory)[:] = data
-    outputs[0].value = memory.offset
-
-
-ASKS, TELLS = ([extism.ValType.PTR], [extism.ValType.PTR]), ([extism.ValType.PTR], [])
-# Registered once: the SDK keeps every function that it is ever given.
-HOST_FUNCTIONS = [
-    *(extism.host_fn(signature=ASKS)(function) for function in (http_send, docker_containers, docker_refresh)),
-    extism.host_fn(signature=TELLS)(host_log),
-]
-
-
 class Policy:
-    """A policy compiled once. Every call gets a fresh instance of it, and state goes in and out by value."""
+    """A policy compiled once, in a child process. Every call gets a fresh instance of it, and state goes in and out by
+    value. A child that crashes or is late ends its call with `PolicyFault`; the next call starts another one."""
 
     def __init__(self, wasm, config, sha256=None, memory_pages=1024, timeout_ms=120_000):
-        """`config` is the manifest's map of strings. `timeout_ms` bounds a call, its host functions included."""
+        """`config` is the manifest's map of strings. `timeout_ms` bounds a call, its effects included, and loading."""
         found = hashlib.sha256(wasm).hexdigest()
         if sha256 is not None and sha256 != found:
             raise ValueError(f"the policy's sha256 is {found}, not {sha256}")
-        manifest = {
-            "wasm": [{"data": wasm}],
+        self.manifest = {
+            "wasm": [{"data": base64.b64encode(wasm).decode()}],
             "config": config,
             "allowed_hosts": [],  # of Extism's own HTTP, which policies do not import
             "memory": {"max_pages": memory_pages},
             "timeout_ms": timeout_ms,
         }
-        try:
-            self.compiled = CompiledPlugin(manifest, wasi=True, functions=HOST_FUNCTIONS)
-            with extism.Plugin(self.compiled):
-                pass  # once here, so that a module with a foreign import is refused now and not by its first call
-        except extism.Error as error:
-            raise PolicyFault(f"it cannot be loaded: {error}") from error
+        self.timeout_s = timeout_ms / 1000
+        self.lock = threading.Lock()
+        self.child = None
+        with self.lock:
+            self.start()  # now, so that a module with a foreign import is refused here and not by its first call
 
     def call(self, export, given, effects):
         """Calls `describe`, `poll`, `settle` or `refresh`, from any thread. Raises `PolicyFault`."""
@@ -108,8 +93,139 @@ class Policy:
 
     def call_text(self, export, given, effects):
         """The same over the bytes themselves."""
+        with self.lock:
+            if self.child is None:
+                self.start()
+            # The child notices most late calls by itself, and then lives on; the parent gives it a moment longer.
+            until = time.monotonic() + self.timeout_s + 1
+            self.tell({"export": export, "input": given})
+            while True:
+                said = self.hear(until, export)
+                if "log" in said:
+                    log(effects, said["log"])
+                elif "asks" in said:
+                    self.tell(answer(effects, said["asks"], said["given"]))
+                elif "fault" in said:
+                    raise PolicyFault(f"{export}: {said['fault']}")
+                else:
+                    return base64.b64decode(said["output"])
+
+    def close(self):
+        """Ends the child; so does the end of this process."""
+        with self.lock:
+            self.end()
+
+    def start(self):
+        command = [sys.executable, "-I", "-B", __file__]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.child = subprocess.Popen(command, env={}, cwd="/", close_fds=True, **pipes)
+        self.lines = queue.Queue()
+        threading.Thread(target=read_lines, args=(self.child.stdout, self.lines), daemon=True).start()
+        self.tell(self.manifest)
+        said = self.hear(time.monotonic() + self.timeout_s + 30, "loading")
+        if "fault" in said:
+            self.end()
+            raise PolicyFault(f"it cannot be loaded: {said['fault']}")
+
+    def tell(self, said):
         try:
-            with extism.Plugin(self.compiled) as instance:
-                return instance.call(export, given, host_context=effects)
-        except extism.Error as error:
-            raise PolicyFault(f"{export}: {error}") from error
+            self.child.stdin.write(json.dumps(said).encode() + b"\n")
+            self.child.stdin.flush()
+        except OSError:
+            pass  # it crashed; `hear` says so
+
+    def hear(self, until, doing):
+        """The next line of the child. A late or broken child is ended."""
+        try:
+            line = self.lines.get(timeout=max(0, until - time.monotonic()))
+            return json.loads(line)
+        except queue.Empty:
+            self.end()
+            raise PolicyFault(f"{doing}: timeout: not done in {self.timeout_s:g} s") from None
+        except ValueError:
+            code = self.end()
+            raise PolicyFault(f"{doing}: the process of the policy crashed ({code})") from None
+
+    def end(self):
+        child, self.child = self.child, None
+        if child is None:
+            return None
+        child.kill()
+        child.stdin = None  # what it did not read is lost
+        return child.wait()
+
+
+def read_lines(stream, lines):
+    for line in stream:
+        lines.put(line)
+    lines.put(b"")  # the end, which is no JSON
+
+
+# The child's side: the SDK, and host functions that ask the parent.
+
+
+def ask(plugin, inputs, outputs, name):
+    data = exchange({"asks": name, "given": plugin.input_string(inputs[0])})
+    memory = plugin.alloc(len(data))
+    if memory.offset == 0:
+        return  # the policy reads an empty answer, which is a failure
+    plugin.memory(memory)[:] = data
+    outputs[0].value = memory.offset
+
+
+def http_send(plugin, inputs, outputs, *_):
+    ask(plugin, inputs, outputs, "http_send")
+
+
+def docker_containers(plugin, inputs, outputs, *_):
+    ask(plugin, inputs, outputs, "docker_containers")
+
+
+def docker_refresh(plugin, inputs, outputs, *_):
+    ask(plugin, inputs, outputs, "docker_refresh")
+
+
+def host_log(plugin, inputs, _outputs, *_):
+    say({"log": plugin.input_string(inputs[0])})
+
+
+ASKS, TELLS = ([extism.ValType.PTR], [extism.ValType.PTR]), ([extism.ValType.PTR], [])
+HOST_FUNCTIONS = [
+    *(extism.host_fn(signature=ASKS)(function) for function in (http_send, docker_containers, docker_refresh)),
+    extism.host_fn(signature=TELLS)(host_log),
+]
+
+
+def say(said):
+    sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def exchange(said):
+    say(said)
+    return sys.stdin.buffer.readline().rstrip(b"\n")
+
+
+def serve():
+    manifest = json.loads(sys.stdin.buffer.readline())
+    manifest["wasm"] = [{"data": base64.b64decode(manifest["wasm"][0]["data"])}]
+    try:
+        compiled = CompiledPlugin(manifest, wasi=True, functions=HOST_FUNCTIONS)
+        with extism.Plugin(compiled):
+            pass  # its imports are there
+    except extism.Error as error:
+        return say({"fault": str(error)})
+    say({"loaded": True})
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        try:
+            with extism.Plugin(compiled) as instance:
+                output = instance.call(asked["export"], asked["input"])
+            say({"output": base64.b64encode(bytes(output)).decode()})
+        except (extism.Error, OverflowError) as error:  # a length that is no length
+            say({"fault": str(error)})
+    return None
+
+
+if __name__ == "__main__":
+    serve()

@@ -155,9 +155,7 @@ impl Connection {
         let (path, query, body) = permission.harmless_request();
         let call = Call { query, body: body.as_ref(), limit: ASK_LIMIT, ..Call::new(permission.method, &path) };
         match self.call(call).await {
-            Err(error @ (EngineError::Unavailable { .. } | EngineError::Timeout { .. } | EngineError::Address(_))) => {
-                Err(error)
-            }
+            Err(error @ (EngineError::Unavailable { .. } | EngineError::Address(_))) => Err(error),
             // The engine itself says that the thing does not exist, for every one of these calls.
             Err(EngineError::Forbidden { .. } | EngineError::Refused { status: 401 | 403 | 407, .. }) => Ok(true),
             _ => Ok(false),
