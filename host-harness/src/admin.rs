@@ -21,18 +21,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
-use axum::http::{Method, StatusCode, Uri};
+use axum::extract::OriginalUri;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use imagewatch_abi::{Outcome, Quarantined};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::plugin::Recorded;
 
@@ -43,10 +42,10 @@ mod metrics;
 mod plugins;
 mod quarantine;
 mod refresh;
+mod server;
 mod targets;
 
-/// How long requests under way may take once the server is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+pub use server::serve;
 
 /// What the admin API can make happen, and ask.
 #[async_trait]
@@ -257,24 +256,6 @@ pub async fn bind(address: SocketAddr, token: Option<&SecretString>) -> Result<T
     })
 }
 
-/// Serves `listener` until `cancel`, then lets requests under way end, for at most 5 s.
-pub async fn serve(
-    listener: TcpListener,
-    token: Option<SecretString>,
-    control: Arc<dyn Control>,
-    cancel: CancellationToken,
-) -> io::Result<()> {
-    let server = axum::serve(listener, router(token, control)).with_graceful_shutdown(cancel.clone().cancelled_owned());
-    let overdue = async {
-        cancel.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        ended = server => ended,
-        () = overdue => Ok(()),
-    }
-}
-
 /// All routes; `token` guards those under `/admin/`, which nobody can use without one.
 pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router {
     let token = token.filter(is_usable).map(Arc::new);
@@ -317,11 +298,11 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
     axum::response::IntoResponse::into_response((status, axum::Json(body)))
 }
 
-async fn not_found(uri: Uri) -> Response {
+async fn not_found(OriginalUri(uri): OriginalUri) -> Response {
     error(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path()))
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Response {
     error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {}", uri.path()))
 }
 

@@ -98,7 +98,7 @@ pub struct NewImage<'a> {
     pub id: &'a str,
     /// The reference that the new container is created from; absent: the old one's.
     pub reference: Option<&'a str>,
-    /// What it was pulled for, `os/arch[/variant]`; absent: as the old container.
+    /// The platform to create for, `os/arch[/variant]`; absent: none is named.
     pub platform: Option<&'a str>,
 }
 

@@ -17,7 +17,7 @@ use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
 use super::journal::{Entry, Record};
 use super::labels::{Hook, Labels};
-use super::plan::{Plan, PlanInput, build_plan};
+use super::plan::{Plan, PlanInput, build_plan, own_platform};
 use super::recovery::Open;
 use super::setback::Setback;
 use super::survey::Survey;
@@ -267,6 +267,8 @@ impl Attempt<'_, '_> {
     async fn plan(&self, index: usize) -> Result<Plan, Setback> {
         let (snapshot, is_updated) = (&self.survey.snapshots[index], self.survey.transaction.is_updated(index));
         let sources = self.survey.volume_sources(index, &*self.replacer.engine).await?;
+        // One that only goes along stays on the image that it has.
+        let own = (!is_updated).then(|| own_platform(&snapshot.container, &snapshot.image)).flatten();
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &snapshot.image,
@@ -274,7 +276,7 @@ impl Attempt<'_, '_> {
             volume_sources: &sources,
             names: &self.survey.container_names,
             reference: is_updated.then_some(self.job.image.reference).flatten(),
-            platform: is_updated.then_some(self.job.image.platform).flatten(),
+            platform: if is_updated { self.job.image.platform } else { own.as_deref() },
             api: self.survey.engine.api,
             is_podman: self.survey.engine.is_podman,
         };

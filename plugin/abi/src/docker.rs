@@ -19,6 +19,13 @@ pub struct Selector {
     /// `key=value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// Not the containers of these names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// In an order of a poll: also containers of which nothing reports where their image came from. Absent: they are
+    /// left alone, as are those whose image was built on the machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown_origin: bool,
 }
 
 /// What `docker_containers` answers.
