@@ -145,7 +145,7 @@ pub struct HistoryArgs {
 /// Of `quarantine`.
 #[derive(Debug, Subcommand)]
 pub enum QuarantineCommand {
-    /// Show every digest that is barred, for which target, why, and until when.
+    /// Show every digest that is held back, for which target, why, and until when.
     List {
         /// Print JSON instead of a table.
         #[arg(long)]

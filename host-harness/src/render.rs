@@ -143,7 +143,7 @@ pub fn quarantine_table(barred: &[BarredDigest], now_ms: u64) -> String {
             Cell::new(manifest),
             Cell::new(&entry.target),
             Cell::new(entry.digest.short()),
-            Cell::new(word_of(entry.fault)).fg(Color::Red),
+            Cell::new(entry.cause.map_or_else(|| word_of(entry.fault), word_of)).fg(Color::Red),
             Cell::new(failed),
             Cell::new(again),
             Cell::new(&entry.reason),
@@ -296,7 +296,7 @@ pub fn rolled_back_line(RolledBack { manifest, manifest_file, module_file, sha25
 
 #[cfg(test)]
 mod tests {
-    use imagewatch_abi::Status;
+    use imagewatch_abi::{PullCause, Status};
 
     use super::*;
     use crate::store::sample::quarantined;
@@ -364,6 +364,10 @@ mod tests {
         ] {
             assert!(table.contains(part), "{part} in\n{table}");
         }
+        let mut full = barred(Some(now_ms + 3_600_000), 1);
+        full.entry.cause = Some(PullCause::NoSpace);
+        let table = quarantine_table(&[full], now_ms);
+        assert!(table.contains("no_space") && !table.contains("image"), "the cause of a failed pull:\n{table}");
         assert_eq!(quarantine_table(&[], now_ms), "nothing is in quarantine\n");
         assert_eq!(cleared_lines(&[barred(None, 1)]), "cleared sha256:bbbbbbbbbbbb of web (apps)\n");
         assert_eq!(cleared_lines(&[]), "nothing was in quarantine\n");

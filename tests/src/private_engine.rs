@@ -43,8 +43,23 @@ pub(crate) struct Network {
 impl PrivateEngine {
     /// Starts one.
     pub async fn start() -> Self {
-        let network = Network::create();
+        Self::start_in(TempDir::new().expect("the temp folder takes folders")).await
+    }
+
+    /// Starts one whose images and containers have so many megabytes of disk.
+    pub async fn start_on_disk(megabytes: u32) -> Self {
         let folder = TempDir::new().expect("the temp folder takes folders");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("the folder takes folders");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(&data);
+        let mounted = mount.status().expect("mount runs");
+        assert!(mounted.success(), "failed to mount a tmpfs; a private engine needs root");
+        Self::start_in(folder).await
+    }
+
+    async fn start_in(folder: TempDir) -> Self {
+        let network = Network::create();
         let mut engine = Self { network, folder, dockerd: None };
         engine.launch().await;
         engine

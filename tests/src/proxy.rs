@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, io};
 
-use http_body_util::Either;
-use hyper::body::Incoming;
+use futures_util::{StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -47,6 +49,7 @@ struct Shared {
     held: watch::Sender<Vec<String>>,
     faults: Mutex<Vec<Planned>>,
     filter: Mutex<Option<Filter>>,
+    rules: Mutex<Vec<Rule>>,
     latency_ms: AtomicU64,
 }
 
@@ -67,6 +70,27 @@ impl Filter {
         let body = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>\n";
         Self { allows, status: 403, body }
     }
+}
+
+/// What happens to every request that matches.
+#[derive(Debug)]
+struct Rule {
+    /// Part of its `METHOD /path?query`.
+    pattern: String,
+    /// What its `User-Agent` starts with.
+    program: String,
+    change: Change,
+}
+
+/// What a [`Rule`] does.
+#[derive(Debug, Clone)]
+enum Change {
+    /// It is answered so and not passed on.
+    Answer(StatusCode),
+    /// It is passed on with another path.
+    Path(String),
+    /// Its answer comes in pieces of so many bytes, with this time between them.
+    Pace(usize, Duration),
 }
 
 /// A request that came.
@@ -125,7 +149,12 @@ impl Proxy {
 
     /// In front of a registry at `host` (`127.0.0.1:5000`), on a port of its own.
     pub async fn to_registry(host: &str) -> Self {
-        Self::start(Address::Tcp("127.0.0.1:0".to_owned()), Address::Tcp(host.to_owned()), None).await
+        Self::to_registry_at("127.0.0.1:0", host).await
+    }
+
+    /// The same at `address`, such as `10.0.0.1:0` where an engine in a network of its own reaches it.
+    pub async fn to_registry_at(address: &str, host: &str) -> Self {
+        Self::start(Address::Tcp(address.to_owned()), Address::Tcp(host.to_owned()), None).await
     }
 
     async fn start(address: Address, upstream: Address, folder: Option<TempDir>) -> Self {
@@ -135,6 +164,7 @@ impl Proxy {
             requests: Mutex::default(),
             held: watch::Sender::new(Vec::new()),
             faults: Mutex::default(),
+            rules: Mutex::default(),
             filter: Mutex::default(),
             latency_ms: AtomicU64::new(0),
         };
@@ -180,6 +210,32 @@ impl Proxy {
     pub fn fail_one(&self, pattern: &str, spared: usize, fault: Fault) {
         let planned = Planned { pattern: pattern.to_owned(), spared, fault };
         self.shared.faults.lock().expect("no holder panics").push(planned);
+    }
+
+    /// From now on every request whose `METHOD /path?query` contains `pattern` is answered with `status`.
+    pub fn answer_all(&self, pattern: &str, status: StatusCode) {
+        self.add_rule(pattern, "", Change::Answer(status));
+    }
+
+    /// From now on every request for `path` whose `User-Agent` starts with `program` gets what is at `other`.
+    pub fn redirect_all(&self, path: &str, program: &str, other: &str) {
+        self.add_rule(&format!(" {path}"), program, Change::Path(other.to_owned()));
+    }
+
+    /// From now on the answer to every request whose `METHOD /path?query` contains `pattern` comes in pieces of `size`
+    /// bytes, with the time `pause` between them.
+    pub fn pace_all(&self, pattern: &str, size: usize, pause: Duration) {
+        self.add_rule(pattern, "", Change::Pace(size, pause));
+    }
+
+    /// Requests pass as they are again.
+    pub fn clear_rules(&self) {
+        self.shared.rules.lock().expect("no holder panics").clear();
+    }
+
+    fn add_rule(&self, pattern: &str, program: &str, change: Change) {
+        let rule = Rule { pattern: pattern.to_owned(), program: program.to_owned(), change };
+        self.shared.rules.lock().expect("no holder panics").push(rule);
     }
 
     /// From now on only what `filter` allows passes.
@@ -301,18 +357,20 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
     }
 }
 
-/// A response of the upstream, or one that was made up.
-type AnyBody = Either<Incoming, String>;
+/// A response of the upstream, at once or in pieces, or one that was made up.
+type AnyBody = Either<Incoming, Either<String, UnsyncBoxBody<Bytes, hyper::Error>>>;
 
 /// An error closes the client's connection, as a dead upstream would.
 async fn forward(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     shared: Arc<Shared>,
 ) -> Result<Response<AnyBody>, Box<dyn Error + Send + Sync>> {
     let line = format!("{} {}", request.method(), request.uri());
     let user_agent =
         request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let seen = Seen { line: line.clone(), user_agent: user_agent.unwrap_or_default() };
+    let user_agent = user_agent.unwrap_or_default();
+    let change = shared.change_of(&line, &user_agent);
+    let seen = Seen { line: line.clone(), user_agent };
     let is_question = line.contains(ABSENT);
     if !is_question {
         shared.requests.lock().expect("no holder panics").push(seen);
@@ -333,6 +391,11 @@ async fn forward(
         Some(Fault::Delay(delay)) => sleep(delay).await,
         Some(Fault::SwallowAnswer) | None => {}
     }
+    match &change {
+        Some(Change::Answer(status)) => return Ok(answer(status.as_u16(), r#"{"message":"the proxy refuses"}"#)),
+        Some(Change::Path(path)) => *request.uri_mut() = path.parse()?,
+        Some(Change::Pace(..)) | None => {}
+    }
     let upstream: Box<dyn Stream> = match &shared.upstream {
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
         Address::Tcp(host) => Box::new(TcpStream::connect(host).await?),
@@ -344,11 +407,14 @@ async fn forward(
     if fault == Some(Fault::SwallowAnswer) {
         return Err("the answer is swallowed".into());
     }
-    Ok(response.map(Either::Left))
+    match change {
+        Some(Change::Pace(size, pause)) => in_pieces(response, size, pause).await,
+        _ => Ok(response.map(Either::Left)),
+    }
 }
 
 fn answer(status: u16, body: &str) -> Response<AnyBody> {
-    let mut response = Response::new(Either::Right(body.to_owned()));
+    let mut response = Response::new(Either::Right(Either::Left(body.to_owned())));
     *response.status_mut() = StatusCode::from_u16(status).expect("a test's status");
     response
 }
@@ -359,7 +425,28 @@ fn unversioned(path: &str) -> &str {
     rest.unwrap_or(path)
 }
 
+async fn in_pieces(
+    response: Response<Incoming>,
+    size: usize,
+    pause: Duration,
+) -> Result<Response<AnyBody>, Box<dyn Error + Send + Sync>> {
+    let (head, body) = response.into_parts();
+    let whole = body.collect().await?.to_bytes();
+    let pieces: Vec<Bytes> = whole.chunks(size).map(Bytes::copy_from_slice).collect();
+    let paced = stream::iter(pieces).then(move |piece| async move {
+        sleep(pause).await;
+        Ok(Frame::data(piece))
+    });
+    Ok(Response::from_parts(head, Either::Right(Either::Right(StreamBody::new(paced).boxed_unsync()))))
+}
+
 impl Shared {
+    fn change_of(&self, line: &str, user_agent: &str) -> Option<Change> {
+        let rules = self.rules.lock().expect("no holder panics");
+        let is_meant = |rule: &&Rule| line.contains(&rule.pattern) && user_agent.starts_with(&rule.program);
+        rules.iter().find(is_meant).map(|rule| rule.change.clone())
+    }
+
     fn take_fault(&self, line: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().expect("no holder panics");
         let index = faults.iter().position(|planned| line.contains(&planned.pattern))?;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 use imagewatch_abi::Digest;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header};
+use serde_json::json;
 
 use crate::http_client::build_client;
-use crate::image::{Blob, BuiltImage, ImageSpec, MANIFEST_TYPE, build_image};
+use crate::image::{Blob, BuiltImage, ImageSpec, MANIFEST_TYPE, build_image, sha256};
 use crate::token_server::TokenSigner;
+
+const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// What a push authenticates with.
 #[derive(Debug, Clone)]
@@ -45,6 +48,23 @@ impl RegistryTarget {
         let image = build_image(spec);
         self.push_built(repository, tag, &image, None).await;
         image.manifest.digest
+    }
+
+    /// Pushes an index that has `spec` for `linux/ARCHITECTURE` alone, and returns the index's digest.
+    pub async fn push_for(&self, repository: &str, tag: &str, spec: &ImageSpec, architecture: &str) -> Digest {
+        let image = build_image(spec);
+        let child = &image.manifest.digest;
+        self.push_built(repository, child.as_str(), &image, None).await;
+        let platform = json!({"os": "linux", "architecture": architecture});
+        let entry = json!({
+            "mediaType": MANIFEST_TYPE, "size": image.manifest.bytes.len(), "digest": child, "platform": platform
+        });
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}).to_string();
+        let digest = sha256(index.as_bytes());
+        let request = self.request(Method::PUT, repository, &format!("manifests/{tag}"));
+        let request = request.header(header::CONTENT_TYPE, INDEX_TYPE).body(index);
+        expect_status(send(request).await, StatusCode::CREATED);
+        digest
     }
 
     /// Pushes `spec`, but the registry loses its last layer again, so that whoever pulls it fails in the middle.

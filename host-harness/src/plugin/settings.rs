@@ -109,7 +109,12 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         "Requests under way at once to one registry. Over HTTP/1.1 as many connections are kept, and at most 2¼ \
          times as many open for a moment; over HTTP/2 it is one.",
     ),
-    ("host.pull_timeout", "duration", "5m", "Deadline of one pull."),
+    (
+        "host.pull_timeout",
+        "duration",
+        "5m",
+        "How long a pull may go without data; how long it takes as a whole is not limited.",
+    ),
     (
         "host.stable_for",
         "duration",

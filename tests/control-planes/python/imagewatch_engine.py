@@ -67,6 +67,7 @@ class Engine:
             name = listed["Names"][0].removeprefix("/") if listed.get("Names") else ""
             labels = listed.get("Labels") or {}
             is_wanted = name == wanted.get("name", name) and wanted.get("name_contains", "") in name
+            is_wanted = is_wanted and name not in wanted.get("except", [])
             is_wanted = is_wanted and (not key or labels.get(key) == value)
             if is_wanted and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names):
                 # What it was created from stays in the settings; the list shows an id once the tag has moved on.
@@ -77,6 +78,8 @@ class Engine:
                         "id": listed["Id"], "name": name, "image": created["Config"]["Image"],
                         "image_id": listed["ImageID"], "repo_digests": image.get("RepoDigests") or [],
                         "labels": labels, "state": listed["State"],
+                        # The containerd image store gives digests to every image, also to those built on the machine.
+                        **({"origin": "unknown"} if image.get("Descriptor") else {}),
                     }
 
     def pull(self, reference, platform):
