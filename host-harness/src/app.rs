@@ -52,7 +52,7 @@ pub use first_load::WaitFor;
 pub use forget::forget;
 pub use history::{Happened, list_history};
 pub use inspection::{Inspected, inspect_module, roll_back_policy};
-pub use oneshot::{Checked, Refreshed};
+pub use oneshot::{Checked, ManifestFailure, Refreshed};
 pub use quarantine::{Barred, clear_quarantine, list_quarantine};
 pub use replay::{ReplayRequest, replay};
 pub use state_folder::StateFolder;

@@ -11,7 +11,7 @@ pub enum Exit {
     /// Something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared, forgotten or
     /// rolled back to; or a replay decided otherwise.
     Incomplete = 1,
-    /// The command line makes no sense, clap's own; or names a target to refresh that nobody knows.
+    /// The command line makes no sense, clap's own; or names a target to refresh, or a target or manifest to look up, that nobody knows.
     Usage = 2,
     /// A manifest, a config key, an environment variable or the state folder cannot be used.
     Config = 3,
@@ -39,7 +39,7 @@ impl From<Exit> for ExitCode {
 pub const TABLE: &str = "Exit codes:
   0    all went well
   1    left undone: unknown in a check, failed in a refresh, not there to clear, forget or go back to, other in a replay
-  2    the command line makes no sense; a target to refresh that nobody knows
+  2    the command line makes no sense; a target to refresh or a name to look up that nobody knows
   3    a manifest, a config key, an environment variable or the state folder cannot be used
   4    a policy was refused, or faulted
   5    the container engine cannot be reached

@@ -2,15 +2,15 @@
 
 #![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 use imagewatch::app::{
-    App, AppError, ReplayRequest, StateFolder, WaitFor, clear_quarantine, forget, inspect_module, list_history,
-    list_quarantine, replay, roll_back_policy, run_errand,
+    App, AppError, ManifestFailure, ReplayRequest, StateFolder, WaitFor, clear_quarantine, forget, inspect_module,
+    list_history, list_quarantine, replay, roll_back_policy, run_errand,
 };
 use imagewatch::cli::{
     CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
@@ -58,8 +58,7 @@ fn main() -> ExitCode {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "imagewatch", &mut script);
-            print(&String::from_utf8_lossy(&script));
-            Exit::Success
+            print(&String::from_utf8_lossy(&script)).map_or_else(|error| report(&error), |()| Exit::Success)
         }
     };
     panics::exit_after(exit).into()
@@ -73,6 +72,12 @@ fn complain(message: &str) {
 fn fail(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
     complain(&format!("failed to {error}"));
     exit.into()
+}
+
+/// A failure of one manifest, or of the whole command where it names none.
+fn report_manifest(failure: &ManifestFailure) {
+    let manifest = failure.manifest.as_ref().map(|name| format!("manifest {name}: ")).unwrap_or_default();
+    complain(&format!("{manifest}failed to {}", failure.message));
 }
 
 fn report(error: &AppError) -> Exit {
@@ -143,19 +148,19 @@ async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&P
     let app = App::load(&args.manifests, WaitFor::All, docker_host, state, cancel.clone()).await?;
     let checked = app.check().await;
     if args.json {
-        print_json(&checked);
+        print_json(&checked)?;
     } else {
         if !checked.images.is_empty() || checked.errors.is_empty() {
-            print(&render::check_table(&checked.images));
+            print(&render::check_table(&checked.images))?;
         }
         if args.all {
-            print(&render::unwatched_table(&checked.not_watched));
+            print(&render::unwatched_table(&checked.not_watched))?;
         }
         for explanation in &checked.explanations {
             anstream::eprintln!("imagewatch: {explanation}");
         }
         for error in &checked.errors {
-            complain(&format!("manifest {}: failed to {}", error.manifest, error.message));
+            report_manifest(error);
         }
     }
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { checked.exit() })
@@ -172,13 +177,13 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     // The bars have done their work; a terminal that refuses to clear them is no failure.
     let _ = screen.clear();
     if args.json {
-        print_json(&refreshed);
+        print_json(&refreshed)?;
     } else {
         if !refreshed.reports.is_empty() || !refreshed.outcomes.is_empty() || refreshed.errors.is_empty() {
-            print(&render::refresh_summary(&refreshed.outcomes, &refreshed.reports));
+            print(&render::refresh_summary(&refreshed.outcomes, &refreshed.reports))?;
         }
         for error in &refreshed.errors {
-            complain(&format!("manifest {}: failed to {}", error.manifest, error.message));
+            report_manifest(error);
         }
     }
     Ok(if cancel.is_cancelled() { Exit::Interrupted } else { refreshed.exit() })
@@ -189,16 +194,16 @@ fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppErro
     let query = HistoryQuery { manifest: args.manifest.clone(), target: args.target.clone(), limit: args.limit };
     let happened = list_history(&store, &query)?;
     if args.json {
-        print_json(&happened);
+        print_json(&happened)?;
     } else {
-        print(&render::history_table(&happened.history, now_ms()));
+        print(&render::history_table(&happened.history, now_ms()))?;
     }
     Ok(Exit::Success)
 }
 
 fn forget_state(manifest: &str, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     forget(&StateFolder::open_to_change(state_dir)?, manifest)?;
-    print(&format!("forgot what was seen under {manifest}\n"));
+    print(&format!("forgot what was seen under {manifest}\n"))?;
     Ok(Exit::Success)
 }
 
@@ -206,12 +211,12 @@ fn quarantine(command: &QuarantineCommand, state_dir: Option<&Path>) -> Result<E
     match command {
         QuarantineCommand::List { json } => {
             let listed = list_quarantine(&StateFolder::open(state_dir)?.store)?;
-            if *json { print_json(&listed) } else { print(&render::quarantine_table(&listed.quarantine, now_ms())) }
+            if *json { print_json(&listed)? } else { print(&render::quarantine_table(&listed.quarantine, now_ms()))? }
         }
         QuarantineCommand::Clear(ClearArgs { targets, manifest, all: _, json }) => {
             let store = StateFolder::open_to_change(state_dir)?.store;
             let cleared = clear_quarantine(&store, manifest.as_deref(), targets)?;
-            if *json { print_json(&cleared) } else { print(&render::cleared_lines(&cleared.quarantine)) }
+            if *json { print_json(&cleared)? } else { print(&render::cleared_lines(&cleared.quarantine))? }
         }
     }
     Ok(Exit::Success)
@@ -221,9 +226,9 @@ fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
     let ReplayArgs { file, plugin, manifest, config, json } = args.clone();
     let replayed = replay(&ReplayRequest { file, plugin, manifest, config })?;
     if json {
-        print_json(&replayed);
+        print_json(&replayed)?;
     } else {
-        print(&render::replay_table(&replayed, now_ms()));
+        print(&render::replay_table(&replayed, now_ms()))?;
     }
     let is_alike = replayed.differences.is_empty() && replayed.faults.is_empty();
     Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
@@ -235,18 +240,18 @@ fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, App
         PluginCommand::Inspect { file, manifest, json } => {
             let inspected = inspect_module(file, manifest.as_deref())?;
             if *json {
-                print_json(&inspected);
+                print_json(&inspected)?;
             } else {
-                print(&render::module_portrait(&inspected));
+                print(&render::module_portrait(&inspected))?;
             }
             Ok(if inspected.refused.is_none() { Exit::Success } else { Exit::Policy })
         }
         PluginCommand::Rollback { name, json } => {
             let rolled_back = roll_back_policy(state_dir, name)?;
             if *json {
-                print_json(&rolled_back);
+                print_json(&rolled_back)?;
             } else {
-                print(&render::rolled_back_line(&rolled_back));
+                print(&render::rolled_back_line(&rolled_back))?;
             }
             Ok(Exit::Success)
         }
@@ -254,14 +259,18 @@ fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, App
 }
 
 /// Prints a result, its colours only where they belong.
-fn print(text: &str) {
-    // A reader that went away wants no more.
-    drop(anstream::stdout().write_all(text.as_bytes()));
+///
+/// # Errors
+/// When it cannot be written. A reader that went away wants no more: that is no error.
+fn print(text: &str) -> Result<(), AppError> {
+    let mut stdout = anstream::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(AppError::Output(error)),
+        _ => Ok(()),
+    }
 }
 
-fn print_json(value: &impl Serialize) {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => print(&(text + "\n")),
-        Err(error) => eprintln!("imagewatch: failed to write JSON: {error}"),
-    }
+fn print_json(value: &impl Serialize) -> Result<(), AppError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| AppError::Output(error.into()))?;
+    print(&(text + "\n"))
 }

@@ -82,6 +82,12 @@ pub enum AppError {
     /// No state to forget.
     #[error("forget what was seen: nothing is kept for manifest {0}; the name is its file's, without the ending")]
     NothingKept(String),
+    /// A result that cannot be written.
+    #[error("write the result to standard output: {0}")]
+    Output(std::io::Error),
+    /// Nothing happened to what was asked for.
+    #[error("show the history of {0}")]
+    NoHistory(String),
     /// There is nothing to clear.
     #[error("clear {target}: it is not in quarantine{under}; in quarantine: {known}")]
     NotBarred {
@@ -110,7 +116,10 @@ impl AppError {
             Self::Admin(_) => Exit::Admin,
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
             Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
-            Self::NotBarred { .. } | Self::NothingKept(_) | Self::Errand(_) | Self::Rollback(_) => Exit::Incomplete,
+            Self::NoHistory(_) => Exit::Usage,
+            Self::NotBarred { .. } | Self::NothingKept(_) | Self::Errand(_) | Self::Rollback(_) | Self::Output(_) => {
+                Exit::Incomplete
+            }
         }
     }
 }

@@ -68,8 +68,9 @@ impl FirstLoads {
         cancel: &CancellationToken,
     ) -> Result<Self, AppError> {
         let mut loads = Self::default();
-        let mut names = BTreeSet::new();
-        for source in sources {
+        let (mut files, mut names) = (BTreeSet::new(), BTreeSet::new());
+        // A file that is named twice counts once.
+        for source in sources.into_iter().filter(|source| files.insert(source.absolute())) {
             if names.insert(source.name()) {
                 loads.pending.push(FirstLoad::begin(source));
             } else {

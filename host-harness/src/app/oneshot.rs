@@ -50,11 +50,12 @@ pub struct Refreshed {
     exit: Option<Exit>,
 }
 
-/// A manifest that came to nothing.
+/// A manifest, or a whole command, that came to nothing.
 #[derive(Debug, Serialize)]
 pub struct ManifestFailure {
-    /// Its name.
-    pub manifest: String,
+    /// The manifest's name; absent where it is no manifest's failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
     /// A fragment that reads after "failed to".
     pub message: String,
 }
@@ -104,7 +105,7 @@ impl App {
         for (manifest, polled) in join_all(polls).await {
             match polled {
                 Err(fault) => {
-                    checked.errors.push(ManifestFailure { manifest, message: fault.to_string() });
+                    checked.errors.push(ManifestFailure { manifest: Some(manifest), message: fault.to_string() });
                     checked.exit = Some(Exit::Policy);
                 }
                 Ok((output, _)) => {
@@ -116,7 +117,9 @@ impl App {
                     checked.images.extend(output.outcomes);
                     if let Some(failure) = output.err {
                         checked.exit = Some(exit_of(failure.code));
-                        checked.errors.push(ManifestFailure { manifest, message: format!("check: {failure}") });
+                        checked
+                            .errors
+                            .push(ManifestFailure { manifest: Some(manifest), message: format!("check: {failure}") });
                     }
                 }
             }
@@ -156,7 +159,7 @@ impl App {
         {
             let known: Vec<String> = known.into_iter().collect();
             let message = format!("refresh {name}: unknown target; known are {}", known.join(", "));
-            refreshed.errors.push(ManifestFailure { manifest: "all".to_owned(), message });
+            refreshed.errors.push(ManifestFailure { manifest: None, message });
             refreshed.exit = Some(Exit::Usage);
             return Ok(refreshed);
         }
@@ -169,7 +172,7 @@ impl App {
 
     fn note_refused(&self, errors: &mut Vec<ManifestFailure>, exit: &mut Option<Exit>) {
         for Refused { source, error } in &self.refused {
-            errors.push(ManifestFailure { manifest: source.to_string(), message: error.to_string() });
+            errors.push(ManifestFailure { manifest: Some(source.to_string()), message: error.to_string() });
             *exit = Some(error.exit());
         }
     }
@@ -204,7 +207,7 @@ async fn ask(
         let (output, orders) = match session.refresh(targets.clone(), recreate, &[]).await {
             Ok(answered) => answered,
             Err(fault) => {
-                refreshed.errors.push(ManifestFailure { manifest, message: fault.to_string() });
+                refreshed.errors.push(ManifestFailure { manifest: Some(manifest), message: fault.to_string() });
                 refreshed.exit = Some(Exit::Policy);
                 return None;
             }
@@ -225,7 +228,9 @@ async fn ask(
                 targets = Some(here);
             }
             Some(failure) => {
-                refreshed.errors.push(ManifestFailure { manifest, message: format!("refresh: {failure}") });
+                refreshed
+                    .errors
+                    .push(ManifestFailure { manifest: Some(manifest), message: format!("refresh: {failure}") });
                 refreshed.exit = Some(exit_of(failure.code));
                 return None;
             }

@@ -68,6 +68,17 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Manifest and target of everything that ever happened and is kept.
+    pub fn names_in_history(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT DISTINCT manifest, target FROM history ORDER BY manifest, target";
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+}
+
 /// As it is kept: with a shorter reason where it is too long, and not at all if that does not help.
 fn bounded(outcome: &Outcome) -> rusqlite::Result<Option<String>> {
     let write = |outcome: &Outcome| {

@@ -204,7 +204,7 @@ pub fn nearest(name: &str) -> &'static str {
 }
 
 /// How many letters must be added, removed or changed to turn `one` into `other` (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
+pub fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
         let mut diagonal = row[0];

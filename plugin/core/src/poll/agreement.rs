@@ -175,7 +175,7 @@ fn announced(checked: &PollOutput) -> (BTreeSet<&str>, BTreeSet<&str>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_next_poll_does_what_a_check_announces(

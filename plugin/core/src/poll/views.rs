@@ -1,0 +1,84 @@
+//! A poll and a check say the same of a container, for as long as it is so.
+
+use imagewatch_abi::{Outcome, PollMode, Status, StatusKind, Verdict};
+
+use super::world::World;
+use crate::any_test;
+
+const IMAGE: &str = "r.io/app:v1";
+
+fn world(more: &[(&str, &str)], labels: &[(&str, &str)]) -> World {
+    let config: Vec<_> =
+        [("containers", "all"), ("baseline", "running")].into_iter().chain(more.iter().copied()).collect();
+    World::new(&config).with("web", IMAGE, 'a', labels).tag("app:v1", 'b')
+}
+
+/// What a poll says of the one container, and what a check says then.
+fn views(world: &mut World) -> [Outcome; 2] {
+    [PollMode::Watch, PollMode::Check].map(|mode| world.poll(mode).outcomes.remove(0))
+}
+
+fn status(outcome: &Outcome) -> &Status {
+    outcome.status.as_ref().expect("a status")
+}
+
+#[any_test]
+fn what_notify_leaves_behind_is_behind_in_every_view_for_as_long_as_it_is() {
+    for (config, labels) in
+        [(&[("strategy", "notify")][..], &[][..]), (&[][..], &[("imagewatch.strategy", "notify")][..])]
+    {
+        let mut world = world(config, labels);
+        for poll in 0..3 {
+            let [polled, checked] = views(&mut world);
+            assert_eq!((polled.verdict, checked.verdict), (Verdict::Moved, Verdict::Moved), "poll {poll}");
+            assert_eq!(status(&polled), status(&checked), "poll {poll}");
+            assert_eq!(status(&polled).kind, StatusKind::Blocked, "poll {poll}");
+            assert!(world.orders.is_empty(), "poll {poll}");
+        }
+        assert_eq!(world.logged.iter().filter(|line| line.contains("moved")).count(), 1, "{:?}", world.logged);
+        world.containers[0].repo_digests = vec![format!("r.io/app@{}", super::world::digest('b'))];
+        let [polled, checked] = views(&mut world);
+        assert_eq!((status(&polled).kind, status(&checked).kind), (StatusKind::UpToDate, StatusKind::UpToDate));
+    }
+}
+
+#[any_test]
+fn what_the_host_refuses_is_told_before_anything_is_pulled() {
+    let swarm = "task of service shop_web: not handled on this platform";
+    let pinned = format!("{IMAGE}@{}", super::world::digest('a'));
+    for (case, image, reason, verdict) in [
+        ("--rm", IMAGE, "it was created with --rm", Verdict::Held),
+        ("carries the connection", IMAGE, "it carries this updater's connection to the engine", Verdict::Held),
+        ("a task by digest", &pinned, swarm, Verdict::Pinned),
+    ] {
+        let mut world = world(&[], &[]);
+        (world.containers[0].image, world.containers[0].blocked) = (image.to_owned(), Some(reason.to_owned()));
+        for _ in 0..2 {
+            let [polled, checked] = views(&mut world);
+            assert!(world.orders.is_empty(), "{case}");
+            assert_eq!((polled.verdict, checked.verdict), (verdict, verdict), "{case}");
+            assert_eq!(status(&polled), &Status::new(StatusKind::Blocked, reason), "{case}");
+            assert_eq!(status(&checked), &Status::new(StatusKind::Blocked, reason), "{case}");
+        }
+        world.containers[0].blocked = None;
+        world.poll(PollMode::Watch);
+        assert_eq!(world.orders.len(), usize::from(image == IMAGE), "{case}: what is not refused any more is updated");
+    }
+}
+
+#[any_test]
+fn an_order_that_is_under_way_is_told_and_a_lost_one_is_announced_again() {
+    let mut world = world(&[], &[]);
+    world.poll(PollMode::Watch);
+    world.in_flight = world.orders.iter().map(|order| order.order.clone()).collect();
+    let [polled, checked] = views(&mut world);
+    assert_eq!(
+        (polled.verdict, status(&polled).kind, status(&checked).kind),
+        (Verdict::Pending, StatusKind::Updating, StatusKind::Updating)
+    );
+    world.in_flight.clear();
+    let checked = world.poll(PollMode::Check).outcomes.remove(0);
+    assert_eq!(status(&checked).kind, StatusKind::UpdateAvailable);
+    world.poll(PollMode::Watch);
+    assert_eq!(world.orders.len(), 1);
+}
