@@ -165,6 +165,9 @@ impl ManifestEffects {
     /// The containers that the manifest's grants show, each with the reason why it is not replaced, if it is not.
     async fn list(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
         let mut containers = show_as_usual(show_stopped(self.adapters.engine.containers(selector).await?));
+        if let Err(error) = self.adapters.store.complete_origins(&mut containers) {
+            tracing::warn!("failed to {error}; images of unknown origin stay unknown");
+        }
         let mut unshown = Vec::new();
         containers.retain(|container| match self.grants().reason_against(container) {
             None => true,

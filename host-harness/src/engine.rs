@@ -3,6 +3,7 @@
 //! replacement. Knows no adapter, takes no decision, and keeps nothing between calls.
 
 pub mod docker;
+pub(crate) mod image_facts;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod mounts;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use crate::secret::Credential;
 
 use docker::AddressError;
+use image_facts::{ImageFacts, platform_of_manifest};
 use mounts::writable_mounts;
 use permission::Permission;
 
@@ -65,6 +67,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// The engine's inspection of an image, by id or reference; `None` if there is no such image.
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError>;
+
+    /// The same as one of its platforms, `os/arch[/variant]`, has it; `None` also if the engine has no such platform of
+    /// it. An engine that knows one platform of each image, or cannot be asked for one, shows the image as it is.
+    async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError>;
+
+    /// The platform of the engine's machine, `os/arch`: what it pulls and runs where nothing else is asked for.
+    async fn platform(&self) -> Result<String, EngineError>;
 
     /// What a container's file system has that its image has not: the engine's list of `Path` and `Kind`.
     async fn changes(&self, container: &str) -> Result<Value, EngineError>;
@@ -131,6 +140,9 @@ pub struct Listed {
     /// The id of the image that it runs.
     #[serde(rename = "ImageID")]
     pub image_id: String,
+    /// The descriptor of the manifest that it runs, in the engine's own form; null on graph drivers.
+    #[serde(default)]
+    pub image_manifest_descriptor: Value,
     labels: Option<BTreeMap<String, String>>,
     /// When it was created, seconds since 1970.
     #[serde(default, rename = "Created")]
@@ -164,6 +176,20 @@ impl Listed {
         self.labels.as_ref().unwrap_or(&NONE)
     }
 
+    /// As a policy sees it: created from `image`, of which the engine knows `facts`.
+    pub(crate) fn complete(&self, image: String, facts: ImageFacts, is_podman: bool) -> Container {
+        let manifest = &self.image_manifest_descriptor;
+        Container {
+            origin: Some(facts.origin(&image, is_podman)),
+            image,
+            manifest_digest: manifest["digest"].as_str().and_then(|digest| digest.parse().ok()),
+            platform: platform_of_manifest(manifest).or(facts.platform),
+            repo_digests: facts.repo_digests,
+            target_digest: facts.target,
+            ..self.to_container()
+        }
+    }
+
     /// As a policy sees it, but for the digests, and with the image as it is listed.
     pub fn to_container(&self) -> Container {
         Container {
@@ -193,6 +219,10 @@ impl ApiVersion {
     pub const MANY_ENDPOINTS: Self = Self { major: 1, minor: 44 };
     /// From here on an inspected image lists the manifests behind it.
     pub const IMAGE_MANIFESTS: Self = Self { major: 1, minor: 48 };
+    /// From here on an image is inspected as one of its platforms has it.
+    pub const IMAGE_PLATFORM: Self = Self { major: 1, minor: 49 };
+    /// From here on an inspected image says from which repositories it was pulled.
+    pub const IMAGE_IDENTITY: Self = Self { major: 1, minor: 55 };
 }
 
 impl fmt::Display for ApiVersion {
@@ -352,6 +382,7 @@ pub(crate) fn is_selected(selector: &Selector, name: &str, labels: &BTreeMap<Str
     selector.name.as_ref().is_none_or(|whole| whole == name)
         && selector.name_contains.as_ref().is_none_or(|part| name.contains(part.as_str()))
         && selector.label.as_ref().is_none_or(has_label)
+        && !selector.except.iter().any(|except| except == name)
 }
 
 #[cfg(test)]
@@ -373,8 +404,12 @@ mod tests {
             ("label without a value is not any value", None, None, some("app"), false),
             ("one of two", some("ws-1"), Some("x".to_owned()), None, false),
         ] {
-            let selector = Selector { name, name_contains, label };
+            let selector = Selector { name, name_contains, label, ..Selector::default() };
             assert_eq!(is_selected(&selector, "ws-1", &labels), expected, "{case}");
+        }
+        for (except, expected) in [("ws-1", false), ("ws", true)] {
+            let selector = Selector { except: vec![except.to_owned()], ..Selector::default() };
+            assert_eq!(is_selected(&selector, "ws-1", &labels), expected, "except {except}");
         }
     }
 

@@ -6,6 +6,7 @@ mod early;
 mod image;
 mod logins;
 mod members;
+mod platform;
 mod service;
 
 use std::fmt;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use imagewatch_abi::{
-    Container, ContainerFailure, Failure, FailureCode, Fault, Order, Reference, Report, Strategy, short_digest,
+    Container, ContainerFailure, Failure, FailureCode, Fault, ImageOrigin, Order, Reference, Report, Strategy,
+    short_digest,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,7 @@ use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
 pub use logins::RefusedLogins;
 use members::{find_candidates, members_of};
+use platform::Platforms;
 pub use service::Services;
 use service::Stop;
 
@@ -139,7 +142,8 @@ async fn carry_out(
         return Ok(());
     }
     let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
-    let image = ensure_image(ctx, order).await?;
+    let platforms = Platforms::of(ctx, order).await?;
+    let image = ensure_image(ctx, order, platforms.wanted.as_deref()).await?;
     drop(turn);
     report.pulled = true;
     report.digest = image.digest.clone().or_else(|| report.digest.take());
@@ -150,7 +154,7 @@ async fn carry_out(
         Some(batch) => batch.wait_for_turn(ctx, order).await,
         None => Vec::new(),
     };
-    handle_containers(ctx, order, batch, (&image, stops), report).await
+    handle_containers(ctx, order, batch, (&image, &platforms, stops), report).await
 }
 
 /// Leaves those alone that were to be updated together with a container that is refused.
@@ -176,7 +180,7 @@ async fn handle_containers(
     ctx: &OrderContext,
     order: &Order,
     batch: Option<&Batch>,
-    (image, stops): (&Image, Vec<Stop>),
+    (image, platforms, stops): (&Image, &Platforms, Vec<Stop>),
     report: &mut Report,
 ) -> Result<(), Failure> {
     let containers = list_containers(ctx, order).await?;
@@ -193,7 +197,7 @@ async fn handle_containers(
             continue;
         }
         let members = members_of(container, &candidates);
-        let handled = Handled { ctx, order, image, listed: container, members };
+        let handled = Handled { ctx, order, image, platforms, listed: container, members };
         match handled.handle().await? {
             Ending::Untouched => {}
             Ending::Done(names) => report.recreated.extend(names),
@@ -231,14 +235,28 @@ fn created_from(order: &Order) -> Reference {
 /// The selected containers that were created from the order's reference or the one that they leave, less those of a replacement under way.
 async fn list_containers(ctx: &OrderContext, order: &Order) -> Result<Vec<Container>, Failure> {
     let wanted = created_from(order);
-    let listed = ctx.replacer.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
-    let is_wanted = |c: &Container| is_created_from(&c.image, &wanted) && !is_working_name(&c.name);
+    let mut listed = ctx.replacer.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
+    ctx.replacer.images.complete_origins(&mut listed);
+    let is_wanted = |c: &Container| {
+        is_created_from(&c.image, &wanted) && !is_working_name(&c.name) && may_be_from_registry(order, c)
+    };
     let (granted, rest): (Vec<_>, Vec<_>) =
         listed.into_iter().filter(is_wanted).partition(|container| (ctx.is_granted)(container));
     for container in rest {
         debug!(container = %container.name, "left alone: `grant.containers` of the plugin manifest has no place for it");
     }
     Ok(granted)
+}
+
+/// Whether an order may touch `container`: a poll's order leaves it alone if its image was built or loaded on this
+/// machine, or may have been. By hand, with no digest, everything that was created from the reference is meant.
+fn may_be_from_registry(order: &Order, container: &Container) -> bool {
+    let is_open = match container.origin {
+        Some(ImageOrigin::Local) => false,
+        Some(ImageOrigin::Unknown) => order.containers.unknown_origin,
+        Some(ImageOrigin::Registry) | None => true,
+    };
+    order.digest.is_none() || is_open
 }
 
 fn is_created_from(image: &str, wanted: &Reference) -> bool {
@@ -284,6 +302,7 @@ struct Handled<'a> {
     ctx: &'a OrderContext,
     order: &'a Order,
     image: &'a Image,
+    platforms: &'a Platforms,
     listed: &'a Container,
     /// The names of those that are updated together with it.
     members: Vec<String>,
@@ -318,9 +337,14 @@ impl Handled<'_> {
             reference: Some(self.order.reference.clone()),
             from: self.order.from.clone(),
             digest: self.image.digest.clone(),
+            order: Some(self.order.order.clone()),
+            keep_images: self.ctx.keep_images,
         };
         let reference = self.order.from.as_ref().map(|from| retag(&self.listed.image, from, &self.order.reference));
-        let platform = self.order.platform.as_deref();
+        if let Some(reason) = self.platforms.reason_against(self.listed) {
+            return Ok(self.failed(&Setback::refused(reason)));
+        }
+        let platform = self.image.platform.as_deref();
         let image = NewImage { id: &self.image.id, reference: reference.as_deref(), platform };
         let (stable_for, members) = (self.ctx.stable_for, self.members.clone());
         let mut job = Job { image, strategy, stable_for, members, origin, turn: None };
@@ -347,7 +371,7 @@ impl Handled<'_> {
         Ok(self.ended(result, names))
     }
 
-    /// What is left to do about images and tags once `old` was replaced, or failed to be.
+    /// What is left to do about tags once `old` was replaced, or failed to be.
     async fn tidy(&self, old: &Value, error: Option<&ReplaceError>) {
         let Order { reference, from, .. } = self.order;
         let replacer = &self.ctx.replacer;
@@ -360,7 +384,6 @@ impl Handled<'_> {
             return;
         }
         info!(container = %self.listed.name, image_id = %short_digest(&self.image.id), "replaced");
-        replacer.retire_image(reference, old_image, self.ctx.keep_images).await;
         if let (Some(from), Some(project)) = (from, Labels::of(old).value(COMPOSE_PROJECT)) {
             warn!(
                 container = %self.listed.name, %project,

@@ -6,6 +6,7 @@
 //! dead program left. `handover` and `helper` are for the container that this program itself runs in. `facts` is the journal of record, in labels; `journal` is the one on disk.
 
 pub mod blocked;
+mod commit;
 pub mod connection;
 pub mod ending;
 pub mod facts;
@@ -97,7 +98,7 @@ pub struct NewImage<'a> {
     pub id: &'a str,
     /// The reference that the new container is created from; absent: the old one's.
     pub reference: Option<&'a str>,
-    /// What it was pulled for, `os/arch[/variant]`; absent: as the old container.
+    /// The platform to create for, `os/arch[/variant]`; absent: none is named.
     pub platform: Option<&'a str>,
 }
 

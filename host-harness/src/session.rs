@@ -241,6 +241,8 @@ mod canary;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod hostile_memory;
+#[cfg(test)]
 pub(crate) mod scene;
 #[cfg(test)]
 mod tests;

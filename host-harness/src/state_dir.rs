@@ -2,8 +2,9 @@
 //! Knows nothing of what is kept.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -71,8 +72,11 @@ pub fn lock(folder: &Path) -> Result<RunLock, StateDirError> {
     let path = folder.join(LOCK_NAME);
     let shown = || path.display().to_string();
     let refused = |source| StateDirError::Refused { file: shown(), source };
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(refused)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).map_err(refused)?;
+    // One that an earlier version made is open to others. Where that cannot be changed the file is somebody else's.
+    let _ = file.set_permissions(Permissions::from_mode(0o600));
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(StateDirError::Taken { file: shown(), pid: read_pid(&mut file) }),
@@ -122,6 +126,21 @@ mod tests {
         assert!(error.contains(&file) && error.contains(&format!("pid {};", std::process::id())), "{error}");
         drop(first);
         lock(folder.path()).expect("it is free again");
+    }
+
+    #[test]
+    fn s14_the_lock_is_its_owners_alone_also_one_of_an_earlier_version() {
+        for is_there in [false, true] {
+            let folder = TempDir::new().expect("a folder");
+            let path = folder.path().join(LOCK_NAME);
+            if is_there {
+                std::fs::write(&path, "1").expect("a file");
+                std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("our own");
+            }
+            let _lock = lock(folder.path()).expect("nobody has it");
+            let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "there before: {is_there}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! keeps; what any of it means is not its business. Calls block for as long as a small file takes to read or sync.
 
 mod copy;
+mod guard;
 mod history;
 mod images;
 mod policy_state;
@@ -37,6 +38,17 @@ pub enum StoreError {
         folder: String,
         /// The system's word.
         source: io::Error,
+    },
+    /// Others may write to the folder, and that cannot be changed.
+    #[error(
+        "use the state folder {folder}: other users may write to it (mode {mode:o}); name a folder that belongs to \
+         imagewatch alone with --state-dir"
+    )]
+    Open {
+        /// The folder.
+        folder: String,
+        /// Its permissions.
+        mode: u32,
     },
     /// The file is no database, or damaged.
     #[error(
@@ -91,7 +103,7 @@ impl StoreError {
             Self::Refused { source, .. } => {
                 matches!(source.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
             }
-            Self::Damaged { .. } | Self::Newer { .. } => false,
+            Self::Open { .. } | Self::Damaged { .. } | Self::Newer { .. } => false,
         }
     }
 }
@@ -108,7 +120,9 @@ impl Store {
             .mode(0o700)
             .create(folder)
             .map_err(|source| StoreError::Folder { folder: folder.display().to_string(), source })?;
+        guard::close_to_others(folder)?;
         let file = folder.join(FILE_NAME);
+        guard::check_files(&file)?;
         let connection = Connection::open(&file).map_err(|source| explain(&file, source))?;
         // A folder that was there may be open to others; the files beside the database get its mode. Where the mode cannot
         // be changed the file is somebody else's, who will know.

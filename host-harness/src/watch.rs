@@ -324,10 +324,11 @@ impl Watch {
                 waiting.so_far.reports.push(report.clone());
             }
         }
-        self.answer_done();
         let mut reports = self.orders.replacer.failures_before(&self.orders.manifest);
         reports.push(report);
         self.settle(reports).await;
+        // Only now: what the answer tells can be read in the history and the quarantine.
+        self.answer_done();
     }
 
     fn answer_done(&mut self) {
@@ -359,7 +360,11 @@ impl Watch {
 
     fn in_flight(&self) -> Vec<String> {
         let running = self.ids.values().map(|order| order.order.clone());
-        running.chain(self.unsettled.iter().map(|report| report.order.clone())).collect()
+        let unsettled = self.unsettled.iter().map(|report| report.order.clone());
+        // What another run of this program began is not lost: it is ended beside the polls, and then reported.
+        let begun_before = self.orders.replacer.journal.open_orders(&self.orders.manifest);
+        let all: BTreeSet<String> = running.chain(unsettled).chain(begun_before).collect();
+        all.into_iter().collect()
     }
 
     async fn wind_up(&mut self) {

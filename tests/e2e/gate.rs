@@ -117,12 +117,12 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
     let always = HostConfig { restart_policy: Some(always), ..HostConfig::default() };
     let never_ends = health_check(&["CMD-SHELL", "sleep 60"]);
     let expected = [
-        ("exits", "it exited with code 1;"),
-        ("exits-late", "it exited with code 3;"),
-        ("loops", " restarted;"),
-        ("unhealthy", "it is unhealthy: no database"),
-        ("never-healthy", "after 2 s it is not healthy yet"),
-        ("unanswering", "after 2 s its probe does not answer"),
+        ("exits", "it exited with code 1;", "image"),
+        ("exits-late", "it exited with code 3;", "image"),
+        ("loops", " restarted;", "image"),
+        ("unhealthy", "it is unhealthy: no database", "image"),
+        ("never-healthy", "after 2 s it is not healthy yet", "host"),
+        ("unanswering", "after 2 s its probe does not answer", "host"),
     ];
     let late = "echo too good to last; usleep 500000; exit 3";
     let scene = Scene::start(vec![
@@ -137,11 +137,11 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
     .await;
     let new = scene.move_all().await;
     let mut barred = Vec::new();
-    for ((role, reason), digest) in expected.iter().zip(&new) {
+    for ((role, reason, fault), digest) in expected.iter().zip(&new) {
         let line = scene.wait_for_failure(role).await;
         assert!(line.contains(reason) && line.contains("(runs again as before)"), "{role}: {line}");
         assert!(line.contains("is quarantined"), "{role}: {line}");
-        barred.push(json!([scene.stage.scope.name(role), digest, "image"]));
+        barred.push(json!([scene.stage.scope.name(role), digest, fault]));
     }
     for said in ["its new container said: broken release", "its new container said: too good to last"] {
         assert!(scene.daemon.count(said) > 0, "{said}");

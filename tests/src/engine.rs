@@ -36,6 +36,7 @@ const CLEANING: Duration = Duration::from_secs(10);
 pub struct TestEngine {
     docker: Docker,
     host: String,
+    has_containerd_store: bool,
 }
 
 impl TestEngine {
@@ -49,12 +50,21 @@ impl TestEngine {
         let docker = connect_to(&host);
         let answer = docker.ping().await;
         answer.unwrap_or_else(|error| panic!("no engine answers at {host}: {error}; run `cargo xtask test`"));
-        Self { docker, host }
+        let info = docker.info().await.unwrap_or_else(|error| panic!("{host} does not describe itself: {error}"));
+        let status = info.driver_status.unwrap_or_default();
+        let has_containerd_store = status.iter().flatten().any(|text| text.starts_with("io.containerd.snapshotter"));
+        Self { docker, host, has_containerd_store }
     }
 
     /// For everything that this library has no word for.
     pub fn docker(&self) -> &Docker {
         &self.docker
+    }
+
+    /// Whether it keeps images in the containerd image store: an id is then a digest, of an index or a manifest, an image
+    /// keeps its repository digest only as long as it has a name, and before API 1.55 nothing says where it came from.
+    pub fn has_containerd_store(&self) -> bool {
+        self.has_containerd_store
     }
 
     /// As `DOCKER_HOST` has it, for the program under test.

@@ -1,6 +1,7 @@
 //! The router in process, route by route, and the server on a real socket where that matters.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
@@ -9,6 +10,7 @@ use rstest::rstest;
 use serde_json::{Value, json as value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
@@ -186,7 +188,7 @@ async fn ask_with(
 
 fn result(pulled: &[&str], failed: &[&str], recreated: &[&str]) -> RefreshResult {
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    RefreshResult { pulled: own(pulled), failed: own(failed), recreated: own(recreated) }
+    RefreshResult { pulled: own(pulled), failed: own(failed), recreated: own(recreated), not_recreated: Vec::new() }
 }
 
 #[rstest]
@@ -410,7 +412,7 @@ async fn the_server_answers_on_its_socket_and_stops_when_told() {
     let control = FakeControl::with_readiness(&[]);
     let server = tokio::spawn(serve(listener, None, control, cancel.clone()));
     let mut stream = TcpStream::connect(address).await.expect("it listens");
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("answered");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
@@ -444,4 +446,77 @@ async fn the_policies_are_listed_with_what_went_wrong() {
     let plugin = &body["plugins"][0];
     assert_eq!((&plugin["manifest"], &plugin["running"]), (&value!("apps"), &Value::Null));
     assert_eq!((&plugin["loads"], &plugin["refused"]["reason"]), (&value!({"refused": 1}), &value!("load it")));
+}
+
+async fn served() -> (SocketAddr, CancellationToken) {
+    let listener = bind("127.0.0.1:0".parse().expect("an address"), None).await.expect("a free port");
+    let (address, cancel) = (listener.local_addr().expect("bound"), CancellationToken::new());
+    tokio::spawn(serve(listener, None, FakeControl::with_readiness(&[]), cancel.clone()));
+    (address, cancel)
+}
+
+/// What comes until the server closes the connection.
+async fn answer_to(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_mins(1), stream.read_to_string(&mut answer)).await;
+    read.expect("the server closes it").expect("text");
+    answer
+}
+
+#[rstest]
+#[case::nothing("")]
+#[case::half_a_head("GET /healthz HTTP/1.1\r\nhost: localhost\r\n")]
+#[case::idle_after_an_answer("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")]
+#[tokio::test]
+async fn s11_a_connection_that_asks_nothing_is_closed(#[case] sent: &str) {
+    let (address, cancel) = served().await;
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(sent.as_bytes()).await.expect("sent");
+    answer_to(&mut stream).await;
+    cancel.cancel();
+}
+
+#[tokio::test]
+async fn s11_more_connections_than_there_may_be_wait_and_are_served_after() {
+    let (address, cancel) = served().await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(address).await.expect("the system takes it"));
+    }
+    let mut stream = TcpStream::connect(address).await.expect("the system takes it");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
+    drop(idle);
+    assert!(answer_to(&mut stream).await.starts_with("HTTP/1.1 200"));
+    cancel.cancel();
+}
+
+#[rstest]
+#[case::health("/healthz")]
+#[case::readiness("/readyz")]
+#[case::metrics("/metrics")]
+#[case::admin("/admin/targets")]
+#[case::nothing("/nothing")]
+#[tokio::test]
+async fn s11_every_route_refuses_another_name(#[case] path: &str) {
+    let (address, cancel) = served().await;
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let answer = answer_to(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("Host header"), "{answer}");
+    cancel.cancel();
+}
+
+#[rstest]
+#[case::under_admin(REFRESH, "GET")]
+#[case::another(QUARANTINE, "POST")]
+#[case::outside("/healthz", "DELETE")]
+#[tokio::test]
+async fn s14_a_refused_method_names_the_whole_path(#[case] path: &str, #[case] method: &str) {
+    let router = router(Some("t".to_owned().into()), FakeControl::with_readiness(&[]));
+    let request = Request::builder().method(method).uri(path).header("authorization", "Bearer t");
+    let answer = router.oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+    let body = to_bytes(answer.into_body(), 10_000).await.expect("a body");
+    assert!(String::from_utf8_lossy(&body).contains(&format!("is not for {path}\"")), "{body:?}");
 }

@@ -12,8 +12,8 @@ use tracing::info;
 use super::history::as_events;
 use super::quarantine::name_manifests;
 use crate::admin::{
-    BarredDigest, Control, Event, ManifestReadiness, PluginStatus, RefreshAnswer, RefreshResult, ReloadAnswer,
-    RollbackAnswer, TargetStatus,
+    BarredDigest, Control, Event, ManifestReadiness, NotRecreated, PluginStatus, RefreshAnswer, RefreshResult,
+    ReloadAnswer, RollbackAnswer, TargetStatus,
 };
 use crate::plugin::{Record, RollbackError, roll_back};
 use crate::store::{HistoryQuery, Store};
@@ -174,17 +174,22 @@ fn listing_failure(report: &Report) -> Option<String> {
     report.err.as_ref().filter(|failure| is_whole(failure.code)).map(|failure| failure.message.clone())
 }
 
-/// Targets pulled and failed (refused ones too), containers recreated; each sorted.
+/// Targets pulled and failed (refused ones too), containers recreated and not; each sorted.
 pub(super) fn build_result(reports: &[Report], outcomes: &[Outcome]) -> RefreshResult {
     let sorted = |names: &mut dyn Iterator<Item = &String>| {
         names.cloned().collect::<BTreeSet<String>>().into_iter().collect::<Vec<String>>()
     };
     let pulled = |is: bool| reports.iter().filter(move |report| report.pulled == is).map(|report| &report.target);
     let refused = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed).map(|outcome| &outcome.target);
+    let failures = reports.iter().flat_map(|report| &report.failed);
+    let not_recreated: BTreeSet<NotRecreated> = failures
+        .map(|failure| NotRecreated { container: failure.container.clone(), reason: failure.reason.clone() })
+        .collect();
     RefreshResult {
         pulled: sorted(&mut pulled(true)),
         failed: sorted(&mut pulled(false).chain(refused)),
         recreated: sorted(&mut reports.iter().flat_map(|report| &report.recreated)),
+        not_recreated: not_recreated.into_iter().collect(),
     }
 }
 
@@ -215,6 +220,28 @@ mod tests {
             (result.pulled, result.failed, result.recreated),
             (vec!["b".to_owned()], vec!["a".to_owned()], vec!["ws-b".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_container_that_was_not_recreated_is_told_with_the_reason_beside_what_was() {
+        let failure = |container: &str, reason: &str| imagewatch_abi::ContainerFailure {
+            container: container.to_owned(),
+            reason: reason.to_owned(),
+            ..imagewatch_abi::ContainerFailure::default()
+        };
+        let failed =
+            vec![failure("ws-c", "it is unhealthy; the old container is back"), failure("ws-a", "it is paused")];
+        let reports = vec![Report { failed, ..report("b", true, None) }];
+        let answer = build_answer(RefreshReply { reports, ..RefreshReply::default() }, true);
+        let RefreshAnswer::Done(result) = answer else { panic!("the refresh as a whole is done") };
+        let expected = serde_json::json!({
+            "pulled": ["b"], "failed": [], "recreated": ["ws-b"],
+            "not_recreated": [
+                { "container": "ws-a", "reason": "it is paused" },
+                { "container": "ws-c", "reason": "it is unhealthy; the old container is back" },
+            ],
+        });
+        assert_eq!(serde_json::to_value(result).expect("it can be written"), expected);
     }
 
     #[test]

@@ -16,11 +16,12 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use imagewatch_abi::{Container, Digest, Reference, Selector};
+use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
 pub use self::address::{AddressError, EngineChoice, choose_engine};
 use self::raw::{Call, Connection, Known};
+use super::image_facts::ImageFacts;
 use super::permission::Permission;
 use super::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
@@ -82,9 +83,17 @@ impl DockerEngine {
     }
 
     async fn image_facts(&self, image_id: &str) -> Result<ImageFacts, EngineError> {
-        let inspection = self.inspect_image(image_id).await?.unwrap_or_default();
-        let mut facts = ImageFacts::parse(&inspection);
-        if facts.repo_digests.is_empty() && self.connection.known().await?.is_podman {
+        let Known { newest, is_podman, .. } = self.connection.known().await?;
+        let has_identity = newest >= ApiVersion::IMAGE_IDENTITY && !is_podman;
+        let inspection = if has_identity {
+            let path = ["images", image_id, "json"];
+            let call = Call { query: &[("identity", "1")], ..Call::new("GET", &path) };
+            gone_as_none(self.connection.call_at(ApiVersion::IMAGE_IDENTITY, call).await)?
+        } else {
+            self.inspect_image(image_id).await?
+        };
+        let mut facts = ImageFacts::parse(&inspection.unwrap_or_default(), has_identity);
+        if facts.repo_digests.is_empty() && is_podman {
             // Its own inspection still has the digest of an image that lost its name.
             let own = self.call(Call::new("GET", &["libpod", "images", image_id, "json"])).await?;
             facts.target = own["Digest"].as_str().and_then(|digest| digest.parse().ok());
@@ -97,6 +106,7 @@ impl DockerEngine {
         listed.retain(|c| is_selected(selector, c.name(), c.labels()));
         listed.sort_by(|a, b| a.name().cmp(b.name()));
 
+        let is_podman = self.connection.known().await?.is_podman;
         let image_ids: BTreeSet<String> = listed.iter().map(|c| c.image_id.clone()).collect();
         let images: BTreeMap<String, ImageFacts> = stream::iter(image_ids)
             .map(|id| async move { Ok::<_, EngineError>((id.clone(), self.image_facts(&id).await?)) })
@@ -105,49 +115,16 @@ impl DockerEngine {
             .await?;
         let containers: Vec<Option<Container>> = stream::iter(listed)
             .map(|listed| {
-                let ImageFacts { repo_digests, target, platform } =
-                    images.get(&listed.image_id).cloned().unwrap_or_default();
+                let facts = images.get(&listed.image_id).cloned().unwrap_or_default();
                 async move {
                     let image = self.reference_as_created(&listed).await?;
-                    let complete = |image| Container {
-                        image,
-                        repo_digests,
-                        target_digest: target,
-                        platform,
-                        ..listed.to_container()
-                    };
-                    Ok::<_, EngineError>(image.map(complete))
+                    Ok::<_, EngineError>(image.map(|image| listed.complete(image, facts, is_podman)))
                 }
             })
             .buffered(PARALLEL_INSPECTIONS)
             .try_collect()
             .await?;
         Ok(containers.into_iter().flatten().collect())
-    }
-}
-
-/// What the engine knows of an image.
-#[derive(Debug, Clone, Default)]
-struct ImageFacts {
-    repo_digests: Vec<String>,
-    /// The containerd store's own, and Podman's; Docker's graph drivers have none. Unlike the others it stays when a
-    /// pull moves the image's tag on.
-    target: Option<Digest>,
-    platform: Option<String>,
-}
-
-impl ImageFacts {
-    /// Reads an image inspection; null says nothing.
-    fn parse(inspection: &Value) -> Self {
-        let text = |key: &str| inspection[key].as_str().filter(|text| !text.is_empty());
-        let variant = text("Variant").map(|variant| format!("/{variant}")).unwrap_or_default();
-        let platform = |(os, architecture)| format!("{os}/{architecture}{variant}");
-        let repo_digests = inspection["RepoDigests"].as_array().into_iter().flatten();
-        Self {
-            repo_digests: repo_digests.filter_map(Value::as_str).map(str::to_owned).collect(),
-            target: inspection["Descriptor"]["digest"].as_str().and_then(|digest| digest.parse().ok()),
-            platform: text("Os").zip(text("Architecture")).map(platform),
-        }
     }
 }
 
@@ -209,10 +186,28 @@ impl Engine for DockerEngine {
         let path: Vec<&str> = ["images"].into_iter().chain(image.split('/')).chain(["json"]).collect();
         let has_manifests = self.connection.known().await?.version >= ApiVersion::IMAGE_MANIFESTS;
         let query: &[_] = if has_manifests { &[("manifests", "1")] } else { &[] };
-        match self.call(Call { query, ..Call::new("GET", &path) }).await {
-            Err(EngineError::NotFound { .. }) => Ok(None),
-            other => other.map(Some),
+        gone_as_none(self.call(Call { query, ..Call::new("GET", &path) }).await)
+    }
+
+    async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError> {
+        if self.connection.known().await?.version < ApiVersion::IMAGE_PLATFORM {
+            return self.inspect_image(image).await;
         }
+        let mut parts = platform.splitn(3, '/');
+        let mut wanted = json!({ "os": parts.next(), "architecture": parts.next() });
+        if let Some(variant) = parts.next() {
+            wanted["variant"] = json!(variant);
+        }
+        let path: Vec<&str> = ["images"].into_iter().chain(image.split('/')).chain(["json"]).collect();
+        let query = [("platform", wanted.to_string())];
+        let query = query.each_ref().map(|(key, value)| (*key, value.as_str()));
+        gone_as_none(self.call(Call { query: &query, ..Call::new("GET", &path) }).await)
+    }
+
+    async fn platform(&self) -> Result<String, EngineError> {
+        let version = self.call(Call::new("GET", &["version"])).await?;
+        let text = |key: &str| version[key].as_str().unwrap_or_default().to_owned();
+        Ok(format!("{}/{}", text("Os"), text("Arch")))
     }
 
     async fn changes(&self, container: &str) -> Result<Value, EngineError> {
@@ -304,6 +299,13 @@ impl Engine for DockerEngine {
     }
 }
 
+fn gone_as_none(answer: Result<Value, EngineError>) -> Result<Option<Value>, EngineError> {
+    match answer {
+        Err(EngineError::NotFound { .. }) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 fn grace_period(inspection: &Value) -> Duration {
     match inspection["Config"]["StopTimeout"].as_i64() {
         None => DEFAULT_GRACE,
@@ -314,24 +316,6 @@ fn grace_period(inspection: &Value) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_image_is_known_by_its_digests_and_its_platform() {
-        let hex = "2".repeat(64);
-        let containerd = json!({
-            "RepoDigests": null, "Os": "linux", "Architecture": "arm64", "Variant": "v8",
-            "Descriptor": { "mediaType": "application/vnd.oci.image.index.v1+json", "digest": format!("sha256:{hex}") },
-        });
-        let facts = ImageFacts::parse(&containerd);
-        assert_eq!(facts.target.map(|digest| digest.to_string()), Some(format!("sha256:{hex}")), "renamed by a pull");
-        assert_eq!((facts.repo_digests.len(), facts.platform.as_deref()), (0, Some("linux/arm64/v8")));
-        let graph =
-            json!({ "RepoDigests": ["r.io/app@sha256:1"], "Os": "linux", "Architecture": "amd64", "Variant": "" });
-        let facts = ImageFacts::parse(&graph);
-        assert_eq!(facts.repo_digests, ["r.io/app@sha256:1"]);
-        assert_eq!((facts.target, facts.platform.as_deref()), (None, Some("linux/amd64")));
-        assert_eq!(ImageFacts::parse(&Value::Null).platform, None);
-    }
 
     #[test]
     fn t29_a_stop_is_waited_for_as_long_as_the_container_was_given_and_longer_than_any_other_call() {

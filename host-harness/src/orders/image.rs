@@ -18,19 +18,21 @@ pub(super) struct Image {
     pub(super) id: String,
     /// What the order wants it to be, or as which the reference's repository knows it.
     pub(super) digest: Option<Digest>,
+    /// What to create containers for; absent: no platform is named.
+    pub(super) platform: Option<String>,
 }
 
-/// The image that the order's reference names, after making sure that it is the right one.
-pub(super) async fn ensure_image(ctx: &OrderContext, order: &Order) -> Result<Image, Failure> {
+/// The image that the order's reference names, for `platform`, after making sure that it is the right one.
+pub(super) async fn ensure_image(ctx: &OrderContext, order: &Order, platform: Option<&str>) -> Result<Image, Failure> {
     let reference = order.reference.clone().with_explicit_tag();
     let local = inspect_image(ctx, &reference).await?;
-    if let (Some(local), Some(digest)) = (&local, &order.digest)
-        && has_digest(local, &reference, digest)
-        && has_platform(local, order.platform.as_deref())
+    let is_right = |local: &Value| order.digest.as_ref().is_some_and(|digest| has_digest(local, &reference, digest));
+    if let Some(local) = local.filter(is_right)
+        && provides(ctx, &reference, &local, platform).await?
     {
-        return read_image(local, &reference, order);
+        return read_image(ctx, &local, &reference, order, platform);
     }
-    pull(ctx, order, &reference).await?;
+    pull(ctx, order, &reference, platform).await?;
     let missing = || Failure::pull(PullCause::Other, format!("{reference} is not there after the pull"));
     let pulled = inspect_image(ctx, &reference).await?.ok_or_else(missing)?;
     if let Some(digest) = &order.digest
@@ -40,7 +42,14 @@ pub(super) async fn ensure_image(ctx: &OrderContext, order: &Order) -> Result<Im
     }
     let digest = order.digest.as_ref().map_or("the tag's", Digest::short);
     info!(target = %order.target, %reference, %digest, "pulled");
-    read_image(&pulled, &reference, order)
+    // An image that is no index is pulled whatever its platform: containers on it are created as without one.
+    let platform = match platform {
+        Some(platform) if order.platform.is_some() || provides(ctx, &reference, &pulled, Some(platform)).await? => {
+            Some(platform)
+        }
+        _ => None,
+    };
+    read_image(ctx, &pulled, &reference, order, platform)
 }
 
 /// The engine got `pulled` where the registry has `wanted`.
@@ -58,12 +67,20 @@ async fn inspect_image(ctx: &OrderContext, reference: &Reference) -> Result<Opti
     ctx.replacer.engine.inspect_image(&reference.to_string()).await.map_err(|error| error.failure())
 }
 
-fn read_image(image: &Value, reference: &Reference, order: &Order) -> Result<Image, Failure> {
+fn read_image(
+    ctx: &OrderContext,
+    image: &Value,
+    reference: &Reference,
+    order: &Order,
+    platform: Option<&str>,
+) -> Result<Image, Failure> {
     let missing = || Failure::lasting(FailureCode::Other, format!("the engine shows no id for {reference}"));
     let id = image["Id"].as_str().map(str::to_owned).ok_or_else(missing)?;
+    // It has the digest that its registry named, or it was just pulled.
+    ctx.replacer.images.note_pulled(reference, &id);
     // An image pulled by hand has one digest in its repository, unless it was pushed there twice.
     let digest = order.digest.clone().or_else(|| digests(image, reference).next_back());
-    Ok(Image { id, digest })
+    Ok(Image { id, digest, platform: platform.map(str::to_owned) })
 }
 
 /// Whether the engine knows `image` by this digest in the reference's repository.
@@ -79,16 +96,36 @@ fn digests(image: &Value, reference: &Reference) -> impl DoubleEndedIterator<Ite
     same.filter_map(|known| known.digest().cloned())
 }
 
-/// One digest may be an index of many platforms, of which the engine has one.
-fn has_platform(image: &Value, wanted: Option<&str>) -> bool {
-    let mut wanted = wanted.unwrap_or_default().split('/');
+/// Whether the engine has `image` for this platform, or for its own where none is asked for: one digest may be an index
+/// of many platforms.
+async fn provides(
+    ctx: &OrderContext,
+    reference: &Reference,
+    image: &Value,
+    platform: Option<&str>,
+) -> Result<bool, Failure> {
+    let engine = &ctx.replacer.engine;
+    let found = match platform {
+        Some(platform) if !image["Descriptor"].is_null() => {
+            engine.inspect_platform(&reference.to_string(), platform).await
+        }
+        Some(platform) => Ok(Some(image.clone()).filter(|image| has_platform(image, platform))),
+        None => engine.platform().await.map(|own| Some(image.clone()).filter(|image| has_platform(image, &own))),
+    };
+    Ok(found.map_err(|error| error.failure())?.is_some())
+}
+
+/// A part of the platform that `wanted` leaves out may be any.
+fn has_platform(image: &Value, wanted: &str) -> bool {
+    let mut wanted = wanted.split('/');
     ["Os", "Architecture", "Variant"].into_iter().all(|field| match wanted.next() {
         None | Some("") => true,
         Some(part) => image[field] == part,
     })
 }
 
-async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference) -> Result<(), Failure> {
+async fn pull(ctx: &OrderContext, order: &Order, reference: &Reference, platform: Option<&str>) -> Result<(), Failure> {
+    let order = &Order { platform: platform.map(str::to_owned), ..order.clone() };
     let attempt = Attempt { ctx, order, reference, last_data: Mutex::new(Instant::now()) };
     let pull = async {
         let stored = (ctx.credentials)(reference.clone()).await?;

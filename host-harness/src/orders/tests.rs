@@ -219,10 +219,11 @@ async fn shutting_down_ends_an_order_before_the_next_container_never_within_one(
     let shutdown = CancellationToken::new();
     let (cancel, mut context) = (shutdown.clone(), context(&engine));
     context.shutdown = shutdown;
-    // Asked for both when they are listed, before and after the pull, and again when the first one's turn has come.
+    // Asked for both when they are listed, twice before and once after the pull, and again when the first one's turn has
+    // come.
     let asked = AtomicUsize::new(0);
     context.is_granted = Arc::new(move |_| {
-        if asked.fetch_add(1, Ordering::Relaxed) == 4 {
+        if asked.fetch_add(1, Ordering::Relaxed) == 6 {
             cancel.cancel();
         }
         true
@@ -359,7 +360,7 @@ async fn an_engine_that_goes_away_ends_the_order_and_what_was_done_stays_in_the_
 #[tokio::test]
 async fn containers_that_cannot_be_listed_fail_the_order_after_the_pull() {
     let engine = engine().await;
-    engine.fail("list", 2, EngineError::Refused { status: 500, message: "boom".to_owned() });
+    engine.fail("list", 3, EngineError::Refused { status: 500, message: "boom".to_owned() });
     let report = run_order(&context(&engine), &order()).await;
     assert_eq!((code(&report), report.pulled), (Some(FailureCode::ListFailed), true));
 }

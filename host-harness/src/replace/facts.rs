@@ -105,6 +105,12 @@ pub struct Origin {
     pub from: Option<Reference>,
     /// The digest that is moved to.
     pub digest: Option<Digest>,
+    /// The order's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// How many images before the present one are kept; none: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_images: Option<usize>,
 }
 
 impl Facts {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use imagewatch_abi::Fault;
+use imagewatch_abi::{Fault, Report};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -13,9 +13,10 @@ use tracing::{info, warn};
 use super::Replacer;
 use super::ending::{Side, Transaction, facts_of, name_of, tolerate_fixed_policy};
 use super::facts::{Facts, LABEL, Part, Swap};
-use super::journal::{Claim, Entry};
+use super::journal::{Claim, Entry, Record};
 use super::labels::UPDATER;
 use super::plan::{endpoints, fixed_host_port, has_static_address};
+use super::recovery::{report_of, transaction_of};
 use super::setback::Setback;
 use crate::engine::{Engine, EngineError, Listed};
 use imagewatch_abi::label::parse_yes_no;
@@ -90,7 +91,8 @@ pub(super) fn is_successor_of(own: &Value, other: &Value) -> bool {
 #[derive(Debug)]
 pub struct Predecessor {
     part: Part,
-    transaction: String,
+    /// The update as this program's own container tells it.
+    transaction: Transaction,
 }
 
 impl Replacer {
@@ -130,9 +132,10 @@ impl Replacer {
         let Some(own) = &self.own_id else { return Ok(None) };
         let Some(inspection) = self.find(own).await? else { return Ok(None) };
         let Some(facts) = facts_of(&inspection).filter(|facts| facts.swap == Swap::Handover) else { return Ok(None) };
-        let Facts { part, transaction, .. } = facts;
+        let side = Side { part: facts.part.clone(), new: Some(own.clone()) };
+        let (part, transaction) = (facts.part.clone(), transaction_of(&facts, vec![side]));
         if self.find(&part.old).await?.is_none() {
-            if name_of(&inspection) == part.temporary_name(&transaction) {
+            if name_of(&inspection) == part.temporary_name(&transaction.id) {
                 self.engine.rename(own, &part.name).await?;
             }
             return Ok(None);
@@ -159,8 +162,16 @@ impl Replacer {
     pub async fn take_place_of(&self, predecessor: &Predecessor) -> Result<(), EngineError> {
         let Predecessor { part, transaction } = predecessor;
         let Some(own) = &self.own_id else { return Ok(()) };
-        self.take_name(own, part, transaction).await?;
-        self.remove(&part.old).await?;
+        self.take_name(own, part, &transaction.id).await?;
+        let (record, mut entry) = match self.journal.claim(&transaction.id) {
+            Claim::Ours(record, entry) => (Some(record), entry),
+            Claim::Lost | Claim::Theirs => (None, Box::default()),
+        };
+        let report = self.commit(transaction, &mut entry, record.as_ref()).await?;
+        self.put_report(transaction, Some(report));
+        if let Some(record) = record {
+            record.close();
+        }
         info!(container = %part.name, "took the place of the updater before this one");
         Ok(())
     }
@@ -183,7 +194,7 @@ impl Replacer {
     pub async fn bring_back(&self, predecessor: &Predecessor, reason: &str) {
         let Predecessor { part, transaction } = predecessor;
         warn!(container = %part.name, %reason, "cannot take over; the updater before this one goes on");
-        if let Claim::Ours(record, entry) = self.journal.claim(transaction) {
+        if let Claim::Ours(record, entry) = self.journal.claim(&transaction.id) {
             let setback = Setback::of(Fault::Host, format!("the new updater could not work: it failed to {reason}"));
             let entry = Entry { failure: Some(setback.as_failure(&part.name)), ..*entry };
             if let Err(error) = record.write(&entry) {
@@ -215,8 +226,13 @@ impl Replacer {
     ///
     /// # Errors
     /// A step that the engine did not do; or the old one runs, which then is the one to end it.
-    pub(super) async fn stay(&self, transaction: &Transaction) -> Result<(), EngineError> {
-        let Side { part, new: Some(own) } = transaction.root() else { return Ok(()) };
+    pub(super) async fn stay(
+        &self,
+        transaction: &Transaction,
+        entry: &mut Entry,
+        record: Option<&Record>,
+    ) -> Result<Report, EngineError> {
+        let Side { part, new: Some(own) } = transaction.root() else { return Ok(report_of(transaction)) };
         let old = self.find(&part.old).await?.unwrap_or_default();
         if old["State"]["Running"] == true && name_of(&old) == part.name {
             return Err(EngineError::Conflict { message: format!("the updater before, {}, runs", part.name) });
@@ -224,7 +240,7 @@ impl Replacer {
         self.take_name(own, part, &transaction.id).await?;
         let inspection = self.engine.inspect_container(own).await?;
         self.rearm(part, own, &inspection).await?;
-        self.finish(transaction).await
+        self.commit(transaction, entry, record).await
     }
 }
 

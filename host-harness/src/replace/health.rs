@@ -15,8 +15,7 @@ use tracing::warn;
 use super::labels::{Labels, PROBE, Probe};
 use crate::engine::{Engine, EngineError};
 
-/// The longest wait for a health check, unless a label says otherwise.
-const LONGEST: Duration = Duration::from_mins(10);
+/// No wait for a health check is shorter, unless a label says otherwise.
 const SHORTEST: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// An engine that does not answer for so long is away.
@@ -53,8 +52,10 @@ enum Judgement {
 /// Why a container did not pass.
 #[derive(Debug)]
 pub enum GateError {
-    /// It failed, and how.
+    /// It failed, as its engine says, and how.
     Failed(String),
+    /// The wait ended before the engine had said anything; what was missing.
+    Undecided(String),
     /// It could not be looked at.
     Engine(EngineError),
 }
@@ -124,7 +125,7 @@ impl Gate {
                 Judgement::Pass => return Ok(()),
                 Judgement::Fail(reason) => return Err(GateError::Failed(reason)),
                 Judgement::Wait(missing) if start.elapsed() >= self.longest(&inspection) => {
-                    return Err(GateError::Failed(format!("after {} s {missing}", start.elapsed().as_secs())));
+                    return Err(GateError::Undecided(format!("after {} s {missing}", start.elapsed().as_secs())));
                 }
                 Judgement::Wait(_) => sleep(LOOK_EVERY).await,
             }
@@ -166,26 +167,23 @@ impl Gate {
         (!never_begins).then_some(status)
     }
 
-    /// The end of the wait: what the health check may take at the most, within bounds.
+    /// The end of the wait: a label's, or else not before the engine must have said whether the container is healthy.
     fn longest(&self, inspection: &Value) -> Duration {
         if !has_check(inspection) {
             // Less than it is to stay up nobody can pass.
             return self.limit.map_or(self.stable_for + SHORTEST, |limit| limit.max(self.stable_for));
         }
-        if let Some(limit) = self.limit {
-            return limit;
-        }
-        let check = &inspection["Config"]["Healthcheck"];
-        let retries = check["Retries"].as_u64().filter(|retries| *retries > 0).unwrap_or(RETRIES);
-        let retries = u32::try_from(retries).unwrap_or(u32::MAX);
-        let tries = span(check, "Interval", INTERVAL).saturating_mul(retries.saturating_add(1));
-        let waits = span(check, "Timeout", TIMEOUT).saturating_mul(retries);
-        let start = span(check, "StartPeriod", Duration::ZERO);
-        start
-            .saturating_add(tries)
-            .saturating_add(waits)
-            .clamp(SHORTEST, LONGEST.max(start.saturating_add(span(check, "Interval", INTERVAL))))
+        self.limit.unwrap_or_else(|| time_to_decide(&inspection["Config"]["Healthcheck"]))
     }
+}
+
+/// How long the engine may take to call a container unhealthy: so many checks in a row must fail. One more may begin
+/// within the start period, where its failure does not count.
+fn time_to_decide(check: &Value) -> Duration {
+    let retries = check["Retries"].as_u64().filter(|retries| *retries > 0).unwrap_or(RETRIES);
+    let checks = u32::try_from(retries).unwrap_or(u32::MAX).saturating_add(1);
+    let one = span(check, "Interval", INTERVAL).saturating_add(span(check, "Timeout", TIMEOUT));
+    span(check, "StartPeriod", Duration::ZERO).saturating_add(one.saturating_mul(checks)).max(SHORTEST)
 }
 
 /// What a container suffers from; a successor that suffers from the same is no worse.

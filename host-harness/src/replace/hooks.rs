@@ -57,30 +57,35 @@ impl Replacer {
         Ok(())
     }
 
-    /// Runs the commands for after the update in those containers of `parts` that the transaction `id` made; at most once,
-    /// whoever ends the transaction, so that none is begun where that cannot be written down.
+    /// Runs the commands for after the update in those containers of `parts` that the transaction `made_by` made, or else a
+    /// unit. A transaction's are run at most once, whoever ends it, so that none is begun where that cannot be written down.
     pub(super) async fn run_hooks_after(
         &self,
-        parts: impl Iterator<Item = &Part>,
-        id: &str,
-        record: &Record,
-        entry: &mut Entry,
+        parts: &[&Part],
+        made_by: Option<&str>,
+        journal: Option<(&Record, &mut Entry)>,
     ) {
-        if entry.is_hook_begun {
+        if journal.as_ref().is_some_and(|(_, entry)| entry.is_hook_begun) {
             return;
         }
         let mut hooked = Vec::new();
-        for part in parts.filter(|part| part.handling == Handling::Recreate) {
+        for part in parts.iter().filter(|part| part.handling == Handling::Recreate) {
             let Ok(new) = self.engine.inspect_container(&part.name).await else { continue };
-            let is_its = facts_of(&new).is_some_and(|facts| facts.transaction == id && !facts.is_restored);
+            let is_of = |id: &str| facts_of(&new).is_some_and(|facts| facts.transaction == id && !facts.is_restored);
             let has_hook = Labels::of(&new).value(Hook::PostUpdate.label()).is_some();
-            hooked.extend((is_its && has_hook).then_some((&part.name, new)));
+            hooked.extend((made_by.is_none_or(is_of) && has_hook).then_some((&part.name, new)));
         }
         if hooked.is_empty() {
             return;
         }
-        entry.is_hook_begun = true;
-        let written = record.write(entry).map_err(|error| error.to_string());
+        let written = match journal {
+            Some((record, entry)) => {
+                entry.is_hook_begun = true;
+                record.write(entry).map_err(|error| error.to_string())
+            }
+            None if made_by.is_some() => Err("nothing is written down of its update".to_owned()),
+            None => Ok(()),
+        };
         for (name, new) in hooked {
             let ended = match &written {
                 Ok(()) => run(&*self.engine, &new, Hook::PostUpdate).await.map_err(|setback| setback.reason),

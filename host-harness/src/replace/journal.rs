@@ -130,6 +130,13 @@ impl Journal {
         }
     }
 
+    /// The orders for `manifest` of which more is left to do than to report them.
+    pub fn open_orders(&self, manifest: &str) -> Vec<String> {
+        let entries = self.transactions().into_iter().filter_map(|id| read_entry(&self.path(&id)));
+        let open = entries.filter(|entry| !entry.is_over).filter_map(|entry| Some(entry.facts?.origin));
+        open.filter(|origin| origin.manifest == manifest).filter_map(|origin| origin.order).collect()
+    }
+
     /// The ids of all transactions that are written down.
     pub fn transactions(&self) -> Vec<String> {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|file| file.path());

@@ -30,6 +30,7 @@ pub use self::skip::{reason_against_removal, reason_against_restart, reason_to_p
 pub use self::start_first::reason_against_start_first;
 pub(super) use self::start_first::{endpoints, fixed_host_port, has_static_address};
 use crate::engine::ApiVersion;
+use crate::engine::image_facts::{platform_of, platform_of_manifest};
 
 type Object = Map<String, Value>;
 
@@ -52,7 +53,7 @@ pub struct PlanInput<'a> {
     pub names: &'a BTreeMap<String, String>,
     /// What the new container is created from; absent: what the old one was.
     pub reference: Option<&'a str>,
-    /// The platform that the new image was pulled for; absent: the old image's.
+    /// The platform to create for; absent: none is named, and the engine takes what the reference has for its machine.
     pub platform: Option<&'a str>,
     /// The version that the plan is carried out with.
     pub api: ApiVersion,
@@ -100,18 +101,12 @@ pub fn build_plan(input: &PlanInput<'_>) -> Result<Plan, String> {
 }
 
 fn build_platform(input: &PlanInput<'_>) -> Option<String> {
-    let platform = input.platform.map(str::to_owned).or_else(|| platform_of(input.old_image));
-    platform.filter(|_| input.api >= PLATFORM)
+    input.platform.map(str::to_owned).filter(|_| input.api >= PLATFORM)
 }
 
-fn platform_of(image: &Value) -> Option<String> {
-    let part = |key: &str| image[key].as_str().filter(|text| !text.is_empty());
-    let mut platform = format!("{}/{}", part("Os")?, part("Architecture")?);
-    if let Some(variant) = part("Variant") {
-        platform.push('/');
-        platform.push_str(variant);
-    }
-    Some(platform)
+/// The platform of what `container` runs, to create it again on the same image.
+pub(super) fn own_platform(container: &Value, image: &Value) -> Option<String> {
+    platform_of_manifest(&container["ImageManifestDescriptor"]).or_else(|| platform_of(image))
 }
 
 fn object(value: &Value) -> Object {

@@ -14,13 +14,13 @@ use tracing::{debug, info, warn};
 use super::Replacer;
 use super::Unsettled;
 use super::ending::{Side, Transaction, name_of};
-use super::facts::Handling;
+use super::facts::{Handling, Part};
 use super::journal::{Claim, Entry, Record};
 use super::setback::Setback;
 use crate::clock::now_ms;
 use crate::engine::{EngineError, Listed};
 
-use diagnose::transaction_of;
+pub(super) use diagnose::transaction_of;
 pub use diagnose::{Open, Way, diagnose};
 
 /// Whether a container is granted to who asks.
@@ -139,7 +139,7 @@ impl Replacer {
         reports.extract_if(.., |(of, _)| of == manifest).map(|(_, report)| report).collect()
     }
 
-    fn put_report(&self, transaction: &Transaction, report: Option<Report>) {
+    pub(super) fn put_report(&self, transaction: &Transaction, report: Option<Report>) {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.extend(report.map(|report| (transaction.origin.manifest.clone(), report)));
     }
@@ -160,7 +160,8 @@ impl Replacer {
         let Some(facts) = lost else {
             // It died between the end of the old container and that of the transaction.
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
-                self.run_hooks_after(facts.parts(), id, &record, &mut entry).await;
+                let parts: Vec<&Part> = facts.parts().collect();
+                self.clean_up(&facts.origin, &parts, Some(id), Some((&record, &mut entry))).await;
             }
             // Or between the end of the way back and its word of it.
             self.report_end(record, *entry);
@@ -253,7 +254,9 @@ impl Replacer {
     ) -> Result<Option<Report>, EngineError> {
         let transaction = &open.transaction;
         match open.way {
-            Way::Forwards | Way::Back if self.is_successor(transaction) => self.stay(transaction).await.map(|()| None),
+            Way::Forwards | Way::Back if self.is_successor(transaction) => {
+                self.stay(transaction, entry, record).await.map(Some)
+            }
             Way::Start => self.start_again(transaction).await.map(|()| None),
             Way::Discard => {
                 warn!(container = %transaction.root().part.name, "somebody else has the name by now; left alone");
@@ -302,20 +305,7 @@ impl Replacer {
                 return self.go_back(transaction, entry, Some(failure)).await;
             }
         }
-        entry.is_passed = true;
-        if let Some(record) = record
-            && let Err(error) = record.write(entry)
-        {
-            debug!(%error, "the journal cannot be written; going on without it");
-        }
-        self.finish(transaction).await?;
-        if let Some(record) = record {
-            let parts = transaction.sides.iter().map(|side| &side.part);
-            self.run_hooks_after(parts, &transaction.id, record, entry).await;
-        }
-        let recreated = transaction.sides.iter().filter(|side| side.part.handling == Handling::Recreate);
-        let recreated = recreated.map(|side| side.part.name.clone()).collect();
-        Ok(Some(Report { recreated, ..report(transaction) }))
+        self.commit(transaction, entry, record).await.map(Some)
     }
 
     async fn bring_new_up(&self, transaction: &Transaction, side: &Side) -> Result<(), Setback> {
@@ -378,10 +368,11 @@ impl Replacer {
 }
 
 /// What is the same in all reports of a transaction that is ended for somebody else.
-fn report(transaction: &Transaction) -> Report {
+pub(super) fn report_of(transaction: &Transaction) -> Report {
     let origin = transaction.origin.clone();
     Report {
-        order: format!("recovered-{}", transaction.id),
+        order: origin.order.unwrap_or_else(|| format!("recovered-{}", transaction.id)),
+        is_recovered: true,
         target: origin.target,
         reference: origin.reference,
         digest: origin.digest,
@@ -392,5 +383,5 @@ fn report(transaction: &Transaction) -> Report {
 
 fn failed(transaction: &Transaction, failure: ContainerFailure, is_restored: bool) -> Report {
     let restored = if is_restored { vec![failure.container.clone()] } else { Vec::new() };
-    Report { failed: vec![failure], restored, ..report(transaction) }
+    Report { failed: vec![failure], restored, ..report_of(transaction) }
 }

@@ -279,7 +279,8 @@ impl Replacer {
 
     async fn snapshot(&self, container: &Value) -> Result<Snapshot, Setback> {
         let id = container["Image"].as_str().unwrap_or_default();
-        let image = self.image(id).await.map_err(|error| Setback::engine("inspect the container's image", &error))?;
+        let image =
+            self.image_of(container).await.map_err(|error| Setback::engine("inspect the container's image", &error))?;
         let Some(image) = image else {
             let why = "is gone and was never seen, so the container's own settings cannot be told from the image's; recreate it by hand";
             warn!(container = name_of(container), "its image is gone");

@@ -45,7 +45,10 @@ impl Replacer {
     /// unit was restarted on it.
     pub async fn restart_unit(&self, container: &Value, unit: &str, job: &Job<'_>) -> Result<(), ReplaceError> {
         let part = self.part_to_remake(container).await;
-        let Err(setback) = self.restart_and_watch(&part, unit, job).await else { return Ok(()) };
+        let Err(setback) = self.restart_and_watch(&part, unit, job).await else {
+            self.clean_up(&job.origin, &[&part], None, None).await;
+            return Ok(());
+        };
         let reference = container["Config"]["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
         if let Some(reference) = reference {
             self.give_tag_back(&reference, &part.old_image).await;

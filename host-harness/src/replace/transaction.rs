@@ -17,7 +17,7 @@ use super::facts::{self, Facts, Handling, Part, Swap};
 use super::health::{Gate, GateError};
 use super::journal::{Entry, Record};
 use super::labels::{Hook, Labels};
-use super::plan::{Plan, PlanInput, build_plan};
+use super::plan::{Plan, PlanInput, build_plan, own_platform};
 use super::recovery::Open;
 use super::setback::Setback;
 use super::survey::Survey;
@@ -267,6 +267,8 @@ impl Attempt<'_, '_> {
     async fn plan(&self, index: usize) -> Result<Plan, Setback> {
         let (snapshot, is_updated) = (&self.survey.snapshots[index], self.survey.transaction.is_updated(index));
         let sources = self.survey.volume_sources(index, &*self.replacer.engine).await?;
+        // One that only goes along stays on the image that it has.
+        let own = (!is_updated).then(|| own_platform(&snapshot.container, &snapshot.image)).flatten();
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &snapshot.image,
@@ -274,7 +276,7 @@ impl Attempt<'_, '_> {
             volume_sources: &sources,
             names: &self.survey.container_names,
             reference: is_updated.then_some(self.job.image.reference).flatten(),
-            platform: is_updated.then_some(self.job.image.platform).flatten(),
+            platform: if is_updated { self.job.image.platform } else { own.as_deref() },
             api: self.survey.engine.api,
             is_podman: self.survey.engine.is_podman,
         };
@@ -316,24 +318,21 @@ impl Attempt<'_, '_> {
 
     /// The old containers go, last of all.
     async fn succeed(mut self) -> Replaced {
-        self.entry.is_passed = true;
-        self.write_down();
         let sides = self.sides();
         let recreated = sides.iter().filter(|side| side.part.handling == Handling::Recreate);
         let replaced = Replaced {
             new_id: self.new_id(0).unwrap_or_default().to_owned(),
             containers: recreated.map(|side| side.part.name.clone()).collect(),
         };
-        let transaction = std::mem::take(&mut self.survey.transaction.sides);
-        let transaction = Transaction { sides: transaction, ..self.survey.transaction };
-        if let Err(error) = self.replacer.finish(&transaction).await {
-            let name = &transaction.root().part.name;
-            warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
-            return replaced;
+        let sides = std::mem::take(&mut self.survey.transaction.sides);
+        let transaction = Transaction { sides, ..self.survey.transaction };
+        match self.replacer.commit(&transaction, &mut self.entry, Some(&self.record)).await {
+            Ok(_) => self.record.close(),
+            Err(error) => {
+                let name = &transaction.root().part.name;
+                warn!(container = %name, %error, "replaced, but not all of the old is gone; tried again with the next poll");
+            }
         }
-        let parts = transaction.sides.iter().map(|side| &side.part);
-        self.replacer.run_hooks_after(parts, &transaction.id, &self.record, &mut self.entry).await;
-        self.record.close();
         replaced
     }
 
@@ -414,6 +413,11 @@ impl Replacer {
             Err(GateError::Failed(reason)) => {
                 Err(Setback::of(Fault::Image, format!("the new container of {} did not pass: {reason}", part.name)))
             }
+            // The engine did not call it unhealthy: to wait no longer is this program's decision.
+            Err(GateError::Undecided(reason)) => Err(Setback::of(
+                Fault::Host,
+                format!("the new container of {} was not waited for any longer: {reason}", part.name),
+            )),
             Err(GateError::Engine(error)) => Err(Setback::engine("watch the new container", &error)),
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tracing::error;
+use tracing::{debug, error, info};
 
 use crate::plugin::StateKeeping;
 use crate::store::Store;
@@ -18,6 +18,8 @@ pub(super) struct PolicyMemory {
     state: Value,
     /// The store has it, as far as it is to be there.
     is_kept: bool,
+    /// That the store does not take it was reported.
+    is_reported: bool,
 }
 
 impl PolicyMemory {
@@ -30,7 +32,14 @@ impl PolicyMemory {
                 None
             }),
         };
-        Self { store, keeping, manifest: manifest.to_owned(), state: stored.unwrap_or_default(), is_kept: true }
+        Self {
+            store,
+            keeping,
+            manifest: manifest.to_owned(),
+            state: stored.unwrap_or_default(),
+            is_kept: true,
+            is_reported: false,
+        }
     }
 
     /// From the next write on it is kept, or no longer.
@@ -50,11 +59,20 @@ impl PolicyMemory {
             return;
         }
         match self.store.keep_policy_state(&self.manifest, &self.state) {
-            Ok(()) => self.is_kept = true,
-            Err(error) => error!(
-                manifest = self.manifest,
-                "failed to {error}; what the policy has seen counts until this process ends"
-            ),
+            Ok(()) => {
+                self.is_kept = true;
+                if std::mem::take(&mut self.is_reported) {
+                    info!(manifest = self.manifest, "what the policy has seen is written again");
+                }
+            }
+            Err(error) if self.is_reported => debug!(manifest = self.manifest, "failed again to {error}"),
+            Err(error) => {
+                self.is_reported = true;
+                error!(
+                    manifest = self.manifest,
+                    "failed to {error}; what the policy has seen counts until this process ends"
+                );
+            }
         }
     }
 }
@@ -88,9 +106,12 @@ mod tests {
         kept.write(json!(1));
         store.set_read_only(true);
         kept.write(json!(2));
+        assert!(kept.is_reported, "s14: once, not at each poll");
+        kept.write(json!(2));
         assert_eq!((kept.read(), store.policy_state("apps").expect("read")), (json!(2), Some(json!(1))));
         store.set_read_only(false);
         kept.write(json!(2));
         assert_eq!(store.policy_state("apps").expect("read"), Some(json!(2)));
+        assert!(!kept.is_reported, "the next failure is another one");
     }
 }

@@ -9,7 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 use url::Url;
 
-use super::{FILE_NAME, Store, StoreError, explain};
+use super::{FILE_NAME, Store, StoreError, explain, guard};
 
 impl Store {
     /// What is in `folder`, in a store that ends with the process and is never written back.
@@ -18,6 +18,7 @@ impl Store {
     /// When the file is not there or cannot be read, is damaged, or from a newer version.
     pub fn copy_to_memory(folder: &Path) -> Result<Self, StoreError> {
         let file = folder.join(FILE_NAME);
+        guard::check_files(&file)?;
         let copied = copy(&file).map_err(|source| explain(&file, source))?;
         Self::prepare(copied, file)
     }

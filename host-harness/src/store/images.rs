@@ -5,6 +5,8 @@ use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, params};
 use serde_json::Value;
 
+use imagewatch_abi::{Container, ImageOrigin, Reference};
+
 use super::{Store, StoreError, column_ms};
 
 impl Store {
@@ -47,9 +49,37 @@ impl Store {
         })
     }
 
+    /// Notes that this program pulled `image_id` from `repository`.
+    pub fn note_pulled_image(&self, repository: &str, image_id: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let sql = "INSERT OR IGNORE INTO pulled_image (repository, image_id) VALUES (?1, ?2)";
+            transaction.execute(sql, params![repository, image_id]).map(drop)
+        })
+    }
+
+    /// Completes the origin of those of `containers` of which the engine does not report it: an image that this program
+    /// pulled from the repository that the container names came from there.
+    pub fn complete_origins(&self, containers: &mut [Container]) -> Result<(), StoreError> {
+        for container in containers.iter_mut().filter(|container| container.origin == Some(ImageOrigin::Unknown)) {
+            let Ok(reference) = container.image.parse::<Reference>() else { continue };
+            if self.has_pulled(&reference.name(), &container.image_id)? {
+                container.origin = Some(ImageOrigin::Registry);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_pulled(&self, repository: &str, image_id: &str) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT 1 FROM pulled_image WHERE repository = ?1 AND image_id = ?2";
+            connection.prepare_cached(sql)?.exists([repository, image_id])
+        })
+    }
+
     /// Forgets the image `image_id` as a previous one, in every repository. Its config stays: a container may run it.
     pub fn forget_previous_image(&self, image_id: &str) -> Result<(), StoreError> {
         self.write(|transaction| {
+            transaction.execute("DELETE FROM pulled_image WHERE image_id = ?1", [image_id])?;
             transaction.execute("DELETE FROM previous_image WHERE image_id = ?1", [image_id]).map(drop)
         })
     }

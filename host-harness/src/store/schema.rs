@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Step `n` takes a file from version `n` to `n + 1`; SQLite's `user_version` says where a file stands. Steps
 /// that were released are never changed.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     // The entry is JSON, as the boundary has it: what is in it is the policy's own.
     "CREATE TABLE quarantine (
         manifest TEXT NOT NULL,
@@ -41,6 +41,12 @@ const STEPS: [&str; 4] = [
     CREATE INDEX history_of_target ON history (manifest, target, id);",
     // By which a manifest's oldest events are found.
     "CREATE INDEX history_of_manifest ON history (manifest, id);",
+    // What this program pulled. Where an engine does not report it, nothing else says that an image came from there.
+    "CREATE TABLE pulled_image (
+        repository TEXT NOT NULL,
+        image_id TEXT NOT NULL,
+        PRIMARY KEY (repository, image_id)
+    ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Why a file cannot be used.
@@ -77,7 +83,10 @@ pub(super) fn prepare(connection: &mut Connection, busy_timeout: Duration) -> Re
     }
     // Two processes may open an old file at once: the second finds it done.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Ok(version) = u32::try_from(version) else {
+        return Err(Unusable::Damaged(format!("its schema number is {version}, which no version writes")));
+    };
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     let Some(to_do) = STEPS.get(done..) else { return Err(Unusable::Newer(version)) };
     for step in to_do {

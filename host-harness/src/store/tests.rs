@@ -353,3 +353,19 @@ fn the_config_of_an_image_is_kept_as_it_last_was() {
         assert_eq!(store.image_config("1").expect("read"), Some(config));
     }
 }
+
+#[test]
+fn s14_a_schema_number_that_no_version_writes_is_damage() {
+    for number in [-1, i32::MIN] {
+        let folder = TempDir::new().expect("a folder");
+        drop(Store::open(folder.path()).expect("a store"));
+        let connection = Connection::open(folder.path().join(FILE_NAME)).expect("a database");
+        connection.pragma_update(None, "user_version", number).expect("a setting of the file");
+        drop(connection);
+        let error = Store::open(folder.path()).expect_err("no version of ours");
+        assert!(
+            matches!(error, StoreError::Damaged { .. }) && error.to_string().contains(&number.to_string()),
+            "{error}"
+        );
+    }
+}

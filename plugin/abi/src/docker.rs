@@ -19,6 +19,13 @@ pub struct Selector {
     /// `key=value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// Not the containers of these names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// In an order of a poll: also containers of which nothing reports where their image came from. Absent: they are
+    /// left alone, as are those whose image was built on the machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown_origin: bool,
 }
 
 /// What `docker_containers` answers.
@@ -197,6 +204,10 @@ pub struct Report {
     /// The digest that was worked on, where the host knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Whether the order was begun by another run of the host, and this one found out how it ended. The policy may not
+    /// know the order any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_recovered: bool,
 }
 
 /// A container that an order could not handle.

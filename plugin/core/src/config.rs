@@ -35,6 +35,15 @@ pub(crate) enum Baseline {
     Running,
 }
 
+/// What becomes of a container when nothing reports where its image came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnknownOrigin {
+    /// It is not updated, and no registry is asked about it.
+    Hold,
+    /// Its registry is asked whether it has the image that runs; the container is updated only then.
+    Ask,
+}
+
 /// Every key that this policy reads.
 pub const KEYS: &[Key] = &[
     key("enabled", "`true`, or anything else", "true", "Whether polling works; a manual refresh works all the same."),
@@ -65,6 +74,12 @@ pub const KEYS: &[Key] = &[
         "`seen` or `running`",
         "seen",
         "What a digest is compared with: the one seen before, so that the first sight changes nothing; or the image that the containers run, so that one that is behind at the start is updated.",
+    ),
+    key(
+        "unknown_origin",
+        "`hold` or `ask`",
+        "hold",
+        "What to do where nothing reports whether an image was pulled or built on the machine (Docker with the containerd image store before API 1.55, Podman): leave the container alone and ask no registry; or ask its registry whether it has the image that runs, and update the container only then.",
     ),
     key(
         "container_name_contains",
@@ -108,6 +123,7 @@ pub(crate) struct Config {
     pub(crate) default_name: Option<String>,
     pub(crate) name_contains: Option<String>,
     pub(crate) baseline: Baseline,
+    pub(crate) unknown_origin: UnknownOrigin,
     pub(crate) strategy: Strategy,
     pub(crate) update: Rc<UpdatePolicy>,
     pub(crate) platform: Option<String>,
@@ -166,6 +182,11 @@ impl Config {
                 None | Some("seen") => Baseline::Seen,
                 Some("running") => Baseline::Running,
                 Some(_) => return Err(Failure::config("baseline", "expected `seen` or `running`")),
+            },
+            unknown_origin: match text("unknown_origin").as_deref() {
+                None | Some("hold") => UnknownOrigin::Hold,
+                Some("ask") => UnknownOrigin::Ask,
+                Some(_) => return Err(Failure::config("unknown_origin", "expected `hold` or `ask`")),
             },
             strategy: parse_strategy(text("strategy").as_deref().unwrap_or("replace"))?,
             update: parse_update(&text)?,

@@ -22,14 +22,14 @@ use imagewatch_abi::{
 };
 
 use aim::{Aims, find_aims};
-use behind::{list_running, look_through};
+use behind::{concerned, pair_up, untrusted};
 use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
 
-use crate::config::Config;
+use crate::config::{Baseline, Config, UnknownOrigin};
 use crate::gate::quarantine::Quarantine;
-use crate::running::used_by;
+use crate::running::{confirm_origins, list_used, load_wrappers, used_by};
 use crate::settle::settle_report;
 use crate::state::{Cache, State};
 use crate::target::{Target, Targets};
@@ -98,9 +98,12 @@ fn watch(
     }
     let is_open = |target: &Target| !is_settled(state, target);
     let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
-    let running = list_running(host, config)?;
-    if let Some(running) = &running {
-        look_through(host, config, cache, input.now_ms, running, &found.targets, &aims, &lookups);
+    let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
+    let containers = if is_compared { list_used(host)? } else { Vec::new() };
+    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    confirm_origins(host, cache, &config.insecure, input.now_ms, &pairs);
+    if config.baseline == Baseline::Running {
+        load_wrappers(host, cache, &config.insecure, input.now_ms, &pairs);
     }
     let mut orders = Vec::new();
     let mut outcomes = found.unwatchable;
@@ -108,10 +111,12 @@ fn watch(
         log_outcome(host, outcome);
     }
     for (target, aim) in found.targets.iter().zip(&aims) {
-        let used = running.as_ref().map(|running| used_by(running, target)).unwrap_or_default();
+        let used = used_by(&containers, target);
+        let except = untrusted(config, cache, &used);
+        let used = concerned(config, cache, used);
         let Decided { mut outcome, order, is_news } =
             decide((config, cache), state, quarantine, target, (aim, &lookups), &used);
-        orders.extend(order);
+        orders.extend(order.map(|order| select(config, order, except)));
         if let Some(order) = lost.get(&target.name) {
             let lost = format!("order {order} was lost before it was reported");
             outcome.reason =
@@ -178,6 +183,14 @@ pub(crate) fn build_order(
         containers: target.containers.clone(),
         group: target.group.clone(),
     }
+}
+
+/// `order`, less the containers of the names `except`. The host leaves containers of unknown origin alone, unless their
+/// registry was asked.
+fn select(config: &Config, mut order: Order, except: Vec<String>) -> Order {
+    order.containers.except = except;
+    order.containers.unknown_origin = config.unknown_origin == UnknownOrigin::Ask;
+    order
 }
 
 /// Hands the orders to the host. Those it did at once are settled here; those it did not take are rolled back.

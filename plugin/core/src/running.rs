@@ -1,17 +1,24 @@
-//! What a container runs, in a registry's words: whether its image is the one that a digest names. Takes no decision.
+//! What a container runs, in a registry's words: whether its image came from the registry that its name says, and
+//! whether it is the one that a digest names.
 
 use std::collections::BTreeSet;
 
-use imagewatch_abi::{Container, Digest, Failure, Reference, Selector};
+use imagewatch_abi::{Container, Digest, Failure, ImageOrigin, Reference, Selector, StatusKind};
 
-use crate::config::Insecure;
-use crate::registry::resolve::load_documents;
+use crate::config::{Config, Insecure, UnknownOrigin};
+use crate::registry::resolve::{find_in_repository, load_documents};
 use crate::state::Cache;
 use crate::target::Target;
 use crate::{Host, gather};
 
 /// The cache holds no more documents than this.
 const MAX_DOCUMENTS: usize = 1_000;
+
+const BUILT_HERE: &str = "its image came from no registry: it was built or loaded on this machine";
+const ORIGIN_UNKNOWN: &str = "its image was perhaps built or loaded on this machine: the engine does not report where it \
+    came from. Set config key `unknown_origin` to `ask` to have its registry asked whether it has this image";
+const NOT_AT_ITS_REGISTRY: &str =
+    "its registry does not confirm that it has the image that runs, so perhaps it was built or loaded on this machine";
 
 /// A container, the reference that it follows, and the digest which the registry has for that.
 pub(crate) type Pair<'a> = (&'a Container, &'a Reference, &'a Digest);
@@ -29,9 +36,8 @@ pub(crate) fn list_used(host: &mut dyn Host) -> Result<Vec<Used>, Failure> {
 
 /// Those of `containers` that have a reference, with it.
 pub(crate) fn with_references(containers: Vec<Container>) -> Vec<Used> {
-    let parse =
-        |container: Container| Some((container.image.parse::<Reference>().ok()?.with_explicit_tag(), container));
-    containers.into_iter().filter_map(parse).collect()
+    let pair = |container: Container| Some((reference_of(&container).ok()?, container));
+    containers.into_iter().filter_map(pair).collect()
 }
 
 /// Those of `containers` that follow `target`.
@@ -44,19 +50,64 @@ pub(crate) fn used_by<'a>(containers: &'a [Used], target: &Target) -> Vec<&'a Us
     containers.iter().filter(|(reference, container)| target.has(reference) && follows(container)).collect()
 }
 
-/// The digests under which the engine knows the container's image in the reference's repository: every one that a
-/// pull of it ever brought, and the image store's own.
+/// The digests under which the engine knows the container's image in the reference's repository: of the manifest that
+/// it runs, every one that a pull of it ever brought, and the image store's own.
 pub(crate) fn digests_of(container: &Container, reference: &Reference) -> Vec<Digest> {
     let parse = |text: &String| {
         let parsed: Reference = text.parse().ok()?;
         (parsed.name() == reference.name()).then(|| parsed.digest().cloned()).flatten()
     };
-    container.repo_digests.iter().filter_map(parse).chain(container.target_digest.clone()).collect()
+    let named = container.repo_digests.iter().filter_map(parse);
+    container.manifest_digest.clone().into_iter().chain(named).chain(container.target_digest.clone()).collect()
 }
 
-/// Whether the engine says where the container's image came from; else it was built or loaded there.
-pub(crate) fn is_from_registry(container: &Container) -> bool {
-    !container.repo_digests.is_empty() || container.target_digest.is_some()
+/// The reference that `container` follows: the one that it was created from, with its tag.
+///
+/// # Errors
+/// It was created from an image id, in full or in part, so no tag is known; or the text is no reference.
+pub(crate) fn reference_of(container: &Container) -> Result<Reference, String> {
+    let image = container.image.as_str();
+    let id = container.image_id.trim_start_matches("sha256:");
+    if !image.is_empty() && id.starts_with(image.trim_start_matches("sha256:")) {
+        return Err(format!("invalid image reference {image:?}: it is an image id, which no tag points to"));
+    }
+    let reference: Reference = image.parse().map_err(|error| format!("{error}"))?;
+    Ok(reference.with_explicit_tag())
+}
+
+/// Where the container's image came from. A host that does not report it leaves what the engine shows: a digest of a
+/// repository, unless the image store gives digests to every image, also to those built on the machine.
+fn origin_of(container: &Container) -> ImageOrigin {
+    match container.origin {
+        Some(origin) => origin,
+        None if container.target_digest.is_some() => ImageOrigin::Unknown,
+        None if container.repo_digests.is_empty() => ImageOrigin::Local,
+        None => ImageOrigin::Registry,
+    }
+}
+
+/// Where a container stands about whose image no registry is asked, and why, a lowercase fragment. The one
+/// place where this is decided, for a check and for a poll: an image that did not come from a registry is never compared with what is there under
+/// its name, which may be anybody's.
+pub(crate) fn reason_against_origin(config: &Config, container: &Container) -> Option<(StatusKind, &'static str)> {
+    match origin_of(container) {
+        ImageOrigin::Registry => None,
+        ImageOrigin::Local => Some((StatusKind::Local, BUILT_HERE)),
+        ImageOrigin::Unknown if config.unknown_origin == UnknownOrigin::Ask => None,
+        ImageOrigin::Unknown => Some((StatusKind::Unknown, ORIGIN_UNKNOWN)),
+    }
+}
+
+/// Why the container's image is not compared with what its tag points to although its registry may be asked, a lowercase
+/// fragment: nothing reports where it came from, and its registry does not confirm that it has it.
+pub(crate) fn reason_unconfirmed(cache: &Cache, container: &Container, reference: &Reference) -> Option<&'static str> {
+    let is_open = origin_of(container) == ImageOrigin::Unknown;
+    (is_open && !is_confirmed(cache, container, reference)).then_some(NOT_AT_ITS_REGISTRY)
+}
+
+/// Whether the reference's repository has the container's image.
+fn is_confirmed(cache: &Cache, container: &Container, reference: &Reference) -> bool {
+    digests_of(container, reference).iter().any(|digest| cache.confirmed.contains(&reference.at(digest)))
 }
 
 /// Whether the container's image is the one that `remote` names: by a digest of its own, or as the manifest for its
@@ -75,6 +126,34 @@ pub(crate) fn is_running(cache: &Cache, (container, reference, remote): Pair<'_>
     child.is_some_and(|child| own.contains(child)) || config.is_some_and(|config| config.as_str() == container.image_id)
 }
 
+/// Has the registry confirm the images of unknown origin. What the tag points to is confirmed by that; for another image
+/// the registry is asked, by its digest: a local build that has the name of somebody's image is not there.
+pub(crate) fn confirm_origins(
+    host: &mut dyn Host,
+    cache: &mut Cache,
+    insecure: &Insecure,
+    now_ms: u64,
+    pairs: &[Pair<'_>],
+) {
+    if cache.confirmed.len() > MAX_DOCUMENTS {
+        cache.confirmed.clear();
+    }
+    let mut wanted = BTreeSet::new();
+    for (container, reference, remote) in pairs {
+        let own = digests_of(container, reference);
+        if origin_of(container) != ImageOrigin::Unknown || is_confirmed(cache, container, reference) {
+            continue;
+        }
+        if own.contains(remote) {
+            cache.confirmed.insert(reference.at(remote));
+        } else {
+            wanted.extend(own.last().map(|digest| reference.at(digest)));
+        }
+    }
+    let found = find_in_repository(host, cache, insecure, now_ms, wanted);
+    cache.confirmed.extend(found);
+}
+
 /// Reads what [`is_running`] needs to see through another wrapper of the same image: the index or manifest of each
 /// `remote` that no digest of its container's is, and on stores that name images by their config the manifest for the
 /// platform. Each once for as long as the cache lasts, as a digest's document never changes.
@@ -90,7 +169,7 @@ pub(crate) fn load_wrappers(
     }
     // An image that was never pulled as another is another: nothing to see through.
     let is_open = |cache: &Cache, pair: &Pair<'_>| {
-        is_from_registry(pair.0) && pair.0.platform.is_some() && !is_running(cache, *pair)
+        origin_of(pair.0) != ImageOrigin::Local && pair.0.platform.is_some() && !is_running(cache, *pair)
     };
     let indexes: BTreeSet<Reference> =
         gather(pairs.iter().filter(|pair| is_open(cache, pair)).map(|(_, reference, remote)| reference.at(remote)));
@@ -105,3 +184,6 @@ pub(crate) fn load_wrappers(
     let children: BTreeSet<Reference> = gather(open.filter_map(|pair| child(cache, pair)));
     load_documents(host, cache, insecure, now_ms, children);
 }
+
+#[cfg(test)]
+mod tests;

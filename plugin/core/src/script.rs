@@ -46,6 +46,7 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("quarantine-image", include_str!("../scripts/quarantine-image.json")),
     ("quarantine-manual", include_str!("../scripts/quarantine-manual.json")),
     ("quarantine-targets", include_str!("../scripts/quarantine-targets.json")),
+    ("recovered", include_str!("../scripts/recovered.json")),
     ("roll-back", include_str!("../scripts/roll-back.json")),
     ("seed-move-commit", include_str!("../scripts/seed-move-commit.json")),
     ("start-first", include_str!("../scripts/start-first.json")),

@@ -36,8 +36,14 @@ pub(crate) fn settle_report(
     report: &Report,
 ) -> Outcome {
     let consequence = Consequence::of(report);
-    let waiting = state.pending_target(&report.order);
-    let ended = if report.err.is_none() { Verdict::Refreshed } else { Verdict::Failed };
+    let waiting = state.pending_target(&report.order).or_else(|| state.pending_by_another_run(report));
+    let ended = match &consequence {
+        // An update that another run of the host began is no manual refresh, though the policy may know it no longer.
+        Consequence::Keep if report.is_recovered => Verdict::Committed,
+        _ if report.is_recovered => Verdict::RolledBack,
+        _ if report.err.is_none() => Verdict::Refreshed,
+        _ => Verdict::Failed,
+    };
     let mut outcome = Outcome {
         reference: report.reference.clone(),
         digest: report.digest.clone(),
@@ -88,7 +94,7 @@ fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: &Conseque
         outcome.from = Some(seen.reference.clone());
     }
     outcome.reference = Some(to.clone());
-    outcome.previous.clone_from(&seen.digest);
+    outcome.previous = pending.previous.or_else(|| seen.digest.clone());
     outcome.digest = Some(pending.digest.clone());
     if *consequence == Consequence::Keep {
         outcome.verdict = Verdict::Committed;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use imagewatch_abi::{Digest, Failure, FailureCode, Reference};
+use imagewatch_abi::{Digest, Failure, FailureCode, Reference, Report};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,6 +54,9 @@ pub(crate) struct Pending {
     /// What becomes of [`Seen::tried`] when it is committed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tried: Vec<String>,
+    /// What the containers ran when the order was placed, where that is another digest than [`Seen::digest`] or none is seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Digest>,
     /// The order's group: the image that fails for one of a group is quarantined for all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
@@ -104,6 +107,12 @@ impl State {
             is_mate.then(|| (name.clone(), pending.reference.clone().unwrap_or_else(|| seen.reference.clone())))
         };
         self.targets.iter().filter_map(mate).collect()
+    }
+
+    /// The target that waits for what `report` tells of an order of another run, whose id it may not have.
+    pub(crate) fn pending_by_another_run(&self, report: &Report) -> Option<String> {
+        let pending = self.targets.get(&report.target)?.pending.as_ref()?;
+        (report.is_recovered && report.digest.as_ref() == Some(&pending.digest)).then(|| report.target.clone())
     }
 
     /// The target whose pending order is `order`.

@@ -3,8 +3,9 @@
 
 use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
 
+use crate::config::Config;
 use crate::registry::resolve::Lookup;
-use crate::running::{digests_of, is_from_registry, is_running};
+use crate::running::{digests_of, is_running, reason_against_origin, reason_unconfirmed};
 use crate::state::Cache;
 
 /// What is known of one container, or of a target whose containers are not known.
@@ -54,7 +55,7 @@ pub(crate) enum Image<'a> {
     /// Another one.
     Other,
     /// One that was built or loaded on this machine.
-    Local,
+    Local(&'static str),
     /// One that cannot be compared, and why.
     Incomparable(&'static str),
     /// It does not matter: the reference names a digest.
@@ -77,7 +78,18 @@ pub(crate) fn remote_of(lookup: Option<&Lookup>) -> Remote<'_> {
 
 impl<'a> Image<'a> {
     /// What `container` runs, compared with what `aim` points to.
-    pub(crate) fn of(cache: &Cache, container: &Container, aim: &Reference, remote: Remote<'a>) -> Self {
+    pub(crate) fn of(
+        (config, cache): (&Config, &Cache),
+        container: &Container,
+        aim: &Reference,
+        remote: Remote<'a>,
+    ) -> Self {
+        if let Some(reason) = reason_against_origin(config, container) {
+            return match reason {
+                (StatusKind::Local, reason) => Self::Local(reason),
+                (_, reason) => Self::Incomparable(reason),
+            };
+        }
         let remote = match remote {
             Ok(remote) => remote,
             Err((reason, until_ms)) => return Self::NotLookedUp(reason, until_ms),
@@ -87,8 +99,8 @@ impl<'a> Image<'a> {
             Self::Same
         } else if is_running(cache, (container, aim, remote)) {
             Self::SameInAnotherWrapper
-        } else if !is_from_registry(container) {
-            Self::Local
+        } else if let Some(reason) = reason_unconfirmed(cache, container, aim) {
+            Self::Incomparable(reason)
         } else if has.is_empty() {
             Self::Incomparable("the engine has no digest of this repository for the image that it runs")
         } else {
@@ -135,7 +147,7 @@ impl Rule {
         match &facts.image {
             _ if facts.is_ordered => Self::Ordered,
             Image::Same | Image::SameInAnotherWrapper => Self::UpToDate,
-            Image::Local => Self::Local,
+            Image::Local(_) => Self::Local,
             _ if facts.blocked.is_some() => Self::Blocked,
             Image::Pinned => Self::Pinned,
             Image::NotLookedUp(..) => Self::NotLookedUp,
@@ -170,9 +182,7 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
             Status::new(StatusKind::UpToDate, "up to date: the same image in another wrapper")
         }
         (Rule::UpToDate, ..) => Status::new(StatusKind::UpToDate, "up to date"),
-        (Rule::Local, ..) => {
-            Status::new(StatusKind::Local, "its image came from no registry: it was built or loaded on this machine")
-        }
+        (Rule::Local, Image::Local(reason), _) => Status::new(StatusKind::Local, *reason),
         (_, Image::NotLookedUp(reason, until_ms), _) => {
             Status { until_ms: *until_ms, ..Status::new(StatusKind::Unknown, *reason) }
         }
@@ -199,8 +209,8 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
 /// Why a container cannot be watched, a lowercase fragment. It is told before anything is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unwatchable {
-    /// Its image was built or loaded on this machine.
-    Local(String),
+    /// Its image was built or loaded on this machine, or perhaps so.
+    NotPulled(StatusKind, &'static str),
     /// Its image is no reference, or a label cannot be read.
     Blocked(String),
 }
@@ -208,7 +218,7 @@ pub(crate) enum Unwatchable {
 /// Where a container stands that cannot be watched.
 pub(crate) fn status_of_unwatchable(why: &Unwatchable) -> Status {
     match why {
-        Unwatchable::Local(reason) => Status::new(StatusKind::Local, reason.as_str()),
+        Unwatchable::NotPulled(kind, reason) => Status::new(*kind, *reason),
         Unwatchable::Blocked(reason) => Status::new(StatusKind::Blocked, reason.as_str()),
     }
 }

@@ -11,7 +11,7 @@ use imagewatch_abi::{Container, Containers, Failure, NotWatched, Outcome, Refere
 use crate::Host;
 use crate::config::{Config, Watch};
 use crate::group::find_groups;
-use crate::running::{Used, is_from_registry, with_references};
+use crate::running::{Used, reason_against_origin, reference_of, with_references};
 use crate::status::{Unwatchable, status_of_unwatchable};
 use crate::update::UpdatePolicy;
 
@@ -239,7 +239,7 @@ fn unwatchable(container: &Container, why: &Unwatchable) -> Outcome {
 
 fn read_target(config: &Config, container: &Container) -> Result<Target, Unwatchable> {
     check_labels(container).map_err(Unwatchable::Blocked)?;
-    let reference = read_reference(container)?;
+    let reference = read_reference(config, container)?;
     let target = Target {
         name: container.name.clone(),
         first: reference.clone(),
@@ -279,16 +279,13 @@ pub(crate) fn reason_against(container: &Container, strategy: Strategy) -> Optio
     container.blocked.clone().filter(|_| replaces).or_else(of_label)
 }
 
-fn read_reference(container: &Container) -> Result<Reference, Unwatchable> {
+fn read_reference(config: &Config, container: &Container) -> Result<Reference, Unwatchable> {
     let blocked = |reason: String| Unwatchable::Blocked(container.blocked.clone().unwrap_or(reason));
-    let reference: Reference = container.image.parse().map_err(|error| blocked(format!("{error}")))?;
-    if !is_from_registry(container) && reference.digest().is_none() {
-        return Err(Unwatchable::Local(format!(
-            "its image {} came from no registry, so that it cannot be watched: it was built or loaded on this machine",
-            container.image
-        )));
+    let reference = reference_of(container).map_err(blocked)?;
+    match reason_against_origin(config, container).filter(|_| reference.digest().is_none()) {
+        Some((kind, reason)) => Err(Unwatchable::NotPulled(kind, reason)),
+        None => Ok(reference),
     }
-    Ok(reference.with_explicit_tag())
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub(super) struct Connection {
 pub(super) struct Known {
     /// The version that calls are made with.
     pub(super) version: ApiVersion,
+    /// The newest version that may be spoken for what older ones cannot say: the engine's, unless one was asked for.
+    pub(super) newest: ApiVersion,
     pub(super) is_podman: bool,
     /// Whether every call that a replacement needs was found to be allowed.
     is_all_allowed: bool,
@@ -110,7 +112,8 @@ impl Connection {
         let version = self.common_version(version("MinAPIVersion").unwrap_or(OLDEST), newest)?;
         let mut parts = answer["Components"].as_array().into_iter().flatten();
         let is_podman = parts.any(|part| part["Name"].as_str().is_some_and(|name| name.contains("Podman")));
-        let known = Known { version, is_podman, is_all_allowed: false };
+        let newest = self.api.unwrap_or(newest);
+        let known = Known { version, newest, is_podman, is_all_allowed: false };
         *self.remembered() = Some(known);
         Ok(known)
     }
@@ -162,6 +165,11 @@ impl Connection {
     /// Makes one call and returns its JSON; null for an empty answer.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, EngineError> {
         let version = self.known().await?.version;
+        self.send(call, Some(version)).await
+    }
+
+    /// The same under another version.
+    pub(super) async fn call_at(&self, version: ApiVersion, call: Call<'_>) -> Result<Value, EngineError> {
         self.send(call, Some(version)).await
     }
 

@@ -7,9 +7,9 @@ use imagewatch_abi::{Container, Reference, Selector};
 use serde_json::{Value, json};
 
 use super::{MemoryEngine, State, conflict, name_of, text};
-use crate::engine::mounts::writable_mounts;
+use crate::engine::image_facts::{ImageFacts, platform_of};
 use crate::engine::permission::Permission;
-use crate::engine::{Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
+use crate::engine::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
 
 #[async_trait]
@@ -33,38 +33,18 @@ impl Engine for MemoryEngine {
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {
         let mut state = self.state();
         state.record("list all".to_owned())?;
-        let line = |c: &Value| {
-            json!({
-                "Id": c["Id"], "Names": [c["Name"]], "Image": c["Config"]["Image"], "ImageID": c["Image"],
-                "Labels": c["Config"]["Labels"], "State": c["State"]["Status"],
-                "Created": c["TestCreated"].as_u64().unwrap_or(0),
-                "HostConfig": { "NetworkMode": c["HostConfig"]["NetworkMode"] }, "Mounts": c["Mounts"],
-                "NetworkSettings": { "Networks": c["NetworkSettings"]["Networks"] }, "Ports": c["TestPorts"],
-            })
-        };
-        Ok(state
-            .containers
-            .values()
-            .map(|c| serde_json::from_value(line(c)).expect("a line as Docker has it"))
-            .collect())
+        Ok(state.listed())
     }
 
     async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError> {
         let mut state = self.state();
         state.record("list".to_owned()).map_err(EngineError::while_listing)?;
-        let digests = |id: &str| serde_json::from_value(state.images.get(id)?["RepoDigests"].clone()).ok();
-        let show = |(id, c): (&String, &Value)| Container {
-            id: id.clone(),
-            name: name_of(c).to_owned(),
-            image: text(&c["Config"]["Image"]).to_owned(),
-            image_id: text(&c["Image"]).to_owned(),
-            repo_digests: digests(text(&c["Image"])).unwrap_or_default(),
-            labels: serde_json::from_value(c["Config"]["Labels"].clone()).unwrap_or_default(),
-            state: text(&c["State"]["Status"]).to_owned(),
-            writable_mounts: writable_mounts(&c["Mounts"]).into_iter().collect(),
-            ..Container::default()
+        let has_identity = state.facts.api >= ApiVersion::IMAGE_IDENTITY;
+        let show = |listed: Listed| {
+            let image = state.images.get(&listed.image_id).cloned().unwrap_or_default();
+            listed.complete(listed.image.clone(), ImageFacts::parse(&image, has_identity), state.facts.is_podman)
         };
-        let mut containers: Vec<Container> = state.containers.iter().map(show).collect();
+        let mut containers: Vec<Container> = state.listed().into_iter().map(show).collect();
         containers.retain(|c| is_selected(selector, &c.name, &c.labels));
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(containers)
@@ -116,6 +96,21 @@ impl Engine for MemoryEngine {
         let mut state = self.state();
         state.record(format!("inspect image {image}"))?;
         Ok(state.image_id(image).and_then(|id| state.images.get(&id).cloned()))
+    }
+
+    async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError> {
+        let mut state = self.state();
+        state.record(format!("inspect image {image} {platform}"))?;
+        let Some(found) = state.image_id(image).and_then(|id| state.images.get(&id).cloned()) else { return Ok(None) };
+        // `TestPlatforms` has what the image is as each of its platforms.
+        Ok(match &found["TestPlatforms"] {
+            Value::Null => Some(found).filter(|image| platform_of(image).as_deref() == Some(platform)),
+            platforms => platforms.get(platform).cloned(),
+        })
+    }
+
+    async fn platform(&self) -> Result<String, EngineError> {
+        Ok("linux/amd64".to_owned())
     }
 
     async fn changes(&self, container: &str) -> Result<Value, EngineError> {
@@ -246,6 +241,21 @@ impl Engine for MemoryEngine {
 }
 
 impl State {
+    fn listed(&self) -> Vec<Listed> {
+        let line = |c: &Value| {
+            json!({
+                "Id": c["Id"], "Names": [c["Name"]], "Image": text(&c["Config"]["Image"]),
+                "ImageID": text(&c["Image"]), "Labels": c["Config"]["Labels"], "State": text(&c["State"]["Status"]),
+                "Created": c["TestCreated"].as_u64().unwrap_or(0),
+                "ImageManifestDescriptor": c["ImageManifestDescriptor"],
+                "HostConfig": { "NetworkMode": c["HostConfig"]["NetworkMode"] }, "Mounts": c["Mounts"],
+                "NetworkSettings": { "Networks": c["NetworkSettings"]["Networks"] }, "Ports": c["TestPorts"],
+            })
+        };
+        let lines = self.containers.values().map(line);
+        lines.map(|line| serde_json::from_value(line).expect("a line as Docker has it")).collect()
+    }
+
     fn create(&mut self, name: &str, body: &Value) -> Result<String, EngineError> {
         if self.find(name).is_ok() {
             return Err(conflict(format!("the container name {name:?} is already in use")));

@@ -1,7 +1,7 @@
 //! What a stored credential may be used for, wherever it may go: to read manifests and tags from its registry's API, and
 //! to ask a realm that the registry named for a token that reads. An account can do more, which is not a plugin's to do.
 
-use imagewatch_abi::{Failure, HttpRequest, Method};
+use imagewatch_abi::{Failure, HttpRequest, Method, Reference};
 use reqwest::header::{ACCEPT, HeaderMap};
 use url::Url;
 
@@ -59,11 +59,25 @@ fn check_token_request(request: &HttpRequest, url: &Url, registry: &str, realm: 
     Ok(())
 }
 
-/// `/v2/`, `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/tags/list`.
+/// `/v2/`, `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/tags/list`, each part as the grammar of
+/// references writes it: what a server decodes or resolves may be another path.
 fn is_read(path: &str) -> bool {
-    path.strip_prefix("/v2/").is_some_and(|rest| {
-        rest.is_empty() || rest.ends_with("/tags/list") || rest.rsplit('/').nth(1) == Some("manifests")
-    })
+    let Some(rest) = path.strip_prefix("/v2/") else { return false };
+    match rest.rsplitn(3, '/').collect::<Vec<_>>()[..] {
+        [""] => true,
+        ["list", "tags", repository] => names(repository, ""),
+        [digest, "manifests", repository] if digest.contains(':') => names(repository, &format!("@{digest}")),
+        [tag, "manifests", repository] => names(repository, &format!(":{tag}")),
+        _ => false,
+    }
+}
+
+/// Whether `repository` with `version`, a tag or a digest with its separator, is a reference in its canonical form.
+fn names(repository: &str, version: &str) -> bool {
+    // A host, so that nothing is read as one.
+    let text = format!("registry.invalid/{repository}{version}");
+    text.parse::<Reference>()
+        .is_ok_and(|reference| reference.repository() == repository && reference.to_string() == text)
 }
 
 /// One of a kind of the registry's own (`aws`) has no actions to choose.
@@ -73,5 +87,42 @@ fn is_scope_to_read(scope: &str) -> bool {
         Some((resource, actions)) => {
             resource.starts_with("repository") && actions.split(',').all(|action| READING.contains(&action))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+    #[rstest]
+    #[case::version_check("/v2/", true)]
+    #[case::manifest("/v2/org/app/manifests/v1.2", true)]
+    #[case::manifest_by_digest(&format!("/v2/app/manifests/{DIGEST}"), true)]
+    #[case::tags("/v2/org/app/tags/list", true)]
+    #[case::repository_named_manifests("/v2/manifests/manifests/manifests", true)]
+    #[case::encoded_way_up("/v2/x%2f..%2f..%2fadmin/manifests/x", false)]
+    #[case::encoded_letter("/v2/%61dmin/manifests/x", false)]
+    #[case::encoded_reference("/v2/a/manifests/..%2f..%2fadmin", false)]
+    #[case::backslash("/v2/a%5c..%5cadmin/manifests/x", false)]
+    #[case::dots("/v2/a/../admin/manifests/x", false)]
+    #[case::dots_in_a_component("/v2/a..b/manifests/x", false)]
+    #[case::empty_component("/v2/a//b/manifests/x", false)]
+    #[case::no_repository("/v2//manifests/x", false)]
+    #[case::no_repository_for_tags("/v2/tags/list", false)]
+    #[case::upper_case("/v2/Admin/manifests/x", false)]
+    #[case::tag_in_the_repository("/v2/a:b/tags/list", false)]
+    #[case::digest_in_the_repository(&format!("/v2/a@{DIGEST}/tags/list"), false)]
+    #[case::no_reference("/v2/a/manifests/", false)]
+    #[case::semicolon("/v2/a;admin/manifests/x", false)]
+    #[case::no_digest("/v2/a/manifests/sha256:xyz", false)]
+    #[case::tag_and_digest(&format!("/v2/a/manifests/v1@{DIGEST}"), false)]
+    #[case::other_api("/v2/a/blobs/uploads/", false)]
+    #[case::before_the_api("/admin/v2/a/manifests/x", false)]
+    fn s12_a_stored_credential_goes_to_canonical_paths_only(#[case] path: &str, #[case] is_allowed: bool) {
+        assert_eq!(is_read(path), is_allowed);
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::EngineError;
 use crate::replace::Replacer;
 use crate::replace::facts;
 use crate::replace::journal::Snapshot;
-use crate::replace::plan::{Plan, PlanInput, build_plan};
+use crate::replace::plan::{Plan, PlanInput, build_plan, own_platform};
 
 impl Replacer {
     /// A container that went when it was stopped is made again from what was written down, on its own image. It
@@ -82,7 +82,7 @@ impl Replacer {
     ) -> Result<Plan, EngineError> {
         let engine = self.engine.facts().await?;
         let image = if snapshot.image.is_null() {
-            self.image(snapshot.container["Image"].as_str().unwrap_or_default()).await?.unwrap_or_default()
+            self.image_of(&snapshot.container).await?.unwrap_or_default()
         } else {
             snapshot.image.clone()
         };
@@ -95,6 +95,7 @@ impl Replacer {
         for source in volume_sources(&snapshot.container) {
             sources.extend(self.find(source).await?);
         }
+        let platform = own_platform(&snapshot.container, &image);
         let input = PlanInput {
             old: &snapshot.container,
             old_image: &image,
@@ -102,7 +103,7 @@ impl Replacer {
             volume_sources: &sources,
             names: &names,
             reference: None,
-            platform: None,
+            platform: platform.as_deref(),
             api: engine.api,
             is_podman: engine.is_podman,
         };

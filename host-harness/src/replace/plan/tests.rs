@@ -45,19 +45,25 @@ fn plan_config(config: &Value, host: &Value, image_config: &Value) -> Value {
 }
 
 #[test]
-fn the_platform_is_the_orders_or_else_the_old_images() {
+fn f04_no_platform_is_named_unless_it_is_asked_for() {
     let (old, arm) = (json!({ "Id": ID }), json!({ "Os": "linux", "Architecture": "arm64", "Variant": "v8" }));
     let amd = json!({ "Os": "linux", "Architecture": "amd64", "Variant": "" });
     let api_1_40 = ApiVersion { major: 1, minor: 40 };
     for (case, api, image, wanted, expected) in [
-        ("with a variant", OLD_API, &arm, None, Some("linux/arm64/v8")),
-        ("without one", OLD_API, &amd, None, Some("linux/amd64")),
+        ("with a variant", OLD_API, &arm, None, None),
+        ("without a variant", OLD_API, &amd, None, None),
         ("ordered", OLD_API, &arm, Some("linux/amd64"), Some("linux/amd64")),
         ("unknown", OLD_API, &json!({}), None, None),
         ("an engine that takes none", api_1_40, &arm, Some("linux/amd64"), None),
     ] {
         let plan = build_plan(&PlanInput { platform: wanted, api, ..input(&old, image) }).unwrap();
         assert_eq!(plan.platform.as_deref(), expected, "{case}");
+    }
+    let descriptor = json!({ "platform": { "os": "linux", "architecture": "arm", "variant": "v6" } });
+    let of_index = json!({ "Id": ID, "ImageManifestDescriptor": descriptor });
+    for (case, container, expected) in [("graph driver", &old, "linux/arm64/v8"), ("index", &of_index, "linux/arm/v6")]
+    {
+        assert_eq!(own_platform(container, &arm).as_deref(), Some(expected), "{case}: to create it again");
     }
 }
 

@@ -1,15 +1,15 @@
 //! A check: where the containers stand, each of them. Orders nothing, changes nothing.
 
-use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Reference, Selector, StatusKind, Verdict};
+use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Selector, StatusKind, Verdict};
 
 use super::aim::{Aims, find_aims};
-use super::behind::look_through;
+use super::behind::pair_up;
 use super::standing::{Course, stand};
 use crate::Host;
 use crate::config::{Baseline, Config, Watch};
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::Lookup;
-use crate::running::{Used, digests_of, used_by, with_references};
+use crate::running::{Used, confirm_origins, digests_of, load_wrappers, reference_of, used_by, with_references};
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
 use crate::target::{Target, Targets, is_up, not_watched, reason_of_name};
@@ -43,7 +43,9 @@ pub(super) fn check(
     let containers = with_references(listed);
     let is_open = |target: &Target| target.reference.digest().is_none();
     let Aims { all: aims, lookups } = find_aims(host, config, cache, now_ms, &found.targets, &is_open);
-    look_through(host, config, cache, now_ms, &containers, &found.targets, &aims, &lookups);
+    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    confirm_origins(host, cache, &config.insecure, now_ms, &pairs);
+    load_wrappers(host, cache, &config.insecure, now_ms, &pairs);
     let mut outcomes = found.unwatchable;
     for (target, aim) in found.targets.iter().zip(&aims) {
         let lookup = match &aim.reference {
@@ -72,7 +74,7 @@ pub(super) fn check(
 /// The containers that follow none of the `targets` that config lists.
 fn find_unlisted(config: &Config, targets: &[Target], listed: &[Container]) -> Vec<NotWatched> {
     let is_named = |container: &Container| {
-        let reference = container.image.parse::<Reference>().map(Reference::with_explicit_tag);
+        let reference = reference_of(container);
         reference.is_ok_and(|reference| targets.iter().any(|target| target.has(&reference)))
     };
     let reason = |container: &Container| match reason_of_name(config, container) {
@@ -100,7 +102,7 @@ fn see(
             (Verdict::Unknown, status.reason.clone())
         }
         (Image::Same | Image::SameInAnotherWrapper, _) => (Verdict::Unchanged, status.reason.clone()),
-        (Image::Local | Image::Incomparable(_), _) => (Verdict::Unknown, status.reason.clone()),
+        (Image::Local(_) | Image::Incomparable(_), _) => (Verdict::Unknown, status.reason.clone()),
         (Image::Other, Rule::Held | Rule::Blocked) => (Verdict::Held, status.reason.clone()),
         (Image::Other, _) => (Verdict::Moved, status.reason.clone()),
     };

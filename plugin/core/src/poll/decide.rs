@@ -84,7 +84,8 @@ pub(super) fn decide(
         Decision::Order => {
             let updates = standings.leading().rule == Rule::Due;
             let order = build_order(config, state.next_order(&target.name), target, Some((aim, &remote)), updates);
-            state.targets.insert(target.name.clone(), pending(&course, &standings, &order, remote));
+            let pending = pending(&course, &standings, &order, outcome.previous.clone(), remote);
+            state.targets.insert(target.name.clone(), pending);
             (Verdict::Moved, None, Some(order))
         }
     };
@@ -176,7 +177,13 @@ fn reached(course: &Course<'_>, standings: &Standings<'_>, remote: Digest) -> Se
 }
 
 /// On its way by `order`; until that succeeded, where it was is what is remembered.
-fn pending(course: &Course<'_>, standings: &Standings<'_>, order: &Order, digest: Digest) -> Seen {
+fn pending(
+    course: &Course<'_>,
+    standings: &Standings<'_>,
+    order: &Order,
+    previous: Option<Digest>,
+    digest: Digest,
+) -> Seen {
     let is_tried = |standing: &Standing<'_>| standing.rule.is_due() || standing.rule == Rule::Left;
     let tried = standings.behind().filter(|(_, standing)| is_tried(standing));
     let pending = Pending {
@@ -184,6 +191,7 @@ fn pending(course: &Course<'_>, standings: &Standings<'_>, order: &Order, digest
         digest,
         reference: course.from.as_ref().map(|_| course.aim.clone()),
         tried: tried.map(|(container, _)| container.id.clone()).collect(),
+        previous: previous.filter(|previous| course.seen.digest.as_ref() != Some(previous)),
         group: order.group.clone(),
     };
     Seen { pending: Some(pending), ..course.seen.clone() }

@@ -109,7 +109,7 @@ impl<'a> Standings<'a> {
 
     /// Whether it is known what the target's containers run.
     pub(super) fn are_compared(&self) -> bool {
-        let cannot = |image: &Image<'_>| matches!(image, Image::Local | Image::Incomparable(_));
+        let cannot = |image: &Image<'_>| matches!(image, Image::Local(_) | Image::Incomparable(_));
         self.all.iter().any(|standing| standing.container.is_some() && !cannot(&standing.facts.image))
     }
 
@@ -131,7 +131,7 @@ pub(super) fn stand<'a>(
     let image = match container {
         _ if target.reference.digest().is_some() => Image::Pinned,
         None => course.image_as_seen(),
-        Some(container) => Image::of(cache, container, aim, *remote),
+        Some(container) => Image::of((config, cache), container, aim, *remote),
     };
     let strategy = strategy_for(config, target, container);
     let facts = Facts {

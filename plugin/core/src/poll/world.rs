@@ -95,7 +95,8 @@ impl World {
         }
         match self.tags.get(&path.replacen("/manifests/", ":", 1)) {
             Some(digest) => {
-                response(200, vec![("docker-content-digest".to_owned(), digest.to_string())], String::new())
+                let headers = vec![("docker-content-digest".to_owned(), digest.to_string())];
+                response(200, headers, r#"{"manifests":[]}"#.to_owned())
             }
             None => response(404, Vec::new(), String::new()),
         }

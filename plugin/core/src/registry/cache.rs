@@ -20,6 +20,8 @@ pub(crate) struct Cache {
     pub(crate) parked: BTreeMap<String, Parked>,
     /// By digest, which fixes their content.
     pub(crate) documents: BTreeMap<Digest, Document>,
+    /// Images that their repository has, as `repository@digest`: each was asked for by its digest.
+    pub(crate) confirmed: BTreeSet<Reference>,
 }
 
 /// What is known of a registry.

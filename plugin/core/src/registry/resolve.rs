@@ -189,6 +189,20 @@ pub(crate) fn list_tags(
     }))
 }
 
+/// Those of `references`, pinned by digest, that their own repository has; each is asked for, also where the cache has
+/// the same document from another repository.
+pub(crate) fn find_in_repository(
+    host: &mut dyn Host,
+    cache: &mut Cache,
+    insecure: &Insecure,
+    now_ms: u64,
+    references: BTreeSet<Reference>,
+) -> Vec<Reference> {
+    let queries: Vec<Query> = references.into_iter().map(Query::Document).collect();
+    let found = look_up(host, cache, insecure, now_ms, queries).into_iter();
+    found.filter_map(|(query, found)| found.is_ok().then(|| query.reference().clone())).collect()
+}
+
 /// Reads the documents of `references`, pinned by digest, into the cache, unless they are there. One that cannot be
 /// had is left out.
 pub(crate) fn load_documents(
