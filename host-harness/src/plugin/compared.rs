@@ -129,7 +129,6 @@ fn shortest(times: u32, mut work: impl FnMut()) -> Duration {
 /// `cargo test --release -p imagewatch --lib compared -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement for the ADR; it asserts nothing"]
-#[expect(clippy::print_stdout, reason = "it is what the measurement is for")]
 fn what_a_call_costs_under_extism_and_here() {
     let empty = Inline { poll: "(call $output «{}»)".to_owned(), ..Inline::default() }.build();
     for (what, wasm, images, times) in
