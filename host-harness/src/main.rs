@@ -1,6 +1,5 @@
 //! Parse, start logging, run, exit: the only place that prints or ends the process.
 
-#![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
