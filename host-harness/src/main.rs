@@ -1,6 +1,5 @@
 //! Parse, start logging, run, exit: the only place that prints or ends the process.
 
-
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
