@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Keeps running containers on the image that their tag points to.
@@ -36,6 +37,25 @@ pub struct Cli {
     /// Let a crash write a core dump. It holds every credential that imagewatch has read.
     #[arg(long, global = true, env = "IMAGEWATCH_ALLOW_CORE_DUMPS")]
     pub allow_core_dumps: bool,
+}
+
+impl Cli {
+    /// Reads the command line and, for what it does not set, the environment. Ends the program on an error and on
+    /// `--help`.
+    pub fn read() -> Self {
+        // The usage line of an error lists every option that has a value. So an option that only the environment sets
+        // would look required.
+        if let Err(error) = without_environment(Self::command()).try_get_matches()
+            && error.use_stderr()
+        {
+            error.exit();
+        }
+        Self::parse()
+    }
+}
+
+fn without_environment(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_environment)
 }
 
 /// The subcommands.

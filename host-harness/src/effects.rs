@@ -19,6 +19,7 @@ use crate::engine::{Engine, EngineError};
 use crate::http::client::{HttpClient, HttpLimits};
 use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
+use crate::repeats::Repeats;
 use crate::replace::blocked::Blocked;
 use crate::replace::facts::{Facts, LABEL, is_working_name, usual_name};
 use crate::replace::handover::own_container_id;
@@ -62,6 +63,8 @@ pub struct ManifestEffects {
     in_flight: Mutex<BTreeSet<String>>,
     /// Refusals that were said.
     said: Mutex<BTreeSet<String>>,
+    /// Which warnings of the policy are new.
+    repeats: Mutex<Repeats>,
     /// The containers that the policy did not get to see when it last listed them. Only for the operator.
     unshown: Mutex<Vec<NotWatched>>,
 }
@@ -86,16 +89,39 @@ impl ManifestEffects {
             batch_deadline: host.limits.http_send,
             ..default
         };
-        let (placed, in_flight, said, unshown) = Default::default();
+        let (placed, in_flight, said, repeats, unshown) = Default::default();
         let blocked = Blocked::new(adapters.engine.clone(), own_container_id());
         let runtime = Handle::current();
-        Self { manifest, plugin, rules, limits, adapters, record, runtime, blocked, placed, in_flight, said, unshown }
+        Self {
+            manifest,
+            plugin,
+            rules,
+            limits,
+            adapters,
+            record,
+            runtime,
+            blocked,
+            placed,
+            in_flight,
+            said,
+            repeats,
+            unshown,
+        }
     }
 
     /// Tells which orders are under way: none of them is taken once more, and together with new ones they are no more than
     /// one call may place.
     pub fn set_in_flight(&self, ids: &[String]) {
         *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = ids.iter().cloned().collect();
+    }
+
+    /// A poll of the policy begins: warnings that it repeats from the poll before are written at level debug.
+    pub fn begin_poll(&self) {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner).begin_poll();
+    }
+
+    fn is_new(&self, warning: &str) -> bool {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner).is_new(warning)
     }
 
     /// Whether one more log line of the policy may be written in this minute. Lines that may not are counted.
@@ -315,6 +341,7 @@ impl Effects for ManifestEffects {
         match line.level {
             // What a policy could not do because the program is stopping is no news.
             LogLevel::Warn if self.adapters.cancel.is_cancelled() => tracing::debug!(%manifest, "{message}"),
+            LogLevel::Warn if !self.is_new(&message) => tracing::debug!(%manifest, "{message}"),
             LogLevel::Debug => tracing::debug!(%manifest, "{message}"),
             LogLevel::Info => tracing::info!(%manifest, "{message}"),
             LogLevel::Warn => tracing::warn!(%manifest, "{message}"),

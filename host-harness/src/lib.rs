@@ -17,6 +17,7 @@ pub mod panics;
 pub mod plugin;
 pub mod progress;
 pub mod render;
+pub mod repeats;
 pub mod replace;
 pub mod secret;
 pub mod session;

@@ -1,13 +1,11 @@
 //! Parse, start logging, run, exit: the only place that prints or ends the process.
 
-#![expect(clippy::print_stderr, reason = "this is the one place that prints")]
-
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anstream::ColorChoice;
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use imagewatch::app::{
     App, AppError, ManifestFailure, ReplayRequest, StateFolder, WaitFor, clear_quarantine, forget, inspect_module,
     list_history, list_quarantine, replay, roll_back_policy, run_errand,
@@ -29,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     panics::note_all();
-    let cli = Cli::parse();
+    let cli = Cli::read();
     match cli.color {
         Color::Auto => {}
         Color::Always => ColorChoice::Always.write_global(),

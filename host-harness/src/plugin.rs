@@ -2,6 +2,8 @@
 //! itself: what a plugin asks for goes to an [`Effects`].
 
 mod capabilities;
+#[cfg(test)]
+mod compared;
 mod compiling;
 #[cfg(test)]
 pub(crate) mod dump;

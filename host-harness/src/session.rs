@@ -99,6 +99,7 @@ impl Session {
         mode: PollMode,
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
         self.effects.set_in_flight(&in_flight);
+        self.effects.begin_poll();
         self.effects.report_suppressed();
         let input = PollInput {
             now_ms: now_ms(),
@@ -239,6 +240,8 @@ fn tidy_all(outcomes: &mut [Outcome], err: &mut Option<Failure>) {
 mod canary;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod hostile_memory;
 #[cfg(test)]
 pub(crate) mod scene;
 #[cfg(test)]

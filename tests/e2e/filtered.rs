@@ -1,5 +1,5 @@
 //! An engine behind an access filter (field report F06): what the filter refuses is known before anything is touched, and
-//! reasons name the call. The filter is a proxy on TCP that answers as HAProxy does, unless a case says otherwise.
+//! reasons name the call. The filter is a proxy on TCP that answers as `HAProxy` does, unless a case says otherwise.
 
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::proxy::{Filter, Proxy};

@@ -5,11 +5,15 @@ use std::path::PathBuf;
 
 use imagewatch_tests::http_client::build_client;
 use imagewatch_tests::plugin_manifest::PluginManifest;
+use imagewatch_tests::program::start_imagewatch;
 use imagewatch_tests::wait::wait_for;
+use tempfile::TempDir;
 
-use crate::inline::Inline;
+use crate::inline::{Inline, MEMORY_EXPLOITS};
 use crate::reload::{plugin_status, polls_of};
 use crate::stage::{LATER, SOON, Stage, watch_with};
+
+const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
 /// A manifest `name` for a hostile `policy` that is granted what the good one is.
 fn write(stage: &Stage, name: &str, policy: &Inline) -> PathBuf {
@@ -119,4 +123,48 @@ async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
     let most = polls.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
     println!("{} polls of the good one, {most:.3} s apart at most", polls.len());
     assert!(most < 3.0, "a tick of every 200 ms was {most:.3} s late");
+}
+
+/// Policies that made the program crash while it loaded them.
+#[tokio::test(flavor = "multi_thread")]
+async fn s1_s2_plugin_inspect_says_what_a_policy_does_to_memory_and_ends_with_its_code() {
+    let folder = TempDir::new().expect("a folder");
+    for (name, exploit) in MEMORY_EXPLOITS {
+        let wasm = folder.path().join(format!("{name}.wasm"));
+        std::fs::write(&wasm, Inline::describing(exploit).build()).expect("the test's folder takes files");
+        let mut process = start_imagewatch(NO_ENGINE, ["plugin", "inspect", wasm.to_str().expect("text")], &[]);
+        assert_eq!(process.wait_exit(LATER).await, Some(4), "{name}: {:#?}", process.lines());
+        process.wait_for_line("not in one block of its memory", SOON).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s1_s2_the_program_outlives_policies_that_forge_memory_at_load_and_at_poll() {
+    let folder = TempDir::new().expect("a folder");
+    let write = |name: String, policy: &Inline| {
+        let wasm = folder.path().join(format!("{name}.wasm"));
+        std::fs::write(&wasm, policy.build()).expect("the test's folder takes files");
+        let manifest = PluginManifest { wasm, ..PluginManifest::new() };
+        manifest.config("host.allow_unhashed", "true").write(folder.path(), &name)
+    };
+    let mut manifests = vec![write("good".to_owned(), &Inline::default())];
+    for (name, exploit) in MEMORY_EXPLOITS {
+        manifests.push(write(format!("load-{name}"), &Inline::describing(exploit)));
+        manifests.push(write(format!("poll-{name}"), &Inline::exploiting(exploit)));
+    }
+    let daemon = watch_with(NO_ENGINE, &manifests, &[]);
+    for (name, _) in MEMORY_EXPLOITS {
+        daemon.wait_for_line(&format!("load-{name}.wasm")).await;
+        wait_for(&format!("two faults of poll-{name}"), LATER, || async {
+            let status = plugin_status(&daemon, &format!("poll-{name}")).await;
+            if status["faults"]["trap"].as_u64() >= Some(2) { Ok(()) } else { Err(status) }
+        })
+        .await;
+    }
+    // A reload is another way in.
+    std::fs::write(folder.path().join("good.wasm"), Inline::describing(MEMORY_EXPLOITS[0].1).build())
+        .expect("the test's folder takes files");
+    daemon.wait_for_line("good.wasm").await;
+    let lines = daemon.stop().await;
+    assert!(!lines.is_empty(), "it was stopped and had not crashed");
 }

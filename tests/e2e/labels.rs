@@ -42,9 +42,9 @@ async fn f10_a_container_that_opts_out_in_any_words_is_never_replaced() {
     let manifest = stage.manifest().config("containers", "all").config("baseline", "running");
     let manifest = stage.write(&manifest, "all");
     let checked = checked(&stage, &manifest).await;
-    for number in 0..7 {
+    for (number, value) in values.iter().take(7).enumerate() {
         let reason = reason(&stage, &checked, &format!("out{number}"));
-        assert!(reason.contains("opts out"), "{}: {reason}", values[number]);
+        assert!(reason.contains("opts out"), "{value}: {reason}");
     }
     let unreadable = reason(&stage, &checked, "out7");
     assert!(unreadable.contains("imagewatch.enable is \"disabled\"; write true or false"), "{unreadable}");

@@ -17,7 +17,7 @@ pub fn busybox() -> PathBuf {
 }
 
 /// `$IMAGEWATCH_BIN`, else `imagewatch` of the same build profile as this executable.
-pub(crate) fn imagewatch() -> PathBuf {
+pub fn imagewatch() -> PathBuf {
     find("imagewatch program", "IMAGEWATCH_BIN", [profile_folder().join("imagewatch")])
 }
 

@@ -1,5 +1,7 @@
 //! The router in process, route by route, and the server on a real socket where that matters.
 
+mod quarantine;
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -335,51 +337,6 @@ async fn readiness_names_every_manifest_and_needs_no_token(
     let control = FakeControl::with_readiness(readiness);
     assert_eq!(ask(&control, "GET", "/readyz", None).await, (status, body));
     assert_eq!(ask(&control, "GET", "/healthz", None).await, (StatusCode::OK, value!({"status": "ok"})));
-}
-
-#[tokio::test]
-async fn what_is_in_quarantine_is_shown_in_full() {
-    let (status, body) = ask(&FakeControl::with_quarantine(), "GET", QUARANTINE, Some("Bearer t0ken")).await;
-    assert_eq!(status, StatusCode::OK);
-    let first = value!({
-        "manifest": "apps", "target": "db", "reference": "r.io/app:v1", "digest": format!("sha256:{}", "b".repeat(64)),
-        "fault": "image", "reason": "db: exited with code 1", "count": 1, "first_ms": 1_000, "last_ms": 2_000
-    });
-    assert_eq!((&body["quarantine"][0], body["quarantine"].as_array().map(Vec::len)), (&first, Some(3)));
-    let nothing = ask(&FakeControl::with_readiness(&[]), "GET", QUARANTINE, Some("Bearer t0ken")).await;
-    assert_eq!(nothing, (StatusCode::OK, value!({"quarantine": []})));
-}
-
-#[rstest]
-#[case::everywhere("?target=web", StatusCode::OK, "more", 1)]
-#[case::under_one_manifest("?target=web&manifest=apps", StatusCode::OK, "apps", 2)]
-#[case::blank_manifest("?target=db&manifest=", StatusCode::OK, "apps", 2)]
-#[case::not_there("?target=nobody", StatusCode::NOT_FOUND, "nobody is not in quarantine", 3)]
-#[case::not_there_either("?target=db&manifest=more", StatusCode::NOT_FOUND, "under manifest more", 3)]
-#[case::no_target("", StatusCode::BAD_REQUEST, "target=<name>", 3)]
-#[case::blank_target("?target=", StatusCode::BAD_REQUEST, "target=<name>", 3)]
-#[case::twice("?target=a&target=b", StatusCode::BAD_REQUEST, "target", 3)]
-#[tokio::test]
-async fn a_target_is_cleared_by_name(
-    #[case] query: &str,
-    #[case] status: StatusCode,
-    #[case] says: &str,
-    #[case] left: usize,
-) {
-    let control = FakeControl::with_quarantine();
-    let answer = ask(&control, "DELETE", &format!("{QUARANTINE}{query}"), Some("Bearer t0ken")).await;
-    assert_eq!((answer.0, control.barred().map(|barred| barred.len())), (status, Ok(left)), "{}", answer.1);
-    let says_in = if status == StatusCode::OK { &answer.1["quarantine"] } else { &answer.1["error"] };
-    assert!(says_in.to_string().contains(says), "{}", answer.1);
-}
-
-#[tokio::test]
-async fn a_store_that_cannot_be_used_is_said() {
-    let control = FakeControl::with_a_broken_store();
-    for (method, query) in [("GET", ""), ("DELETE", "?target=web")] {
-        let answer = ask(&control, method, &format!("{QUARANTINE}{query}"), Some("Bearer t0ken")).await;
-        assert_eq!(answer, (StatusCode::INTERNAL_SERVER_ERROR, value!({"error": "the disk is full"})), "{method}");
-    }
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn an_empty_history_is_no_error_unless_a_name_is_asked_for() {
         let store = Store::in_memory();
-        assert!(list_history(&store, &query(None, None)).expect("nothing").history.is_empty());
+        assert_eq!(list_history(&store, &query(None, None)).expect("nothing").history.len(), 0);
         let error = list_history(&store, &query(None, Some("web"))).expect_err("unknown").to_string();
         assert!(error.contains("nothing has happened yet"), "{error}");
     }

@@ -2,6 +2,7 @@
 //! line or of an inspection, which have the same form.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -22,10 +23,9 @@ pub fn writable_mounts(mounts: &Value) -> BTreeSet<String> {
 }
 
 fn holds_data(source: &str) -> bool {
-    let is_below =
-        |folder: &&str| source.strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let is_socket = source.ends_with(".sock");
-    !is_socket && !SYSTEM_FILES.contains(&source) && !SYSTEM_FOLDERS.iter().any(|folder| is_below(&folder))
+    let is_socket = Path::new(source).extension().is_some_and(|extension| extension == "sock");
+    let is_of_system = SYSTEM_FOLDERS.iter().any(|folder| Path::new(source).starts_with(folder));
+    !is_socket && !is_of_system && !SYSTEM_FILES.contains(&source)
 }
 
 #[cfg(test)]

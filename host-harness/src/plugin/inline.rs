@@ -120,3 +120,40 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes.extend(rest.as_bytes());
     bytes
 }
+
+/// What each policy does that made hosts crash in which Extism reads the policy's memory (field reports S1 and S2).
+pub(crate) const MEMORY_EXPLOITS: [(&str, &str); 5] = [
+    (
+        "forged_length_to_a_host_function",
+        "(local.set $a (call $alloc (i64.const 16))) (call $forge (local.get $a)) (call $host_log (local.get $a))",
+    ),
+    (
+        "forged_length_as_error",
+        "(local.set $a (call $alloc (i64.const 16))) (call $forge (local.get $a)) (call $error_set (local.get $a)) unreachable",
+    ),
+    (
+        "forged_length_as_output",
+        "(local.set $a (call $alloc (i64.const 16))) (call $forge (local.get $a)) (call $output (local.get $a))",
+    ),
+    ("output_of_minus_one", "(call $output_set (call $alloc (i64.const 10)) (i64.const -1))"),
+    ("output_of_four_gibibytes", "(call $output_set (call $alloc (i64.const 10)) (i64.const 0x100000000))"),
+];
+
+/// Writes over the four bytes before a block, in which Extism keeps its length.
+pub(crate) const FORGE: &str = "(func $forge (param $a i64)
+    (call $store_u8 (i64.sub (local.get $a) (i64.const 1)) (i32.const 255))
+    (call $store_u8 (i64.sub (local.get $a) (i64.const 2)) (i32.const 255))
+    (call $store_u8 (i64.sub (local.get $a) (i64.const 3)) (i32.const 255))
+    (call $store_u8 (i64.sub (local.get $a) (i64.const 4)) (i32.const 255)))";
+
+impl Inline {
+    /// One that does `exploit` of [`MEMORY_EXPLOITS`] when it describes itself.
+    pub(crate) fn describing(exploit: &str) -> Self {
+        Self { fields: FORGE.to_owned(), describe: exploit.to_owned(), ..Self::default() }
+    }
+
+    /// One that does `exploit` of [`MEMORY_EXPLOITS`] when it polls.
+    pub(crate) fn exploiting(exploit: &str) -> Self {
+        Self { fields: FORGE.to_owned(), poll: exploit.to_owned(), ..Self::default() }
+    }
+}

@@ -66,8 +66,10 @@ type Called<'a> = Caller<'a, Guest>;
 fn link_blocks(linker: &mut Linker<Guest>) -> Result<()> {
     let extism = EXTISM_NAMESPACE;
     linker.func_wrap(extism, "alloc", |mut caller: Called<'_>, length: u64| -> Result<u64> {
+        // The budget bounds the length, so that what is charged is what was done.
+        let offset = caller.data_mut().kernel.alloc(length)?;
         charge(&mut caller, length)?;
-        Ok(caller.data_mut().kernel.alloc(length)?)
+        Ok(offset)
     })?;
     linker.func_wrap(extism, "free", |mut caller: Called<'_>, offset: u64| -> Result<()> {
         charge(&mut caller, 0)?;

@@ -156,7 +156,7 @@ async fn f17_a_good_image_whose_first_checks_come_late_or_fail_is_not_refused() 
             }
             let id = engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
             engine.edit(&id, |c| {
-                c["Config"]["Healthcheck"] = json!({ "Test": ["CMD", "true"], "Interval": interval * minute })
+                c["Config"]["Healthcheck"] = json!({ "Test": ["CMD", "true"], "Interval": interval * minute });
             });
             tokio::time::sleep(Duration::from_mins(healthy_after_min)).await;
             engine.edit(&id, |c| c["State"]["Health"]["Status"] = json!("healthy"));

@@ -21,6 +21,31 @@ const POLICY = '0061736d010000000105016000017f030201000503010001071102066d656d6f
 const TRAPS = Buffer.from(`${POLICY}0a05010300000b`, 'hex');
 // The same with (loop (br 0)) i32.const 0 for a body, and without a memory.
 const ENDLESS = Buffer.from(`${POLICY}0a0b01090003400c000b41000b`, 'hex');
+// Writes 0xff over the four bytes before alloc(16), where Extism keeps the length, and gives the block to host_log.
+const FORGED = Buffer.from(
+  '0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76' +
+  '05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800011065787469736d3a686f73742f' +
+  '7573657208686f73745f6c6f670002030201030503010001071102066d656d6f7279020004706f6c6c00030a3a013801' +
+  '017e421010002100200042017d41ff011001200042027d41ff011001200042037d41ff011001200042047d41ff011001' +
+  '2000100241000b',
+  'hex',
+);
+// The same, gives the block to error_set and traps.
+const FORGED_ERROR = Buffer.from(
+  '0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76' +
+  '05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800010f65787469736d3a686f73742f' +
+  '656e76096572726f725f7365740002030201030503010001071102066d656d6f7279020004706f6c6c00030a39013701' +
+  '017e421010002100200042017d41ff011001200042027d41ff011001200042037d41ff011001200042047d41ff011001' +
+  '20001002000b',
+  'hex',
+);
+// Calls output_set(alloc(10), -1).
+const ENDLESS_OUTPUT = Buffer.from(
+  '0061736d01000000010f0360017e017e60027e7e006000017f0236020f65787469736d3a686f73742f656e7605616c6c' +
+  '6f6300000f65787469736d3a686f73742f656e760a6f75747075745f7365740001030201020503010001071102066d65' +
+  '6d6f7279020004706f6c6c00020a0e010c00420a1000427f100141000b',
+  'hex',
+);
 const NO_MEMORY = Buffer.from('0061736d010000000105016000017f0302010007080104706f6c6c00000a05010300000b', 'hex');
 // With (import "env" "open" (func)).
 const FOREIGN = Buffer.from(
@@ -232,6 +257,15 @@ async function checkTrap() {
   }
 }
 
+/** What crashes a process with the native runtime is a fault here, and the next call is as good as any. */
+async function checkForgedMemory(wasm) {
+  for (const module of [FORGED, FORGED_ERROR, ENDLESS_OUTPUT]) {
+    const policy = await Policy.load(module, {}, { log: { ...console, error: () => {} } });
+    assert.match(await faultOf(() => policy.call('poll', { now_ms: 0 }, new Silent())), /poll/);
+  }
+  assert.equal((await (await Policy.load(wasm, CONFIG)).call('describe', {}, new Silent())).enabled, true);
+}
+
 async function checkEndlessLoop() {
   const endless = await Policy.load(ENDLESS, {}, { timeoutMs: 500 });
   assert.match(await faultOf(() => endless.call('poll', { now_ms: 0 }, new Silent())), /not done in 500 ms/);
@@ -253,8 +287,8 @@ async function checkDeparture(wasm, scripts, schemas) {
 
 /** What no script can bring about, on the default policy. Returns how many there are; a failed one throws. */
 async function checkFaults(wasm, scripts, schemas) {
-  const checks = [checkInputThatIsNone, checkExceptionInAnEffect, checkLargeAnswer, checkTrap, checkEndlessLoop];
-  checks.push(checkHash, (policy) => checkDeparture(policy, scripts, schemas));
+  const checks = [checkInputThatIsNone, checkExceptionInAnEffect, checkLargeAnswer, checkTrap, checkForgedMemory];
+  checks.push(checkEndlessLoop, checkHash, (policy) => checkDeparture(policy, scripts, schemas));
   for (const check of checks) await check(wasm);
   return checks.length;
 }

@@ -1,6 +1,6 @@
 """`docker_containers` and `docker_refresh` of a Python control plane that provisions containers itself: an order pulls,
 and removes the containers on the old image (strategy `remove`). Over the engine's socket and the standard library. To be
-copied beside `imagewatch_policy.py`. Tested by `play.py`. It keeps the grants: what is not allowed is neither shown nor
+copied beside `imagewatch_policy.py` and `imagewatch_http.py`. Tested by `play.py`. It keeps the grants: what is not allowed is neither shown nor
 touched.
 """
 
@@ -11,6 +11,7 @@ import json
 import socket
 import urllib.parse
 
+from imagewatch_http import by_registry
 from imagewatch_policy import Refused
 
 
@@ -19,7 +20,7 @@ class Engine:
         """`images` and `containers` are patterns of references written in full (`docker.io/library/nginx:*`) and of names.
         `credentials` has (user, password) by registry. The timeout is for a pull that says nothing any more."""
         self.images, self.names, self.socket_path = images, containers, socket_path
-        self.credentials, self.pull_timeout_s = credentials or {}, pull_timeout_s
+        self.credentials, self.pull_timeout_s = by_registry(credentials), pull_timeout_s
 
     def docker_containers(self, selector):
         return {"containers": sorted(self.find(selector), key=lambda container: container["name"])}

@@ -22,14 +22,30 @@ MOST_BYTES = {"text": 64 << 10, "document": 4 << 20, "digest": 4 << 20}
 HEADERS = {"accept", "authorization"}
 READ_PATH = re.compile(r"/v2/(.+/(manifests/[^/]+|tags/list))?")
 TOKEN_FIELDS = {"account", "client_id", "scope", "service"}
+# Docker Hub is `docker.io` in references, answers at other hosts, and has its token server at yet another.
+HUB, HUB_HOSTS, HUB_REALM = "docker.io", {"registry-1.docker.io", "index.docker.io"}, "auth.docker.io"
+
+
+def registry_of(host):
+    """The registry of a host, as references write it."""
+    return HUB if host in HUB_HOSTS else host
+
+
+def by_registry(credentials):
+    """(user, password) by registry, whichever of Docker Hub's names it was given by."""
+    return {registry_of(registry): pair for registry, pair in (credentials or {}).items()}
 
 
 class RegistryHttp:
     def __init__(self, allowed_hosts, credentials=None, realms=None, deadline_s=10.0, parallel=16):
-        """Hosts are `ghcr.io` or `registry.lan:5000`. `credentials` has (user, password) by registry; `realms` the host of
-        a registry's token server where that is another host: it is allowed too, and may get the registry's credential."""
-        self.credentials, self.realms = credentials or {}, realms or {}
-        self.allowed = {*allowed_hosts, *self.realms.values()}
+        """Hosts are `ghcr.io`, `registry.lan:5000`, or `docker.io` for Docker Hub. `credentials` has (user, password) by registry; `realms` the host of
+        a registry's token server where that is another host: it is allowed too, and may get the registry's credential.
+        Docker Hub's is known."""
+        self.credentials, self.realms = by_registry(credentials), {HUB: HUB_REALM, **(realms or {})}
+        allowed = {registry_of(host) for host in allowed_hosts}
+        self.allowed = {*allowed_hosts, *(realm for registry, realm in self.realms.items() if registry in allowed)}
+        if HUB in allowed:
+            self.allowed |= HUB_HOSTS
         self.deadline_s, self.parallel = deadline_s, parallel
 
     def http_send(self, batch):
@@ -85,13 +101,13 @@ class RegistryHttp:
             raise Refused("denied", "a policy may set accept, and a bearer token as authorization")
         if request.get("credential") is None:
             return headers, False
-        registry = request["credential"].partition("/")[0]
+        registry = registry_of(request["credential"].partition("/")[0])
         pair = self.credentials.get(registry)
         if pair is None and request.get("or_anonymous"):
             return headers, False
         if pair is None:
             raise Refused("no_credential", f"no credential is configured for {registry}")
-        if url.netloc not in (registry, self.realms.get(registry)):
+        if registry_of(url.netloc) != registry and url.netloc != self.realms.get(registry):
             raise Refused("denied", f"the credential of {registry} is not for {url.netloc}")
         if not is_to_read(url):
             raise Refused("denied", f"the credential of {registry} is for reading, and for tokens to pull with")

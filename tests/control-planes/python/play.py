@@ -15,7 +15,7 @@ import sys
 
 from imagewatch_policy import LOG, Policy, PolicyFault, Refused
 from play_engine import check_engine
-from play_http import check_control_plane, check_what_is_refused
+from play_http import check_control_plane, check_docker_hub, check_program, check_what_is_refused
 
 KEPT = {"state": None, "cache": None, "quarantine": []}
 # (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
@@ -27,6 +27,29 @@ ENDLESS = bytes.fromhex(POLICY + "0a0b01090003400c000b41000b")
 FOREIGN = bytes.fromhex(
     "0061736d010000000108026000006000017f020c0103656e76046f70656e000003020101"
     "0503010001071102066d656d6f7279020004706f6c6c00010a0601040041000b"
+)
+
+# Writes 0xff over the four bytes before `alloc(16)`, where Extism keeps the length, and gives the block to host_log.
+FORGED = bytes.fromhex(
+    "0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76"
+    "05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800011065787469736d3a686f73742f"
+    "7573657208686f73745f6c6f670002030201030503010001071102066d656d6f7279020004706f6c6c00030a3a013801"
+    "017e421010002100200042017d41ff011001200042027d41ff011001200042037d41ff011001200042047d41ff011001"
+    "2000100241000b"
+)
+# The same, gives the block to error_set and traps.
+FORGED_ERROR = bytes.fromhex(
+    "0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76"
+    "05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800010f65787469736d3a686f73742f"
+    "656e76096572726f725f7365740002030201030503010001071102066d656d6f7279020004706f6c6c00030a39013701"
+    "017e421010002100200042017d41ff011001200042027d41ff011001200042037d41ff011001200042047d41ff011001"
+    "20001002000b"
+)
+# Calls output_set(alloc(10), -1).
+ENDLESS_OUTPUT = bytes.fromhex(
+    "0061736d01000000010f0360017e017e60027e7e006000017f0236020f65787469736d3a686f73742f656e7605616c6c"
+    "6f6300000f65787469736d3a686f73742f656e760a6f75747075745f7365740001030201020503010001071102066d65"
+    "6d6f7279020004706f6c6c00020a0e010c00420a1000427f100141000b"
 )
 
 
@@ -194,6 +217,18 @@ def check_trap(_wasm):
         assert "cannot be loaded" in fault_of(lambda: Policy(wasm, {}))
 
 
+def check_crashes(wasm):
+    """A policy that crashes its process ends its call, and nothing else: the next call has a process again."""
+    good = Policy(wasm, {"images": "r.io/a"})
+    for module, part in [(FORGED, "crashed"), (FORGED_ERROR, "crashed"), (ENDLESS_OUTPUT, "poll: ")]:
+        policy = Policy(module, {})
+        for _ in range(2):
+            fault = fault_of(lambda: policy.call("poll", {"now_ms": 0}, Silent()))
+            assert part in fault, fault
+        policy.close()
+        assert good.call("describe", {}, Silent())["enabled"] is True
+
+
 def check_endless_loop(_wasm):
     assert "timeout" in fault_of(lambda: Policy(ENDLESS, {}, timeout_ms=300).call("poll", {"now_ms": 0}, Silent()))
 
@@ -221,7 +256,8 @@ def check_departure(wasm, scripts):
 def check_faults(wasm, scripts):
     """What no script can bring about, on the default policy. Returns how many there are; a failed one raises."""
     checks = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
-    checks += [check_control_plane, check_what_is_refused, check_engine, check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
+    checks += [check_control_plane, check_what_is_refused, check_docker_hub, check_program, check_engine,
+               check_crashes, check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
     for check in checks:
         check(wasm)
     return len(checks)

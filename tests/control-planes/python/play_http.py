@@ -3,13 +3,20 @@ refuses. Run by `play.py`."""
 
 import base64
 import contextlib
+import hashlib
 import http.server
 import json
+import pathlib
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.parse
 
+from imagewatch_engine import Engine
 from imagewatch_http import RegistryHttp
-from imagewatch_policy import Policy
+from imagewatch_policy import Policy, Refused
 
 PAIR = ("robot", "hunter2")
 BASIC = "Basic " + base64.b64encode(b"robot:hunter2").decode()
@@ -147,3 +154,53 @@ def check_what_is_refused(_wasm):
     closed = RegistryHttp([host])
     gone = closed.http_send({"requests": [{"method": "GET", "url": f"http://{host}/", "headers": [], "want": []}]})
     assert gone["responses"][0]["err"]["code"] == "connect", gone
+
+
+def check_docker_hub(_wasm):
+    """One login serves the lookup at `registry-1.docker.io`, the token server, and the pull of `docker.io`."""
+
+    class Pulls(Engine):
+        def text(self, _method, path, headers, *_):
+            self.pulled = path, json.loads(base64.urlsafe_b64decode(headers["X-Registry-Auth"]))
+            return ""
+
+    for name in ("docker.io", "registry-1.docker.io", "index.docker.io"):
+        plane = RegistryHttp(["docker.io"], {name: PAIR})
+        for url in ("https://registry-1.docker.io/v2/", "https://auth.docker.io/token?scope=repository:o/a:pull&service=s"):
+            for credential in ("docker.io", "registry-1.docker.io"):
+                request = {"method": "GET", "url": url, "headers": [], "credential": credential}
+                headers, is_authenticated = plane.check(request, urllib.parse.urlsplit(url))
+                assert headers["authorization"] == BASIC and is_authenticated, (name, url, credential)
+        engine = Pulls(["*"], [], credentials={name: PAIR})
+        engine.pull("docker.io/o/a:latest", None)
+        assert engine.pulled[1] == {"username": "robot", "password": "hunter2"}, (name, engine.pulled)
+    for hosts, url in [(["ghcr.io"], "https://auth.docker.io/token"), (["docker.io"], "https://evil.docker.io/v2/")]:
+        try:
+            RegistryHttp(hosts, {"docker.io": PAIR}).check(
+                {"method": "GET", "url": url, "headers": [], "credential": "docker.io"}, urllib.parse.urlsplit(url))
+        except Refused:
+            continue
+        raise AssertionError(f"{url} is not refused")
+
+
+def check_program(wasm):
+    """`control_plane.py` as a process of its own: it seeds, keeps its state, and says so."""
+    here = pathlib.Path(__file__).parent
+    with registry() as host, tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "policy.wasm").write_bytes(wasm)
+        settings = {"policy": f"{folder}/policy.wasm", "sha256": hashlib.sha256(wasm).hexdigest(), "images": [f"{host}/o/a"],
+                    "state": f"{folder}/state.json", "hosts": [host], "containers": ["ws-*"], "socket": f"{folder}/none",
+                    "credentials": {host: PAIR}}
+        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        command = [sys.executable, "-B", here / "control_plane.py", folder / "settings.json"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if "seeded" in line or "Error" in line:
+                    break
+            process.kill()
+        Registry.asked.clear()
+        assert "seeded" in said[-1], said
+        assert Registry.digest in (folder / "state.json").read_text(encoding="utf-8")

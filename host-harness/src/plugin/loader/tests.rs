@@ -57,7 +57,7 @@ fn the_built_in_policy_loads_and_describes_its_targets() {
 #[test]
 fn the_built_in_policy_imports_the_closed_list_and_nothing_else() {
     let info = inspect(EMBEDDED).expect("a module");
-    assert!(info.foreign_imports().is_empty());
+    assert_eq!(info.foreign_imports().len(), 0);
     assert_eq!(info.abi, Some(ABI_VERSION));
     let user: BTreeSet<&str> =
         info.imports.iter().filter_map(|import| import.raw().strip_prefix(HOST_NAMESPACE)).map(str::trim).collect();

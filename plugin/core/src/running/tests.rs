@@ -24,7 +24,8 @@ fn world(config: &[(&str, &str)], watch: (&str, &str), baseline: &str, origin: O
 
 #[any_test]
 fn f08_an_image_that_did_not_come_from_its_registry_is_not_replaced_and_no_registry_is_asked() {
-    let rows: &[(&str, &[(&str, &str)], Origin, StatusKind, &str)] = &[
+    type Row = (&'static str, &'static [(&'static str, &'static str)], Origin, StatusKind, &'static str);
+    let rows: &[Row] = &[
         (
             "built here, says the engine",
             HOLD,
@@ -83,9 +84,10 @@ fn f08_an_image_that_did_not_come_from_its_registry_is_not_replaced_and_no_regis
 
 #[any_test]
 fn f08_an_image_of_unknown_origin_is_updated_only_if_its_registry_has_it() {
+    type Row<'a> = (&'a str, &'a dyn Fn(World) -> World, bool);
     let there = |world: World| world.tag(&format!("app:{}", digest('a')), 'a');
     let elsewhere = |world: World| world.tag(&format!("other:{}", digest('a')), 'a');
-    let rows: &[(&str, &dyn Fn(World) -> World, bool)] = &[
+    let rows: &[Row<'_>] = &[
         ("its repository has it", &there, true),
         ("a local build", &|world| world, false),
         ("a retag of what another repository has", &elsewhere, false),

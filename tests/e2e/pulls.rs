@@ -1,0 +1,290 @@
+//! Images that cannot be fetched (class K6), through the real program, the engine at hand and a registry behind a proxy that
+//! fails and counts: how often the engine asks, what `check`, `quarantine list` and `history` show, and what ends a hold.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imagewatch_abi::Digest;
+use imagewatch_tests::engine::{RunSpec, Scope};
+use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::private_engine::PrivateEngine;
+use imagewatch_tests::program::STATE_DIR;
+use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::registry::{Registry, RegistryAuth};
+use imagewatch_tests::wait::wait_for;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::stage::{Daemon, LATER, SOON, Stage, run_to_end, watch_with};
+
+/// The first wait after a failure that may pass by itself is a minute.
+const FIRST_WAIT_OVER: Duration = Duration::from_secs(120);
+/// So many polls are watched.
+const POLLS: usize = 20;
+/// So often the engine may ask in these polls: at the first attempt and at those after the growing waits.
+const MOST_REQUESTS: usize = 4;
+
+/// One container, `web`, on `v1`, and the program that watches it.
+struct Scene {
+    /// Ends first, so that nothing works on the containers that the stage removes.
+    daemon: Daemon,
+    stage: Stage,
+    registry: Proxy,
+    state: TempDir,
+    manifest: PathBuf,
+}
+
+impl Scene {
+    /// `config` goes into the manifest.
+    async fn new(config: &[(&str, &str)]) -> Self {
+        Self::on(Stage::new().await, "127.0.0.1:0", config).await
+    }
+
+    /// With a proxy to the stage's registry at `address`.
+    async fn on(stage: Stage, address: &str, config: &[(&str, &str)]) -> Self {
+        let registry = Proxy::to_registry_at(address, &stage.registry.host()).await;
+        stage.push("web", "v1").await;
+        let image = format!("{}/{}:latest", registry.host(), stage.scope.name("web"));
+        stage.run_as("web", RunSpec { image, ..RunSpec::default() }).await;
+        let manifest = stage.manifest_for(&registry.host()).config("containers", "labelled");
+        let manifest = manifest.config("host.insecure_registries", &format!("loopback {}", registry.host()));
+        let manifest = config.iter().fold(manifest, |manifest, (key, value)| manifest.config(key, value));
+        let manifest = stage.write(&manifest, "labelled");
+        let state = TempDir::new().expect("a folder");
+        let envs = [(STATE_DIR, state.path().to_str().expect("a path of ours"))];
+        let daemon = watch_with(stage.scope.engine().host(), std::slice::from_ref(&manifest), &envs);
+        daemon.wait_for_line("first seen").await;
+        Self { daemon, stage, registry, state, manifest }
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.stage.scope
+    }
+
+    /// The name of the container, of its repository, and of its target.
+    fn web(&self) -> String {
+        self.scope().name("web")
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/v2/{}/{rest}", self.web())
+    }
+
+    /// What the engine asked the registry for manifests.
+    fn engine_requests(&self) -> usize {
+        let manifests = |program| {
+            let requests = self.registry.requests_of(program);
+            requests.iter().filter(|line| line.contains("/manifests/")).count()
+        };
+        manifests("") - manifests("imagewatch/")
+    }
+
+    /// Waits for so many polls.
+    async fn polls(&self, count: usize) {
+        let polls = || self.registry.requests_of("imagewatch/").iter().filter(|line| line.starts_with("HEAD")).count();
+        let before = polls();
+        wait_for("some polls", LATER, || async {
+            let now = polls() - before;
+            if now >= count { Ok(()) } else { Err(now) }
+        })
+        .await;
+    }
+
+    async fn run(&self, args: &[&str]) -> (i32, String) {
+        let envs = [(STATE_DIR, self.state.path().to_str().expect("a path of ours"))];
+        run_to_end(self.scope().engine().host(), args, &envs).await
+    }
+
+    async fn json(&self, args: &[&str]) -> Value {
+        let (code, output) = self.run(args).await;
+        assert_eq!(code, 0, "{output}");
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))
+    }
+
+    /// A hand's refresh, which is to fail or to succeed.
+    async fn refresh(&self, succeeds: bool) {
+        let (code, output) = self.run(&["refresh", &self.web(), "--manifest", self.manifest.to_str().unwrap()]).await;
+        assert_eq!(code == 0, succeeds, "{output}");
+    }
+
+    /// Waits until the move to `digest` is held for `cause`, and checks that it stays so for some polls, that the engine
+    /// asks seldom, and that everything shows it. `says` is in the reason.
+    async fn assert_held(&self, before: usize, digest: &Digest, cause: &str, says: &[&str]) {
+        self.daemon.process.wait_for_line("is held, tried again in", FIRST_WAIT_OVER).await;
+        self.polls(POLLS).await;
+        let requests = self.engine_requests() - before;
+        assert!(
+            (1..=MOST_REQUESTS).contains(&requests),
+            "{requests} requests: {:#?}",
+            self.registry.requests_of("docker/")
+        );
+        let checked = self.json(&["check", "--json", self.manifest.to_str().unwrap()]).await;
+        let row = &checked["images"][0];
+        assert_eq!((&row["verdict"], &row["digest"]), (&json!("held"), &json!(digest)), "{row}");
+        assert!(row["until_ms"].is_u64(), "{row}");
+        let reason = row["reason"].as_str().unwrap();
+        for part in says.iter().chain(&["tried again in", "imagewatch quarantine clear"]) {
+            assert!(reason.contains(part), "{part} in {reason}");
+        }
+        let listed = self.json(&["quarantine", "list", "--json"]).await;
+        let entry = &listed["quarantine"][0];
+        assert_eq!((&entry["cause"], &entry["digest"]), (&json!(cause), &json!(digest)), "{entry}");
+        let (code, history) = self.run(&["history"]).await;
+        assert!(code == 0 && history.contains("rolled_back") && history.contains(says[0]), "{history}");
+    }
+
+    /// A refresh by hand asks at once, and a further move is not held.
+    async fn assert_free_by_hand_and_by_a_move(&self) {
+        let before = self.engine_requests();
+        self.refresh(false).await;
+        assert!(self.engine_requests() > before, "it was tried at once");
+        self.registry.clear_rules();
+        let v3 = self.stage.push("web", "v3").await;
+        self.stage.wait_until_on("web", &v3, LATER).await;
+        wait_for("an empty quarantine", SOON, || async {
+            let listed = self.json(&["quarantine", "list", "--json"]).await;
+            if listed["quarantine"] == json!([]) { Ok(()) } else { Err(listed) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f01a_an_image_without_the_platform_is_held() {
+    let scene = Scene::new(&[]).await;
+    let before = scene.engine_requests();
+    let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
+    let v2 = scene.stage.registry.target().push_for(&scene.web(), "latest", &spec, "s390x").await;
+    scene.assert_held(before, &v2, "no_platform", &["no matching manifest"]).await;
+    scene.assert_free_by_hand_and_by_a_move().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f01b_an_image_whose_layer_is_missing_is_held() {
+    let scene = Scene::new(&[]).await;
+    let before = scene.engine_requests();
+    let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
+    let v2 = scene.stage.registry.target().push_damaged(&scene.web(), "latest", &spec).await;
+    scene.assert_held(before, &v2, "not_found", &["was not pulled"]).await;
+    scene.assert_free_by_hand_and_by_a_move().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f01c_an_image_whose_manifest_is_refused_is_held() {
+    let scene = Scene::new(&[]).await;
+    let before = scene.engine_requests();
+    scene.registry.answer_all(&format!("GET {}", scene.path("manifests/")), StatusCode::FORBIDDEN);
+    let v2 = scene.stage.push("web", "v2").await;
+    scene.assert_held(before, &v2, "denied", &["was not pulled"]).await;
+    scene.assert_free_by_hand_and_by_a_move().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k6_an_image_whose_manifest_is_gone_is_held_and_freed_by_a_clear() {
+    let scene = Scene::new(&[]).await;
+    let before = scene.engine_requests();
+    scene.registry.answer_all(&format!("GET {}", scene.path("manifests/")), StatusCode::NOT_FOUND);
+    let v2 = scene.stage.push("web", "v2").await;
+    scene.assert_held(before, &v2, "not_found", &["was not pulled"]).await;
+    scene.registry.clear_rules();
+    scene.json(&["quarantine", "clear", &scene.web(), "--json"]).await;
+    scene.stage.wait_until_on("web", &v2, LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f02_an_engine_that_gets_another_image_is_held_until_it_gets_the_right_one() {
+    let scene = Scene::new(&[("baseline", "running")]).await;
+    let v1 = ImageSpec::sleeper(&scene.scope().name("v1"));
+    let v1 = scene.stage.registry.target().push(&scene.web(), "old", &v1).await;
+    scene.registry.redirect_all(&scene.path("manifests/latest"), "docker/", &scene.path("manifests/old"));
+    let before = scene.engine_requests();
+    let v2 = scene.stage.push("web", "v2").await;
+    let says = ["the engine gets a different image than the registry has", v1.as_str(), v2.as_str()];
+    scene.assert_held(before, &v2, "mismatch", &says).await;
+    scene.registry.clear_rules();
+    scene.stage.wait_until_on("web", &v2, FIRST_WAIT_OVER).await;
+}
+
+/// Text that hardly compresses.
+fn noise(bytes: usize) -> String {
+    let mut state = 1_u64;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + u8::try_from(state >> 58).expect("six bits"))
+    };
+    (0..bytes).map(letter).collect()
+}
+
+fn with_noise(version: &str, bytes: usize) -> ImageSpec {
+    let mut spec = ImageSpec::sleeper(version);
+    spec.files.insert("noise".to_owned(), noise(bytes));
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f19_a_pull_goes_on_while_data_comes() {
+    // The containerd image store writes a megabyte at a time, and tells of no data before.
+    let scene = Scene::new(&[("host.pull_timeout", "8s")]).await;
+    scene.registry.pace_all("/blobs/", 125_000, Duration::from_millis(500));
+    let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 4_000_000)).await;
+    scene.stage.wait_until_on("web", &v2, LATER).await;
+    assert_eq!(scene.daemon.count("host.pull_timeout"), 0, "it was pulled at the first attempt");
+}
+
+/// As the recipe has it: 60 kB at 5 kB/s. A graph driver tells of each piece; the containerd image store does not, and then
+/// the pull does not start again at each poll.
+#[tokio::test(flavor = "multi_thread")]
+async fn f19_a_very_slow_layer_arrives_or_is_held() {
+    let scene = Scene::new(&[("host.pull_timeout", "5s")]).await;
+    let before = scene.engine_requests();
+    scene.registry.pace_all("/blobs/", 2_500, Duration::from_millis(500));
+    let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 80_000)).await;
+    let arrived = wait_for("the layer, or a hold", LATER, || async {
+        let now = scene.stage.container("web").await;
+        let arrived = now.as_ref().is_some_and(|now| now.digests.contains(&v2) && now.is_running);
+        if arrived || scene.daemon.count("host.pull_timeout") > 0 { Ok(arrived) } else { Err(now) }
+    })
+    .await;
+    if !arrived {
+        scene.assert_held(before, &v2, "too_slow", &["host.pull_timeout"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f19_a_pull_without_data_is_held_and_names_its_limit() {
+    let scene = Scene::new(&[("host.pull_timeout", "5s")]).await;
+    let before = scene.engine_requests();
+    let hold = scene.registry.hold("/blobs/");
+    let v2 = scene.stage.push("web", "v2").await;
+    scene.assert_held(before, &v2, "too_slow", &["host.pull_timeout", "no data came for 5s"]).await;
+    drop(hold);
+    scene.refresh(true).await;
+    scene.stage.wait_until_on("web", &v2, LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f20_an_image_without_space_is_held_for_an_hour() {
+    let engine = PrivateEngine::start_on_disk(90).await;
+    let address = engine.outer_address();
+    let stage = Stage {
+        scope: engine.connect().await.scope(),
+        registry: Registry::start_at(address, RegistryAuth::None).await,
+        folder: TempDir::new().expect("a folder"),
+    };
+    let scene = Scene::on(stage, &format!("{address}:0"), &[]).await;
+    let before = scene.engine_requests();
+    let blobs = scene.registry.count("/blobs/");
+    let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 80_000_000)).await;
+    scene.assert_held(before, &v2, "no_space", &["no space left on device"]).await;
+    scene.polls(5).await;
+    let sends = scene.registry.count("/blobs/") - blobs;
+    assert!(sends <= MOST_REQUESTS, "{sends} requests for layers");
+    let listed = scene.json(&["quarantine", "list", "--json"]).await;
+    let entry = &listed["quarantine"][0];
+    assert_eq!(entry["fault"], "host", "{entry}");
+    let wait = entry["until_ms"].as_u64().unwrap() - entry["last_ms"].as_u64().unwrap();
+    assert_eq!(wait, 3_600_000, "{entry}");
+    drop(scene);
+    drop(engine);
+}
