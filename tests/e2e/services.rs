@@ -81,7 +81,9 @@ async fn watch_lowest(stage: &Stage, is_over: Arc<AtomicBool>, looks: Arc<Atomic
 async fn f18_at_least_two_of_three_replicas_serve_at_any_moment_of_an_update() {
     let stage = Stage::new().await;
     stage.push_image("web", &slow_web(&stage.scope.name("v1"))).await;
-    let health = HealthConfig { interval: Some(500_000_000), ..HealthConfig::default() };
+    // It needs 3 s to serve, so that no failure counts before.
+    let (interval, start_period) = (Some(500_000_000), Some(30_000_000_000));
+    let health = HealthConfig { interval, start_period, ..HealthConfig::default() };
     let spec = |role: &str| RunSpec {
         labels: compose("web", role.rsplit('-').next().unwrap_or_default()),
         health: Some(health.clone()),
