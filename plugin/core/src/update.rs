@@ -188,9 +188,15 @@ impl UpdatePolicy {
     }
 
     /// The order of tags that all can be compared: a total one, so that the choice is the same for any order of the list.
+    /// It agrees with [`UpdatePolicy::compare`].
     fn rank(&self, one: &str, other: &str) -> Ordering {
         let found = self.compare_extracts(one, other).unwrap_or(Ordering::Equal);
-        found.then_with(|| natural::compare(one, other)).then_with(|| one.cmp(other))
+        let by_form = || natural::form(one).cmp(&natural::form(other));
+        found
+            .then_with(by_form)
+            .then_with(|| natural::compare_builds(one, other))
+            .then_with(|| natural::compare(one, other))
+            .then_with(|| one.cmp(other))
     }
 
     fn is_same_line(&self, one: &str, other: &str) -> bool {

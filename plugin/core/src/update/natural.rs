@@ -6,6 +6,9 @@ use std::cmp::Ordering;
 /// Words whose number counts builds of one version; any other word with a number (`alpine3.19`) names what it is built on.
 const COUNTERS: &[&str] = &["b", "build", "ls", "p", "patch", "r", "rel", "rev"];
 
+/// What stands for a commit id in a form.
+const COMMIT: &str = "<commit>";
+
 /// Compares run by run: what has ended comes before a number, and a number before a word. `rc10` comes after `rc9`.
 pub(super) fn compare(one: &str, other: &str) -> Ordering {
     let (mut one, mut other) = (one, other);
@@ -27,9 +30,10 @@ pub(super) fn compare_builds(one: &str, other: &str) -> Ordering {
     ordered.fold(Ordering::Equal, Ordering::then)
 }
 
-/// The form of `text`, for people as well: `debian-11-r45` has `debian-…-r…`.
+/// The form of `text`, for people as well: `debian-11-r45` has `debian-…-r…`, and `4-gabcdef` has `…-<commit>`. A commit id
+/// is not a number there: tags of one form have their ids in the same places, or they could not all be put in order.
 pub(super) fn form(text: &str) -> String {
-    by_piece(text, |piece| if is_id(piece) { "…".to_owned() } else { without_numbers(piece) })
+    by_piece(text, |piece| if is_id(piece) { COMMIT.to_owned() } else { without_numbers(piece) })
 }
 
 /// What stays of `text` from build to build: `debian-11-r45` has `debian-11-r…`.
@@ -102,9 +106,9 @@ mod tests {
     #[case::counter("ls239", "ls…", "ls…")]
     #[case::named_version("alpine3.19", "alpine…", "alpine3.19")]
     #[case::both("debian-11-r45", "debian-…-r…", "debian-11-r…")]
-    #[case::described_commit("gabcdef", "…", "…")]
-    #[case::described_commit_of_digits("g123456", "…", "…")]
-    #[case::commit("1a2b3c4", "…", "…")]
+    #[case::described_commit("gabcdef", "<commit>", "<commit>")]
+    #[case::described_commit_of_digits("g123456", "<commit>", "<commit>")]
+    #[case::commit("1a2b3c4", "<commit>", "<commit>")]
     #[case::word_of_hex_letters("facade", "facade", "facade")]
     #[case::word("bookworm-slim", "bookworm-slim", "bookworm-slim")]
     #[case::word_with_number_inside("ubuntu22lts", "ubuntu…lts", "ubuntu22lts")]
