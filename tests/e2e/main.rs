@@ -16,6 +16,7 @@ mod first_use;
 mod gate;
 mod groups;
 mod hostile;
+mod image_facts;
 #[path = "../../host-harness/src/plugin/inline.rs"]
 mod inline;
 mod itself;

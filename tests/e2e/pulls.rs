@@ -155,7 +155,7 @@ async fn f01a_an_image_without_the_platform_is_held() {
     let scene = Scene::new(&[]).await;
     let before = scene.engine_requests();
     let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
-    let v2 = scene.stage.registry.target().push_for(&scene.web(), "latest", &spec, "s390x").await;
+    let v2 = scene.stage.registry.target().push_index(&scene.web(), "latest", &[("linux/s390x", spec)]).await;
     scene.assert_held(before, &v2, "no_platform", &["no matching manifest"]).await;
     scene.assert_free_by_hand_and_by_a_move().await;
 }

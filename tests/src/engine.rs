@@ -1,7 +1,7 @@
 //! The real engine of the tests, and the scope that keeps tests apart on it.
 //! Always talks to the engine itself, never through a proxy, and touches nothing outside its scope.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,20 @@ impl TestEngine {
         &self.host
     }
 
+    /// An image. The containerd store fails to read one while a pull moves its tag, and asks for a repetition.
+    async fn inspect_image(&self, image: &str) -> Result<ImageInspect, Error> {
+        loop {
+            match self.docker.inspect_image(image).await {
+                Err(Error::DockerResponseServerError { status_code: 500, message })
+                    if message.contains("data changed during operation") =>
+                {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// A new scope.
     pub fn scope(&self) -> Scope {
         Scope { engine: self.clone(), prefix: format!("iw-{}", random_hex()) }
@@ -118,6 +132,8 @@ pub struct RunSpec {
     pub health: Option<HealthConfig>,
     /// How long a stop waits before it kills; `None` is the engine's ten seconds.
     pub stop_timeout_s: Option<i64>,
+    /// The platform to create it for, as `os/arch`, as with `docker run --platform`; the image is always pulled for it.
+    pub platform: Option<String>,
     /// What the fields above have no word for.
     pub host: HostConfig,
 }
@@ -131,7 +147,8 @@ pub struct ContainerNow {
     pub image: String,
     /// The id of the image that it runs.
     pub image_id: String,
-    /// The manifest digests under which the engine knows that image.
+    /// The digests of that image: those under which the engine knows it, and in the containerd store its id, which
+    /// remains when a pull moves the image's tag.
     pub digests: Vec<Digest>,
     /// Whether its process runs.
     pub is_running: bool,
@@ -163,10 +180,14 @@ impl Scope {
 
     /// Runs `spec` and returns the container's id. A registry that wants credentials needs a [`pull`](Self::pull) first.
     pub async fn run(&self, spec: &RunSpec) -> String {
-        if self.engine.docker.inspect_image(&spec.image).await.is_err() {
+        let mut options = CreateContainerOptionsBuilder::new().name(&spec.name);
+        if let Some(platform) = &spec.platform {
+            self.pull_for(&spec.image, platform).await;
+            options = options.platform(platform);
+        } else if self.engine.docker.inspect_image(&spec.image).await.is_err() {
             self.pull(&spec.image, None).await;
         }
-        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let options = options.build();
         let created = self.engine.docker.create_container(Some(options), self.build_body(spec)).await;
         let id = created.unwrap_or_else(|error| panic!("failed to create {}: {error}", spec.name)).id;
         for network in &spec.more_networks {
@@ -219,6 +240,13 @@ impl Scope {
         pulled.unwrap_or_else(|error| panic!("failed to pull {reference}: {error}"));
     }
 
+    /// Pulls `reference` for `platform`, `os/arch`.
+    pub async fn pull_for(&self, reference: &str, platform: &str) {
+        let options = CreateImageOptionsBuilder::new().from_image(reference).platform(platform).build();
+        let pulled = self.engine.docker.create_image(Some(options), None, None).try_for_each(async |_| Ok(())).await;
+        pulled.unwrap_or_else(|error| panic!("failed to pull {reference} for {platform}: {error}"));
+    }
+
     /// As [`pull`](Self::pull), for a registry that may refuse.
     pub async fn try_pull(&self, reference: &str, login: Option<(&str, &str)>) -> Result<(), Error> {
         let options = CreateImageOptionsBuilder::new().from_image(reference).build();
@@ -237,8 +265,9 @@ impl Scope {
         let found = absent_as_none(self.engine.docker.inspect_container(container, None).await)?;
         // An image can be gone while its container is not: then it has no digests.
         let image_id = found.image.clone().unwrap_or_default();
-        let image = absent_as_none(self.engine.docker.inspect_image(&image_id).await);
-        Some(read_container(found, image))
+        let image = absent_as_none(self.engine.inspect_image(&image_id).await);
+        let own_digest = self.engine.has_containerd_store.then(|| image_id.parse().ok()).flatten();
+        Some(read_container(found, image, own_digest))
     }
 
     /// Runs `command` in a running container and returns what it wrote.
@@ -434,9 +463,15 @@ async fn remove_container(docker: &Docker, container: &str) -> Result<(), Error>
     Ok(())
 }
 
-fn read_container(found: ContainerInspectResponse, image: Option<ImageInspect>) -> ContainerNow {
+fn read_container(
+    found: ContainerInspectResponse,
+    image: Option<ImageInspect>,
+    own_digest: Option<Digest>,
+) -> ContainerNow {
     let config = found.config.unwrap_or_default();
-    let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
+    let repo_digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
+    let known = repo_digests.iter().filter_map(|name| name.split_once('@')?.1.parse().ok());
+    let digests: BTreeSet<Digest> = known.chain(own_digest).collect();
     let ports = found.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
     let state = found.state.unwrap_or_default();
     let policy = found.host_config.and_then(|host| host.restart_policy?.name);
@@ -444,7 +479,7 @@ fn read_container(found: ContainerInspectResponse, image: Option<ImageInspect>) 
         id: found.id.unwrap_or_default(),
         image: config.image.unwrap_or_default(),
         image_id: found.image.unwrap_or_default(),
-        digests: digests.iter().filter_map(|name| name.split_once('@')?.1.parse().ok()).collect(),
+        digests: digests.into_iter().collect(),
         is_running: state.running.unwrap_or_default(),
         // Its fraction has as many digits as it needs, and the letter behind would go after any digit.
         started_at: state.started_at.unwrap_or_default().trim_end_matches('Z').to_owned(),

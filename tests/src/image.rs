@@ -66,6 +66,9 @@ pub struct ImageSpec {
     pub exposed_ports: Vec<u16>,
     /// `Healthcheck`: a shell command that is run each second, unhealthy after two failures.
     pub health_command: Option<String>,
+    /// The platform that the image claims, as `os/arch[/variant]`; `None` is this machine's. Its files are this machine's
+    /// in any case.
+    pub platform: Option<String>,
 }
 
 impl ImageSpec {
@@ -175,13 +178,19 @@ fn build_config(spec: &ImageSpec, layers: &[&Layer]) -> Value {
     if let Some(command) = &spec.health_command {
         config["Healthcheck"] = json!({"Test": ["CMD-SHELL", command], "Interval": 1_000_000_000_u64, "Retries": 2});
     }
-    json!({
-        "architecture": go_architecture(),
-        "os": "linux",
-        "created": "2026-01-01T00:00:00Z",
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>()},
-    })
+    let platform = spec.platform.clone().unwrap_or_else(|| format!("linux/{}", go_architecture()));
+    let mut image = platform_fields(&platform);
+    image["created"] = json!("2026-01-01T00:00:00Z");
+    image["config"] = config;
+    let diff_ids: Vec<_> = layers.iter().map(|layer| &layer.diff_id).collect();
+    image["rootfs"] = json!({"type": "layers", "diff_ids": diff_ids});
+    image
+}
+
+/// `os/arch[/variant]` as the fields of an image's configuration and of an index.
+pub(crate) fn platform_fields(platform: &str) -> Value {
+    let parts = ["os", "architecture", "variant"].into_iter().zip(platform.split('/'));
+    parts.map(|(field, part)| (field.to_owned(), json!(part))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn build_manifest(config: &Blob, layers: &[&Layer]) -> Value {

@@ -98,6 +98,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            // The log usually says why the test fails.
+            println!("the program wrote:\n{}", self.lines().join("\n"));
+        }
     }
 }
 

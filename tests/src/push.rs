@@ -8,7 +8,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::json;
 
 use crate::http_client::build_client;
-use crate::image::{Blob, BuiltImage, ImageSpec, MANIFEST_TYPE, build_image, sha256};
+use crate::image::{Blob, BuiltImage, ImageSpec, MANIFEST_TYPE, build_image, platform_fields, sha256};
 use crate::token_server::TokenSigner;
 
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
@@ -50,16 +50,21 @@ impl RegistryTarget {
         image.manifest.digest
     }
 
-    /// Pushes an index that has `spec` for `linux/ARCHITECTURE` alone, and returns the index's digest.
-    pub async fn push_for(&self, repository: &str, tag: &str, spec: &ImageSpec, architecture: &str) -> Digest {
-        let image = build_image(spec);
-        let child = &image.manifest.digest;
-        self.push_built(repository, child.as_str(), &image, None).await;
-        let platform = json!({"os": "linux", "architecture": architecture});
-        let entry = json!({
-            "mediaType": MANIFEST_TYPE, "size": image.manifest.bytes.len(), "digest": child, "platform": platform
-        });
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}).to_string();
+    /// Pushes an index with one image for each platform, `os/arch[/variant]`, and returns the index's digest.
+    pub async fn push_index(&self, repository: &str, tag: &str, images: &[(&str, ImageSpec)]) -> Digest {
+        let mut entries = Vec::new();
+        for (platform, spec) in images {
+            let image = build_image(spec);
+            let child = &image.manifest.digest;
+            self.push_built(repository, child.as_str(), &image, None).await;
+            entries.push(json!({
+                "mediaType": MANIFEST_TYPE,
+                "size": image.manifest.bytes.len(),
+                "digest": child,
+                "platform": platform_fields(platform),
+            }));
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}).to_string();
         let digest = sha256(index.as_bytes());
         let request = self.request(Method::PUT, repository, &format!("manifests/{tag}"));
         let request = request.header(header::CONTENT_TYPE, INDEX_TYPE).body(index);

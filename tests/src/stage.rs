@@ -128,6 +128,15 @@ impl Stage {
         .await
     }
 
+    /// Whether the engine has the image of `role` with this digest. In the containerd store an image whose tag moved is
+    /// found by its id only, which is the digest.
+    pub async fn has_image(&self, role: &str, digest: &Digest) -> bool {
+        let engine = self.scope.engine();
+        let id = digest.to_string();
+        let by_name = self.image(role).replace(":latest", &format!("@{digest}"));
+        engine.docker().inspect_image(if engine.has_containerd_store() { &id } else { &by_name }).await.is_ok()
+    }
+
     /// Names of this scope's containers, sorted.
     pub async fn containers(&self) -> Vec<String> {
         let mut names = self.scope.containers().await;

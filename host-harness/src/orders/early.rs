@@ -1,4 +1,4 @@
-//! Orders that nothing would come of: all their containers are refused, so nothing is pulled for them.
+//! Orders whose containers are all refused. Nothing is pulled for them.
 
 use imagewatch_abi::{Container, ContainerFailure, Order, Strategy};
 use tracing::warn;
@@ -7,10 +7,12 @@ use super::{OrderContext, list_containers};
 use crate::replace::labels::Labels;
 use crate::replace::setback::Setback;
 
-/// Why each container of `order` is refused. `None` where one of them may be handled, or where there are none that can
-/// be listed.
+/// Why each container of `order` is refused. `None` if one of them may be handled, or if no container can be listed.
+///
+/// An order with strategy `remove` is never refused here. The seed system pulls before it lists containers, and a
+/// failed pull must not be hidden by a failed list.
 pub(super) async fn refuse_all_before_pull(ctx: &OrderContext, order: &Order) -> Option<Vec<ContainerFailure>> {
-    if !order.recreate {
+    if !order.recreate || order.strategy == Strategy::Remove {
         return None;
     }
     let mut refused = Vec::new();
@@ -23,7 +25,7 @@ pub(super) async fn refuse_all_before_pull(ctx: &OrderContext, order: &Order) ->
     (!refused.is_empty()).then_some(refused)
 }
 
-/// Why `container` is not replaced. What cannot be found out now is found out later.
+/// Why `container` is not handled. `None` also if this cannot be found out before the pull.
 async fn refusal(ctx: &OrderContext, order: &Order, container: &Container) -> Option<Setback> {
     let labels = serde_json::to_value(&container.labels).unwrap_or_default();
     let strategy = Labels(&labels).strategy().ok()?.unwrap_or(order.strategy);

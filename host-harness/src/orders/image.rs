@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{OrderContext, shutting_down};
 use crate::engine::PullProgress;
+use crate::engine::image_facts::platform_of;
 use crate::secret::{Credential, hide_proofs};
 
 /// An image that is here.
@@ -37,6 +38,7 @@ pub(super) async fn ensure_image(ctx: &OrderContext, order: &Order, platform: Op
     let pulled = inspect_image(ctx, &reference).await?.ok_or_else(missing)?;
     if let Some(digest) = &order.digest
         && !has_digest(&pulled, &reference, digest)
+        && !is_second_platform(ctx, &pulled, &reference, digest).await?
     {
         return Err(other_image(&pulled, &reference, digest));
     }
@@ -86,6 +88,22 @@ fn read_image(
 /// Whether the engine knows `image` by this digest in the reference's repository.
 fn has_digest(image: &Value, reference: &Reference, digest: &Digest) -> bool {
     digests(image, reference).any(|known| known == *digest)
+}
+
+/// Whether `pulled` has no digest because an image for another platform has it. Both are of the index `digest`, and a
+/// graph driver gives a digest to the first image that is pulled by it only.
+async fn is_second_platform(
+    ctx: &OrderContext,
+    pulled: &Value,
+    reference: &Reference,
+    digest: &Digest,
+) -> Result<bool, Failure> {
+    if digests(pulled, reference).next().is_some() {
+        return Ok(false);
+    }
+    let first = ctx.replacer.engine.inspect_image(&reference.at(digest).to_string()).await;
+    let first = first.map_err(|error| error.failure())?;
+    Ok(first.is_some_and(|first| platform_of(&first) != platform_of(pulled)))
 }
 
 /// The digests under which the reference's repository has `image`.

@@ -2,6 +2,7 @@
 
 mod labels;
 mod logins;
+mod platforms;
 mod services;
 mod tags;
 mod units;

@@ -60,7 +60,7 @@ impl Store {
     /// Completes the origin of those of `containers` of which the engine does not report it: an image that this program
     /// pulled from the repository that the container names came from there.
     pub fn complete_origins(&self, containers: &mut [Container]) -> Result<(), StoreError> {
-        for container in containers.iter_mut().filter(|container| container.origin == Some(ImageOrigin::Unknown)) {
+        for container in containers.iter_mut().filter(|container| container.origin != Some(ImageOrigin::Registry)) {
             let Ok(reference) = container.image.parse::<Reference>() else { continue };
             if self.has_pulled(&reference.name(), &container.image_id)? {
                 container.origin = Some(ImageOrigin::Registry);

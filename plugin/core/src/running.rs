@@ -14,7 +14,8 @@ use crate::{Host, gather};
 /// The cache holds no more documents than this.
 const MAX_DOCUMENTS: usize = 1_000;
 
-const BUILT_HERE: &str = "its image came from no registry: it was built or loaded on this machine";
+const BUILT_HERE: &str = "the engine names no registry for its image: it was built or loaded on this machine, or its \
+    index was pulled first for another platform";
 const ORIGIN_UNKNOWN: &str = "its image was perhaps built or loaded on this machine: the engine does not report where it \
     came from. Set config key `unknown_origin` to `ask` to have its registry asked whether it has this image";
 const NOT_AT_ITS_REGISTRY: &str =

@@ -23,6 +23,11 @@ const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 51 };
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// Unless a call says otherwise; creating and removing large containers takes a slow disk a while.
 pub(super) const CALL_LIMIT: Duration = Duration::from_mins(2);
+/// The containerd store answers so when a pull moves a tag while the engine reads it.
+const CHANGED_MEANWHILE: &str = "data changed during operation";
+/// How often such a read is repeated, and the time before each repetition.
+const REPETITIONS: usize = 5;
+const BEFORE_REPETITION: Duration = Duration::from_millis(50);
 /// Bollard's own limit until the response's head: above every limit here, which bound the whole call.
 pub(super) const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
 
@@ -173,9 +178,24 @@ impl Connection {
         self.send(call, Some(version)).await
     }
 
+    /// Sends a call. A read is repeated while the engine says that its images just changed.
+    async fn send(&self, call: Call<'_>, version: Option<ApiVersion>) -> Result<Value, EngineError> {
+        for _ in 0..REPETITIONS {
+            match self.send_once(call, version).await {
+                Err(EngineError::Refused { status: 500, message })
+                    if call.method == "GET" && message.contains(CHANGED_MEANWHILE) =>
+                {
+                    tokio::time::sleep(BEFORE_REPETITION).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.send_once(call, version).await
+    }
+
     /// Bollard has no raw request. Its modifier may replace a whole request though, and `ping`
     /// returns the body as it is, so the two together are one.
-    async fn send(&self, call: Call<'_>, version: Option<ApiVersion>) -> Result<Value, EngineError> {
+    async fn send_once(&self, call: Call<'_>, version: Option<ApiVersion>) -> Result<Value, EngineError> {
         let target = build_target(call.path, call.query, version);
         let body = call.body.map(Value::to_string);
         let client = self.client()?.with_request_modifier(move |request| {

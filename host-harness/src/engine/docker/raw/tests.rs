@@ -53,6 +53,26 @@ fn both_ends_agree_on_the_highest_version_that_both_speak() {
 }
 
 #[tokio::test]
+async fn a_read_is_repeated_while_the_engine_says_that_its_images_changed() {
+    for (case, verb, message, failures, requests, succeeds) in [
+        ("a read", "GET", "consistency error: data changed during operation, retry", 2, 3, true),
+        ("a read that never succeeds", "GET", "data changed during operation, retry", 99, 1 + REPETITIONS, false),
+        ("another failure of a read", "GET", "out of cheese", 1, 1, false),
+        ("a change", "POST", "data changed during operation, retry", 1, 1, false),
+    ] {
+        let server = engine().await;
+        let failure = ResponseTemplate::new(500).set_body_json(json!({ "message": message }));
+        let calls = Mock::given(method(verb)).and(path_regex("/images/web$"));
+        calls.respond_with(failure).up_to_n_times(failures).mount(&server).await;
+        answer(&server, verb, "/images/web$", ResponseTemplate::new(200).set_body_json(json!({}))).await;
+        let outcome = connection(&server, None).call(Call::new(verb, &["images", "web"])).await;
+        assert_eq!(outcome.is_ok(), succeeds, "{case}: {outcome:?}");
+        let received = server.received_requests().await.expect("requests are recorded");
+        assert_eq!(received.iter().filter(|request| request.url.path().ends_with("web")).count(), requests, "{case}");
+    }
+}
+
+#[tokio::test]
 async fn f06_a_refusal_is_told_from_the_engines_own_words() {
     let page = |status| ResponseTemplate::new(status).set_body_raw(PAGE, "text/html");
     let words = |status, message: &str| ResponseTemplate::new(status).set_body_json(json!({ "message": message }));
