@@ -10,9 +10,12 @@ use futures_util::TryStreamExt;
 use imagewatch_tests::components;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::private_engine::PrivateEngine;
 use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::registry::{Registry, RegistryAuth};
 use imagewatch_tests::wait::wait_for;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::stage::{LATER, SOON, Stage, run_to_end, watch_with};
 
@@ -230,7 +233,13 @@ async fn f08_an_image_made_on_this_machine_is_not_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f03_a_rollback_needs_no_name_of_the_old_image() {
-    let stage = Stage::new().await;
+    // In the containerd store a prune breaks every pull at work on the same engine (moby issue 53321).
+    let engine = PrivateEngine::start().await;
+    let stage = Stage {
+        scope: engine.connect().await.scope(),
+        registry: Registry::start_at(engine.outer_address(), RegistryAuth::None).await,
+        folder: TempDir::new().expect("the temp folder takes folders"),
+    };
     stage.push("web", "v1").await;
     let id = stage.run("web").await;
     // Another program pulls the next release, and removes what has no name any more.
@@ -238,6 +247,7 @@ async fn f03_a_rollback_needs_no_name_of_the_old_image() {
     stage.scope.pull(&stage.image("web"), None).await;
     stage.scope.engine().docker().prune_images(None::<PruneImagesOptions>).await.expect("images are pruned");
     let manifest = stage.manifest().config("containers", "labelled").config("baseline", "running");
+    let manifest = manifest.config("host.insecure_registries", &stage.registry.host());
     let daemon = stage.watch(&[stage.write(&manifest, "one")]);
     daemon.process.wait_for_line("is quarantined", LATER).await;
     let now = stage.container("web").await.expect("it is there");

@@ -68,6 +68,7 @@ impl Scene {
         let manifest = PluginManifest::new()
             .allow_host(&registry)
             .config("containers", "labelled")
+            .config("unknown_origin", self.scope.engine().unknown_origin())
             .config("interval", "200ms")
             .config("host.stable_for", "1s")
             .config("host.insecure_registries", &registry)

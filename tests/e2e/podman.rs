@@ -40,6 +40,8 @@ impl Scene {
         let manifest = PluginManifest::new()
             .allow_host(&registry.host())
             .config("containers", "labelled")
+            // Podman does not report where an image came from.
+            .config("unknown_origin", "ask")
             .config("interval", "200ms")
             .config("host.stable_for", "1s")
             .config("host.insecure_registries", &registry.host())

@@ -67,6 +67,12 @@ impl TestEngine {
         self.has_containerd_store
     }
 
+    /// The value of config key `unknown_origin` with which containers that a test starts are updated. The tests pull
+    /// images themselves, and the containerd store does not report a pull before API 1.55.
+    pub fn unknown_origin(&self) -> &'static str {
+        if self.has_containerd_store { "ask" } else { "hold" }
+    }
+
     /// As `DOCKER_HOST` has it, for the program under test.
     pub fn host(&self) -> &str {
         &self.host

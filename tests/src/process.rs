@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use crate::wait::wait_for;
 
+/// So many lines of a program's output are shown when a test fails.
+const LAST_LINES: usize = 40;
+
 /// A running or ended child. Dropping it kills it by its pid and waits for its end.
 #[derive(Debug)]
 pub struct Process {
@@ -100,7 +103,8 @@ impl Drop for Process {
         self.kill();
         if thread::panicking() {
             // The log usually says why the test fails.
-            println!("the program wrote:\n{}", self.lines().join("\n"));
+            let lines = self.lines();
+            println!("a program ended its output with:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
         }
     }
 }

@@ -96,10 +96,8 @@ impl Stage {
 
     /// The same for another registry host.
     pub fn manifest_for(&self, host: &str) -> PluginManifest {
-        // Images are pulled by the tests themselves, which this store does not report.
-        let unknown_origin = if self.scope.engine().has_containerd_store() { "ask" } else { "hold" };
         PluginManifest::new()
-            .config("unknown_origin", unknown_origin)
+            .config("unknown_origin", self.scope.engine().unknown_origin())
             .allow_host(host)
             .config("interval", "200ms")
             .config("host.stable_for", "1s")

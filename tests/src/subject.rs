@@ -119,6 +119,7 @@ impl Subject {
         let manifest = PluginManifest::new()
             .allow_host(&arena.registry.host())
             .config("containers", "labelled")
+            .config("unknown_origin", scope.engine().unknown_origin())
             .config("interval", "200ms")
             .config("host.stable_for", "1s")
             .config("host.insecure_registries", &format!("loopback {}", arena.registry.host()))

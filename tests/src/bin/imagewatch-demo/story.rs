@@ -131,6 +131,7 @@ impl Place {
         let manifest = PluginManifest::new()
             .allow_host(&self.proxy.host())
             .config("containers", "labelled")
+            .config("unknown_origin", self.scope.engine().unknown_origin())
             .config("interval", "1s")
             .config("host.stable_for", "2s")
             .config("grant.images", &format!("{}/*", self.proxy.host()))

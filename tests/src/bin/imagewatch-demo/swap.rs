@@ -61,6 +61,7 @@ impl Cart<'_> {
             .module(&self.module)
             .allow_host(&self.place.proxy.host())
             .config("containers", "labelled")
+            .config("unknown_origin", self.place.scope.engine().unknown_origin())
             .config("interval", "1s")
             .config("host.stable_for", "2s")
             .config("grant.images", &format!("{}/*", self.place.proxy.host()))
