@@ -23,6 +23,7 @@ async fn first_use_1_a_result_that_cannot_be_written_is_an_error() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let wasm = components::plugin_wasm();
     let state = tempfile::tempdir().expect("the temp folder takes folders");
     for args in [
         vec!["check", text(&manifest)],
@@ -30,7 +31,7 @@ async fn first_use_1_a_result_that_cannot_be_written_is_an_error() {
         vec!["history"],
         vec!["history", "--json"],
         vec!["quarantine", "list"],
-        vec!["plugin", "inspect", text(&manifest)],
+        vec!["plugin", "inspect", text(&wasm)],
         vec!["completions", "bash"],
     ] {
         let full = File::options().write(true).open("/dev/full").expect("Linux has it");
@@ -65,7 +66,7 @@ async fn first_use_9_a_manifest_that_is_named_twice_counts_once() {
 async fn first_use_11_usage_lines_list_no_option_that_only_the_environment_sets() {
     let stage = Stage::new().await;
     let envs = [("IMAGEWATCH_LOG", "info"), ("IMAGEWATCH_ADMIN_LISTEN", "off")];
-    for args in [vec!["refresh"], vec!["run", "--nosuch"], vec!["plugin", "inspect"]] {
+    for args in [vec!["refresh", "--nosuch"], vec!["run", "--nosuch"], vec!["plugin", "inspect"]] {
         let (code, output) = run(&stage, &args, &envs).await;
         assert_eq!(code, 2, "{output}");
         let usage = output.lines().find(|line| line.starts_with("Usage:")).unwrap_or_else(|| panic!("{output}"));
