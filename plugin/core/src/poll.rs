@@ -22,7 +22,7 @@ use imagewatch_abi::{
 };
 
 use aim::{Aims, find_aims};
-use behind::{LeftAlone, concerned, left_alone, pair_up};
+use behind::{LeftAlone, concerned, leaves_containers, left_alone, pair_up};
 use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
@@ -99,10 +99,18 @@ fn watch(
     let is_open = |target: &Target| !is_settled(state, target);
     let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
-    let containers = if is_compared { list_used(host)? } else { Vec::new() };
-    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    let is_left = found.targets.iter().any(|target| leaves_containers(config, target));
+    let containers = if is_compared {
+        list_used(host)?
+    } else if is_left {
+        // They are only shown: without them, what was seen is.
+        list_used(host).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let pairs = pair_up(config, &containers, &found.targets, &aims, &lookups);
     confirm_origins(host, cache, &config.insecure, input.now_ms, &pairs);
-    if config.baseline == Baseline::Running {
+    if config.baseline == Baseline::Running || is_left {
         load_wrappers(host, cache, &config.insecure, input.now_ms, &pairs);
     }
     let mut orders = Vec::new();
@@ -111,11 +119,13 @@ fn watch(
         log_outcome(host, outcome);
     }
     for (target, aim) in found.targets.iter().zip(&aims) {
-        let used = used_by(&containers, target);
+        let all = used_by(&containers, target);
+        let shown = if leaves_containers(config, target) { all.clone() } else { Vec::new() };
+        let used = if is_compared { all } else { Vec::new() };
         let left = left_alone(config, cache, target, &used);
         let used = concerned(config, cache, used);
         let Decided { mut outcome, order, is_news } =
-            decide((config, cache), state, quarantine, target, (aim, &lookups), &used);
+            decide((config, cache), state, quarantine, target, (aim, &lookups), (&used, &shown));
         if let Some(order) = order {
             tell_left_alone(&mut outcome, &left);
             orders.push(select(config, order, left));

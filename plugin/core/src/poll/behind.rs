@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use imagewatch_abi::{Container, Reference};
+use imagewatch_abi::{Container, Reference, Strategy};
 
 use super::aim::Aim;
-use super::standing::strategy_for;
+use super::standing::{strategy_for, strategy_of};
 use crate::config::{Baseline, Config};
 use crate::registry::resolve::Lookup;
 use crate::running::{Pair, Used, reason_against_origin, reason_unconfirmed, used_by};
@@ -56,8 +56,15 @@ fn reason_not_trusted(config: &Config, cache: &Cache, (reference, container): &U
     of_origin.or_else(|| reason_unconfirmed(cache, container, reference))
 }
 
-/// The containers of `targets` beside what their aims point to, as far as that is known.
+/// Whether an order for `target` leaves its containers as they are, so that what was seen does not say what they run.
+pub(super) fn leaves_containers(config: &Config, target: &Target) -> bool {
+    matches!(strategy_of(config, target), Strategy::Notify | Strategy::PullOnly)
+}
+
+/// The containers of `targets` beside what their aims point to, as far as that is known. Without those about whose image
+/// no registry is asked.
 pub(super) fn pair_up<'a>(
+    config: &Config,
     containers: &'a [Used],
     targets: &[Target],
     aims: &'a [Aim],
@@ -68,7 +75,9 @@ pub(super) fn pair_up<'a>(
         if let Ok(aim) = &aim.reference
             && let Some(Ok(remote)) = lookups.get(aim)
         {
-            pairs.extend(used_by(containers, target).into_iter().map(|(_, container)| (container, aim, remote)));
+            let used = used_by(containers, target).into_iter();
+            let may_be_asked = used.filter(|(_, container)| reason_against_origin(config, container).is_none());
+            pairs.extend(may_be_asked.map(|(_, container)| (container, aim, remote)));
         }
     }
     pairs

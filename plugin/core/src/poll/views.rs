@@ -1,6 +1,6 @@
 //! A poll and a check say the same of a container, for as long as it is so.
 
-use imagewatch_abi::{Outcome, PollMode, Report, SettleInput, Status, StatusKind, Verdict};
+use imagewatch_abi::{ImageOrigin, Outcome, PollMode, Report, SettleInput, Status, StatusKind, Verdict};
 
 use super::world::World;
 use crate::any_test;
@@ -39,6 +39,69 @@ fn what_notify_leaves_behind_is_behind_in_every_view_for_as_long_as_it_is() {
         world.containers[0].repo_digests = vec![format!("r.io/app@{}", super::world::digest('b'))];
         let [polled, checked] = views(&mut world);
         assert_eq!((status(&polled).kind, status(&checked).kind), (StatusKind::UpToDate, StatusKind::UpToDate));
+    }
+}
+
+#[any_test]
+fn what_was_seen_and_left_alone_is_behind_in_every_view_with_either_baseline() {
+    for (watch, strategy, baseline) in [
+        (("containers", "all"), "notify", "seen"),
+        (("containers", "all"), "notify", "running"),
+        (("containers", "all"), "pull-only", "seen"),
+        (("containers", "all"), "pull-only", "running"),
+        (("images", IMAGE), "notify", "seen"),
+        (("images", IMAGE), "pull-only", "seen"),
+    ] {
+        let config = [watch, ("strategy", strategy), ("baseline", baseline)];
+        let mut world = World::new(&config).with("web", IMAGE, 'a', &[]).tag("app:v1", 'a');
+        let case = format!("{config:?}");
+        let [polled, checked] = views(&mut world);
+        assert_eq!(
+            (status(&polled).kind, status(&checked).kind),
+            (StatusKind::UpToDate, StatusKind::UpToDate),
+            "{case}"
+        );
+        world = world.tag("app:v1", 'b');
+        for poll in 0..3 {
+            let [polled, checked] = views(&mut world);
+            assert_eq!(status(&polled), status(&checked), "{case}, poll {poll}");
+            assert_eq!(status(&polled).kind, StatusKind::Blocked, "{case}, poll {poll}");
+            assert_eq!(world.orders.len(), 0, "a check orders nothing");
+            settle_all(&mut world);
+        }
+        world.containers[0].repo_digests = vec![format!("r.io/app@{}", super::world::digest('b'))];
+        let [polled, checked] = views(&mut world);
+        assert_eq!(
+            (status(&polled).kind, status(&checked).kind),
+            (StatusKind::UpToDate, StatusKind::UpToDate),
+            "{case}"
+        );
+    }
+}
+
+/// What was ordered and is pending succeeds: it pulled, and left the containers as they are.
+fn settle_all(world: &mut World) {
+    let pending = world.state["targets"].as_object().into_iter().flatten();
+    let reports = pending.filter_map(|(target, seen)| {
+        let order = seen["pending"]["order"].as_str()?.to_owned();
+        Some(Report { order, target: target.clone(), pulled: true, ..Report::default() })
+    });
+    let input = SettleInput { reports: reports.collect(), state: world.state.clone(), ..SettleInput::default() };
+    world.state = crate::settle::settle(world, SettleInput { now_ms: 1_000, ..input }).state;
+}
+
+/// Config key `unknown_origin` = `hold`: that an image of that digest is here is nobody else's business.
+#[any_test]
+fn f08_no_registry_learns_of_an_image_of_unknown_origin() {
+    for baseline in ["seen", "running"] {
+        let mut world = World::new(&[("images", IMAGE), ("baseline", baseline)]).with("web", IMAGE, 'a', &[]);
+        world = world.tag("app:v1", 'b');
+        world.containers[0].origin = Some(ImageOrigin::Unknown);
+        for mode in [PollMode::Check, PollMode::Watch] {
+            world.poll(mode);
+            let own = super::world::digest('a').to_string();
+            assert!(!world.requests.iter().any(|request| request.contains(&own)), "{baseline}: {:?}", world.requests);
+        }
     }
 }
 
