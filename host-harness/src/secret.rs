@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn s7_every_text_of_a_document_is_overwritten() {
-        let mut document = serde_json::json!({ "auths": { "r.io": { "auth": "czNjcjN0" } }, "list": ["s3cr3t", 1, null] });
+        let mut document =
+            serde_json::json!({ "auths": { "r.io": { "auth": "czNjcjN0" } }, "list": ["s3cr3t", 1, null] });
         wipe(&mut document);
         assert_eq!(document, serde_json::json!({ "auths": { "r.io": { "auth": "" } }, "list": ["", 1, null] }));
     }

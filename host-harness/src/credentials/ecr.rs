@@ -16,8 +16,8 @@ use reqsign_aws_core::Credential as Keys;
 use reqsign_core::Context;
 use reqsign_core::time::Timestamp;
 use serde_json::Value;
-use zeroize::Zeroizing;
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use self::endpoint::{Endpoint, find_endpoint};
 use self::keys::KeyChain;

@@ -35,7 +35,9 @@ impl Host for World {
             "labels": self.enable.map(|value| ("imagewatch.enable", value)).into_iter().collect::<BTreeMap<_, _>>(),
         });
         let container: Container = serde_json::from_value(container).expect("a container");
-        let is_selected = selector.label.is_none_or(|label| label == format!("imagewatch.enable={}", self.enable.unwrap_or_default()));
+        let is_selected = selector
+            .label
+            .is_none_or(|label| label == format!("imagewatch.enable={}", self.enable.unwrap_or_default()));
         Answer::Ok(Containers { containers: if is_selected { vec![container] } else { Vec::new() } })
     }
 
