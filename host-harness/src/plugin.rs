@@ -42,5 +42,5 @@ pub use loader::{Admitted, LoadedPlugin, PluginError, admit, compile, load, load
 pub use log_quota::LogQuota;
 pub use manifest::{ManifestError, PluginManifest, WasmSource};
 pub use record::{LoadResult, Noted, Record, Recorded, Running};
-pub use reload::{FileWatch, Loaded, ReadManifest, Reloader, files_of, settled};
+pub use reload::{FileWatch, LOAD_TIMEOUT, Loaded, ReadManifest, Reloader, files_of, settled};
 pub use settings::{CallLimits, HOST_KEYS, HostSettings, StateKeeping};

@@ -4,10 +4,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::LazyLock;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
 
 /// What one registry lets in. `Debug` shows no secret nor anything derived from one.
 #[derive(Debug, Clone)]
@@ -51,16 +54,18 @@ impl Credential {
     pub fn hide_in(&self, text: &str) -> String {
         let (login, secret) = match self {
             Self::Basic { username, password } => {
-                let login = format!("{username}:{}", password.expose_secret());
+                let login = Zeroizing::new(format!("{username}:{}", password.expose_secret()));
                 (Some(login), password.expose_secret())
             }
             Self::IdentityToken(token) | Self::RegistryToken(token) => (None, token.expose_secret()),
         };
-        let encoded = login.iter().flat_map(|login| [STANDARD.encode(login), URL_SAFE.encode(login)]);
-        let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let encode = |login: &Zeroizing<String>| [STANDARD.encode(&**login), URL_SAFE.encode(&**login)];
+        let encoded = login.iter().flat_map(encode).map(Zeroizing::new);
+        let percent = Zeroizing::new(url::form_urlencoded::byte_serialize(secret.as_bytes()).collect());
+        let plain = Zeroizing::new(secret.to_owned());
         // Shorter ones stand in innocent words, and to take those out of an answer would break it.
-        let shapes = encoded.chain([secret.to_owned(), percent]).filter(|shape| shape.len() >= LEAST_HIDDEN);
-        shapes.fold(text.to_owned(), |text, shape| text.replace(&shape, "[redacted]"))
+        let shapes = encoded.chain([plain, percent]).filter(|shape: &Zeroizing<String>| shape.len() >= LEAST_HIDDEN);
+        shapes.fold(text.to_owned(), |text, shape| text.replace(shape.as_str(), "[redacted]"))
     }
 
     /// Names this credential without telling anything of it: equal ones have equal ids, until the process ends.
@@ -72,6 +77,46 @@ impl Credential {
             Self::RegistryToken(token) => ("registry", "", token.expose_secret()),
         };
         format!("{:016x}", KEY.hash_one(parts))
+    }
+}
+
+/// A JSON document that holds secrets. Its texts are overwritten when it is dropped. `Debug` shows nothing of it.
+pub struct SecretJson(Value);
+
+impl SecretJson {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// It is no JSON. The message quotes the document, so it is not for showing.
+    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(bytes).map(Self)
+    }
+
+    /// The document.
+    pub fn expose(&self) -> &Value {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretJson").finish_non_exhaustive()
+    }
+}
+
+impl Drop for SecretJson {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+/// Overwrites every text in `value`.
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -114,6 +159,14 @@ mod tests {
             Credential::IdentityToken("t0k-long-enough".into()).hide_in("a t0k-long-enough").ends_with("[redacted]")
         );
         assert_eq!(Credential::basic("a", "ok").hide_in("it is ok"), "it is ok", "no secret to speak of");
+    }
+
+    #[test]
+    fn s7_every_text_of_a_document_is_overwritten() {
+        let mut document =
+            serde_json::json!({ "auths": { "r.io": { "auth": "czNjcjN0" } }, "list": ["s3cr3t", 1, null] });
+        wipe(&mut document);
+        assert_eq!(document, serde_json::json!({ "auths": { "r.io": { "auth": "" } }, "list": ["", 1, null] }));
     }
 
     #[test]

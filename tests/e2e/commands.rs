@@ -1,5 +1,5 @@
 //! The commands that end: `check`, `refresh`, `plugin inspect`, `completions`; tables, JSON, exit
-//! codes. And that what ships (manifests, README) is what the code says.
+//! codes. And that what ships (manifests, pages) is what the code says.
 
 use std::path::{Path, PathBuf};
 
@@ -219,13 +219,13 @@ fn every_manifest_that_ships_loads_in_a_plain_extism_host() {
 }
 
 #[test]
-fn the_readmes_table_has_every_config_key_with_its_type_and_default() {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("there is one");
+fn the_page_on_configuration_has_every_config_key_with_its_type_and_default() {
+    let page = std::fs::read_to_string(root().join("docs/configuration.md")).expect("there is one");
     let policy = KEYS.iter().map(|key| (key.name, key.kind, key.default, key.doc));
     for (key, kind, default, doc) in policy.chain(HOST_KEYS) {
         let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
         let row = format!("| `{key}` | {kind} | {default} | {doc} |");
-        assert!(readme.contains(&row), "README lacks this row:\n{row}");
+        assert!(page.contains(&row), "docs/configuration.md lacks this row:\n{row}");
     }
 }
 

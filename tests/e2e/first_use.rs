@@ -23,6 +23,7 @@ async fn first_use_1_a_result_that_cannot_be_written_is_an_error() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let wasm = components::plugin_wasm();
     let state = tempfile::tempdir().expect("the temp folder takes folders");
     for args in [
         vec!["check", text(&manifest)],
@@ -30,7 +31,7 @@ async fn first_use_1_a_result_that_cannot_be_written_is_an_error() {
         vec!["history"],
         vec!["history", "--json"],
         vec!["quarantine", "list"],
-        vec!["plugin", "inspect", text(&components::plugin_wasm())],
+        vec!["plugin", "inspect", text(&wasm)],
         vec!["completions", "bash"],
     ] {
         let full = File::options().write(true).open("/dev/full").expect("Linux has it");

@@ -29,6 +29,7 @@ mod persisted;
 mod podman;
 mod pulls;
 mod quarantine;
+mod redirected;
 mod reload;
 mod restarted;
 mod security;

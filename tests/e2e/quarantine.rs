@@ -211,6 +211,24 @@ async fn the_admin_api_shows_what_is_barred_and_clears_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn first_use_16_what_a_refresh_answers_can_be_read_at_once() {
+    let mut scene = Scene::new().await;
+    let manifest = scene.stage.manifest_for(&scene.registry.host()).config("containers", MANIFEST);
+    scene.manifest = scene.stage.write(&manifest.config("interval", "1h"), MANIFEST);
+    let daemon = scene.watch();
+    daemon.wait_for_line("first seen").await;
+    let v2 = scene.push_broken("v2").await;
+    let (status, body) = daemon.post("/admin/workspace-images/refresh").await;
+    assert_eq!((status, &body["not_recreated"][0]["container"]), (200, &json!(scene.web())), "{body}");
+    let urls = [daemon.admin_url("/admin/history").await, daemon.admin_url("/admin/quarantine").await];
+    let [history, quarantine] = urls.map(|url| answer_of(build_client().get(url).bearer_auth(ADMIN_TOKEN)));
+    let (history, quarantine) = (history.await.1, quarantine.await.1);
+    assert_eq!(history["history"][0]["target"], json!(scene.web()), "{history}");
+    assert!(history["history"][0]["reason"].to_string().contains("exited with code 1"), "{history}");
+    assert_eq!(quarantine["quarantine"][0]["digest"], json!(v2), "{quarantine}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_on_a_state_folder_is_refused_and_other_commands_are_not() {
     let scene = Scene::new().await;
     let mut first = scene.watch();

@@ -10,7 +10,7 @@ use imagewatch_tests::program::start_imagewatch;
 use tempfile::TempDir;
 
 use crate::inline::Inline;
-use crate::stage::{LATER, answer_of, watch_with};
+use crate::stage::{ADMIN_TOKEN, LATER, answer_of, watch_with};
 
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
@@ -54,6 +54,22 @@ async fn s3_a_policy_that_is_too_slow_to_load_is_refused() {
     let mut process = start_imagewatch(NO_ENGINE, ["check", slow], &[]);
     assert_eq!(process.wait_exit(LATER).await, Some(4), "{:#?}", process.lines());
     process.wait_for_line("not compiled and described within 30s", LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_reload_that_is_too_slow_is_refused_and_the_old_policy_goes_on() {
+    let folder = TempDir::new().expect("a folder");
+    let daemon = watch_with(NO_ENGINE, &[write(folder.path(), "good", &Inline::default(), USUAL)], &[]);
+    daemon.wait_for_line("watching; polled again").await;
+    write(folder.path(), "good", &endless(), DAYS);
+    let line = daemon.process.wait_for_line("goes on as before", LATER).await;
+    assert!(line.contains("not compiled and described within 30s"), "{line}");
+    let plugins =
+        answer_of(build_client().get(daemon.admin_url("/admin/plugins").await).bearer_auth(ADMIN_TOKEN)).await;
+    assert!(plugins.1.to_string().contains("within 30s"), "{plugins:?}");
+    let start = Instant::now();
+    let lines = daemon.stop().await;
+    assert!(start.elapsed() < AT_ONCE, "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

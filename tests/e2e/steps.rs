@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::wait::wait_for;
 
@@ -67,6 +68,32 @@ async fn t29_a_stop_that_takes_its_time_is_waited_for_and_nothing_is_killed_or_m
     daemon.wait_for_line("recreated").await;
     let counts = ["/containers/create", "/stop", "/kill"].map(|path| proxy.count(path));
     assert_eq!(counts, [1, 1, 0], "{:#?}", proxy.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_beside_an_update_says_updating_while_the_update_is_under_way() {
+    let stage = Stage::new().await;
+    stage.push("web", "v1").await;
+    stage.run_as("web", stubborn(stage.image("web"), 8)).await;
+    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let envs = [(STATE_DIR, stage.state_dir())];
+    let host = stage.scope.engine().host();
+    let daemon = watch_with(host, std::slice::from_ref(&manifest), &envs);
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    let new = format!("{}.", stage.scope.name("web"));
+    wait_for("the new container", SOON, || async {
+        let names = stage.containers().await;
+        if names.iter().any(|name| name.starts_with(&new)) { Ok(()) } else { Err(names) }
+    })
+    .await;
+    let args = ["check", "--json", manifest.to_str().expect("a path of ours")];
+    let (_, during) = run_to_end(host, &args, &envs).await;
+    assert!(during.contains("\"updating\""), "{during}");
+    stage.wait_until_on("web", &v2, LATER).await;
+    daemon.wait_for_line("recreated").await;
+    let (_, after) = run_to_end(host, &args, &envs).await;
+    assert!(after.contains("\"up_to_date\""), "{after}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

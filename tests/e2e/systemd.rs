@@ -1,27 +1,34 @@
 //! Containers that a systemd unit makes. The manager is a script that does what such a unit does: it removes its
 //! container and makes it anew from the tag. All else is real.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use imagewatch_abi::Digest;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::wait::wait_for;
 
-use crate::stage::{Daemon, LATER, Stage, watch_with};
+use crate::stage::{Daemon, LATER, SOON, Stage, watch_with};
 
 /// A container `web` of unit `web.service`, watched by a program that finds our `systemctl` first.
-async fn unit_on_v1(stage: &Stage) -> Daemon {
+async fn unit_on_v1(stage: &Stage, labels: &[(&str, &str)], config: &[(&str, &str)]) -> Daemon {
     stage.push("web", "v1").await;
-    let labels = [("PODMAN_SYSTEMD_UNIT".to_owned(), "web.service".to_owned())];
-    stage.run_as("web", RunSpec { image: stage.image("web"), labels: labels.into(), ..RunSpec::default() }).await;
+    let labels: BTreeMap<String, String> = [("PODMAN_SYSTEMD_UNIT", "web.service")]
+        .iter()
+        .chain(labels)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let options: Vec<String> = labels.iter().map(|(name, value)| format!("-l '{name}={value}'")).collect();
+    stage.run_as("web", RunSpec { image: stage.image("web"), labels, ..RunSpec::default() }).await;
     let (host, name, image) = (stage.scope.engine().host(), stage.scope.name("web"), stage.image("web"));
     let script = format!(
         "#!/bin/sh\n[ \"$*\" = 'restart -- web.service' ] || {{ echo \"not $*\" >&2; exit 1; }}\necho \"$*\" >> {log}\n\
          export DOCKER_HOST={host}\n{docker} rm -f {name} && {docker} run -d --name {name} {labels} {image}\n",
         log = stage.folder.path().join("restarts").display(),
         docker = docker(),
-        labels = format_args!("-l PODMAN_SYSTEMD_UNIT=web.service {}", stage.scope.label_option().join(" ")),
+        labels = format_args!("{} {}", options.join(" "), stage.scope.label_option().join(" ")),
     );
     let folder = stage.folder.path().join("bin");
     fs::create_dir(&folder).unwrap();
@@ -29,7 +36,9 @@ async fn unit_on_v1(stage: &Stage) -> Daemon {
     fs::write(&file, script).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-    let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
+    let manifest = stage.manifest().config("images", &stage.image("web"));
+    let manifest = config.iter().fold(manifest, |manifest, (key, value)| manifest.config(key, value));
+    let manifest = stage.write(&manifest, "one");
     let daemon = watch_with(host, &[manifest], &[("PATH", &path)]);
     daemon.wait_for_line("first seen").await;
     daemon
@@ -47,7 +56,7 @@ fn restarts(stage: &Stage) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn t46_a_units_container_is_replaced_by_restarting_the_unit() {
     let stage = Stage::new().await;
-    let daemon = unit_on_v1(&stage).await;
+    let daemon = unit_on_v1(&stage, &[], &[]).await;
     let v2 = stage.push("web", "v2").await;
     stage.wait_until_on("web", &v2, LATER).await;
     daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
@@ -57,11 +66,31 @@ async fn t46_a_units_container_is_replaced_by_restarting_the_unit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t46_a_unit_whose_new_container_ends_is_restarted_on_the_image_before() {
     let stage = Stage::new().await;
-    let daemon = unit_on_v1(&stage).await;
+    let daemon = unit_on_v1(&stage, &[], &[]).await;
     let v1: Digest = stage.container("web").await.unwrap().digests[0].clone();
     let bad = ImageSpec::broken(&stage.scope.name("v2"));
     stage.registry.target().push(&stage.scope.name("web"), "latest", &bad).await;
     daemon.wait_for_line("restored").await;
     stage.wait_until_on("web", &v1, LATER).await;
     assert_eq!(restarts(&stage), 2, "once forwards and once back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_use_4_after_a_units_restart_the_hook_runs_and_the_old_image_goes() {
+    let stage = Stage::new().await;
+    let hook = ("imagewatch.hook.post-update", "echo $VERSION > /updated");
+    let daemon = unit_on_v1(&stage, &[hook], &[("host.keep_images", "0")]).await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, LATER).await;
+    daemon.wait_for_line("removed an old image").await;
+    daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
+    wait_for("the hook after the update", SOON, || async {
+        let answer = stage.scope.exec(&stage.scope.name("web"), &["sh", "-c", "cat /updated || true"]).await;
+        if answer.contains("v2") { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    let repository = stage.image("web").replace(":latest", "");
+    let mut left = vec![stage.image("web"), format!("{repository}@{v2}")];
+    left.sort();
+    assert_eq!(stage.scope.image_references().await, left);
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -100,6 +100,10 @@ struct Shared {
     settings: FakeRegistrySettings,
     host: String,
     repositories: BTreeMap<String, Manifest>,
+    /// Where it sends who asks for a manifest, `scheme://host[:port]`, once its own tokens let it pass.
+    elsewhere: Mutex<Option<String>>,
+    /// What came as `authorization`.
+    authorizations: Mutex<BTreeSet<String>>,
     /// The repositories that each issued token is good for.
     tokens: Mutex<BTreeMap<String, BTreeSet<String>>>,
     counters: Counters,
@@ -137,6 +141,8 @@ impl FakeRegistry {
             settings,
             host,
             repositories: (0..settings.repositories).map(Self::repository).map(with_manifest).collect(),
+            elsewhere: Mutex::default(),
+            authorizations: Mutex::default(),
             tokens: Mutex::default(),
             counters: Counters::default(),
         });
@@ -183,6 +189,16 @@ impl FakeRegistry {
     /// A token for all repositories, without a request.
     pub fn issue_token(&self) -> String {
         self.shared.issue(self.shared.repositories.keys().cloned().collect())
+    }
+
+    /// From now on redirects who asks for a manifest to `other`.
+    pub fn redirect_to(&self, other: &Self) {
+        *self.shared.elsewhere.lock().expect("no holder panics") = Some(other.origin());
+    }
+
+    /// Every `authorization` that came so far.
+    pub fn authorizations(&self) -> BTreeSet<String> {
+        self.shared.authorizations.lock().expect("no holder panics").clone()
     }
 
     /// What came so far.
@@ -306,6 +322,10 @@ impl Shared {
             _ => &counters.others,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(authorization) = request.headers().get(AUTHORIZATION) {
+            let authorization = String::from_utf8_lossy(authorization.as_bytes()).into_owned();
+            self.authorizations.lock().expect("no holder panics").insert(authorization);
+        }
         if !self.settings.latency.is_zero() {
             sleep(self.settings.latency).await;
         }
@@ -320,6 +340,11 @@ impl Shared {
     fn manifest(&self, request: &Request<Incoming>, name: &str, version: &str) -> Answer {
         if self.settings.has_tokens && !self.is_granted(request, name) {
             return self.refuse(&format!(",scope=\"repository:{name}:pull\""));
+        }
+        if let Some(origin) = &*self.elsewhere.lock().expect("no holder panics") {
+            let response = Response::builder().status(StatusCode::TEMPORARY_REDIRECT);
+            let response = response.header(LOCATION, format!("{origin}{}", request.uri().path()));
+            return response.body(Full::default()).expect("an origin and a path make a header");
         }
         let is_found = |manifest: &&Manifest| version == TAG || version == manifest.digest;
         let Some(manifest) = self.repositories.get(name).filter(is_found) else {
@@ -355,7 +380,7 @@ impl Shared {
 
     fn issue(&self, granted: BTreeSet<String>) -> String {
         let mut tokens = self.tokens.lock().expect("no holder panics");
-        let token = format!("token-{:06}", tokens.len());
+        let token = format!("token-{:06}-of-{}", tokens.len(), self.host.replace(':', "-"));
         tokens.insert(token.clone(), granted);
         token
     }

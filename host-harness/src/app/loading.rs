@@ -4,7 +4,6 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -15,8 +14,8 @@ use crate::effects::{Adapters, ManifestEffects};
 use crate::http::egress::EgressRules;
 use crate::orders::{OrderContext, ProgressObserver, RefusedLogins, Services};
 use crate::plugin::{
-    FileWatch, Kept, Loaded, LoadedPlugin, ManifestError, PluginError, PluginManifest, Record, Reloader, StateKeeping,
-    files_of,
+    FileWatch, Kept, LOAD_TIMEOUT, Loaded, LoadedPlugin, ManifestError, PluginError, PluginManifest, Record, Reloader,
+    StateKeeping, files_of,
 };
 use crate::replace::Replacer;
 use crate::session::Session;
@@ -26,10 +25,6 @@ use crate::watch::{Prepare, Prepared};
 /// The manifest that is used when none is named, and its name.
 const DEFAULT_MANIFEST: &str = include_str!("../../../manifests/generic.json");
 const BUILT_IN: &str = "generic";
-
-/// How long a policy may take to be compiled and to describe itself. The default policy takes 0.1 s, the hardest one that
-/// may be compiled some seconds.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A manifest that can be used.
 #[derive(Debug)]

@@ -99,7 +99,9 @@ impl App {
         let polls = self.ready.iter().map(|ready| async {
             // It reads what `run` has seen and ordered, so that it announces what the next poll does; it writes nothing.
             let mut session = tools.session(ready, &Arc::default(), ready.manifest.host.state);
-            let polled = session.poll(None, Vec::new(), PollMode::Check).await;
+            // An update of a `run` beside it is under way, as that program's own polls have it.
+            let under_way = self.replacer.journal.open_orders(&ready.manifest.name);
+            let polled = session.poll(None, under_way, PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
         for (manifest, polled) in join_all(polls).await {

@@ -9,9 +9,10 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::store::{DOCKER_HUB, parse_registry};
-use crate::secret::Credential;
+use crate::secret::{Credential, SecretJson};
 
 /// The name that Docker Hub has in configurations and for helpers.
 pub(super) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -73,20 +74,20 @@ struct Scope {
 /// Reads a configuration. Fails when the whole is no such thing.
 pub(super) fn parse_docker_config(bytes: &[u8]) -> Result<DockerConfig, Problem> {
     // Neither the parser's message nor its "data" errors: they quote what they found.
-    let value: Value = serde_json::from_slice(bytes)
+    let document = SecretJson::parse(bytes)
         .map_err(|error| format!("it is no JSON from line {}, column {} on", error.line(), error.column()))?;
-    let Value::Object(config) = value else { return Err("it is no JSON object".to_owned()) };
+    let Value::Object(config) = document.expose() else { return Err("it is no JSON object".to_owned()) };
     let store = match config.get("credsStore") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) if name.is_empty() => None,
         Some(value) => Some(parse_helper_name(value).ok_or_else(|| bad_helper("credsStore"))),
     };
-    let auths = object(&config, "auths")?.map(|(key, entry)| {
+    let auths = object(config, "auths")?.map(|(key, entry)| {
         let scope = Scope::parse(key)?;
         let credential = parse_entry(entry).map_err(|reason| format!("the entry of {scope} in auths {reason}"));
         Some((scope, credential))
     });
-    let helpers = object(&config, "credHelpers")?.map(|(key, name)| {
+    let helpers = object(config, "credHelpers")?.map(|(key, name)| {
         let scope = Scope::parse(key)?;
         let name = parse_helper_name(name).ok_or_else(|| bad_helper(&format!("the entry of {scope} in credHelpers")));
         Some((scope, name))
@@ -214,9 +215,9 @@ fn parse_entry(entry: &Value) -> Result<Option<Credential>, &'static str> {
 /// `auth` is the base64 of user and password, which Docker once padded with NULs.
 fn parse_auth(auth: &str) -> Result<Credential, &'static str> {
     const WRONG: &str = "has an auth that is not the base64 of user:password";
-    let auth: String = auth.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    let decoded = BASE64.decode(auth.trim_end_matches('=')).map_err(|_| WRONG)?;
-    let login = String::from_utf8(decoded).map_err(|_| WRONG)?;
+    let auth = Zeroizing::new(auth.chars().filter(|c| !c.is_ascii_whitespace()).collect::<String>());
+    let decoded = Zeroizing::new(BASE64.decode(auth.trim_end_matches('=')).map_err(|_| WRONG)?);
+    let login = std::str::from_utf8(&decoded).map_err(|_| WRONG)?;
     let (username, password) = login.split_once(':').ok_or(WRONG)?;
     let password = password.trim_matches('\0');
     if username.is_empty() || password.is_empty() {

@@ -17,13 +17,14 @@ use reqsign_core::Context;
 use reqsign_core::time::Timestamp;
 use serde_json::Value;
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use self::endpoint::{Endpoint, find_endpoint};
 use self::keys::KeyChain;
 use super::cache::{Cache, Fresh};
 use super::environment::Environment;
 use super::error::CredentialError;
-use crate::secret::Credential;
+use crate::secret::{Credential, SecretJson};
 
 /// What a token lasts when the answer does not say.
 const LIFETIME: Duration = Duration::from_hours(12);
@@ -135,10 +136,10 @@ fn error_type(body: &[u8]) -> String {
 
 /// The token of an answer that came at `now`, seconds since 1970. Half of its life is left for trying again.
 fn parse_token(body: &[u8], now: Duration) -> Option<Fresh> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let data = &body["authorizationData"];
+    let body = SecretJson::parse(body).ok()?;
+    let data = &body.expose()["authorizationData"];
     let data = data.get(0).unwrap_or(data);
-    let token = STANDARD.decode(data["authorizationToken"].as_str()?).ok()?;
+    let token = Zeroizing::new(STANDARD.decode(data["authorizationToken"].as_str()?).ok()?);
     let (username, password) = std::str::from_utf8(&token).ok()?.split_once(':')?;
     if username.is_empty() || password.is_empty() {
         return None;

@@ -180,9 +180,9 @@ impl Text {
 }
 
 /// Docker's secrets are written with and without an end of line.
-fn parse_secret(bytes: Vec<u8>, is_trimmed: bool) -> Result<SecretString, String> {
-    let text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8 text".to_owned())?;
-    let line = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+fn parse_secret(bytes: &[u8], is_trimmed: bool) -> Result<SecretString, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is no UTF-8 text".to_owned())?;
+    let line = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
     let secret = if is_trimmed { text.trim() } else { line };
     if secret.is_empty() {
         return Err("it is empty".to_owned());

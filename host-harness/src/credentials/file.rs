@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use zeroize::Zeroizing;
+
 /// A hundred times the largest that anybody has.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -39,7 +41,7 @@ impl<T> WatchedFile<T> {
 
     /// What `parse` makes of the file, which it is only asked when the file changed. `None` where there is no file
     /// that this user may see; the error says what the system said.
-    pub(super) fn read(&self, parse: impl FnOnce(Vec<u8>) -> T) -> Result<Option<Arc<T>>, String> {
+    pub(super) fn read(&self, parse: impl FnOnce(&[u8]) -> T) -> Result<Option<Arc<T>>, String> {
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
             Err(error) if is_absence(error.kind()) => return Ok(None),
@@ -52,7 +54,7 @@ impl<T> WatchedFile<T> {
         {
             return Ok(Some(made.clone()));
         }
-        let made = Arc::new(parse(read_small(&self.path, &metadata)?));
+        let made = Arc::new(parse(&read_small(&self.path, &metadata)?));
         *kept = Some((stamp, made.clone()));
         Ok(Some(made))
     }
@@ -74,12 +76,14 @@ impl Stamp {
     }
 }
 
-/// Reads the file at `path`, unless it is none or has more than a megabyte.
-pub(super) fn read_small(path: &Path, metadata: &Metadata) -> Result<Vec<u8>, String> {
+/// Reads the file at `path`, unless it is none or has more than a megabyte. What was read is overwritten when it is dropped.
+pub(super) fn read_small(path: &Path, metadata: &Metadata) -> Result<Zeroizing<Vec<u8>>, String> {
     if !metadata.is_file() {
         return Err("it is no file".to_owned());
     }
-    let mut bytes = Vec::new();
+    // Large enough from the beginning: a buffer that grows leaves a copy of what it held.
+    let capacity = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default() + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     let file = File::open(path).map_err(|error| error.to_string())?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -101,7 +105,7 @@ mod tests {
         let mut read = || {
             file.read(|bytes| {
                 parsed += 1;
-                (parsed, bytes)
+                (parsed, bytes.to_vec())
             })
             .map(|made| made.map(|made| (*made).clone()))
         };

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+use zeroize::Zeroizing;
 
 use super::cache::{Cache, Fresh};
 use super::docker_config::{HelperCall, HelperName};
@@ -20,6 +21,7 @@ use crate::secret::Credential;
 /// Some ask a cloud, or a locked key store.
 const LIMIT: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+const TYPICAL_ANSWER_BYTES: usize = 8 * 1024;
 /// What a person changes with `docker login` is seen after this at the latest.
 const KEEP: Duration = Duration::from_mins(5);
 /// Said with a failure by every helper that has nothing for a registry.
@@ -111,13 +113,14 @@ impl Drop for Group {
 }
 
 /// Success and what it wrote.
-async fn exchange(child: &mut Child, server: &str) -> Result<(bool, Vec<u8>), String> {
+async fn exchange(child: &mut Child, server: &str) -> Result<(bool, Zeroizing<Vec<u8>>), String> {
     let failed = |error: std::io::Error| format!("the exchange with it broke off: {error}");
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read its input may still answer.
         let _ = stdin.write_all(server.as_bytes()).await;
     }
-    let mut answer = Vec::new();
+    // Large enough from the beginning for most: a buffer that grows leaves a copy of what it held.
+    let mut answer = Zeroizing::new(Vec::with_capacity(TYPICAL_ANSWER_BYTES));
     if let Some(stdout) = child.stdout.take() {
         stdout.take(MAX_ANSWER_BYTES + 1).read_to_end(&mut answer).await.map_err(failed)?;
     }

@@ -99,7 +99,7 @@ impl ModuleInfo {
     fn admit_capabilities(&self) -> Result<&Capabilities, String> {
         let Some(capabilities) = &self.capabilities else {
             return Err(format!(
-                "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}` (README, Limits)"
+                "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}` (docs/configuration.md, Limits)"
             ));
         };
         let imported = self.imports.iter().filter_map(|import| import.raw().split_once(' '));

@@ -21,6 +21,10 @@ const QUIET: Duration = Duration::from_millis(400);
 /// A folder that is never quiet is read all the same.
 const LATEST: Duration = Duration::from_secs(2);
 
+/// How long a policy may take to be compiled and to describe itself, at the start and at a reload. The default policy takes
+/// 0.1 s, the hardest one that may be compiled some seconds.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The one at work and the one before.
 const RECENT: usize = 2;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod along;
+mod cleaned_up;
 mod interrupted;
 mod left_over;
 mod members;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::Watch;
 use crate::effects::ManifestEffects;
 use crate::orders::OrderContext;
-use crate::plugin::{LoadedPlugin, PluginManifest, Record};
+use crate::plugin::{LOAD_TIMEOUT, LoadedPlugin, PluginManifest, Record};
 
 /// Asks an actor to load its files again.
 #[derive(Debug, Default)]
@@ -107,13 +108,13 @@ impl Watch {
         self.loading.replies = replies;
         let (prepare, state) = (self.reloads.prepare.clone(), self.session.state());
         let (manifest, plugin) = (self.session.manifest.clone(), self.session.plugin.clone());
-        self.loading.task.spawn_blocking(move || prepare_for(&*prepare, &manifest, &plugin, &state));
+        let prepared = spawn_blocking(move || prepare_for(&*prepare, &manifest, &plugin, &state));
+        self.loading.task.spawn(within_deadline(prepared));
     }
 
     /// A reload was prepared, or refused. Whether another policy is at work now.
     pub(super) fn take_prepared(&mut self, prepared: Result<Prepares, JoinError>) -> bool {
-        let prepared =
-            prepared.unwrap_or_else(|error| Err(format!("load it: the host panicked ({error}); please report it")));
+        let prepared = prepared.unwrap_or_else(|error| Err(panicked(&error)));
         let manifest = self.session.manifest.name.clone();
         let (reply, is_swapped) = match prepared {
             Ok(None) => {
@@ -152,6 +153,22 @@ impl Watch {
         accepted();
         ReloadReply::Swapped { policy, sha256 }
     }
+}
+
+/// What comes of `prepared`, unless that takes too long. Neither a compilation nor a call can be interrupted from outside:
+/// one that takes too long goes on beside, within its fuel, and its result is dropped.
+async fn within_deadline(prepared: JoinHandle<Prepares>) -> Prepares {
+    match timeout(LOAD_TIMEOUT, prepared).await {
+        Ok(prepared) => prepared.unwrap_or_else(|error| Err(panicked(&error))),
+        Err(_) => Err(format!(
+            "load it: its policy was not compiled and described within {LOAD_TIMEOUT:?}; is this machine busy? if not, use a \
+             smaller policy"
+        )),
+    }
+}
+
+fn panicked(error: &JoinError) -> String {
+    format!("load it: the host panicked ({error}); please report it")
 }
 
 fn prepare_for(prepare: &PrepareFn, manifest: &PluginManifest, plugin: &LoadedPlugin, state: &Value) -> Prepares {

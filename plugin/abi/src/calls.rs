@@ -39,7 +39,7 @@ pub struct DescribeOutput {
     pub err: Option<Failure>,
 }
 
-/// One config key of a policy, for `plugin inspect` and the README.
+/// One config key of a policy, for `plugin inspect` and docs/configuration.md.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigKey {

@@ -1,5 +1,5 @@
 //! The manifest's string map, read into a checked [`Config`]. [`KEYS`] is the one table of what
-//! there is; the README's table is compared with it in a test. Takes no decision.
+//! there is; the table in docs/configuration.md is compared with it in a test. Takes no decision.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

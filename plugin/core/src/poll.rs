@@ -22,7 +22,7 @@ use imagewatch_abi::{
 };
 
 use aim::{Aims, find_aims};
-use behind::{concerned, pair_up, untrusted};
+use behind::{LeftAlone, concerned, leaves_containers, left_alone, pair_up};
 use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
 use standing::strategy_of;
@@ -99,10 +99,18 @@ fn watch(
     let is_open = |target: &Target| !is_settled(state, target);
     let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
-    let containers = if is_compared { list_used(host)? } else { Vec::new() };
-    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    let is_left = found.targets.iter().any(|target| leaves_containers(config, target));
+    let containers = if is_compared {
+        list_used(host)?
+    } else if is_left {
+        // They are only shown: without them, what was seen is.
+        list_used(host).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let pairs = pair_up(config, &containers, &found.targets, &aims, &lookups);
     confirm_origins(host, cache, &config.insecure, input.now_ms, &pairs);
-    if config.baseline == Baseline::Running {
+    if config.baseline == Baseline::Running || is_left {
         load_wrappers(host, cache, &config.insecure, input.now_ms, &pairs);
     }
     let mut orders = Vec::new();
@@ -111,16 +119,19 @@ fn watch(
         log_outcome(host, outcome);
     }
     for (target, aim) in found.targets.iter().zip(&aims) {
-        let used = used_by(&containers, target);
-        let except = untrusted(config, cache, &used);
+        let all = used_by(&containers, target);
+        let shown = if leaves_containers(config, target) { all.clone() } else { Vec::new() };
+        let used = if is_compared { all } else { Vec::new() };
+        let left = left_alone(config, cache, target, &used);
         let used = concerned(config, cache, used);
         let Decided { mut outcome, order, is_news } =
-            decide((config, cache), state, quarantine, target, (aim, &lookups), &used);
-        orders.extend(order.map(|order| select(config, order, except)));
+            decide((config, cache), state, quarantine, target, (aim, &lookups), (&used, &shown));
+        if let Some(order) = order {
+            tell_left_alone(&mut outcome, &left);
+            orders.push(select(config, order, left));
+        }
         if let Some(order) = lost.get(&target.name) {
-            let lost = format!("order {order} was lost before it was reported");
-            outcome.reason =
-                outcome.reason.into_iter().chain([lost]).reduce(|reason, lost| format!("{reason}; {lost}"));
+            add_reason(&mut outcome, format!("order {order} was lost before it was reported"));
         }
         if is_news {
             log_outcome(host, &outcome);
@@ -129,6 +140,17 @@ fn watch(
     }
     outcomes.extend(place(host, state, quarantine, &orders));
     Ok(outcomes)
+}
+
+/// Adds why the order of `outcome` does not touch some containers of its target.
+fn tell_left_alone(outcome: &mut Outcome, left: &[LeftAlone]) {
+    for LeftAlone { name, reason } in left {
+        add_reason(outcome, format!("{name}: {reason}"));
+    }
+}
+
+fn add_reason(outcome: &mut Outcome, more: String) {
+    outcome.reason = outcome.reason.take().into_iter().chain([more]).reduce(|reason, more| format!("{reason}; {more}"));
 }
 
 /// An order that the host no longer knows was lost in a crash: its move is rolled back, by
@@ -185,10 +207,10 @@ pub(crate) fn build_order(
     }
 }
 
-/// `order`, less the containers of the names `except`. The host leaves containers of unknown origin alone, unless their
+/// `order`, less the containers that are `left` alone. The host leaves containers of unknown origin alone, unless their
 /// registry was asked.
-fn select(config: &Config, mut order: Order, except: Vec<String>) -> Order {
-    order.containers.except = except;
+fn select(config: &Config, mut order: Order, left: Vec<LeftAlone>) -> Order {
+    order.containers.except = left.into_iter().map(|left| left.name).collect();
     order.containers.unknown_origin = config.unknown_origin == UnknownOrigin::Ask;
     order
 }

@@ -18,7 +18,7 @@ const RUNNER: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER";
 
 /// End-to-end modules that neither read facts of images nor replace or recover a container. Outside a full run they run
 /// on the system's engine only.
-const ENGINE_INDEPENDENT: [&str; 11] = [
+const ENGINE_INDEPENDENT: [&str; 13] = [
     "admin::",
     "auth::",
     "bad_input::",
@@ -26,7 +26,9 @@ const ENGINE_INDEPENDENT: [&str; 11] = [
     "hostile::",
     "limited::",
     "podman::",
+    "redirected::",
     "reload::",
+    "security::",
     "signed::",
     "swapped::",
     "tls::",

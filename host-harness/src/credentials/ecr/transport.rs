@@ -68,7 +68,7 @@ impl FileRead for Files {
         let path = Path::new(path);
         let metadata = path.metadata().map_err(|error| error.to_string());
         let bytes = metadata.and_then(|metadata| read_small(path, &metadata));
-        ready(bytes.map_err(Error::config_invalid))
+        ready(bytes.map(|bytes| bytes.to_vec()).map_err(Error::config_invalid))
     }
 }
 

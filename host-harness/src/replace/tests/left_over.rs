@@ -152,40 +152,6 @@ async fn settings_are_written_to_disk_only_for_a_container_that_goes_when_it_is_
     }
 }
 
-/// How often the command for afterwards was run.
-fn hooks_after(stage: &Stage) -> usize {
-    stage.engine.calls().iter().filter(|call| call.ends_with("sh -c after")).count()
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_hook_after_an_update_is_run_once_whoever_ends_the_update() {
-    let labels = json!({ "imagewatch.hook.post-update": "after" });
-    let stage = Stage::labelled(&labels).await;
-    stage.replace("web").await.unwrap();
-    let all = stage.engine.calls().len();
-    assert_eq!(hooks_after(&stage), 1);
-
-    let stage = Stage::labelled(&labels).await;
-    stage.engine.fail("remove", 1, refused());
-    stage.replace("web").await.unwrap();
-    assert_eq!(hooks_after(&stage), 0, "not before it is over");
-    stage.tend().await;
-    stage.tend().await;
-    assert_eq!(hooks_after(&stage), 1, "the second try ended it");
-
-    for nth in 0..all {
-        for death in [Interruption::DieBefore, Interruption::DieAfter] {
-            let mut stage = Stage::labelled(&labels).await;
-            stage.die_replacing(nth, death.clone()).await;
-            stage.restart_program();
-            stage.tend().await;
-            stage.tend().await;
-            let is_updated = stage.engine.overview() == ["web new running"];
-            assert_eq!(hooks_after(&stage), usize::from(is_updated), "{death:?} at {nth}: {:#?}", stage.engine.calls());
-        }
-    }
-}
-
 /// As when its file was renamed.
 #[tokio::test(start_paused = true)]
 async fn a_failure_for_a_manifest_that_is_gone_is_dropped_and_bars_the_container_from_no_other() {

@@ -21,6 +21,8 @@ pub(super) struct Stage {
     pub(super) manifest: &'static str,
     /// The names of those that are updated together with the one that is replaced.
     pub(super) members: Vec<String>,
+    /// How many images before the present one are kept; none where all are.
+    pub(super) keep_images: Option<usize>,
     store: Arc<Store>,
     folder: Arc<TempDir>,
 }
@@ -62,7 +64,8 @@ impl Stage {
         let folder = Arc::new(folder);
         let store = Arc::new(Store::in_memory());
         let replacer = replacer(&engine, &folder, &store);
-        Self { engine, replacer, strategy: Strategy::Replace, manifest: "", members: Vec::new(), store, folder }
+        let (strategy, members) = (Strategy::Replace, Vec::new());
+        Self { engine, replacer, strategy, manifest: "", members, keep_images: None, store, folder }
     }
 
     /// Another program on the same engine, with a state folder of its own.
@@ -76,6 +79,7 @@ impl Stage {
             strategy: other.strategy,
             manifest: other.manifest,
             members: other.members.clone(),
+            keep_images: other.keep_images,
             store,
             folder,
         }
@@ -90,6 +94,7 @@ impl Stage {
             strategy: other.strategy,
             manifest: other.manifest,
             members: other.members.clone(),
+            keep_images: other.keep_images,
             store: other.store.clone(),
             folder: other.folder.clone(),
         }
@@ -149,6 +154,7 @@ impl Stage {
                 manifest: self.manifest.to_owned(),
                 target: "web".to_owned(),
                 reference: REFERENCE.parse().ok(),
+                keep_images: self.keep_images,
                 ..Origin::default()
             },
             turn: None,
@@ -204,6 +210,11 @@ impl Stage {
     /// Where the state folder is.
     pub(super) fn state_folder(&self) -> String {
         self.folder.path().display().to_string()
+    }
+
+    /// How often the command `after` was run.
+    pub(super) fn hooks_after(&self) -> usize {
+        self.engine.calls().iter().filter(|call| call.ends_with("sh -c after")).count()
     }
 
     pub(super) async fn tend(&self) -> Vec<Report> {

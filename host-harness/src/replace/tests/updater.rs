@@ -268,6 +268,22 @@ async fn run_program(stage: &Stage, is_outdated: bool, is_barred: &AtomicBool) -
     }
 }
 
+/// By a handover, and by a helper from outside. A helper runs on the old image, so that goes with the next update.
+#[rstest]
+#[case::handover(false)]
+#[case::helper(true)]
+#[tokio::test(start_paused = true)]
+async fn first_use_4_an_updater_that_was_replaced_runs_its_hook_and_removes_its_old_image(#[case] has_port: bool) {
+    let mut machine = Machine::new(json!({ "Behaves": "healthy" }), has_port).await;
+    machine.stage.keep_images = Some(0);
+    let own = machine.stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+    machine.stage.engine.edit(&own, |c| c["Config"]["Labels"]["imagewatch.hook.post-update"] = json!("after"));
+    machine.settle("undisturbed").await;
+    assert_eq!(machine.stage.picture()["web"]["image"], "new", "{:#?}", machine.calls());
+    assert_eq!(machine.stage.hooks_after(), 1, "{:#?}", machine.calls());
+    assert_eq!(machine.stage.engine.images().contains(&"old".to_owned()), has_port, "{:#?}", machine.calls());
+}
+
 #[rstest]
 #[case::good_image("healthy", true, "new")]
 #[case::bad_image("unhealthy", true, "old")]

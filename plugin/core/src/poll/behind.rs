@@ -2,37 +2,69 @@
 
 use std::collections::BTreeMap;
 
-use imagewatch_abi::Reference;
+use imagewatch_abi::{Container, Reference, Strategy};
 
 use super::aim::Aim;
+use super::standing::{strategy_for, strategy_of};
 use crate::config::{Baseline, Config};
 use crate::registry::resolve::Lookup;
 use crate::running::{Pair, Used, reason_against_origin, reason_unconfirmed, used_by};
 use crate::state::Cache;
-use crate::target::{Target, is_up};
+use crate::target::{Target, is_up, reason_against};
 
 /// The containers of `target` that a decision is about: with `baseline` = `running` those that run; else none, unless
 /// there is no container of it that may be updated.
 pub(super) fn concerned<'a>(config: &Config, cache: &Cache, used: Vec<&'a Used>) -> Vec<&'a Used> {
     match config.baseline {
         Baseline::Running => used.into_iter().filter(|(_, container)| is_up(container)).collect(),
-        Baseline::Seen if used.iter().all(|used| is_untrusted(config, cache, used)) => used,
+        Baseline::Seen if used.iter().all(|used| reason_not_trusted(config, cache, used).is_some()) => used,
         Baseline::Seen => Vec::new(),
     }
 }
 
-/// The names of those of `used` that no order may touch: their images did not come from the registry.
-pub(super) fn untrusted(config: &Config, cache: &Cache, used: &[&Used]) -> Vec<String> {
-    let untrusted = used.iter().filter(|used| is_untrusted(config, cache, used));
-    untrusted.map(|(_, container)| container.name.clone()).collect()
+/// A container that an order for its target does not touch.
+#[derive(Debug)]
+pub(super) struct LeftAlone {
+    pub(super) name: String,
+    /// Why, a lowercase fragment.
+    pub(super) reason: String,
 }
 
-fn is_untrusted(config: &Config, cache: &Cache, (reference, container): &Used) -> bool {
-    reason_against_origin(config, container).is_some() || reason_unconfirmed(cache, container, reference).is_some()
+/// Those of `used`, the containers of `target`, that no order may touch: their images did not come from the registry, or
+/// they are never updated as they are now. A blocked one that writes to a volume of another stays in the order: of such
+/// containers all are updated or none, and only the host knows which.
+pub(super) fn left_alone(config: &Config, cache: &Cache, target: &Target, used: &[&Used]) -> Vec<LeftAlone> {
+    let reason = |used_here: &Used| {
+        let container = &used_here.1;
+        let untrusted = || reason_not_trusted(config, cache, used_here).map(str::to_owned);
+        let blocked = || reason_against(container, strategy_for(config, target, Some(container)));
+        untrusted().or_else(|| blocked().filter(|_| !shares_volume(container, used)))
+    };
+    let one = |used: &&Used| Some(LeftAlone { name: used.1.name.clone(), reason: reason(used)? });
+    used.iter().filter_map(one).collect()
 }
 
-/// The containers of `targets` beside what their aims point to, as far as that is known.
+/// Whether another one of `used` writes to a volume that `container` writes to.
+fn shares_volume(container: &Container, used: &[&Used]) -> bool {
+    let shares =
+        |other: &Container| other.writable_mounts.iter().any(|mount| container.writable_mounts.contains(mount));
+    used.iter().any(|(_, other)| other.name != container.name && shares(other))
+}
+
+fn reason_not_trusted(config: &Config, cache: &Cache, (reference, container): &Used) -> Option<&'static str> {
+    let of_origin = reason_against_origin(config, container).map(|(_, reason)| reason);
+    of_origin.or_else(|| reason_unconfirmed(cache, container, reference))
+}
+
+/// Whether an order for `target` leaves its containers as they are, so that what was seen does not say what they run.
+pub(super) fn leaves_containers(config: &Config, target: &Target) -> bool {
+    matches!(strategy_of(config, target), Strategy::Notify | Strategy::PullOnly)
+}
+
+/// The containers of `targets` beside what their aims point to, as far as that is known. Without those about whose image
+/// no registry is asked.
 pub(super) fn pair_up<'a>(
+    config: &Config,
     containers: &'a [Used],
     targets: &[Target],
     aims: &'a [Aim],
@@ -43,7 +75,9 @@ pub(super) fn pair_up<'a>(
         if let Ok(aim) = &aim.reference
             && let Some(Ok(remote)) = lookups.get(aim)
         {
-            pairs.extend(used_by(containers, target).into_iter().map(|(_, container)| (container, aim, remote)));
+            let used = used_by(containers, target).into_iter();
+            let may_be_asked = used.filter(|(_, container)| reason_against_origin(config, container).is_none());
+            pairs.extend(may_be_asked.map(|(_, container)| (container, aim, remote)));
         }
     }
     pairs

@@ -43,7 +43,7 @@ pub(super) fn check(
     let containers = with_references(listed);
     let is_open = |target: &Target| target.reference.digest().is_none();
     let Aims { all: aims, lookups } = find_aims(host, config, cache, now_ms, &found.targets, &is_open);
-    let pairs = pair_up(&containers, &found.targets, &aims, &lookups);
+    let pairs = pair_up(config, &containers, &found.targets, &aims, &lookups);
     confirm_origins(host, cache, &config.insecure, now_ms, &pairs);
     load_wrappers(host, cache, &config.insecure, now_ms, &pairs);
     let mut outcomes = found.unwatchable;

@@ -8,7 +8,7 @@ use imagewatch_abi::{Container, Digest, Order, Outcome, Reference, Verdict};
 use super::aim::Aim;
 use super::build_order;
 use super::standing::{Course, Standing, Standings};
-use crate::config::Config;
+use crate::config::{Baseline, Config};
 use crate::gate::quarantine::Quarantine;
 use crate::registry::resolve::Lookup;
 use crate::running::{Used, digests_of};
@@ -40,15 +40,16 @@ pub(super) fn is_settled(state: &State, target: &Target) -> bool {
     target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
 }
 
-/// Decides on one target. `aim` is where it is to go, with all that was looked up; `used` are its running containers, none
-/// where nobody asks for them.
+/// Decides on one target. `aim` is where it is to go, with all that was looked up; `used` are the
+/// containers that the decision is about, none where nobody asks for them; `shown` those by which it is said where the
+/// target stands, if they are others.
 pub(super) fn decide(
     (config, cache): (&Config, &Cache),
     state: &mut State,
     quarantine: &mut Quarantine,
     target: &Target,
     (aim, lookups): (&Aim, &BTreeMap<Reference, Lookup>),
-    used: &[&Used],
+    (used, shown): (&[&Used], &[&Used]),
 ) -> Decided {
     let remote = match &aim.reference {
         Ok(reference) => remote_of(lookups.get(reference)),
@@ -57,7 +58,9 @@ pub(super) fn decide(
     let course = Course::new(state, target, aim, remote);
     let aim = course.aim;
     let standings = Standings::new((config, cache, quarantine), &course, used);
-    let status = Some(standings.leading().status());
+    let shown = (config.baseline == Baseline::Seen && !shown.is_empty()).then_some(shown);
+    let shown = shown.map(|shown| Standings::new((config, cache, quarantine), &course, shown));
+    let status = Some(shown.as_ref().unwrap_or(&standings).leading().status());
     if let Some(outcome) = settled(target, state.targets.get(&target.name)) {
         return Decided { outcome: Outcome { status, ..outcome }, order: None, is_news: false };
     }

@@ -166,7 +166,7 @@ pub(super) fn strategy_of(config: &Config, target: &Target) -> Strategy {
 
 /// How `container` is updated: a manifest that leaves the containers of a target alone leaves all of them alone, else
 /// the container's own label takes precedence.
-fn strategy_for(config: &Config, target: &Target, container: Option<&Container>) -> Strategy {
+pub(super) fn strategy_for(config: &Config, target: &Target, container: Option<&Container>) -> Strategy {
     let strategy = strategy_of(config, target);
     let leaves = matches!(strategy, Strategy::Notify | Strategy::PullOnly);
     container.filter(|_| !leaves).and_then(crate::target::read_strategy).unwrap_or(strategy)

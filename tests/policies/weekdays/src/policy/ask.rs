@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use imagewatch_abi::label::{ENABLE, read_yes_no};
 use imagewatch_abi::{
     Answer, Container, Failure, HttpBatch, HttpRequest, HttpResponse, MAX_BATCH, Method, Outcome, ReadBody, Reference,
     Selector, Verdict, is_loopback_host,
@@ -11,8 +12,6 @@ use serde_json::Value;
 
 use super::Host;
 use crate::version::Version;
-
-const ENABLE_LABEL: &str = "imagewatch.enable";
 
 /// A running container on a version.
 pub(super) struct Target {
@@ -51,14 +50,16 @@ impl Target {
 
 /// The running containers that are to be watched, and why others that asked for it cannot be.
 pub(super) fn find_targets(host: &mut dyn Host, is_for_all: bool) -> Result<(Vec<Target>, Vec<Outcome>), Failure> {
-    let label = (!is_for_all).then(|| format!("{ENABLE_LABEL}=true"));
-    let found = host.docker_containers(Selector { label, ..Selector::default() }).into_result()?;
+    // Every container: a label that selects by its value would miss `True` and `yes`, and hide one that cannot be read.
+    let found = host.docker_containers(Selector::default()).into_result()?;
     let (mut targets, mut outcomes) = (Vec::new(), Vec::new());
-    let is_watched = |container: &&Container| {
-        container.state == "running" && container.labels.get(ENABLE_LABEL).is_none_or(|value| value != "false")
-    };
-    for container in found.containers.iter().filter(is_watched) {
-        match Target::of(container) {
+    for container in found.containers.iter().filter(|container| container.state == "running") {
+        let target = match is_watched(container, is_for_all) {
+            Ok(false) => continue,
+            Ok(true) => Target::of(container),
+            Err(reason) => Err(reason),
+        };
+        match target {
             Ok(target) => targets.push(target),
             Err(reason) => outcomes.push(Outcome {
                 reason: Some(reason),
@@ -68,6 +69,11 @@ pub(super) fn find_targets(host: &mut dyn Host, is_for_all: bool) -> Result<(Vec
         }
     }
     Ok((targets, outcomes))
+}
+
+/// What the container's label says, or, without a label, what config says.
+fn is_watched(container: &Container, is_for_all: bool) -> Result<bool, String> {
+    container.labels.get(ENABLE).map_or(Ok(is_for_all), |value| read_yes_no(ENABLE, value))
 }
 
 /// The versions that each repository has, or why they are not known.

@@ -1,5 +1,7 @@
 //! The decision itself, with one container and one registry; the whole conversation is in `scripts/`.
 
+use std::collections::BTreeMap;
+
 use imagewatch_abi::{Container, HttpResponse};
 
 use super::*;
@@ -9,6 +11,8 @@ const SATURDAY_MS: u64 = 1_795_262_400_000;
 
 /// A host whose one container runs `r.io/app:1.4.2`, and whose registry has these tags. Takes every order.
 struct World {
+    /// The value of the container's label `imagewatch.enable`, if it has one.
+    enable: Option<&'static str>,
     tags: &'static str,
     orders: Vec<Order>,
 }
@@ -26,12 +30,15 @@ impl Host for World {
     }
 
     fn docker_containers(&mut self, selector: Selector) -> Answer<Containers> {
-        assert_eq!(selector.label.as_deref(), Some("imagewatch.enable=true"));
         let container = serde_json::json!({
             "id": "1", "name": "web", "image": "r.io/app:1.4.2", "image_id": "sha256:1", "state": "running",
+            "labels": self.enable.map(|value| ("imagewatch.enable", value)).into_iter().collect::<BTreeMap<_, _>>(),
         });
         let container: Container = serde_json::from_value(container).expect("a container");
-        Answer::Ok(Containers { containers: vec![container] })
+        let is_selected = selector
+            .label
+            .is_none_or(|label| label == format!("imagewatch.enable={}", self.enable.unwrap_or_default()));
+        Answer::Ok(Containers { containers: if is_selected { vec![container] } else { Vec::new() } })
     }
 
     fn docker_refresh(&mut self, orders: Orders) -> Answer<Placed> {
@@ -51,7 +58,7 @@ fn only_a_minor_version_on_a_weekday_is_ordered() {
         ("a major on Friday", FRIDAY_MS, r#""1.4.2","2.0.0""#, Verdict::Unchanged, None),
         ("nothing new", FRIDAY_MS, r#""1.4.2""#, Verdict::Unchanged, None),
     ] {
-        let mut world = World { tags, orders: Vec::new() };
+        let mut world = World { enable: Some("true"), tags, orders: Vec::new() };
         let output = poll(&mut world, PollInput { now_ms, ..PollInput::default() });
         assert_eq!(output.err, None, "{case}");
         assert_eq!(output.outcomes.iter().map(|outcome| outcome.verdict).collect::<Vec<_>>(), [verdict], "{case}");
@@ -62,9 +69,31 @@ fn only_a_minor_version_on_a_weekday_is_ordered() {
 
 #[test]
 fn a_move_that_is_under_way_is_not_ordered_again_though_a_newer_version_came() {
-    let mut world = World { tags: r#""1.4.2","1.5.0","1.6.0""#, orders: Vec::new() };
+    let mut world = World { enable: Some("true"), tags: r#""1.4.2","1.5.0","1.6.0""#, orders: Vec::new() };
     let in_flight = vec!["web@1.5.0".to_owned()];
     let output = poll(&mut world, PollInput { now_ms: FRIDAY_MS, in_flight, ..PollInput::default() });
     assert_eq!(output.outcomes[0].verdict, Verdict::Pending);
     assert_eq!(world.orders, []);
+}
+
+#[test]
+fn the_label_opts_in_and_out_by_any_word_for_yes_and_no() {
+    for (enable, verdicts) in [
+        (Some("true"), &[Verdict::Moved][..]),
+        (Some("True"), &[Verdict::Moved]),
+        (Some(" yes"), &[Verdict::Moved]),
+        (Some("1"), &[Verdict::Moved]),
+        (Some("False"), &[]),
+        (Some("off"), &[]),
+        (None, &[]),
+        (Some("disabled"), &[Verdict::Unknown]),
+        (Some(""), &[Verdict::Unknown]),
+    ] {
+        let mut world = World { enable, tags: r#""1.4.2","1.5.0""#, orders: Vec::new() };
+        let output = poll(&mut world, PollInput { now_ms: FRIDAY_MS, ..PollInput::default() });
+        assert_eq!(output.outcomes.iter().map(|outcome| outcome.verdict).collect::<Vec<_>>(), verdicts, "{enable:?}");
+        assert_eq!(world.orders.len(), usize::from(verdicts == [Verdict::Moved]), "{enable:?}");
+        let reason = output.outcomes.first().and_then(|outcome| outcome.reason.clone()).unwrap_or_default();
+        assert_eq!(reason.contains("write true or false"), verdicts == [Verdict::Unknown], "{enable:?}: {reason}");
+    }
 }
