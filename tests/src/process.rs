@@ -104,7 +104,10 @@ impl Drop for Process {
         if thread::panicking() {
             // The log usually says why the test fails.
             let lines = self.lines();
-            println!("a program ended its output with:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+            println!(
+                "a program ended its output with:\n{}",
+                lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+            );
         }
     }
 }
