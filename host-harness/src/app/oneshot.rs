@@ -99,7 +99,7 @@ impl App {
         let polls = self.ready.iter().map(|ready| async {
             // It reads what `run` has seen and ordered, so that it announces what the next poll does; it writes nothing.
             let mut session = tools.session(ready, &Arc::default(), ready.manifest.host.state);
-            let polled = session.poll(None, Vec::new(), PollMode::Check).await;
+            let polled = session.poll_to_end(Vec::new(), PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
         for (manifest, polled) in join_all(polls).await {

@@ -7,6 +7,7 @@ use imagewatch_abi::{Failure, FailureCode, Reference, StatusKind};
 
 use crate::config::Config;
 use crate::registry::resolve::{Lookup, list_tags, load_documents, resolve};
+use crate::registry::unfinished::TagLists;
 use crate::state::Cache;
 use crate::status::Hold;
 use crate::target::Target;
@@ -30,6 +31,8 @@ pub(super) struct Aim {
 pub(super) struct Aims {
     pub(super) all: Vec<Aim>,
     pub(super) lookups: BTreeMap<Reference, Lookup>,
+    /// The tags of repositories, by their name.
+    pub(super) lists: TagLists,
 }
 
 /// A target on its way to an aim.
@@ -54,12 +57,14 @@ pub(super) fn find_aims(
     let is_to_choose = |target: &&Target| target.follows_tags() && is_open(target);
     let repositories: BTreeSet<Reference> =
         gather(targets.iter().filter(is_to_choose).map(|target| target.reference.without_tag()));
-    let lists = list_tags(host, cache, &config.insecure, now_ms, &repositories);
+    let (mut lists, mut lookups) = cache.unfinished.take_found();
+    let is_to_list = |repository: &Reference| !lists.contains_key(&repository.name());
+    let repositories = gather(repositories.into_iter().filter(is_to_list));
+    lists.extend(list_tags(host, cache, &config.insecure, now_ms, &repositories));
     let search = |target| {
         if is_to_choose(&target) { Search::new(target, &lists) } else { Search::staying(target) }
     };
     let mut searches: Vec<Search<'_>> = targets.iter().map(search).collect();
-    let mut lookups = BTreeMap::new();
     loop {
         let open = searches.iter().filter(|search| is_open(search.target)).filter_map(Search::reference);
         let open: BTreeSet<Reference> = gather(open.filter(|reference| !lookups.contains_key(*reference)).cloned());
@@ -74,7 +79,7 @@ pub(super) fn find_aims(
             search.judge(config, cache, &lookups);
         }
     }
-    Aims { all: searches.into_iter().map(Search::end).collect(), lookups }
+    Aims { all: searches.into_iter().map(Search::end).collect(), lookups, lists }
 }
 
 impl<'a> Search<'a> {
