@@ -11,6 +11,8 @@ mod standing;
 #[cfg(test)]
 mod views;
 #[cfg(test)]
+mod waiting;
+#[cfg(test)]
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
