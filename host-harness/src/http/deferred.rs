@@ -111,7 +111,9 @@ impl<R: Send + 'static> Deferred<R> {
         let is_stale = |entry: &Entry<R>| entry.arrived.as_ref().is_some_and(|kept| kept.call < call);
         let stale: Vec<Key> =
             entries.by_key.iter().filter(|(_, entry)| is_stale(entry)).map(|(key, _)| key.clone()).collect();
-        stale.iter().for_each(|key| entries.remove(key));
+        for key in stale {
+            entries.remove(&key);
+        }
     }
 
     /// Has the call that is under way wait for no more answers.
@@ -153,7 +155,9 @@ impl<R: Send + 'static> Deferred<R> {
         self.wait(keys.iter().flatten().cloned().collect()).await;
         let mut entries = self.shared.lock();
         let answers = requests.iter().zip(&keys).map(|(request, key)| entries.read(request, key.as_ref())).collect();
-        keys.iter().flatten().for_each(|key| entries.forget_answer(key));
+        for key in keys.iter().flatten() {
+            entries.forget_answer(key);
+        }
         drop(entries);
         answers
     }
@@ -254,13 +258,11 @@ impl<R> Entries<R> {
     /// A request that stands twice in a batch reads the same answer twice.
     fn read(&mut self, request: &HttpRequest, key: Option<&Key>) -> Arrived<Option<R>> {
         let entry = key.and_then(|key| self.by_key.get_mut(key));
-        match entry.and_then(|entry| entry.arrived.as_mut()) {
-            Some(arrived) => (arrived.answer.clone(), arrived.room.take()),
-            None => {
-                let message = format!("{} has not answered yet", host_of(&request.url));
-                (Answer::Err(Failure::passing(FailureCode::Pending, message)), None)
-            }
+        if let Some(kept) = entry.and_then(|entry| entry.arrived.as_mut()) {
+            return (kept.answer.clone(), kept.room.take());
         }
+        let message = format!("{} has not answered yet", host_of(&request.url));
+        (Answer::Err(Failure::passing(FailureCode::Pending, message)), None)
     }
 
     fn forget_answer(&mut self, key: &Key) {

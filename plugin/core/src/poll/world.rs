@@ -147,9 +147,11 @@ impl Host for World {
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
         self.requests.extend(batch.requests.iter().map(|request| format!("{:?} {}", request.method, request.url)));
-        let responses = batch.requests.iter().map(|request| match self.is_pending(request) {
-            true => Answer::Err(Failure::passing(FailureCode::Pending, "r.io has not answered yet")),
-            false => self.answer(request),
+        let responses = batch.requests.iter().map(|request| {
+            if self.is_pending(request) {
+                return Answer::Err(Failure::passing(FailureCode::Pending, "r.io has not answered yet"));
+            }
+            self.answer(request)
         });
         Answer::Ok(HttpResponses { responses: responses.collect() })
     }
