@@ -2,6 +2,8 @@
 //! the manifest's grants go. Takes orders but does not run them: that is for who called the policy,
 //! once the call has come back well.
 
+mod requests;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -16,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::credentials::store::CredentialStore;
 use crate::engine::{Engine, EngineError};
-use crate::http::client::{HttpClient, HttpLimits};
+use crate::http::client::{HttpClient, HttpLimits, Share};
+use crate::http::deferred::Deferred;
 use crate::http::egress::EgressRules;
 use crate::plugin::{Denied, Effects, Grants, LoadedPlugin, PluginManifest, Record};
 use crate::repeats::Repeats;
@@ -25,6 +28,8 @@ use crate::replace::facts::{Facts, LABEL, is_working_name, usual_name};
 use crate::replace::handover::own_container_id;
 use crate::store::Store;
 use crate::text::sanitize_line;
+
+use requests::Requests;
 
 /// Longer ones are no names: an order's id has its target's, and that is an image or a container.
 const MAX_NAME_BYTES: usize = 1_024;
@@ -52,8 +57,7 @@ pub struct Adapters {
 pub struct ManifestEffects {
     manifest: Arc<PluginManifest>,
     plugin: Arc<LoadedPlugin>,
-    rules: EgressRules,
-    limits: HttpLimits,
+    requests: Requests,
     adapters: Adapters,
     record: Arc<Record>,
     runtime: Handle,
@@ -95,8 +99,7 @@ impl ManifestEffects {
         Self {
             manifest,
             plugin,
-            rules,
-            limits,
+            requests: Requests::new(rules, limits),
             adapters,
             record,
             runtime,
@@ -156,6 +159,11 @@ impl ManifestEffects {
     /// The containers that the policy did not get to see when it last listed them, and why. The policy never gets this.
     pub fn take_unshown(&self) -> Vec<NotWatched> {
         std::mem::take(&mut *self.unshown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The requests that may outlive a call.
+    pub fn deferred(&self) -> &Deferred<Share> {
+        self.requests.deferred()
     }
 
     fn grants(&self) -> &Grants {
@@ -284,9 +292,7 @@ fn stopping<T>() -> Answer<T> {
 
 impl Effects for ManifestEffects {
     fn http_send(&self, batch: HttpBatch, room: usize) -> Answer<HttpResponses> {
-        let Adapters { http, credentials, cancel, .. } = &self.adapters;
-        let limits = HttpLimits { batch_bytes: room, ..self.limits };
-        let sent = self.runtime.block_on(http.send_all(&self.rules, credentials, batch, &limits, cancel));
+        let sent = self.requests.send(&self.adapters, &self.runtime, batch, room);
         for failure in refusals(&sent) {
             self.denied(Denied::Http, 1, &failure.message);
         }

@@ -3,6 +3,7 @@
 //! schedule and runs no orders.
 
 mod memory;
+pub(crate) mod pending;
 mod quarantine;
 
 use std::sync::Arc;
@@ -83,6 +84,11 @@ impl Session {
         }
     }
 
+    /// What its policy can make happen.
+    pub fn effects(&self) -> Arc<ManifestEffects> {
+        self.effects.clone()
+    }
+
     /// What the policy remembers; opaque.
     pub fn state(&self) -> Value {
         self.memory.read()
@@ -99,8 +105,12 @@ impl Session {
         mode: PollMode,
     ) -> Result<(PollOutput, Vec<Order>), CallError> {
         self.effects.set_in_flight(&in_flight);
-        self.effects.begin_poll();
+        // Polling again what is pending belongs to the poll before.
+        if only.is_none() {
+            self.effects.begin_poll();
+        }
         self.effects.report_suppressed();
+        self.effects.deferred().begin_call();
         let input = PollInput {
             now_ms: now_ms(),
             state: self.memory.read(),
@@ -110,7 +120,9 @@ impl Session {
             mode,
             quarantine: self.quarantine.read(),
         };
-        let (mut output, orders): (PollOutput, _) = self.call(exports::POLL, input).await?;
+        let called = self.call(exports::POLL, input).await;
+        self.effects.deferred().end_call();
+        let (mut output, orders): (PollOutput, _) = called?;
         tidy_all(&mut output.outcomes, &mut output.err);
         self.cache = std::mem::take(&mut output.cache);
         self.complete(&mut output, mode);

@@ -17,6 +17,7 @@ use crate::clock::now_ms;
 use crate::orders::{Batch, OrderContext, run_in_batch};
 use crate::plugin::CallError;
 use crate::session::Session;
+use crate::session::pending::{keep_known, replace_outcomes};
 use crate::unwatched::explain;
 
 pub use reload::{Prepare, Prepared, ReloadReply, ReloadRequest, Reloads};
@@ -95,6 +96,10 @@ pub struct Watch {
     /// Reports that the policy could not take yet.
     unsettled: Vec<Report>,
     waiting: Vec<Waiting>,
+    /// Targets for which a registry's answer is pending: polled again when it is there.
+    pending: Vec<String>,
+    /// What came while the policy was polled.
+    meanwhile: Meanwhile,
     reloads: Reloads,
     loading: Loading,
     /// Polls in a row that ended with a fault of the policy, and when it is polled again after that.
@@ -109,6 +114,15 @@ pub struct Watch {
 fn wait_after_fault(interval: Duration, faults: u32) -> Duration {
     interval.saturating_mul(1 << faults.min(16)).min(interval.max(LONGEST_AFTER_FAULT))
 }
+
+/// Taken up as soon as a poll is over, which waits for no registry from then on.
+#[derive(Debug, Default)]
+struct Meanwhile {
+    requests: Vec<RefreshRequest>,
+    ended: Vec<Ended>,
+}
+
+type Ended = Result<(Id, Report), tokio::task::JoinError>;
 
 /// A manual refresh whose orders are not all done.
 struct Waiting {
@@ -142,6 +156,8 @@ impl Watch {
             tending: JoinSet::new(),
             unsettled: Vec::new(),
             waiting: Vec::new(),
+            pending: Vec::new(),
+            meanwhile: Meanwhile::default(),
             reloads,
             loading: Loading::default(),
             faults: 0,
@@ -171,10 +187,20 @@ impl Watch {
                         (self.faults, self.not_before) = (0, None);
                         // The tick that is due stays due, unless this policy wants it earlier.
                         next_poll = next_poll.min(Instant::now() + self.interval());
+                        // What was under way went with the policy that asked it.
+                        if !std::mem::take(&mut self.pending).is_empty() {
+                            next_poll = Instant::now();
+                        }
+                    }
+                }
+                () = self.session.answered(), if !self.pending.is_empty() => {
+                    if !self.poll_pending().await {
+                        next_poll = Instant::now();
                     }
                 }
                 () = sleep_until(next_poll) => next_poll = Instant::now() + self.tick().await,
             }
+            self.catch_up().await;
         }
         self.wind_up().await;
     }
@@ -238,16 +264,10 @@ impl Watch {
         self.settle(Vec::new()).await;
         let interval = self.interval();
         let manifest = self.session.manifest.name.clone();
-        let polled = self.session.poll(None, self.in_flight(), PollMode::Watch).await;
-        let mut outcomes = None;
+        let polled = self.ask(None).await;
+        let mut news = None;
         let (not_ready, next) = match polled {
-            Err(fault) => {
-                let next = wait_after_fault(interval, self.faults);
-                self.faults = self.faults.saturating_add(1);
-                self.not_before = Some(Instant::now() + next);
-                error!(manifest, "failed to {fault}; tried again in {next:?}");
-                (Some(fault.to_string()), interval)
-            }
+            Err(fault) => (Some(fault.to_string()), self.wait_after(&fault, interval)),
             Ok((output, orders)) => {
                 (self.faults, self.not_before) = (0, None);
                 let next = Duration::from_millis(output.next_poll_ms).max(LEAST_INTERVAL);
@@ -257,9 +277,10 @@ impl Watch {
                 }
                 if output.err.is_none() {
                     self.explain_silence(&output);
+                    self.pending.clone_from(&output.pending);
                 }
                 // A poll that came to nothing has nothing newer to say.
-                outcomes = output.err.is_none().then_some(output.outcomes);
+                news = output.err.is_none().then_some((output.outcomes, output.pending));
                 let failure = output.err.map(|failure| {
                     warn!(manifest, "failed to poll: {failure}; tried again in {next:?}");
                     failure.message
@@ -269,11 +290,71 @@ impl Watch {
         };
         self.status.send_modify(|status| {
             status.not_ready = not_ready;
-            if let Some(outcomes) = outcomes {
-                (status.outcomes, status.at_ms) = (outcomes, now_ms());
+            if let Some((outcomes, pending)) = news {
+                status.outcomes = keep_known(outcomes, &pending, &status.outcomes);
+                status.at_ms = now_ms();
             }
         });
         next
+    }
+
+    /// Polls the targets again for which an answer was pending. Whether that came off; else all are to be polled.
+    async fn poll_pending(&mut self) -> bool {
+        let only = std::mem::take(&mut self.pending);
+        match self.ask(Some(only.clone())).await {
+            Err(fault) => {
+                let interval = self.interval();
+                self.wait_after(&fault, interval);
+                true
+            }
+            // One of them is gone meanwhile, say.
+            Ok((output, _)) if output.err.is_some() => false,
+            Ok((output, orders)) => {
+                self.start(orders);
+                self.pending.clone_from(&output.pending);
+                self.status.send_modify(|status| {
+                    let outcomes = keep_known(output.outcomes, &output.pending, &status.outcomes);
+                    replace_outcomes(&mut status.outcomes, &only, outcomes);
+                });
+                true
+            }
+        }
+    }
+
+    /// Polls, and notes what comes meanwhile: from then on the poll waits for no registry any more.
+    async fn ask(&mut self, only: Option<Vec<String>>) -> Result<(PollOutput, Vec<Order>), CallError> {
+        let (in_flight, effects) = (self.in_flight(), self.session.effects());
+        let polled = self.session.poll(only, in_flight, PollMode::Watch);
+        tokio::pin!(polled);
+        loop {
+            tokio::select! {
+                biased;
+                polled = &mut polled => return polled,
+                Some(request) = self.requests.recv() => self.meanwhile.requests.push(request),
+                Some(ended) = self.running.join_next_with_id() => self.meanwhile.ended.push(ended),
+            }
+            effects.deferred().hurry();
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        let Meanwhile { requests, ended } = std::mem::take(&mut self.meanwhile);
+        for ended in ended {
+            self.take_ended(ended).await;
+        }
+        for request in requests {
+            self.refresh(request).await;
+        }
+    }
+
+    /// Says that a poll ended with `fault`, after which the policy is left alone for a while; when the next tick is due.
+    fn wait_after(&mut self, fault: &CallError, interval: Duration) -> Duration {
+        let next = wait_after_fault(interval, self.faults);
+        self.faults = self.faults.saturating_add(1);
+        self.not_before = Some(Instant::now() + next);
+        self.pending.clear();
+        error!(manifest = self.session.manifest.name, "failed to {fault}; tried again in {next:?}");
+        interval
     }
 
     async fn refresh(&mut self, request: RefreshRequest) {
@@ -308,7 +389,7 @@ impl Watch {
     }
 
     /// An order's task ended. One that panicked is reported as failed, so that it is rolled back.
-    async fn take_ended(&mut self, ended: Result<(Id, Report), tokio::task::JoinError>) {
+    async fn take_ended(&mut self, ended: Ended) {
         let (id, report) = match ended {
             Ok((id, report)) => (id, Some(report)),
             Err(error) => (error.id(), None),

@@ -6,8 +6,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use imagewatch_tests::components;
+use imagewatch_tests::stalled::StalledRegistry;
+use imagewatch_tests::wait::wait_for;
+use serde_json::json;
 
-use crate::stage::{Stage, run_to_end};
+use crate::stage::{SOON, Stage, run_to_end};
 
 /// Exit code and all output.
 async fn run(stage: &Stage, args: &[&str], envs: &[(&str, &str)]) -> (i32, String) {
@@ -76,4 +79,54 @@ async fn first_use_11_usage_lines_list_no_option_that_only_the_environment_sets(
     }
     let (code, help) = run(&stage, &["run", "--help"], &envs).await;
     assert!(code == 0 && help.contains("[env: IMAGEWATCH_ADMIN_LISTEN"), "help names the environment: {help}");
+}
+
+/// One image on the stage's registry, and one on a registry that never answers.
+fn beside_stalled(stage: &Stage, stalled: &StalledRegistry, timeout: &str) -> std::path::PathBuf {
+    let manifest = stage.manifest().allow_host(&stalled.host());
+    let manifest = manifest
+        .config("images", &format!("{}/o/db:latest {}", stalled.host(), stage.image("web")))
+        .config("grant.images", "127.0.0.1:*")
+        .config("host.http_timeout", timeout);
+    stage.write(&manifest, "one")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_use_20_a_stalled_registry_holds_up_no_update_and_no_refresh_of_another() {
+    let stage = Stage::new().await;
+    let stalled = StalledRegistry::start().await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let daemon = stage.watch(&[beside_stalled(&stage, &stalled, "1h")]);
+    daemon.wait_for_line("first seen").await;
+    let v2 = stage.push("web", "v2").await;
+    stage.wait_until_on("web", &v2, SOON).await;
+    assert_eq!(stalled.counts(), (1, 0), "updated while the one request to the other registry was open");
+
+    let image = stage.image("web");
+    let (status, body) = daemon.post(&format!("/admin/workspace-images/refresh?runtime={image}")).await;
+    assert_eq!((status, &body["pulled"]), (200, &json!([image])), "{body}");
+    assert_eq!(stalled.counts(), (1, 0), "refreshed while it was open");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_use_20_a_stalled_request_ends_at_its_timeout_and_names_its_registry() {
+    let stage = Stage::new().await;
+    let stalled = StalledRegistry::start().await;
+    stage.push("web", "v1").await;
+    stage.run("web").await;
+    let manifest = beside_stalled(&stage, &stalled, "2s");
+    let (code, output) = run(&stage, &["check", text(&manifest)], &[]).await;
+    assert_eq!((code, stalled.counts().0), (1, 1), "a check waits for the end of every request: {output}");
+    assert!(output.contains(&format!("no answer from {}", stalled.host())), "{output}");
+
+    let daemon = stage.watch(&[manifest]);
+    daemon.wait_for_line(&format!("no answer from {}", stalled.host())).await;
+    wait_for("the request to be sent again", SOON, || async {
+        let (asked, given_up) = stalled.counts();
+        if asked > 2 && given_up >= asked - 1 { Ok(()) } else { Err((asked, given_up)) }
+    })
+    .await;
+    daemon.stop().await;
 }

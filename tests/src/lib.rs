@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod push;
 pub mod registry;
 pub mod stage;
+pub mod stalled;
 pub mod subject;
 pub mod token_server;
 pub mod unique;

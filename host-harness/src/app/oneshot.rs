@@ -101,7 +101,7 @@ impl App {
             let mut session = tools.session(ready, &Arc::default(), ready.manifest.host.state);
             // An update of a `run` beside it is under way, as that program's own polls have it.
             let under_way = self.replacer.journal.open_orders(&ready.manifest.name);
-            let polled = session.poll(None, under_way, PollMode::Check).await;
+            let polled = session.poll_to_end(under_way, PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
         for (manifest, polled) in join_all(polls).await {

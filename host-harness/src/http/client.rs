@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use self::exchange::Answered;
 use self::lane::Lanes;
 use self::proxies::{Proxies, ProxyError};
-use self::room::Room;
 use super::egress::{EgressRules, Permit};
 use super::realms::Realms;
 use crate::credentials::store::CredentialStore;
@@ -30,6 +29,8 @@ mod lane;
 mod names;
 pub mod proxies;
 mod room;
+
+pub use self::room::{Room, Share, fit};
 
 /// Requests in flight to one registry host, when nothing else is configured.
 pub const DEFAULT_CONNECTIONS_PER_HOST: usize = 48;
@@ -113,7 +114,7 @@ struct Exchange<'a> {
     limits: &'a HttpLimits,
     cancel: &'a CancellationToken,
     /// What is left of its bytes.
-    room: Room,
+    room: Share,
     until: Instant,
 }
 
@@ -152,10 +153,27 @@ impl HttpClient {
         limits: &HttpLimits,
         cancel: &CancellationToken,
     ) -> HttpResponses {
-        let (room, until) = (Room::of(limits.batch_bytes), Instant::now() + limits.batch_deadline);
+        let room = Share::of(Arc::new(Room::of(limits.batch_bytes)), None);
+        let until = Instant::now() + limits.batch_deadline;
         let exchange = Exchange { rules, credentials, limits, cancel, room, until };
         let answers = batch.requests.iter().map(|request| self.send(&exchange, request));
         HttpResponses { responses: join_all(answers).await.into_iter().map(Answer::from).collect() }
+    }
+
+    /// Sends one request as [`send_all`](Self::send_all) does; its body takes from `room`, which comes back with the answer.
+    pub async fn send_one(
+        &self,
+        rules: &EgressRules,
+        credentials: &CredentialStore,
+        request: &HttpRequest,
+        limits: &HttpLimits,
+        cancel: &CancellationToken,
+        room: Share,
+    ) -> (Answer<HttpResponse>, Share) {
+        let until = Instant::now() + limits.batch_deadline;
+        let exchange = Exchange { rules, credentials, limits, cancel, room, until };
+        let answer = self.send(&exchange, request).await;
+        (Answer::from(answer), exchange.room)
     }
 
     /// How many requests were sent so far, by `host` or `host:port`.

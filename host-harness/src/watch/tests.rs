@@ -128,6 +128,23 @@ async fn ticks_do_not_wait_for_a_compilation_and_who_asks_meanwhile_is_answered_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manual_refresh_is_answered_while_a_registry_has_not_answered_the_poll() {
+    let asks = r#"(drop (call $http_send «{"requests": [{"method": "GET", "url": "http://REGISTRY/stalled"}],
+        "may_defer": true}»))"#;
+    let scene = Scene::new(&Inline::polling(asks), &[("host.http_timeout", "1h")]).await;
+    let stalled = wiremock::ResponseTemplate::new(200).set_delay(Duration::from_hours(1));
+    let stalled = wiremock::Mock::given(wiremock::matchers::path("/stalled")).respond_with(stalled).with_priority(1);
+    stalled.mount(&scene.registry).await;
+    let actor = Actor::start(scene, CancellationToken::new(), Arc::new(|_, _| Ok(None)));
+    while actor.polls().await == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(actor.refresh().await.err, None);
+    assert_eq!(actor.polls().await, 1, "the request is still open: it would be asked again");
+    actor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_swaps_lose_and_double_no_tick_and_no_refresh() {
     let shutdown = CancellationToken::new();
     let first = Scene::new(&Inline::polling(ASKS_ONCE), &[]).await;

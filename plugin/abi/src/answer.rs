@@ -117,6 +117,9 @@ pub enum FailureCode {
     RateLimited,
     /// No answer within the deadline.
     Timeout,
+    /// There is no answer yet, and the host goes on waiting for it: the same request gets it in a later call. Only for
+    /// [`may_defer`](crate::HttpBatch::may_defer).
+    Pending,
     /// The name could not be resolved or no connection made.
     Connect,
     /// TLS could not be agreed.

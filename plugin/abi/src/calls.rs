@@ -125,6 +125,11 @@ pub struct PollOutput {
     pub next_poll_ms: u64,
     /// One for each target; in [`PollMode::Check`] one for each container of a target.
     pub outcomes: Vec<Outcome>,
+    /// Names of the targets that are not decided, as an answer is pending; see
+    /// [`FailureCode::Pending`](crate::FailureCode::Pending). Each has one outcome, `unknown`. The host polls them again,
+    /// by [`PollInput::only`], when an answer has arrived. A host that never answers `pending` never sees one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<String>,
     /// Containers that the policy does not watch: all of them in [`PollMode::Check`], else only where it watches none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_watched: Vec<NotWatched>,

@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::{Answer, Digest};
 
 /// What `http_send` takes: at most [`MAX_BATCH`](crate::MAX_BATCH) requests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpBatch {
     /// Sent side by side.
     pub requests: Vec<HttpRequest>,
+    /// Whether the host may answer [`FailureCode::Pending`](crate::FailureCode::Pending) for a request that takes long, so
+    /// that the other answers are used at once. A host that ignores this waits for all of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_defer: bool,
 }
 
 /// One request. `Debug` leaves out header values and the query: both may carry tokens.

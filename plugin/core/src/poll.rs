@@ -11,6 +11,8 @@ mod standing;
 #[cfg(test)]
 mod views;
 #[cfg(test)]
+mod waiting;
+#[cfg(test)]
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,14 +26,14 @@ use imagewatch_abi::{
 use aim::{Aims, find_aims};
 use behind::{LeftAlone, concerned, leaves_containers, left_alone, pair_up};
 use check::{Checked, check};
-use decide::{Decided, decide, is_settled};
+use decide::{Decided, decide, is_settled, unanswered};
 use standing::{Course, remote_at, strategy_of};
 
 use crate::config::{Baseline, Config, UnknownOrigin};
 use crate::gate::quarantine::Quarantine;
 use crate::running::{confirm_origins, list_used, load_wrappers, used_by};
 use crate::settle::settle_report;
-use crate::state::{Cache, State};
+use crate::state::{Cache, Pending, State};
 use crate::target::{Target, Targets};
 use crate::{Host, gather, log};
 
@@ -70,34 +72,35 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
     }
     let output = if input.mode == PollMode::Check {
         drop_lost_orders(&mut state, &input.in_flight);
-        let Checked { outcomes, not_watched } =
+        let Checked { outcomes, not_watched, pending } =
             check(host, config, &mut cache, (&state, &quarantine), input.now_ms, found)?;
-        PollOutput { state: take(&mut input.state), outcomes, not_watched, ..PollOutput::default() }
+        PollOutput { state: take(&mut input.state), outcomes, pending, not_watched, ..PollOutput::default() }
     } else {
         let not_watched = take(&mut found.not_watched);
-        let outcomes = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
+        let (outcomes, pending) = watch(host, config, input, (&mut state, &mut cache, &mut quarantine), found)?;
         // Told only where it is all that there is to tell: it is the same at each poll.
         let not_watched = if outcomes.is_empty() { not_watched } else { Vec::new() };
         let (state, quarantine) = (state.into_value(), quarantine.into_change());
-        PollOutput { state, outcomes, not_watched, quarantine, ..PollOutput::default() }
+        PollOutput { state, outcomes, pending, not_watched, quarantine, ..PollOutput::default() }
     };
     Ok(PollOutput { cache: cache.into_value(input.now_ms), next_poll_ms: config.interval_ms, ..output })
 }
 
-/// Decides each target on what its registry has, and places the orders that follow.
+/// Decides each target on what its registry has, and places the orders that follow. Also names the targets that wait for
+/// an answer.
 fn watch(
     host: &mut dyn Host,
     config: &Config,
     input: &PollInput,
     (state, cache, quarantine): (&mut State, &mut Cache, &mut Quarantine),
     found: Targets,
-) -> Result<Vec<Outcome>, Failure> {
-    let lost = drop_lost_orders(state, &input.in_flight);
+) -> Result<(Vec<Outcome>, Vec<String>), Failure> {
+    let mut lost = drop_lost_orders(state, &input.in_flight);
     if input.only.is_none() {
         forget_departed(state, quarantine, &found);
     }
     let is_open = |target: &Target| !is_settled(state, target);
-    let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
+    let Aims { all: aims, lookups, lists } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
     let is_left = found.targets.iter().any(|target| leaves_containers(config, target));
     // Before a move is ordered: a pull would move the tag of an image that came from no registry, and a container may
@@ -120,12 +123,18 @@ fn watch(
     if config.baseline == Baseline::Running || is_left {
         load_wrappers(host, cache, &config.insecure, input.now_ms, &pairs);
     }
-    let mut orders = Vec::new();
+    let (mut orders, mut pending) = (Vec::new(), Vec::new());
     let mut outcomes = found.unwatchable;
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
     for (target, aim) in found.targets.iter().zip(&aims) {
+        if !is_settled(state, target) && cache.unfinished.is_waiting(&target.reference) {
+            pending.push(target.name.clone());
+            outcomes.push(unanswered(target));
+            put_back(state, lost.remove(&target.name), target);
+            continue;
+        }
         let all = used_by(&containers, target);
         let shown = if leaves_containers(config, target) { all.clone() } else { Vec::new() };
         let used = if is_compared || is_moving { all } else { Vec::new() };
@@ -138,7 +147,7 @@ fn watch(
             tell_left_alone(&mut outcome, &left);
             orders.push(select(config, order, left));
         }
-        if let Some(order) = lost.get(&target.name) {
+        if let Some(Pending { order, .. }) = lost.get(&target.name) {
             add_reason(&mut outcome, format!("order {order} was lost before it was reported"));
         }
         if is_news {
@@ -146,8 +155,9 @@ fn watch(
         }
         outcomes.push(outcome);
     }
+    cache.unfinished.keep(lists, lookups);
     outcomes.extend(place(host, state, quarantine, &orders));
-    Ok(outcomes)
+    Ok((outcomes, pending))
 }
 
 /// Adds why the order of `outcome` does not touch some containers of its target.
@@ -163,14 +173,21 @@ fn add_reason(outcome: &mut Outcome, more: String) {
 
 /// An order that the host no longer knows was lost in a crash: its move is rolled back, by
 /// target, so that this tick finds it again.
-fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String, String> {
+fn drop_lost_orders(state: &mut State, in_flight: &[String]) -> BTreeMap<String, Pending> {
     let mut lost = BTreeMap::new();
     for (name, seen) in &mut state.targets {
         if let Some(pending) = seen.pending.take_if(|pending| !in_flight.contains(&pending.order)) {
-            lost.insert(name.clone(), pending.order);
+            lost.insert(name.clone(), pending);
         }
     }
     lost
+}
+
+/// The poll that decides on `target` is the one that finds its order lost.
+fn put_back(state: &mut State, lost: Option<Pending>, target: &Target) {
+    if let (Some(seen), Some(lost)) = (state.targets.get_mut(&target.name), lost) {
+        seen.pending = Some(lost);
+    }
 }
 
 /// Forgets targets that are gone, or that follow another reference now and so are new ones. A

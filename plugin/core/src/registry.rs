@@ -9,6 +9,7 @@ pub(crate) mod request;
 pub(crate) mod resolve;
 pub(crate) mod tags;
 pub(crate) mod token;
+pub(crate) mod unfinished;
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests;

@@ -108,7 +108,7 @@ async fn send_by(
     limits: HttpLimits,
     requests: Vec<HttpRequest>,
 ) -> Vec<Result<HttpResponse, Failure>> {
-    let (batch, cancel) = (HttpBatch { requests }, CancellationToken::new());
+    let (batch, cancel) = (HttpBatch { requests, ..HttpBatch::default() }, CancellationToken::new());
     let sent = client.send_all(rules, credentials, batch, &limits, &cancel);
     let answer = tokio::time::timeout(PATIENCE, sent).await.expect("no request may hang");
     answer.responses.into_iter().map(Answer::into_result).collect()
@@ -254,7 +254,7 @@ async fn cancelling_ends_every_request_under_way_and_waiting() {
     let rules = EgressRules::parse(&["*".to_owned()], "loopback", "").expect("well formed");
     let requests = (0..40).map(|_| get(format!("http://{address}/"))).collect();
     let (client, credentials, limits) = (client(), store(&[]), HttpLimits::default());
-    let sent = client.send_all(&rules, &credentials, HttpBatch { requests }, &limits, &cancel);
+    let sent = client.send_all(&rules, &credentials, HttpBatch { requests, ..HttpBatch::default() }, &limits, &cancel);
     let answers = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("well before the deadline of 10 s");
     for answer in answers.responses {
         assert_eq!(answer.into_result().expect_err("stopped").code, FailureCode::ShuttingDown);

@@ -7,6 +7,7 @@ use imagewatch_abi::{Failure, FailureCode, Reference, StatusKind};
 
 use crate::config::Config;
 use crate::registry::resolve::{Lookup, list_tags, load_documents, resolve};
+use crate::registry::unfinished::TagLists;
 use crate::state::Cache;
 use crate::status::Hold;
 use crate::target::Target;
@@ -30,6 +31,8 @@ pub(super) struct Aim {
 pub(super) struct Aims {
     pub(super) all: Vec<Aim>,
     pub(super) lookups: BTreeMap<Reference, Lookup>,
+    /// The tags of repositories, by their name.
+    pub(super) lists: TagLists,
 }
 
 /// A target on its way to an aim.
@@ -54,27 +57,32 @@ pub(super) fn find_aims(
     let is_to_choose = |target: &&Target| target.follows_tags() && is_open(target);
     let repositories: BTreeSet<Reference> =
         gather(targets.iter().filter(is_to_choose).map(|target| target.reference.without_tag()));
-    let lists = list_tags(host, cache, &config.insecure, now_ms, &repositories);
+    let (mut lists, mut lookups) = cache.unfinished.take_found();
+    let is_to_list = |repository: &Reference| !lists.contains_key(&repository.name());
+    let repositories = gather(repositories.into_iter().filter(is_to_list));
+    lists.extend(list_tags(host, cache, &config.insecure, now_ms, &repositories));
     let search = |target| {
         if is_to_choose(&target) { Search::new(target, &lists) } else { Search::staying(target) }
     };
     let mut searches: Vec<Search<'_>> = targets.iter().map(search).collect();
-    let mut lookups = BTreeMap::new();
     loop {
         let open = searches.iter().filter(|search| is_open(search.target)).filter_map(Search::reference);
         let open: BTreeSet<Reference> = gather(open.filter(|reference| !lookups.contains_key(*reference)).cloned());
-        if open.is_empty() {
-            break;
+        if !open.is_empty() {
+            lookups.extend(resolve(host, cache, &config.insecure, now_ms, open));
         }
-        lookups.extend(resolve(host, cache, &config.insecure, now_ms, open));
         let is_left = |search: &&Search<'_>| search.platform(config).is_some();
         let indexes = searches.iter().filter(is_left).filter_map(|search| search.found(&lookups));
         load_documents(host, cache, &config.insecure, now_ms, gather(indexes));
+        let mut is_any_advanced = false;
         for search in &mut searches {
-            search.judge(config, cache, &lookups);
+            is_any_advanced |= search.judge(config, cache, &lookups);
+        }
+        if !is_any_advanced {
+            break;
         }
     }
-    Aims { all: searches.into_iter().map(Search::end).collect(), lookups }
+    Aims { all: searches.into_iter().map(Search::end).collect(), lookups, lists }
 }
 
 impl<'a> Search<'a> {
@@ -132,9 +140,9 @@ impl<'a> Search<'a> {
         lookups.get(aim)?.as_ref().ok().map(|digest| aim.at(digest))
     }
 
-    /// Passes over a newer tag that cannot be had.
-    fn judge(&mut self, config: &Config, cache: &Cache, lookups: &BTreeMap<Reference, Lookup>) {
-        let Some(aim) = self.reference().filter(|aim| **aim != self.target.reference) else { return };
+    /// Passes over a newer tag that cannot be had; whether it did.
+    fn judge(&mut self, config: &Config, cache: &Cache, lookups: &BTreeMap<Reference, Lookup>) -> bool {
+        let Some(aim) = self.reference().filter(|aim| **aim != self.target.reference) else { return false };
         let is_missing = lookups
             .get(aim)
             .is_some_and(|lookup| lookup.as_ref().is_err_and(|failure| failure.code == FailureCode::NotFound));
@@ -146,10 +154,11 @@ impl<'a> Search<'a> {
         let why = match self.platform(config).filter(lacks) {
             _ if is_missing => format!("{tag} is listed, but its manifest is missing"),
             Some(platform) => format!("{tag} has no image for {platform}"),
-            None => return,
+            None => return false,
         };
         self.passed_over.push(why);
         self.advance();
+        true
     }
 
     fn end(mut self) -> Aim {

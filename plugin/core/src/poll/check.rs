@@ -4,6 +4,7 @@ use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Selector, StatusKi
 
 use super::aim::{Aims, find_aims};
 use super::behind::pair_up;
+use super::decide::unanswered;
 use super::standing::{Course, stand};
 use crate::Host;
 use crate::config::{Baseline, Config, Watch};
@@ -21,6 +22,8 @@ pub(super) struct Checked {
     /// One for each container of each target, and one for a target without containers.
     pub(super) outcomes: Vec<Outcome>,
     pub(super) not_watched: Vec<NotWatched>,
+    /// The targets that are not decided yet.
+    pub(super) pending: Vec<String>,
 }
 
 /// Where every container stands.
@@ -42,12 +45,18 @@ pub(super) fn check(
     }
     let containers = with_references(listed);
     let is_open = |target: &Target| target.reference.digest().is_none();
-    let Aims { all: aims, lookups } = find_aims(host, config, cache, now_ms, &found.targets, &is_open);
+    let Aims { all: aims, lookups, lists } = find_aims(host, config, cache, now_ms, &found.targets, &is_open);
     let pairs = pair_up(config, &containers, &found.targets, &aims, &lookups);
     confirm_origins(host, cache, &config.insecure, now_ms, &pairs);
     load_wrappers(host, cache, &config.insecure, now_ms, &pairs);
     let mut outcomes = found.unwatchable;
+    let mut pending = Vec::new();
     for (target, aim) in found.targets.iter().zip(&aims) {
+        if is_open(target) && cache.unfinished.is_waiting(&target.reference) {
+            pending.push(target.name.clone());
+            outcomes.push(unanswered(target));
+            continue;
+        }
         let lookup = match &aim.reference {
             Ok(reference) => lookups.get(reference).cloned(),
             Err(failure) => Some(Err(failure.clone())),
@@ -68,7 +77,8 @@ pub(super) fn check(
             outcomes.push(outcome);
         }
     }
-    Ok(Checked { outcomes, not_watched })
+    cache.unfinished.keep(lists, lookups);
+    Ok(Checked { outcomes, not_watched, pending })
 }
 
 /// The containers that follow none of the `targets` that config lists.

@@ -100,6 +100,12 @@ fn outcome_of(target: &Target, verdict: Verdict) -> Outcome {
     Outcome { reference: Some(target.reference.clone()), ..Outcome::new(&target.name, verdict) }
 }
 
+/// What there is to say of a target for which an answer is pending.
+pub(super) fn unanswered(target: &Target) -> Outcome {
+    let reason = Some(format!("{} has not answered yet", target.reference.api_host()));
+    Outcome { reason, ..outcome_of(target, Verdict::Unknown) }
+}
+
 /// What there is to say of a target that is pinned, or for which an order is under way.
 fn settled(target: &Target, known: Option<&Seen>) -> Option<Outcome> {
     if let Some(digest) = target.reference.digest() {

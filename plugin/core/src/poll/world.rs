@@ -25,6 +25,15 @@ pub(crate) struct World {
     pub(crate) requests: Vec<String>,
     /// The registry does not answer.
     pub(crate) is_down: bool,
+    /// Requests for what has this in its URL are pending.
+    pub(crate) late: Option<String>,
+    /// Each request is pending once, and is answered if the next poll asks it again.
+    pub(crate) is_slow: bool,
+    pub(crate) under_way: BTreeSet<String>,
+    pub(crate) begun: BTreeSet<String>,
+    /// What was answered while it was slow.
+    pub(crate) answered: Vec<String>,
+    pub(crate) cache: Value,
     pub(crate) state: Value,
     pub(crate) quarantine: Vec<Quarantined>,
     pub(crate) in_flight: Vec<String>,
@@ -76,6 +85,34 @@ impl World {
         output
     }
 
+    /// Polls the targets in `only`, or all, and keeps the cache.
+    pub(crate) fn poll_only(&mut self, only: Option<Vec<String>>, mode: PollMode) -> PollOutput {
+        self.orders.clear();
+        self.under_way = std::mem::take(&mut self.begun);
+        let (state, cache, in_flight) = (self.state.clone(), self.cache.clone(), self.in_flight.clone());
+        let output =
+            super::poll(self, PollInput { now_ms: 1_000, state, cache, only, in_flight, mode, ..PollInput::default() });
+        (self.state, self.cache) = (output.state.clone(), output.cache.clone());
+        output
+    }
+
+    fn is_pending(&mut self, request: &HttpRequest) -> bool {
+        if self.late.as_ref().is_some_and(|late| request.url.contains(late.as_str())) {
+            return true;
+        }
+        let name = format!("{:?} {}", request.method, request.url);
+        if !self.is_slow {
+            return false;
+        }
+        let is_there = self.under_way.remove(&name);
+        if is_there {
+            self.answered.push(name);
+        } else {
+            self.begun.insert(name);
+        }
+        !is_there
+    }
+
     fn answer(&self, request: &HttpRequest) -> Answer<HttpResponse> {
         let path = request.url.strip_prefix("https://r.io/v2/").unwrap_or_default();
         let response =
@@ -110,7 +147,13 @@ impl Host for World {
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
         self.requests.extend(batch.requests.iter().map(|request| format!("{:?} {}", request.method, request.url)));
-        Answer::Ok(HttpResponses { responses: batch.requests.iter().map(|request| self.answer(request)).collect() })
+        let responses = batch.requests.iter().map(|request| {
+            if self.is_pending(request) {
+                return Answer::Err(Failure::passing(FailureCode::Pending, "r.io has not answered yet"));
+            }
+            self.answer(request)
+        });
+        Answer::Ok(HttpResponses { responses: responses.collect() })
     }
 
     fn docker_containers(&mut self, selector: Selector) -> Answer<Containers> {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::document::Document;
 use super::limit::Parked;
+use super::unfinished::Unfinished;
 
 /// Kept by the host between calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub(crate) struct Cache {
     pub(crate) documents: BTreeMap<Digest, Document>,
     /// Images that their repository has, as `repository@digest`: each was asked for by its digest.
     pub(crate) confirmed: BTreeSet<Reference>,
+    /// What the next poll goes on with.
+    #[serde(skip_serializing_if = "Unfinished::is_empty")]
+    pub(crate) unfinished: Unfinished,
 }
 
 /// What is known of a registry.

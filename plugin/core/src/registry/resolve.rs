@@ -13,6 +13,7 @@ use imagewatch_abi::{
     Answer, Digest, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses, LogLevel, MAX_BATCH,
     Reference,
 };
+use serde::{Deserialize, Serialize};
 
 use super::document::Document;
 use super::tags::TagList;
@@ -47,6 +48,16 @@ impl Query {
     fn registry(&self) -> &str {
         self.reference().api_host()
     }
+
+    /// Unlike that of any other query.
+    fn name(&self) -> String {
+        let kind = match self {
+            Self::Digest(_) => "digest",
+            Self::Tags(_) => "tags",
+            Self::Document(_) => "document",
+        };
+        format!("{kind} {}", self.reference())
+    }
 }
 
 /// What a look-up found.
@@ -76,8 +87,8 @@ enum Way {
 }
 
 /// A query on its way.
-#[derive(Debug, Default)]
-struct Job {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Job {
     /// A bit for each [`Way`].
     tried: u8,
     /// Whether a token for several repositories did not do.
@@ -123,6 +134,10 @@ struct Resolver<'a> {
     talks: BTreeMap<String, Talk>,
     /// Names of logins that are not sent any more in this call.
     refused: BTreeSet<String>,
+    /// Registries of which something is pending that others wait for: nobody else goes ahead there.
+    late: BTreeSet<String>,
+    /// Those of them where it is a login or a token.
+    late_logins: BTreeSet<String>,
     done: Vec<(Query, Result<Found, Failure>)>,
     notes: Vec<String>,
 }
@@ -228,13 +243,17 @@ fn look_up(
     now_ms: u64,
     queries: impl IntoIterator<Item = Query>,
 ) -> Vec<(Query, Result<Found, Failure>)> {
-    let open: BTreeMap<Query, Job> = gather(queries.into_iter().map(|query| (query, Job::default())));
+    let take_up = |query: Query| {
+        let job = if cache.unfinished.is_empty() { Job::default() } else { cache.unfinished.take_job(&query.name()) };
+        (query, job)
+    };
+    let open: BTreeMap<Query, Job> = gather(queries.into_iter().map(take_up));
     let mut talks: BTreeMap<String, Talk> = BTreeMap::new();
     for query in open.keys() {
         talks.entry(query.registry().to_owned()).or_default().crowd += 1;
     }
-    let (refused, done, notes) = (BTreeSet::new(), Vec::new(), Vec::new());
-    let mut resolver = Resolver { cache, insecure, now_ms, open, talks, refused, done, notes };
+    let (refused, late, late_logins, done, notes) = Default::default();
+    let mut resolver = Resolver { cache, insecure, now_ms, open, talks, refused, late, late_logins, done, notes };
     let mut idle_rounds = 0;
     while idle_rounds < MAX_IDLE_ROUNDS {
         let round = resolver.next_round();
@@ -267,7 +286,7 @@ fn send(host: &mut dyn Host, round: Vec<(Purpose, HttpRequest)>) -> Vec<(Purpose
     let (purposes, requests): (Vec<Purpose>, Vec<HttpRequest>) = round.into_iter().unzip();
     let mut answers = Vec::with_capacity(requests.len());
     for batch in requests.chunks(MAX_BATCH) {
-        match host.http_send(HttpBatch { requests: batch.to_vec() }) {
+        match host.http_send(HttpBatch { requests: batch.to_vec(), may_defer: true }) {
             Answer::Ok(HttpResponses { responses }) if responses.len() == batch.len() => answers.extend(responses),
             Answer::Ok(_) => answers.extend(batch.iter().map(|_| {
                 Answer::Err(Failure::passing(FailureCode::BadAnswer, "the host answered another number of responses"))

@@ -1,7 +1,7 @@
 //! A page of a repository's tag list, and where the next one is. Which tag to follow is decided elsewhere.
 
 use imagewatch_abi::is_tag;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// So many tags are read of a repository, and no more: a list that was cut off would hide the newest.
 const MAX_TAGS: usize = 20_000;
@@ -14,7 +14,7 @@ const MAX_PAGES: usize = 100;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// What has come of a tag list so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TagList {
     pub(crate) tags: Vec<String>,
     /// The URL of the next page; absent before the first one and after the last.

@@ -141,7 +141,7 @@ fn poll(policy: &Policy, answers: &Arc<Canned>, input: &PollInput, targets: usiz
 
 /// What the host alone spends in such a call: it writes the input and the answers, and reads the batch and the output.
 fn host_json(answers: &Canned, input: &PollInput, output: &PollOutput) -> Duration {
-    let batch = HttpBatch { requests: answers.asked() };
+    let batch = HttpBatch { requests: answers.asked(), ..HttpBatch::default() };
     let answered = answers.answer(batch.clone());
     let written = (serde_json::to_vec(&batch).expect("it is JSON"), serde_json::to_vec(output).expect("it is JSON"));
     let start = Instant::now();

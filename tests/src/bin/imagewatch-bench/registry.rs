@@ -99,7 +99,9 @@ async fn measure_images(
     plan: Plan,
 ) -> Measured {
     let before = loops(registry, settings, images, plan.loops).await;
-    let Ticks { times, counts, most_open, kept, peak_mib } = tick(registry, settings, images, plan.steady_ticks).await;
+    let interval = interval_beside(&before);
+    let ticks = tick(registry, settings, images, plan.steady_ticks, interval).await;
+    let Ticks { times, counts, most_open, kept, peak_mib } = ticks;
     let after = loops(registry, settings, images, plan.loops).await;
     let asked: Vec<Counts> = counts.windows(2).map(|pair| pair[1].since(pair[0])).collect();
     Measured {
@@ -130,14 +132,29 @@ struct Ticks {
     peak_mib: f64,
 }
 
-async fn tick(registry: &FakeRegistry, settings: FakeRegistrySettings, images: usize, steady: usize) -> Ticks {
+/// Ticks are counted one by one, so each must be over long before the next begins. `floors` are bare loops in
+/// milliseconds.
+fn interval_beside(floors: &[f64]) -> Duration {
+    let longest = floors.iter().copied().fold(0.0, f64::max);
+    Duration::from_secs(1) + Duration::from_secs_f64(longest * 5.0 / 1e3)
+}
+
+async fn tick(
+    registry: &FakeRegistry,
+    settings: FakeRegistrySettings,
+    images: usize,
+    steady: usize,
+    interval: Duration,
+) -> Ticks {
     let folder = TempDir::new().expect("the temp folder takes folders");
     // Nobody is on these images: they stand in the manifest.
     let engine = FakeEngine::start(registry, 0);
     let manifest = watching((0..images).map(|index| registry.reference(index)), &registry.host());
     // Loopback is asked without TLS unless another host alone may be.
     let insecure = if settings.has_tls { "nobody.invalid" } else { "loopback" };
-    let manifest = manifest.config("interval", "1s").config("host.insecure_registries", insecure);
+    let manifest = manifest
+        .config("interval", &format!("{}ms", interval.as_millis()))
+        .config("host.insecure_registries", insecure);
     let manifest = manifest.write(folder.path(), "bench");
     wait_for("the bare client's connections to be closed", Duration::from_secs(10), || async {
         let open = registry.open_connections();
@@ -155,7 +172,9 @@ async fn tick(registry: &FakeRegistry, settings: FakeRegistrySettings, images: u
         let said = program.lines();
         assert!(is_answered, "tick {tick} is no measure, it asked {asked:?}; the program said {:?}", said.last());
     }
-    let times = tick_times(&program).into_iter().take(steady + 1).collect();
+    let times: Vec<f64> = tick_times(&program).into_iter().take(steady + 1).collect();
+    let longest = times.iter().copied().fold(0.0, f64::max);
+    assert!(longest < interval.as_secs_f64() * 1e3, "a tick of {longest} ms ran into the next one, after {interval:?}");
     let (kept, most_open) = (registry.open_connections(), registry.take_most_open());
     Ticks { times, counts, most_open, kept, peak_mib: memory_mib(&program, "VmHWM") }
 }

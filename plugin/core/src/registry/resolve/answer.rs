@@ -13,10 +13,39 @@ const NOTHING: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca4
 impl Resolver<'_> {
     pub(super) fn take(&mut self, purpose: Purpose, answer: Answer<HttpResponse>) {
         match (purpose, answer) {
+            (purpose, Answer::Err(failure)) if failure.code == FailureCode::Pending => self.wait(purpose, &failure),
             (Purpose::Token(ask), answer) => self.take_token(&ask, answer),
             (Purpose::Query(query, proof), Answer::Err(failure)) => self.take_failure(query, &proof, failure),
             (Purpose::Query(query, proof), Answer::Ok(response)) => self.take_response(query, &proof, &response),
         }
+    }
+
+    /// There is no answer yet: all that need it end here, and go on in the next poll.
+    fn wait(&mut self, purpose: Purpose, failure: &Failure) {
+        match purpose {
+            Purpose::Token(ask) => {
+                for query in self.waiting(&ask) {
+                    self.suspend(query, failure);
+                }
+                self.late.insert(ask.registry.clone());
+                self.late_logins.insert(ask.registry);
+            }
+            Purpose::Query(query, proof) => {
+                if !matches!(proof, Proof::Token { is_borrowed: false, .. }) {
+                    self.late.insert(query.registry().to_owned());
+                }
+                if matches!(proof, Proof::Login(_)) {
+                    self.late_logins.insert(query.registry().to_owned());
+                }
+                self.suspend(query, failure);
+            }
+        }
+    }
+
+    pub(super) fn suspend(&mut self, query: Query, failure: &Failure) {
+        let job = self.open.remove(&query).unwrap_or_default();
+        self.cache.unfinished.wait(query.name(), query.reference(), job);
+        self.done.push((query, Err(failure.clone())));
     }
 
     /// Nothing came from the registry.

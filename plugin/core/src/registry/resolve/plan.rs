@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imagewatch_abi::{Failure, HttpRequest, MAX_BATCH, Reference};
+use imagewatch_abi::{Failure, FailureCode, HttpRequest, MAX_BATCH, Reference};
 
 use super::super::cache::{Challenge, Known};
 use super::super::request::{
@@ -41,13 +41,16 @@ impl Resolver<'_> {
         let mut round = Vec::new();
         let mut failed = Vec::new();
         let mut wanted = Wanted::new();
-        // Registries for which one goes ahead in this round.
-        let mut busy = BTreeSet::new();
+        let mut held_up = Vec::new();
+        // Registries for which one goes ahead in this round, or has no answer yet.
+        let mut busy = self.late.clone();
         for (query, job) in &self.open {
             if round.len() == MAX_BATCH {
                 break;
             }
             match self.plan(query, job, &mut busy) {
+                Plan::Wait if self.late.contains(query.registry()) => held_up.push(query.clone()),
+                Plan::Token(..) if self.is_login_pending(query.registry()) => held_up.push(query.clone()),
                 Plan::Wait => {}
                 Plan::Fail(failure) => failed.push((query.clone(), failure)),
                 Plan::Ask(proof) => {
@@ -65,6 +68,10 @@ impl Resolver<'_> {
         }
         for (query, failure) in failed {
             self.finish(query, Err(failure));
+        }
+        for query in held_up {
+            let message = format!("{} has not answered yet", query.registry());
+            self.suspend(query, &Failure::passing(FailureCode::Pending, message));
         }
         for ((registry, login), (shared, own)) in wanted {
             self.ask_tokens(&mut round, &registry, login.as_deref(), &shared, own);
@@ -132,6 +139,11 @@ impl Resolver<'_> {
             Some(parked) => Plan::Fail(parked.to_failure(&token_server(registry, realm))),
             None => Plan::Token(login, scope),
         }
+    }
+
+    /// Whether the one that tries the login has no answer: until then the login is not sent again.
+    fn is_login_pending(&self, registry: &str) -> bool {
+        self.late_logins.contains(registry) && !self.is_login_proven(registry)
     }
 
     /// Adds the requests for tokens: as few as the server takes, and one alone until the login has come through.

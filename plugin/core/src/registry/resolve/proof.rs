@@ -225,7 +225,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn waiting(&self, ask: &TokenAsk) -> Vec<Query> {
+    pub(super) fn waiting(&self, ask: &TokenAsk) -> Vec<Query> {
         let Some(known) = self.cache.registries.get(&ask.registry) else { return Vec::new() };
         let waits = self.open.iter().filter(|(query, job)| {
             query.registry() == ask.registry

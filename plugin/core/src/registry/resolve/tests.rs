@@ -4,6 +4,7 @@
 mod elsewhere;
 mod limits;
 mod logins;
+mod pending;
 mod tokens;
 
 use std::collections::BTreeMap;

@@ -91,7 +91,7 @@ impl Tags {
         let asked: Vec<_> = references.into_iter().collect();
         for batch in asked.chunks(MAX_BATCH) {
             let requests = batch.iter().map(|(_, reference)| build_list(reference)).collect();
-            match host.http_send(HttpBatch { requests }) {
+            match host.http_send(HttpBatch { requests, ..HttpBatch::default() }) {
                 Answer::Ok(answer) => {
                     found.extend(batch.iter().zip(answer.responses).map(|((name, _), one)| (name.clone(), read(one))));
                 }
