@@ -188,12 +188,12 @@ async fn handle_containers(
     let mut own_stops: Vec<Stop> = Vec::new();
     for container in &containers {
         let is_outdated = container.image_id != image.id || !order.only_outdated;
-        if is_outdated && let Some(failure) = stops.iter().find_map(|stop| stop.failure_of(container)) {
-            report.failed.push(failure);
+        if report.recreated.contains(&container.name) {
             continue;
         }
-        let is_left = own_stops.iter().any(|stop| stop.failure_of(container).is_some());
-        if is_left || report.recreated.contains(&container.name) {
+        let left_alone = stops.iter().chain(&own_stops).find_map(|stop| stop.failure_of(container));
+        if is_outdated && let Some(failure) = left_alone {
+            report.failed.push(failure);
             continue;
         }
         let members = members_of(container, &candidates);

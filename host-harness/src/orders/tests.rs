@@ -300,9 +300,9 @@ async fn t21_an_image_that_fails_one_container_is_tried_on_no_other_and_loses_it
     bad["Behaves"] = json!("exits");
     engine.publish(REFERENCE, bad);
     let report = run_order(&context(&engine), &order()).await;
-    assert_eq!((report.failed.len(), &report.restored[..], code(&report)), (1, &["ws-1".to_owned()][..], None));
+    assert_eq!((report.failed.len(), &report.restored[..], code(&report)), (2, &["ws-1".to_owned()][..], None));
     let failure = &report.failed[0];
-    assert_eq!(failure.fault, Some(Fault::Image));
+    assert_eq!((failure.fault, report.failed[1].fault), (Some(Fault::Image), Some(Fault::Postponed)));
     assert!(failure.reason.contains("exited with code 3") && failure.log.len() == 2, "{failure:?}");
     assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"]);
     assert_eq!(engine.tagged(REFERENCE).as_deref(), Some("old"), "nobody makes it from the bad image by hand");
