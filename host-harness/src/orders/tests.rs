@@ -242,11 +242,15 @@ type Edit<'a> = &'a dyn Fn(&mut Value);
 async fn nothing_is_pulled_for_containers_that_are_all_refused() {
     let rm = |c: &mut Value| c["HostConfig"]["AutoRemove"] = json!(true);
     let swarm = |c: &mut Value| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" });
+    let sometimes = |c: &mut Value| c["Config"]["Labels"] = json!({ "imagewatch.strategy": "sometimes" });
+    let misspelt = |c: &mut Value| c["Config"]["Labels"] = json!({ "imagewatch.stratgey": "notify" });
     let plain = |_: &mut Value| {};
     let mounted = |c: &mut Value| c["Config"]["Labels"] = json!({ "io.kubernetes.pod.name": "p" });
     for (case, edits, refused_calls, pulls) in [
         ("both", [&rm as Edit<'_>, &swarm], &[][..], false),
         ("kinds that differ", [&mounted, &rm], &[], false),
+        ("an unreadable strategy label", [&sometimes, &sometimes], &[], false),
+        ("an unknown label", [&misspelt, &rm], &[], false),
         ("one of two", [&rm, &plain], &[], true),
         ("none", [&plain, &plain], &[], true),
         ("by a filter", [&plain, &plain], &["/containers/*/start"], false),
