@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::labels::{Labels, PROBE, Probe};
 use crate::engine::{Engine, EngineError};
+use crate::text::sanitize_line;
 
 /// No wait for a health check is shorter, unless a label says otherwise.
 const SHORTEST: Duration = Duration::from_mins(1);
@@ -261,7 +262,7 @@ fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
     let state = &inspection["State"];
     let code = &state["ExitCode"];
     let error = state["Error"].as_str().filter(|error| !error.is_empty());
-    let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
+    let error = error.map(|error| format!(" ({})", sanitize_line(error))).unwrap_or_default();
     let restarts = inspection["RestartCount"].as_u64().unwrap_or(0);
     if state["OOMKilled"] == true {
         Some("it ran out of memory".to_owned())
@@ -281,7 +282,7 @@ fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
 fn last_check(inspection: &Value) -> String {
     let output = inspection["State"]["Health"]["Log"].as_array().and_then(|log| log.last()?["Output"].as_str());
     let line = output.and_then(|output| output.trim().lines().next()).unwrap_or_default();
-    let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+    let line: String = sanitize_line(line).chars().take(200).collect();
     if line.is_empty() { line } else { format!(": {line}") }
 }
 

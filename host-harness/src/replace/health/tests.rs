@@ -41,6 +41,13 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
         ),
         ("health check switched off", health("unhealthy"), disabled, late, Judgement::Pass),
         (
+        (
+            "unhealthy, and says what deceives",
+            json!({ "Health": { "Status": "unhealthy", "Log": [{ "Output": "a\u{202e}b\u{1b}[2J\nc" }] } }),
+            checked.clone(),
+            early,
+            Judgement::Fail("it is unhealthy: a b [2J".to_owned()),
+        ),
             "exited",
             json!({ "Running": false, "ExitCode": 3 }),
             json!(null),
