@@ -46,6 +46,8 @@ pub struct Gate {
 enum Judgement {
     /// Not yet; what is missing.
     Wait(&'static str),
+    /// All is well, but that its probe does not answer yet.
+    Silent,
     Pass,
     Fail(String),
 }
@@ -53,9 +55,9 @@ enum Judgement {
 /// Why a container did not pass.
 #[derive(Debug)]
 pub enum GateError {
-    /// It failed, as its engine says, and how.
+    /// It failed, as its engine says, or it never answered its probe; how.
     Failed(String),
-    /// The wait ended before the engine had said anything; what was missing.
+    /// The wait ended before the engine had said whether it is healthy; what was missing.
     Undecided(String),
     /// It could not be looked at.
     Engine(EngineError),
@@ -120,15 +122,22 @@ impl Gate {
                 && let Some(probe) = self.probe.as_ref().filter(|_| self.was_ill.is_none())
                 && !probe::answers(engine, probe, &inspection).await
             {
-                judgement = Judgement::Wait("its probe does not answer");
+                judgement = Judgement::Silent;
             }
             match judgement {
                 Judgement::Pass => return Ok(()),
                 Judgement::Fail(reason) => return Err(GateError::Failed(reason)),
-                Judgement::Wait(missing) if start.elapsed() >= self.longest(&inspection) => {
+                Judgement::Wait(_) | Judgement::Silent if start.elapsed() < self.longest(&inspection) => {
+                    sleep(LOOK_EVERY).await;
+                }
+                Judgement::Wait(missing) => {
                     return Err(GateError::Undecided(format!("after {} s {missing}", start.elapsed().as_secs())));
                 }
-                Judgement::Wait(_) => sleep(LOOK_EVERY).await,
+                // The predecessor answered, and this one has run for long enough to do so too.
+                Judgement::Silent => {
+                    let reason = format!("after {} s its probe does not answer", start.elapsed().as_secs());
+                    return Err(GateError::Failed(reason));
+                }
             }
         }
     }
