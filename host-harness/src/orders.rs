@@ -441,11 +441,10 @@ impl Handled<'_> {
             }
             Err(error) if error.is_unavailable() => Err(error.failure()),
             Err(error) => {
-                let failure = ContainerFailure {
-                    container: self.listed.name.clone(),
-                    reason: format!("failed to remove it: {error}"),
-                    ..ContainerFailure::default()
-                };
+                let setback = Setback::engine("remove it", &error);
+                // Whatever else fails here says nothing about the image.
+                let fault = setback.fault.filter(|fault| *fault == Fault::Postponed);
+                let failure = ContainerFailure { fault, ..setback.as_failure(&self.listed.name) };
                 Ok(Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None })
             }
         }
