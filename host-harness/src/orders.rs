@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::engine::{EngineError, PullProgress};
+use crate::engine::{EngineError, PullProgress, names_same_image};
 use crate::replace::facts::Origin;
 use crate::replace::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::replace::locks::Locked;
@@ -469,7 +469,8 @@ impl Handled<'_> {
             ..self.listed.clone()
         };
         let is_outdated = now.image_id != self.image.id || !self.order.only_outdated;
-        is_outdated && inspection["Config"]["Image"] == self.listed.image.as_str() && (self.ctx.is_granted)(&now)
+        let image = inspection["Config"]["Image"].as_str().unwrap_or_default();
+        is_outdated && names_same_image(image, &self.listed.image) && (self.ctx.is_granted)(&now)
     }
 
     fn ended(&self, result: Result<(), ReplaceError>, names: Vec<String>) -> Ending {
