@@ -302,7 +302,8 @@ fn look_up_in(credentials: Arc<CredentialStore>) -> CredentialLookup {
             let found = credentials.find(reference.registry(), Some(reference.repository())).await;
             found.map_err(|error| {
                 let message = format!("{reference} was not pulled: failed to {error}");
-                Failure::pull(PullCause::Denied, message)
+                // No registry refused anything.
+                Failure::pull(PullCause::Other, message)
             })
         })
     })
@@ -325,4 +326,28 @@ async fn ask_on_hangup(reloads: Vec<mpsc::Sender<ReloadRequest>>, cancel: Cancel
 
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_of_credentials_that_fails_is_named_and_is_no_denial_of_the_registry() {
+        for (variable, value, says) in [
+            ("DOCKER_AUTH_CONFIG", "{", "read credentials from DOCKER_AUTH_CONFIG"),
+            (
+                "DOCKER_AUTH_CONFIG",
+                r#"{"credHelpers": {"r.io": "iw-is-not-there"}}"#,
+                "ask docker-credential-iw-is-not-there for r.io",
+            ),
+        ] {
+            let variables = [(variable.to_owned(), value.to_owned())];
+            let credentials = parse_credentials(variables).expect("what is broken is told when it is asked");
+            let look_up = look_up_in(Arc::new(credentials));
+            let failure = look_up("r.io/app:1".parse().expect("a reference")).await.expect_err(says);
+            assert_eq!(failure.cause, Some(PullCause::Other), "{failure}");
+            assert!(failure.message.contains(says) && failure.message.contains("r.io/app:1"), "{failure}");
+        }
+    }
 }

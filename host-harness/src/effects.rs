@@ -94,7 +94,8 @@ impl ManifestEffects {
             ..default
         };
         let (placed, in_flight, said, repeats, unshown) = Default::default();
-        let blocked = Blocked::new(adapters.engine.clone(), own_container_id());
+        let state_folder = adapters.store.folder().to_owned();
+        let blocked = Blocked::new(adapters.engine.clone(), own_container_id(), state_folder);
         let runtime = Handle::current();
         Self {
             manifest,

@@ -385,9 +385,30 @@ pub(crate) fn is_selected(selector: &Selector, name: &str, labels: &BTreeMap<Str
         && !selector.except.iter().any(|except| except == name)
 }
 
+/// Whether two references, each as somebody wrote it, name the same image: `app` is `docker.io/library/app:latest`.
+pub(crate) fn names_same_image(one: &str, other: &str) -> bool {
+    let parse = |text: &str| text.parse::<Reference>().ok().map(Reference::with_explicit_tag);
+    one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn references_name_the_same_image_however_they_are_written() {
+        for (one, other, expected) in [
+            ("nextcloud:29", "docker.io/library/nextcloud:29", true),
+            ("nextcloud", "nextcloud:latest", true),
+            ("nextcloud:29", "nextcloud:28", false),
+            ("nextcloud:29", "ghcr.io/nextcloud:29", false),
+            ("sha256:0", "sha256:0", true),
+            ("", "nextcloud", false),
+        ] {
+            assert_eq!(names_same_image(one, other), expected, "{one} {other}");
+            assert_eq!(names_same_image(other, one), expected, "{other} {one}");
+        }
+    }
 
     #[test]
     fn a_selector_matches_when_every_set_field_does() {

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::engine::{EngineError, PullProgress};
+use crate::engine::{EngineError, PullProgress, names_same_image};
 use crate::replace::facts::Origin;
 use crate::replace::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::replace::locks::Locked;
@@ -188,12 +188,12 @@ async fn handle_containers(
     let mut own_stops: Vec<Stop> = Vec::new();
     for container in &containers {
         let is_outdated = container.image_id != image.id || !order.only_outdated;
-        if is_outdated && let Some(failure) = stops.iter().find_map(|stop| stop.failure_of(container)) {
-            report.failed.push(failure);
+        if report.recreated.contains(&container.name) {
             continue;
         }
-        let is_left = own_stops.iter().any(|stop| stop.failure_of(container).is_some());
-        if is_left || report.recreated.contains(&container.name) {
+        let left_alone = stops.iter().chain(&own_stops).find_map(|stop| stop.failure_of(container));
+        if is_outdated && let Some(failure) = left_alone {
+            report.failed.push(failure);
             continue;
         }
         let members = members_of(container, &candidates);
@@ -441,11 +441,10 @@ impl Handled<'_> {
             }
             Err(error) if error.is_unavailable() => Err(error.failure()),
             Err(error) => {
-                let failure = ContainerFailure {
-                    container: self.listed.name.clone(),
-                    reason: format!("failed to remove it: {error}"),
-                    ..ContainerFailure::default()
-                };
+                let setback = Setback::engine("remove it", &error);
+                // Whatever else fails here says nothing about the image.
+                let fault = setback.fault.filter(|fault| *fault == Fault::Postponed);
+                let failure = ContainerFailure { fault, ..setback.as_failure(&self.listed.name) };
                 Ok(Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None })
             }
         }
@@ -470,7 +469,8 @@ impl Handled<'_> {
             ..self.listed.clone()
         };
         let is_outdated = now.image_id != self.image.id || !self.order.only_outdated;
-        is_outdated && inspection["Config"]["Image"] == self.listed.image.as_str() && (self.ctx.is_granted)(&now)
+        let image = inspection["Config"]["Image"].as_str().unwrap_or_default();
+        is_outdated && names_same_image(image, &self.listed.image) && (self.ctx.is_granted)(&now)
     }
 
     fn ended(&self, result: Result<(), ReplaceError>, names: Vec<String>) -> Ending {

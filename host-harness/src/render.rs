@@ -2,6 +2,7 @@
 //! Makes strings; prints nothing. Colours are always in them; who prints strips them where they do not belong.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets::NOTHING};
 use imagewatch_abi::{Digest, Outcome, Report, StatusKind, Verdict};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use crate::admin::{BarredDigest, Event};
 use crate::app::Inspected;
 use crate::plugin::{Compared, RolledBack};
-use crate::text::{Untrusted, sanitize_line};
+use crate::text::{Untrusted, sanitize, sanitize_line};
 use crate::transcript::{Replayed, Said};
 use crate::unwatched::Unwatched;
 
@@ -20,13 +21,13 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
     for outcome in outcomes {
         let image = outcome.reference.as_ref().map_or_else(|| outcome.target.clone(), ToString::to_string);
         table.add_row([
-            Cell::new(image),
-            Cell::new(outcome.container.as_deref().unwrap_or("-")),
+            line(&image),
+            line(outcome.container.as_deref().unwrap_or("-")),
             Cell::new(short(outcome.running.as_ref())),
             Cell::new(short(outcome.digest.as_ref())),
             Cell::new(word_of(outcome.verdict)).fg(colour(outcome.verdict)),
             Cell::new(outcome.status.as_ref().map_or("-".to_owned(), |status| status.kind.to_string())),
-            Cell::new(outcome.reason.as_deref().unwrap_or("")),
+            line(outcome.reason.as_deref().unwrap_or("")),
         ]);
     }
     let count = |kinds: &[StatusKind]| outcomes.iter().filter(|outcome| kinds.contains(&kind_of(outcome))).count();
@@ -70,7 +71,7 @@ pub fn unwatched_table(unwatched: &[Unwatched]) -> String {
     }
     let mut table = plain_table(&["CONTAINER", "IMAGE", "MANIFEST", "NOT WATCHED BECAUSE"]);
     for Unwatched { manifest, container } in unwatched {
-        table.add_row([&container.container, &container.image, manifest, &container.reason]);
+        table.add_row([&container.container, &container.image, manifest, &container.reason].map(|text| line(text)));
     }
     format!("\n{}\n\n{} not watched\n", text_of(table), unwatched.len())
 }
@@ -84,12 +85,12 @@ pub fn history_table(events: &[Event], now_ms: u64) -> String {
     for Event { at_ms, manifest, outcome } in events {
         table.add_row([
             Cell::new(duration_in_words(now_ms.saturating_sub(*at_ms))),
-            Cell::new(manifest),
-            Cell::new(&outcome.target),
+            line(manifest),
+            line(&outcome.target),
             Cell::new(word_of(outcome.verdict)).fg(colour(outcome.verdict)),
             Cell::new(short(outcome.previous.as_ref())),
             Cell::new(short(outcome.digest.as_ref())),
-            Cell::new(outcome.reason.as_deref().unwrap_or("")),
+            line(outcome.reason.as_deref().unwrap_or("")),
         ]);
     }
     text_of(table) + "\n"
@@ -108,17 +109,17 @@ pub fn replay_table(replayed: &Replayed, now_ms: u64) -> String {
             let reason = difference.replayed.as_ref().and_then(|said| said.reason.as_deref()).unwrap_or("");
             table.add_row([
                 Cell::new(duration_in_words(now_ms.saturating_sub(difference.at_ms))),
-                Cell::new(&difference.export),
-                Cell::new(&difference.target),
+                line(&difference.export),
+                line(&difference.target),
                 Cell::new(said(&difference.recorded)),
                 Cell::new(said(&difference.replayed)).fg(Color::Yellow),
-                Cell::new(reason),
+                line(reason),
             ]);
         }
         text = text_of(table) + "\n\n";
     }
     for fault in &replayed.faults {
-        let _ = writeln!(text, "failed to {fault}");
+        let _ = writeln!(text, "failed to {}", sanitize_line(&fault.to_string()));
     }
     let (calls, outcomes) = (replayed.calls, replayed.outcomes);
     let _ = writeln!(text, "{} different of {outcomes} outcomes in {calls} calls", replayed.differences.len());
@@ -140,13 +141,13 @@ pub fn quarantine_table(barred: &[BarredDigest], now_ms: u64) -> String {
         let times = if entry.count == 1 { "once,".to_owned() } else { format!("{} times,", entry.count) };
         let failed = format!("{times} {} ago", duration_in_words(now_ms.saturating_sub(entry.last_ms)));
         table.add_row([
-            Cell::new(manifest),
-            Cell::new(&entry.target),
+            line(manifest),
+            line(&entry.target),
             Cell::new(entry.digest.short()),
             Cell::new(entry.cause.map_or_else(|| word_of(entry.fault), word_of)).fg(Color::Red),
             Cell::new(failed),
             Cell::new(again),
-            Cell::new(&entry.reason),
+            line(&entry.reason),
         ]);
     }
     text_of(table) + "\n"
@@ -158,9 +159,15 @@ pub fn cleared_lines(cleared: &[BarredDigest]) -> String {
         return "nothing was in quarantine\n".to_owned();
     }
     let line = |BarredDigest { manifest, entry }: &BarredDigest| {
-        format!("cleared {} of {} ({manifest})\n", entry.digest.short(), entry.target)
+        let (target, manifest) = (sanitize_line(&entry.target), sanitize_line(manifest));
+        format!("cleared {} of {target} ({manifest})\n", entry.digest.short())
     };
     cleared.iter().map(line).collect()
+}
+
+/// A cell of text that a policy, the engine, a container or a recording may have written.
+fn line(text: &str) -> Cell {
+    Cell::new(sanitize_line(text))
 }
 
 fn plain_table(header: &[&str]) -> Table {
@@ -215,22 +222,23 @@ pub fn refresh_summary(outcomes: &[Outcome], reports: &[Report]) -> String {
     let mut text = String::new();
     for report in reports {
         let state = match (&report.err, report.pulled) {
-            (Some(failure), _) => format!("failed: {}", failure.message),
+            (Some(failure), _) => format!("failed: {}", sanitize_line(&failure.message)),
             (None, true) => "image is up to date".to_owned(),
             (None, false) => "not pulled".to_owned(),
         };
-        let _ = writeln!(text, "{}: {state}", report.target);
+        let _ = writeln!(text, "{}: {state}", sanitize_line(&report.target));
         for container in &report.recreated {
-            let _ = writeln!(text, "  recreated {container}");
+            let _ = writeln!(text, "  recreated {}", sanitize_line(container));
         }
         for failure in &report.failed {
             let again = if report.restored.contains(&failure.container) { "; it runs again as before" } else { "" };
-            let _ = writeln!(text, "  failed {}: {}{again}", failure.container, failure.reason);
+            let (container, reason) = (sanitize_line(&failure.container), sanitize_line(&failure.reason));
+            let _ = writeln!(text, "  failed {container}: {reason}{again}");
         }
     }
     for outcome in outcomes {
-        let reason = outcome.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let _ = writeln!(text, "{}: {}{reason}", outcome.target, word_of(outcome.verdict));
+        let reason = outcome.reason.as_ref().map(|reason| format!(": {}", sanitize_line(reason))).unwrap_or_default();
+        let _ = writeln!(text, "{}: {}{reason}", sanitize_line(&outcome.target), word_of(outcome.verdict));
     }
     if text.is_empty() {
         text.push_str("nothing to refresh\n");
@@ -241,7 +249,7 @@ pub fn refresh_summary(outcomes: &[Outcome], reports: &[Report]) -> String {
 /// A module and what it says of itself, and what it asks for beside what is granted.
 pub fn module_portrait(inspected: &Inspected) -> String {
     let Inspected { file, module: info, capabilities, refused, description } = inspected;
-    let mut text = format!("{file}\n  size     {} bytes\n  sha256   {}\n", info.size_bytes, info.sha256);
+    let mut text = format!("{}\n  size     {} bytes\n  sha256   {}\n", sanitize(file), info.size_bytes, info.sha256);
     let abi = info.abi.map_or("not declared".to_owned(), |abi| abi.to_string());
     let _ = writeln!(text, "  abi      {abi}");
     let _ = writeln!(text, "  exports  {}", joined(&info.exports));
@@ -290,13 +298,14 @@ fn joined<T: ToString>(words: &[T]) -> String {
 
 /// What was put back.
 pub fn rolled_back_line(RolledBack { manifest, manifest_file, module_file, sha256 }: &RolledBack) -> String {
-    let (manifest_file, module_file) = (manifest_file.display(), module_file.display());
+    let shown = |path: &Path| sanitize(&path.display().to_string());
+    let (manifest, manifest_file, module_file) = (sanitize_line(manifest), shown(manifest_file), shown(module_file));
     format!("{manifest}: {module_file} (sha256 {}) and {manifest_file} are back\n", sha256.get(..12).unwrap_or(sha256))
 }
 
 #[cfg(test)]
 mod tests {
-    use imagewatch_abi::{PullCause, Status};
+    use imagewatch_abi::{ContainerFailure, Failure, NotWatched, PullCause, Status};
 
     use super::*;
     use crate::store::sample::quarantined;
@@ -340,6 +349,45 @@ mod tests {
         let limited = |until_ms| Outcome { until_ms, ..outcome(Verdict::Unknown) };
         let table = check_table(&[limited(Some(50_709_000)), limited(None)]);
         assert!(table.contains("2 unknown; the last limit ends at 14:05:09Z"), "{table}");
+    }
+
+    /// What a container logs, an engine answers or a recording holds.
+    const FORGED: &str = "a\n2026 ERROR forged\u{1b}[2J\u{202e}b";
+
+    #[test]
+    fn s6_no_table_or_summary_shows_what_deceives() {
+        let forged = FORGED.to_owned();
+        let outcome = Outcome {
+            container: Some(forged.clone()),
+            reason: Some(forged.clone()),
+            ..Outcome::new(FORGED, Verdict::Failed)
+        };
+        let failure = ContainerFailure { container: forged.clone(), reason: forged.clone(), ..Default::default() };
+        let failed = |err| Report {
+            target: forged.clone(),
+            recreated: vec![forged.clone()],
+            failed: vec![failure.clone()],
+            err,
+            ..Report::default()
+        };
+        let err = Failure::pull(PullCause::Other, forged.clone());
+        let entry = imagewatch_abi::Quarantined { reason: forged.clone(), ..quarantined(FORGED, "b", 1) };
+        let barred = [BarredDigest { manifest: forged.clone(), entry }];
+        let container = NotWatched { container: forged.clone(), image: forged.clone(), reason: forged.clone() };
+        for (case, shown, lines) in [
+            ("a refresh", refresh_summary(&[], &[failed(Some(err)), failed(None)]), 6),
+            ("a refusal to refresh", refresh_summary(std::slice::from_ref(&outcome), &[]), 1),
+            ("a check", check_table(std::slice::from_ref(&outcome)), 4),
+            ("the quarantine", quarantine_table(&barred, 0), 2),
+            ("what was cleared", cleared_lines(&barred), 1),
+            ("the history", history_table(&[Event { at_ms: 0, manifest: forged.clone(), outcome }], 0), 2),
+            ("the others", unwatched_table(&[Unwatched { manifest: forged.clone(), container }]), 5),
+        ] {
+            let plain = anstream::adapter::strip_str(&shown).to_string();
+            assert!(!plain.contains(['\u{1b}', '\u{202e}']), "{case}: {plain:?}");
+            assert_eq!(plain.lines().count(), lines, "{case}: {plain}");
+            assert!(plain.contains("a 2026 ERROR forged [2J b"), "{case}: {plain}");
+        }
     }
 
     #[test]

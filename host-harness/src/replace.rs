@@ -2,7 +2,7 @@
 //! there, whatever fails and whenever this program dies. Decides nothing about whether to.
 //!
 //! `survey` finds out what is there and who goes with whom, `plan` makes the create calls, `transaction` carries the
-//! swap out, `connection` and `blocked` say what is never replaced, `health` says whether the new one may stay, `ending` goes forwards or back, and `recovery` ends what a
+//! swap out, `refusal`, `connection` and `blocked` say what is never replaced, `health` says whether the new one may stay, `ending` goes forwards or back, and `recovery` ends what a
 //! dead program left. `handover` and `helper` are for the container that this program itself runs in. `facts` is the journal of record, in labels; `journal` is the one on disk.
 
 pub mod blocked;
@@ -21,6 +21,7 @@ pub mod locks;
 pub mod order;
 pub mod plan;
 pub mod recovery;
+mod refusal;
 pub mod setback;
 pub mod survey;
 pub mod systemd;

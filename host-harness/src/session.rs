@@ -40,6 +40,8 @@ pub struct Session {
     store: Arc<Store>,
     record: Arc<Record>,
     recorder: Option<Arc<Recorder>>,
+    /// That the store does not take the history was reported.
+    is_history_reported: bool,
 }
 
 impl std::fmt::Debug for Session {
@@ -60,7 +62,18 @@ impl Session {
     ) -> Self {
         let quarantine = KeptQuarantine::new(store.clone(), &manifest.name);
         let memory = PolicyMemory::new(store.clone(), &manifest.name, keeping);
-        Self { manifest, plugin, effects, memory, cache: Value::Null, quarantine, store, record, recorder: None }
+        Self {
+            manifest,
+            plugin,
+            effects,
+            memory,
+            cache: Value::Null,
+            quarantine,
+            store,
+            record,
+            recorder: None,
+            is_history_reported: false,
+        }
     }
 
     /// The same, with every call taken down.
@@ -193,7 +206,7 @@ impl Session {
     }
 
     /// Puts what happened into the history; that nothing did, or that nothing is known, is no event.
-    fn note(&self, outcomes: &[Outcome]) {
+    fn note(&mut self, outcomes: &[Outcome]) {
         let is_event = |outcome: &&Outcome| {
             matches!(
                 outcome.verdict,
@@ -207,8 +220,21 @@ impl Session {
             )
         };
         let events: Vec<&Outcome> = outcomes.iter().filter(is_event).collect();
-        if let Err(error) = self.store.record_history(&self.manifest.name, &events, now_ms()) {
-            tracing::warn!(manifest = self.manifest.name, "failed to {error}; the history lacks what just happened");
+        if events.is_empty() {
+            // That nothing was written says nothing about the disk.
+            return;
+        }
+        let manifest = &self.manifest.name;
+        match self.store.record_history(manifest, &events, now_ms()) {
+            Ok(()) if std::mem::take(&mut self.is_history_reported) => {
+                tracing::info!(manifest, "the history is written again");
+            }
+            Ok(()) => {}
+            Err(error) if self.is_history_reported => tracing::debug!(manifest, "failed again to {error}"),
+            Err(error) => {
+                self.is_history_reported = true;
+                tracing::warn!(manifest, "failed to {error}; the history lacks what happens until that works again");
+            }
         }
     }
 

@@ -141,6 +141,11 @@ impl Store {
             .expect("a database in memory needs nothing but memory")
     }
 
+    /// The folder that it is in; empty for one in memory.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(&self.file)
+    }
+
     fn prepare(mut connection: Connection, file: PathBuf) -> Result<Self, StoreError> {
         schema::prepare(&mut connection, BUSY_TIMEOUT).map_err(|unusable| match unusable {
             schema::Unusable::Newer(found) => StoreError::Newer { file: shown(&file), found, known: schema::newest() },

@@ -61,11 +61,16 @@ async fn f06_usual_what_is_not_needed_may_be_refused() {
 async fn f06_a_needed_call_that_is_refused_is_named_and_nothing_is_touched() {
     let page = Filter::with_page;
     let words = |allows, body| Filter { allows, status: 403, body };
-    let cases: [(&str, Filter, &str); 8] = [
+    let cases: [(&str, Filter, &str); 9] = [
         (
             "noconnect",
             page(|_, path| !(path.starts_with("/networks/") && path.ends_with("/connect"))),
             "POST /networks/*/connect",
+        ),
+        (
+            "nodisconnect",
+            page(|_, path| !(path.starts_with("/networks/") && path.ends_with("/disconnect"))),
+            "POST /networks/*/disconnect",
         ),
         ("noupdate", page(|_, path| !path.ends_with("/update")), "POST /containers/*/update"),
         ("norename", page(|_, path| !path.ends_with("/rename")), "POST /containers/*/rename"),

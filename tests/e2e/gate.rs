@@ -122,7 +122,7 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
         ("loops", " restarted;", "image"),
         ("unhealthy", "it is unhealthy: no database", "image"),
         ("never-healthy", "after 2 s it is not healthy yet", "host"),
-        ("unanswering", "after 2 s its probe does not answer", "host"),
+        ("unanswering", "after 2 s its probe does not answer", "image"),
     ];
     let late = "echo too good to last; usleep 500000; exit 3";
     let scene = Scene::start(vec![

@@ -208,6 +208,11 @@ impl MemoryEngine {
         self.state().facts = facts;
     }
 
+    /// Whether the engine is a node of a swarm.
+    pub(crate) fn set_swarm(&self, is_swarm: bool) {
+        self.state().is_swarm = is_swarm;
+    }
+
     /// From now on a filter in front of the engine refuses the calls with these paths.
     pub(crate) fn refuse_calls(&self, paths: &[&str]) {
         self.state().refused = PERMISSIONS.iter().filter(|permission| paths.contains(&permission.path)).collect();

@@ -1,7 +1,7 @@
 //! The calls of the engine's API that imagewatch makes beyond reading, and what each is for. A socket proxy or an access
 //! filter in front of the engine has to allow them.
 //!
-//! The only table of them: what is asked before a replacement, what reasons name, and what documentation prints.
+//! The only table of them: what is asked before a replacement, and what reasons name. The README lists the needed ones.
 
 use serde_json::{Value, json};
 
@@ -49,6 +49,16 @@ pub const PERMISSIONS: &[Permission] = &[
     Permission {
         needed: Needed::ManyNetworks,
         ..always("POST", "/networks/*/connect", "NETWORKS", "connect a container to its networks", &[])
+    },
+    Permission {
+        needed: Needed::ManyNetworks,
+        ..always(
+            "POST",
+            "/networks/*/disconnect",
+            "NETWORKS",
+            "take a new container from a network it is not to be on",
+            &[],
+        )
     },
     optional("GET", "/info", "INFO", "tell a swarm node, for strategy start-first"),
     optional("POST", "/containers/*/exec", "CONTAINERS", "run the hooks that labels name"),
@@ -103,7 +113,7 @@ impl Permission {
         let body = match self.path {
             "/containers/create" => Some(json!({ "Image": format!("sha256:{ABSENT}") })),
             "/containers/*/update" => Some(json!({ "RestartPolicy": { "Name": "no" } })),
-            "/networks/*/connect" => Some(json!({ "Container": ABSENT })),
+            "/networks/*/connect" | "/networks/*/disconnect" => Some(json!({ "Container": ABSENT })),
             _ => None,
         };
         (path, self.query, body)
@@ -165,6 +175,8 @@ mod tests {
         for (path, networks, matters) in [
             ("/networks/*/connect", 1, false),
             ("/networks/*/connect", 2, true),
+            ("/networks/*/disconnect", 1, false),
+            ("/networks/*/disconnect", 2, true),
             ("/containers/*/rename", 0, true),
             ("/info", 2, false),
         ] {

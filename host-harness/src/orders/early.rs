@@ -3,8 +3,7 @@
 use imagewatch_abi::{Container, ContainerFailure, Order, Strategy};
 use tracing::warn;
 
-use super::{OrderContext, list_containers};
-use crate::replace::labels::Labels;
+use super::{OrderContext, list_containers, strategy_of};
 use crate::replace::setback::Setback;
 
 /// Why each container of `order` is refused. `None` if one of them may be handled, or if no container can be listed.
@@ -27,11 +26,11 @@ pub(super) async fn refuse_all_before_pull(ctx: &OrderContext, order: &Order) ->
 
 /// Why `container` is not handled. `None` also if this cannot be found out before the pull.
 async fn refusal(ctx: &OrderContext, order: &Order, container: &Container) -> Option<Setback> {
-    let labels = serde_json::to_value(&container.labels).unwrap_or_default();
-    let strategy = Labels(&labels).strategy().ok()?.unwrap_or(order.strategy);
-    if matches!(strategy, Strategy::PullOnly | Strategy::Notify) {
-        return None;
-    }
+    let strategy = match strategy_of(order, container) {
+        Err(reason) => return Some(Setback::refused(reason)),
+        Ok(None | Some(Strategy::PullOnly | Strategy::Notify)) => return None,
+        Ok(Some(strategy)) => strategy,
+    };
     let inspection = ctx.replacer.engine.inspect_container(&container.id).await.ok()?;
     let checked = if strategy == Strategy::Remove {
         ctx.replacer.refuse_removal(&inspection).await

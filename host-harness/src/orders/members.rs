@@ -8,6 +8,7 @@ use imagewatch_abi::{Container, Failure, Order, Selector, Strategy};
 use super::batch::{Batch, is_meant};
 use super::image::Image;
 use super::{OrderContext, strategy_of};
+use crate::engine::names_same_image;
 use crate::replace::is_working_name;
 
 /// The containers that `order`, or an order of the same group in `batch`, is to bring to `image`, where that is known by
@@ -47,7 +48,8 @@ pub(super) async fn find_candidates(
 /// The names of those of `candidates` that write to a volume of `root`, directly or through another one.
 pub(super) fn members_of(root: &Container, candidates: &[Container]) -> Vec<String> {
     let mut volumes: BTreeSet<&String> = root.writable_mounts.iter().collect();
-    let is_other = |container: &&Container| container.name != root.name && container.image == root.image;
+    let is_other =
+        |container: &&Container| container.name != root.name && names_same_image(&container.image, &root.image);
     let mut members: Vec<&Container> = Vec::new();
     let mut others: Vec<&Container> = candidates.iter().filter(is_other).collect();
     loop {
@@ -89,6 +91,12 @@ mod tests {
             ("the same volume", vec![container("cron", "r/cloud", &["data"])], vec!["cron"]),
             ("another image", vec![container("backup", "r/backup", &["data"])], vec![]),
             ("no volume", vec![container("web", "r/cloud", &[])], vec![]),
+            (
+                "the same image, written in full",
+                vec![container("cron", "docker.io/r/cloud:latest", &["data"])],
+                vec!["cron"],
+            ),
+            ("another tag", vec![container("cron", "r/cloud:29", &["data"])], vec![]),
             (
                 "through another one, in the order in which they were placed",
                 vec![

@@ -59,7 +59,7 @@ impl Stop {
         let fault = if is_member { self.fault } else { Some(Fault::Postponed) };
         (is_member || self.is_for_all).then(|| ContainerFailure {
             container: container.name.clone(),
-            reason: format!("not touched, because {} of the same service failed: {}", self.container, self.reason),
+            reason: format!("not touched, because {} of the same update failed: {}", self.container, self.reason),
             fault,
             ..ContainerFailure::default()
         })

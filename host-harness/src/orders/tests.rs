@@ -242,11 +242,15 @@ type Edit<'a> = &'a dyn Fn(&mut Value);
 async fn nothing_is_pulled_for_containers_that_are_all_refused() {
     let rm = |c: &mut Value| c["HostConfig"]["AutoRemove"] = json!(true);
     let swarm = |c: &mut Value| c["Config"]["Labels"] = json!({ "com.docker.swarm.service.id": "x" });
+    let sometimes = |c: &mut Value| c["Config"]["Labels"] = json!({ "imagewatch.strategy": "sometimes" });
+    let misspelt = |c: &mut Value| c["Config"]["Labels"] = json!({ "imagewatch.stratgey": "notify" });
     let plain = |_: &mut Value| {};
     let mounted = |c: &mut Value| c["Config"]["Labels"] = json!({ "io.kubernetes.pod.name": "p" });
     for (case, edits, refused_calls, pulls) in [
         ("both", [&rm as Edit<'_>, &swarm], &[][..], false),
         ("kinds that differ", [&mounted, &rm], &[], false),
+        ("an unreadable strategy label", [&sometimes, &sometimes], &[], false),
+        ("an unknown label", [&misspelt, &rm], &[], false),
         ("one of two", [&rm, &plain], &[], true),
         ("none", [&plain, &plain], &[], true),
         ("by a filter", [&plain, &plain], &["/containers/*/start"], false),
@@ -300,9 +304,9 @@ async fn t21_an_image_that_fails_one_container_is_tried_on_no_other_and_loses_it
     bad["Behaves"] = json!("exits");
     engine.publish(REFERENCE, bad);
     let report = run_order(&context(&engine), &order()).await;
-    assert_eq!((report.failed.len(), &report.restored[..], code(&report)), (1, &["ws-1".to_owned()][..], None));
+    assert_eq!((report.failed.len(), &report.restored[..], code(&report)), (2, &["ws-1".to_owned()][..], None));
     let failure = &report.failed[0];
-    assert_eq!(failure.fault, Some(Fault::Image));
+    assert_eq!((failure.fault, report.failed[1].fault), (Some(Fault::Image), Some(Fault::Postponed)));
     assert!(failure.reason.contains("exited with code 3") && failure.log.len() == 2, "{failure:?}");
     assert_eq!(engine.overview(), ["ws-1 old running", "ws-2 old running"]);
     assert_eq!(engine.tagged(REFERENCE).as_deref(), Some("old"), "nobody makes it from the bad image by hand");

@@ -1,7 +1,8 @@
 //! Which containers are never replaced as things are, and why: known before an image is pulled for them, and shown by
-//! `check`. The same functions refuse in a survey, so both always agree.
+//! `check`. The reasons are those of [`refusal`](super::refusal), by which a survey refuses.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -10,26 +11,16 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::connection::find_carriers;
-use super::plan::{reason_against_podman, reason_to_refuse};
+use super::labels::{Labels, PROBE};
+use super::plan::reason_to_postpone;
+use super::refusal::{find_refusal, needs_helper};
 use super::systemd::is_made_by_unit;
-use crate::engine::permission::{Permission, first_needed};
+use crate::engine::permission::{Needed, Permission, first_needed};
 use crate::engine::{Engine, EngineError};
 
 const PARALLEL_INSPECTIONS: usize = 8;
 /// Containers that are remembered; where many more come and go, all are asked for again.
 const MAX_KNOWN: usize = 10_000;
-
-/// Why this container is not replaced, whatever happens: how it was created says so. `None`: it may be.
-///
-/// # Errors
-/// The engine does not show what is to be known of it.
-pub(super) async fn lasting_refusal(engine: &dyn Engine, container: &Value) -> Result<Option<String>, EngineError> {
-    if let Some(reason) = reason_to_refuse(container) {
-        return Ok(Some(reason));
-    }
-    let id = container["Id"].as_str().unwrap_or_default();
-    Ok(engine.inspect_libpod(id).await?.and_then(|libpod| reason_against_podman(&libpod)))
-}
 
 /// Fills [`Container::blocked`] in. Keeps what never changes of a container, so that a poll does not inspect all of
 /// them again.
@@ -37,6 +28,8 @@ pub(super) async fn lasting_refusal(engine: &dyn Engine, container: &Value) -> R
 pub struct Blocked {
     engine: Arc<dyn Engine>,
     own_id: Option<String>,
+    /// Where the program's state is, for a helper to find.
+    state_folder: PathBuf,
     known: Mutex<BTreeMap<String, Known>>,
     /// Refused calls that were warned about.
     warned: Mutex<Vec<&'static Permission>>,
@@ -46,13 +39,15 @@ pub struct Blocked {
 #[derive(Debug, Clone, Default)]
 struct Known {
     refusal: Option<String>,
-    networks: usize,
+    /// Whether the container must change for another answer.
+    is_lasting: bool,
 }
 
 impl Blocked {
-    /// For containers on `engine`, in a program that runs in the container `own_id`, if in any.
-    pub fn new(engine: Arc<dyn Engine>, own_id: Option<String>) -> Self {
-        Self { engine, own_id, known: Mutex::default(), warned: Mutex::default() }
+    /// For containers on `engine`, in a program that runs in the container `own_id`, if in any, with its state in
+    /// `state_folder`.
+    pub fn new(engine: Arc<dyn Engine>, own_id: Option<String>, state_folder: PathBuf) -> Self {
+        Self { engine, own_id, state_folder, known: Mutex::default(), warned: Mutex::default() }
     }
 
     /// Says of each of `containers` why it is not replaced, if it is not and does not say so already.
@@ -63,16 +58,28 @@ impl Blocked {
         let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await?;
         let refused = self.engine.refused_calls(false).await?;
         self.warn_once(&refused);
+        let networks = self.count_networks(&refused).await?;
         let shown: Vec<Container> = containers.to_vec();
         let known: Vec<Known> =
             stream::iter(&shown).map(|shown| self.look_up(shown)).buffered(PARALLEL_INSPECTIONS).try_collect().await?;
         for (container, known) in containers.iter_mut().zip(known) {
-            let missing = || first_needed(&refused, known.networks).map(Permission::reason);
+            let networks = networks.get(&container.id).copied().unwrap_or(0);
+            let missing = || first_needed(&refused, networks).map(Permission::reason);
             let carried = || carriers.get(&container.id).cloned();
             let reason = known.refusal.or_else(carried).or_else(missing);
             container.blocked = container.blocked.take().or(reason);
         }
         Ok(())
+    }
+
+    /// Of each container, as the engine lists it now: a running container can be connected to more. Only where it matters.
+    async fn count_networks(&self, refused: &[&'static Permission]) -> Result<BTreeMap<String, usize>, EngineError> {
+        if !refused.iter().any(|permission| permission.needed == Needed::ManyNetworks) {
+            return Ok(BTreeMap::new());
+        }
+        let count = |settings: &Value| settings["Networks"].as_object().map_or(0, serde_json::Map::len);
+        let listed = self.engine.list().await?;
+        Ok(listed.into_iter().map(|listed| (listed.id, count(&listed.network_settings))).collect())
     }
 
     /// Once for each call, and again when it was allowed meanwhile.
@@ -98,6 +105,7 @@ impl Blocked {
             Err(error) => Err(error),
         };
         match inspected {
+            Ok(known) if !known.is_lasting => Ok(known),
             Ok(known) => {
                 let mut all = self.known();
                 if all.len() >= MAX_KNOWN {
@@ -113,13 +121,16 @@ impl Blocked {
     }
 
     async fn inspect(&self, container: &Value) -> Result<Known, EngineError> {
-        let networks = container["NetworkSettings"]["Networks"].as_object().map_or(0, serde_json::Map::len);
-        let refusal = if is_made_by_unit(&*self.engine, container).await? {
-            None
-        } else {
-            lasting_refusal(&*self.engine, container).await?
-        };
-        Ok(Known { refusal, networks })
+        if is_made_by_unit(&*self.engine, container).await? {
+            return Ok(Known { refusal: None, is_lasting: true });
+        }
+        if let Some(refusal) = find_refusal(&*self.engine, container).await? {
+            return Ok(Known { refusal: Some(refusal.reason), is_lasting: !refusal.may_pass });
+        }
+        let is_own = self.own_id.as_deref().is_some_and(|own| container["Id"] == own);
+        let refusal = if is_own { needs_helper(container, false, &self.state_folder).err() } else { None };
+        let may_change = reason_to_postpone(container).is_some() || Labels::of(container).value(PROBE).is_some();
+        Ok(Known { refusal, is_lasting: !may_change })
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -165,12 +176,13 @@ mod tests {
             ("unnamed", labels(json!({ "com.docker.swarm.service.id": "x1" })), Some("task of service x1:")),
             ("kubernetes", labels(json!({ "io.kubernetes.pod.name": "p" })), Some("belongs to Kubernetes")),
             ("unit", labels(json!({ "PODMAN_SYSTEMD_UNIT": "web.service" })), None),
+            ("probe", labels(json!({ "imagewatch.probe": "80" })), Some("write tcp:PORT or http:PORT/PATH")),
             ("other_unit", labels(json!({ "PODMAN_SYSTEMD_UNIT": "web.scope" })), Some("belongs to a systemd unit")),
             ("one_off", labels(json!({ "com.docker.compose.oneoff": "True" })), Some("one-off container")),
         ] {
             let engine = Arc::new(engine());
             engine.add_container(case, IMAGE, body, true).await;
-            let reason = mark(&engine, &Blocked::new(engine.clone(), None)).await[case].clone();
+            let reason = mark(&engine, &Blocked::new(engine.clone(), None, PathBuf::new())).await[case].clone();
             assert_eq!(reason.is_some(), says.is_some(), "{case}: {reason:?}");
             assert!(reason.clone().unwrap_or_default().contains(says.unwrap_or_default()), "{case}: {reason:?}");
         }
@@ -184,19 +196,74 @@ mod tests {
             ("/containers/*", true, true),
             ("/images/create", true, true),
             ("/networks/*/connect", false, true),
+            ("/networks/*/disconnect", false, true),
             ("/info", false, false),
         ] {
             let engine = Arc::new(engine());
             engine.add_container("one", IMAGE, json!({}), true).await;
             engine.add_container("two", IMAGE, two.clone(), true).await;
             engine.refuse_calls(&[path]);
-            let blocked = Blocked::new(engine.clone(), None);
+            let blocked = Blocked::new(engine.clone(), None, PathBuf::new());
             let marked = mark(&engine, &blocked).await;
             let is_named = |name: &str| marked[name].as_ref().is_some_and(|reason| reason.contains(path));
             assert_eq!((is_named("one"), is_named("two")), (one_network, two_networks), "{path}: {marked:?}");
             engine.refuse_calls(&[]);
             let marked = mark(&engine, &blocked).await;
             assert!(marked.values().all(Option::is_none), "it passes as soon as the call is allowed: {marked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn f06_a_network_that_a_container_is_connected_to_later_counts_too() {
+        let engine = Arc::new(engine());
+        let one = json!({ "NetworkingConfig": { "EndpointsConfig": { "a": {} } } });
+        let id = engine.add_container("web", IMAGE, one, true).await;
+        engine.refuse_calls(&["/networks/*/connect"]);
+        let blocked = Blocked::new(engine.clone(), None, PathBuf::new());
+        assert_eq!(mark(&engine, &blocked).await["web"], None);
+        engine.edit(&id, |c| c["NetworkSettings"]["Networks"]["b"] = json!({}));
+        let reason = mark(&engine, &blocked).await["web"].clone().unwrap_or_default();
+        assert!(reason.contains("POST /networks/*/connect was refused"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn what_a_survey_refuses_is_announced_and_passes_when_it_no_longer_holds() {
+        let probed = json!({ "Labels": { "imagewatch.probe": "tcp:80" }, "HostConfig": { "NetworkMode": "none" } });
+        let filled = json!({ "Labels": { "com.docker.compose.project": "shop" } });
+        let configs = json!([{ "Path": "/app.conf", "Kind": 1 }]);
+        for (case, body, changes, says) in [
+            ("a probe without an address", probed, json!(null), "it has none on any network"),
+            ("a file of compose", filled, configs, "/app.conf was put into it from outside"),
+        ] {
+            let engine = Arc::new(engine());
+            let id = engine.add_container("web", IMAGE, body, true).await;
+            engine.edit(&id, |c| c["TestChanges"] = changes);
+            let blocked = Blocked::new(engine.clone(), None, PathBuf::new());
+            let reason = mark(&engine, &blocked).await["web"].clone().unwrap_or_default();
+            assert!(reason.contains(says), "{case}: {reason}");
+            engine.edit(&id, |c| {
+                c["TestChanges"] = json!(null);
+                c["HostConfig"]["NetworkMode"] = json!("host");
+            });
+            assert_eq!(mark(&engine, &blocked).await["web"], None, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn t40_an_updater_that_no_helper_can_replace_says_so() {
+        let port = json!({ "80/tcp": [{ "HostIp": "", "HostPort": "8080" }] });
+        for (case, ports, is_own, is_blocked) in [
+            ("a host port, and its state on no volume", port.clone(), true, true),
+            ("no host port", json!({}), true, false),
+            ("another container", port, false, false),
+        ] {
+            let engine = Arc::new(engine());
+            let body = json!({ "HostConfig": { "PortBindings": ports } });
+            let id = engine.add_container("updater", IMAGE, body, true).await;
+            let blocked = Blocked::new(engine.clone(), is_own.then_some(id), PathBuf::from("/var/lib/imagewatch"));
+            let reason = mark(&engine, &blocked).await["updater"].clone();
+            assert_eq!(reason.is_some(), is_blocked, "{case}: {reason:?}");
+            assert!(reason.is_none_or(|reason| reason.contains("it is this updater, which publishes a host port")));
         }
     }
 
@@ -208,7 +275,7 @@ mod tests {
         let at = |address: &str| json!({ "NetworkingConfig": { "EndpointsConfig": { "bridge": { "IPAddress": address } } } });
         engine.add_container("proxy", IMAGE, at("172.17.0.9"), true).await;
         engine.add_container("web", IMAGE, at("172.17.0.8"), true).await;
-        let marked = mark(&engine, &Blocked::new(engine.clone(), None)).await;
+        let marked = mark(&engine, &Blocked::new(engine.clone(), None, PathBuf::new())).await;
         let reason = marked["proxy"].clone().unwrap_or_default();
         assert!(reason.contains("carries this updater's connection to the engine (tcp://172.17.0.9:2375)"), "{reason}");
         assert_eq!(marked["web"], None);

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::labels::{Labels, PROBE, Probe};
 use crate::engine::{Engine, EngineError};
+use crate::text::sanitize_line;
 
 /// No wait for a health check is shorter, unless a label says otherwise.
 const SHORTEST: Duration = Duration::from_mins(1);
@@ -45,6 +46,8 @@ pub struct Gate {
 enum Judgement {
     /// Not yet; what is missing.
     Wait(&'static str),
+    /// All is well, but that its probe does not answer yet.
+    Silent,
     Pass,
     Fail(String),
 }
@@ -52,9 +55,9 @@ enum Judgement {
 /// Why a container did not pass.
 #[derive(Debug)]
 pub enum GateError {
-    /// It failed, as its engine says, and how.
+    /// It failed, as its engine says, or it never answered its probe; how.
     Failed(String),
-    /// The wait ended before the engine had said anything; what was missing.
+    /// The wait ended before the engine had said whether it is healthy; what was missing.
     Undecided(String),
     /// It could not be looked at.
     Engine(EngineError),
@@ -119,15 +122,22 @@ impl Gate {
                 && let Some(probe) = self.probe.as_ref().filter(|_| self.was_ill.is_none())
                 && !probe::answers(engine, probe, &inspection).await
             {
-                judgement = Judgement::Wait("its probe does not answer");
+                judgement = Judgement::Silent;
             }
             match judgement {
                 Judgement::Pass => return Ok(()),
                 Judgement::Fail(reason) => return Err(GateError::Failed(reason)),
-                Judgement::Wait(missing) if start.elapsed() >= self.longest(&inspection) => {
+                Judgement::Wait(_) | Judgement::Silent if start.elapsed() < self.longest(&inspection) => {
+                    sleep(LOOK_EVERY).await;
+                }
+                Judgement::Wait(missing) => {
                     return Err(GateError::Undecided(format!("after {} s {missing}", start.elapsed().as_secs())));
                 }
-                Judgement::Wait(_) => sleep(LOOK_EVERY).await,
+                // The predecessor answered, and this one has run for long enough to do so too.
+                Judgement::Silent => {
+                    let reason = format!("after {} s its probe does not answer", start.elapsed().as_secs());
+                    return Err(GateError::Failed(reason));
+                }
             }
         }
     }
@@ -261,7 +271,7 @@ fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
     let state = &inspection["State"];
     let code = &state["ExitCode"];
     let error = state["Error"].as_str().filter(|error| !error.is_empty());
-    let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
+    let error = error.map(|error| format!(" ({})", sanitize_line(error))).unwrap_or_default();
     let restarts = inspection["RestartCount"].as_u64().unwrap_or(0);
     if state["OOMKilled"] == true {
         Some("it ran out of memory".to_owned())
@@ -281,7 +291,7 @@ fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
 fn last_check(inspection: &Value) -> String {
     let output = inspection["State"]["Health"]["Log"].as_array().and_then(|log| log.last()?["Output"].as_str());
     let line = output.and_then(|output| output.trim().lines().next()).unwrap_or_default();
-    let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+    let line: String = sanitize_line(line).chars().take(200).collect();
     if line.is_empty() { line } else { format!(": {line}") }
 }
 

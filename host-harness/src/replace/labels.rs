@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use imagewatch_abi::Strategy;
 pub use imagewatch_abi::label::{
-    ALLOW_RM, CARRY_NOTHING, DEPENDS_ON, ENABLE, KEEP_ENV, KEEP_MAC, PREFIX as OURS, PROBE, SHARED_VOLUMES_SAFE,
+    ALLOW_RM, CARRY_NOTHING, DEPENDS_ON, ENABLE, KEEP_ENV, KEEP_MAC, PREFIX as OURS, PROBE, Probe, SHARED_VOLUMES_SAFE,
     STRATEGY, UPDATER,
 };
 use imagewatch_abi::label::{
     DRAIN, HEALTH_TIMEOUT, HOOK_POST_UPDATE, HOOK_PRE_CHECK, HOOK_PRE_UPDATE, HOOK_TIMEOUT, STABLE_FOR,
-    check as check_all, parse_yes_no, read_duration_ms, read_strategy,
+    check as check_all, parse_yes_no, read_duration_ms, read_probe, read_strategy,
 };
 use serde_json::Value;
 
@@ -17,15 +17,6 @@ use serde_json::Value;
 pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 /// Compose's: the service that it runs.
 pub const COMPOSE_SERVICE: &str = "com.docker.compose.service";
-
-/// A question that a container must answer before it counts as healthy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// A connection to this port.
-    Tcp(u16),
-    /// A 2xx or 3xx answer to `GET` of this path at this port.
-    Http(u16, String),
-}
 
 /// A moment at which a command of the container's own is run in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +77,7 @@ impl<'a> Labels<'a> {
     /// Names the first that is not, and what to write.
     pub fn check(self) -> Result<(), String> {
         let all = self.0.as_object().into_iter().flatten();
-        check_all(all.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))?;
-        self.probe().map(drop)
+        check_all(all.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))
     }
 
     /// How the container is handled, if it says so.
@@ -103,19 +93,7 @@ impl<'a> Labels<'a> {
     /// # Errors
     /// Names the label and how it is written.
     pub fn probe(self) -> Result<Option<Probe>, String> {
-        let Some(text) = self.value(PROBE) else { return Ok(None) };
-        let parsed = match text.split_once(':') {
-            Some(("tcp", port)) => port.parse().ok().map(Probe::Tcp),
-            Some(("http", rest)) => {
-                let (port, path) = rest.split_once('/').unwrap_or((rest, ""));
-                port.parse().ok().map(|port| Probe::Http(port, format!("/{path}")))
-            }
-            _ => None,
-        };
-        match parsed {
-            Some(probe) => Ok(Some(probe)),
-            None => Err(format!("its label {PROBE} is {text:?}; write tcp:PORT or http:PORT/PATH")),
-        }
+        self.value(PROBE).map(read_probe).transpose()
     }
 
     /// How long it must run to count as stable.

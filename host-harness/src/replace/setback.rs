@@ -28,10 +28,14 @@ impl Setback {
         Self::of(Fault::Refused, reason)
     }
 
-    /// The engine did not do `step`.
+    /// The engine did not do `step`. A call that a filter in front of it refuses works as soon as that is allowed, so it
+    /// is only put off; the error names the call.
     pub fn engine(step: &str, error: &EngineError) -> Self {
         let is_engine_away = error.is_unavailable();
-        let fault = (!is_engine_away).then_some(Fault::Host);
+        let fault = match error {
+            EngineError::Forbidden { .. } => Some(Fault::Postponed),
+            _ => (!is_engine_away).then_some(Fault::Host),
+        };
         Self { reason: format!("failed to {step}: {error}"), fault, is_engine_away, log: Vec::new() }
     }
 
@@ -74,10 +78,22 @@ mod tests {
                 refused("error mounting \"/x\" to rootfs at \"/y\": no such file or directory: unknown"),
                 Some(Fault::Host),
             ),
+            (forbidden(), Some(Fault::Postponed)),
             (away, None),
         ] {
             let setback = Setback::start(&error);
             assert_eq!(setback.fault, fault, "{}", setback.reason);
         }
+    }
+
+    fn forbidden() -> EngineError {
+        EngineError::Forbidden { call: "POST /networks/*/disconnect".to_owned(), status: 403 }
+    }
+
+    #[test]
+    fn f06_a_call_that_a_filter_refuses_postpones_and_is_named() {
+        let setback = Setback::engine("connect the new container to its networks", &forbidden());
+        assert_eq!((setback.fault, setback.is_engine_away), (Some(Fault::Postponed), false));
+        assert!(setback.reason.contains("POST /networks/*/disconnect was refused"), "{}", setback.reason);
     }
 }

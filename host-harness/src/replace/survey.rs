@@ -21,7 +21,7 @@ use super::order::{Group, group_of};
 use super::plan::reason_against_start_first;
 use super::setback::Setback;
 use super::{Job, ReplaceError, Replacer};
-use crate::engine::{Engine, EngineError, EngineFacts, Listed};
+use crate::engine::{Engine, EngineError, EngineFacts, Listed, names_same_image};
 
 pub use who::refuse_for_now;
 
@@ -175,8 +175,7 @@ impl Replacer {
     /// One container needs two that are updated one after the other.
     fn groups_of(&self, root: &Value, all: &[Value], job: &Job<'_>) -> Result<Vec<Group>, Setback> {
         let is_member = |container: &&Value| {
-            let is_outdated =
-                container["Image"] != job.image.id && container["Config"]["Image"] == root["Config"]["Image"];
+            let is_outdated = container["Image"] != job.image.id && is_created_from_same(container, root);
             is_outdated && !self.is_own(container) && container["Id"] != root["Id"]
         };
         let named = job.members.iter().filter(|_| !self.is_own(root));
@@ -218,8 +217,7 @@ impl Replacer {
         let mut found = Vec::new();
         for (index, container) in std::iter::once(&group.root).chain(&group.recreate).enumerate() {
             let is_outdated = container["Image"] != job.image.id;
-            let is_member =
-                is_outdated && is_named(container) && container["Config"]["Image"] == group.root["Config"]["Image"];
+            let is_member = is_outdated && is_named(container) && is_created_from_same(container, &group.root);
             let snapshot = if index == 0 || is_member {
                 self.snapshot(container).await
             } else {
@@ -300,6 +298,11 @@ impl Replacer {
         }
         Ok(snapshot)
     }
+}
+
+fn is_created_from_same(one: &Value, other: &Value) -> bool {
+    let [one, other] = [one, other].map(|container| container["Config"]["Image"].as_str().unwrap_or_default());
+    names_same_image(one, other)
 }
 
 /// A container as it is before.

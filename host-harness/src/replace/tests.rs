@@ -73,6 +73,32 @@ async fn t39_what_cannot_be_started_first_is_stopped_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t39_on_a_swarm_node_only_a_container_whose_networks_know_its_name_is_started_first() {
+    let refused = || EngineError::Forbidden { call: "GET /info".to_owned(), status: 403 };
+    for (case, is_swarm, is_known, alias, is_started_first) in [
+        ("no swarm", false, true, "www", true),
+        ("a swarm", true, true, "www", false),
+        ("a swarm, where its name is an alias", true, true, "web", true),
+        ("nobody knows", false, false, "www", false),
+        ("nobody knows, where its name is an alias", false, false, "web", true),
+    ] {
+        let stage = Stage::new(json!({ "Behaves": "healthy" }), true).await.start_first();
+        let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
+        stage.engine.edit(&id, |c| {
+            for (_, endpoint) in c["NetworkSettings"]["Networks"].as_object_mut().unwrap() {
+                endpoint["Aliases"] = json!([alias]);
+            }
+        });
+        stage.engine.set_swarm(is_swarm);
+        if !is_known {
+            stage.engine.fail("inspect info", 1, refused());
+        }
+        let calls = calls_of(&stage).await;
+        assert_eq!(calls.contains(&"start web.T.new".to_owned()), is_started_first, "{case}: {calls:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn t44_a_stopped_container_is_replaced_and_left_stopped() {
     let stage = Stage::new(json!({}), false).await;
     stage.replace("web").await.unwrap();

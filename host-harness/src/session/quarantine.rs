@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use imagewatch_abi::Quarantined;
-use tracing::error;
+use tracing::{debug, error, info};
 
 use crate::store::{Store, StoreError};
 use crate::text::sanitize_line;
@@ -18,20 +18,22 @@ pub(super) struct KeptQuarantine {
     stored: Vec<Quarantined>,
     /// What counts; another list than `stored` only while that could not be written.
     current: Vec<Quarantined>,
+    /// That the store does not work was reported.
+    is_reported: bool,
 }
 
 impl KeptQuarantine {
     pub(super) fn new(store: Arc<Store>, manifest: &str) -> Self {
-        Self { store, manifest: manifest.to_owned(), stored: Vec::new(), current: Vec::new() }
+        Self { store, manifest: manifest.to_owned(), stored: Vec::new(), current: Vec::new(), is_reported: false }
     }
 
     /// What is barred now.
     pub(super) fn read(&mut self) -> Vec<Quarantined> {
         self.save();
         if self.stored == self.current {
-            match self.store.quarantine(&self.manifest) {
-                Ok(list) => (self.stored, self.current) = (list.clone(), list),
-                Err(error) => self.say(&error),
+            let read = self.store.quarantine(&self.manifest);
+            if let Some(list) = self.note(read) {
+                (self.stored, self.current) = (list.clone(), list);
             }
         }
         self.current.clone()
@@ -52,14 +54,34 @@ impl KeptQuarantine {
         if self.stored == self.current {
             return;
         }
-        match self.store.change_quarantine(&self.manifest, &self.stored, &self.current) {
-            Ok(()) => self.stored.clone_from(&self.current),
-            Err(error) => self.say(&error),
+        let written = self.store.change_quarantine(&self.manifest, &self.stored, &self.current);
+        if self.note(written).is_some() {
+            self.stored.clone_from(&self.current);
         }
     }
 
-    fn say(&self, error: &StoreError) {
-        error!(manifest = self.manifest, "failed to {error}; what is quarantined counts until this process ends");
+    /// Reports a failure once, and again only after it worked: a full disk fails at each poll.
+    fn note<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                if std::mem::take(&mut self.is_reported) {
+                    info!(manifest = self.manifest, "what is quarantined is kept in the store again");
+                }
+                Some(value)
+            }
+            Err(error) if self.is_reported => {
+                debug!(manifest = self.manifest, "failed again to {error}");
+                None
+            }
+            Err(error) => {
+                self.is_reported = true;
+                error!(
+                    manifest = self.manifest,
+                    "failed to {error}; what is quarantined counts until this process ends"
+                );
+                None
+            }
+        }
     }
 }
 
@@ -102,10 +124,12 @@ mod tests {
         kept.write(Some(vec![quarantined("web", "b", 1)]));
         store.set_read_only(true);
         kept.write(Some(vec![quarantined("db", "b", 1), quarantined("web", "b", 2)]));
+        assert!(kept.is_reported, "s14: once, not at each poll");
         assert_eq!(kept.read(), [quarantined("db", "b", 1), quarantined("web", "b", 2)]);
         assert_eq!(store.quarantine("apps").expect("it can be read"), [quarantined("web", "b", 1)]);
         store.set_read_only(false);
         assert_eq!(kept.read(), [quarantined("db", "b", 1), quarantined("web", "b", 2)]);
         assert_eq!(store.quarantine("apps").expect("it can be read"), kept.current);
+        assert!(!kept.is_reported, "the next failure is another one");
     }
 }

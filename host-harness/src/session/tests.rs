@@ -166,3 +166,19 @@ async fn a_registry_that_is_left_alone_still_is_after_a_reload_of_the_same_modul
     poll(&mut session).await;
     assert_eq!(stage.requests().await, 2, "what a module learnt is not handed on to another, and back");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_a_history_that_cannot_be_written_is_reported_once_until_it_can_be() {
+    let stage = Stage::new().await;
+    let store = stage.store();
+    let mut session = stage.session(&store);
+    let moved = [Outcome::new("web", Verdict::Moved)];
+    store.set_read_only(true);
+    for outcomes in [&moved[..], &[], &moved] {
+        session.note(outcomes);
+        assert!(session.is_history_reported, "that there is nothing to write does not mean that it works again");
+    }
+    store.set_read_only(false);
+    session.note(&moved);
+    assert!(!session.is_history_reported, "the next failure is another one");
+}

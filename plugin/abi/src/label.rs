@@ -61,6 +61,8 @@ pub enum Form {
     Strategy,
     /// As [`parse_duration_ms`] reads it.
     Duration,
+    /// As [`read_probe`] reads it.
+    Probe,
     /// Anything; the code that uses it checks it.
     Text,
 }
@@ -92,7 +94,7 @@ pub const LABELS: &[Label] = &[
     label(STRATEGY, Form::Strategy, "How the container is updated; takes precedence over config key `strategy`."),
     label(UPDATE_POLICY, Form::Text, "Which tag it follows; takes precedence over config key `update_policy`."),
     label(TAG_FILTER, Form::Text, "Which tags count; takes precedence over config key `tag_filter`."),
-    label(PROBE, Form::Text, "`tcp:PORT` or `http:PORT/PATH`: what must answer before the new container is healthy."),
+    label(PROBE, Form::Probe, "`tcp:PORT` or `http:PORT/PATH`: what must answer before the new container is healthy."),
     label(STABLE_FOR, Form::Duration, "How long the new container must run before the update is kept."),
     label(HEALTH_TIMEOUT, Form::Duration, "How long the new container may take to become healthy."),
     label(DRAIN, Form::Duration, "With `start-first`: how long both containers serve before the old one stops."),
@@ -155,6 +157,29 @@ pub fn read_duration_ms(name: &str, text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("its label {name} is {}; write for example 30s or 5m", quoted(text)))
 }
 
+/// A question that a container must answer before it counts as healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A connection to this port.
+    Tcp(u16),
+    /// A 2xx or 3xx answer to `GET` of this path at this port.
+    Http(u16, String),
+}
+
+/// Reads the [`PROBE`] in `text`: `tcp:PORT` or `http:PORT/PATH`.
+#[expect(clippy::missing_errors_doc, reason = "said above")]
+pub fn read_probe(text: &str) -> Result<Probe, String> {
+    let parsed = match text.trim().split_once(':') {
+        Some(("tcp", port)) => port.parse().ok().map(Probe::Tcp),
+        Some(("http", rest)) => {
+            let (port, path) = rest.split_once('/').unwrap_or((rest, ""));
+            port.parse().ok().map(|port| Probe::Http(port, format!("/{path}")))
+        }
+        _ => None,
+    };
+    parsed.ok_or_else(|| format!("its label {PROBE} is {}; write tcp:PORT or http:PORT/PATH", quoted(text)))
+}
+
 /// Whether two values of label `name` mean the same: yes is yes however it is written.
 pub fn means_same(name: &str, one: &str, other: &str) -> bool {
     let is_yes_no = LABELS.iter().any(|label| label.name == name && label.form == Form::YesNo);
@@ -192,6 +217,7 @@ fn check_one(name: &str, value: &str) -> Result<(), String> {
         _ if value.trim().is_empty() => Ok(()),
         Form::Strategy => read_strategy(value).map(drop),
         Form::Duration => read_duration_ms(name, value).map(drop),
+        Form::Probe => read_probe(value).map(drop),
         Form::Text => Ok(()),
     }
 }
@@ -248,6 +274,8 @@ mod tests {
             ("shared volumes", SHARED_VOLUMES_SAFE, "ok", "imagewatch.shared-volumes-safe is \"ok\""),
             ("strategy", STRATEGY, "sometimes", "start-first"),
             ("duration", DRAIN, "soon", "write for example 30s"),
+            ("probe", PROBE, "80", "imagewatch.probe is \"80\"; write tcp:PORT or http:PORT/PATH"),
+            ("the port of a probe", PROBE, "tcp:99999", "write tcp:PORT or http:PORT/PATH"),
             ("misspelt", "imagewatch.stratgey", "notify", "nearest known label is imagewatch.strategy"),
             ("another ending", "imagewatch.enabled", "true", "nearest known label is imagewatch.enable"),
             ("a blank behind", "imagewatch.enable ", "false", "nearest known label is imagewatch.enable"),
@@ -269,6 +297,9 @@ mod tests {
             (STRATEGY, ""),
             (DRAIN, "30s"),
             (DRAIN, ""),
+            (PROBE, "tcp:80"),
+            (PROBE, " http:80/up "),
+            (PROBE, ""),
             (UPDATE_POLICY, "semver:*"),
             (TRANSACTION, "{}"),
             (ERRAND, "{}"),

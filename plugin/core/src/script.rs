@@ -29,6 +29,7 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("disabled", include_str!("../scripts/disabled.json")),
     ("done-at-once", include_str!("../scripts/done-at-once.json")),
     ("failure-isolation", include_str!("../scripts/failure-isolation.json")),
+    ("group-quarantine-once", include_str!("../scripts/group-quarantine-once.json")),
     ("group-quarantine", include_str!("../scripts/group-quarantine.json")),
     ("lost-order", include_str!("../scripts/lost-order.json")),
     ("manual-refresh", include_str!("../scripts/manual-refresh.json")),

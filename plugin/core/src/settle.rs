@@ -37,6 +37,7 @@ pub(crate) fn settle_report(
 ) -> Outcome {
     let consequence = Consequence::of(report);
     let waiting = state.pending_target(&report.order).or_else(|| state.pending_by_another_run(report));
+    let is_waited_for = waiting.is_some();
     let ended = match &consequence {
         // An update that another run of the host began is no manual refresh, though the policy may know it no longer.
         Consequence::Keep if report.is_recovered => Verdict::Committed,
@@ -68,9 +69,14 @@ pub(crate) fn settle_report(
         (Consequence::Bar(cause), Some(reference), Some(digest)) => {
             // An image that fails for one container of a service is not tried on the others.
             for (mate, reference) in mates.iter().filter(|_| cause.fault == Fault::Image) {
-                quarantine.bar(mate, reference, digest, cause);
+                quarantine.bar_unless_held(mate, reference, digest, cause);
             }
-            quarantine.bar(&outcome.target, reference, digest, cause);
+            if is_waited_for {
+                // No order is placed for a digest that is held, so it was held since, because of a mate: it counts once.
+                quarantine.bar_unless_held(&outcome.target, reference, digest, cause);
+            } else {
+                quarantine.bar(&outcome.target, reference, digest, cause);
+            }
             outcome.until_ms = quarantine.hold(&outcome.target, reference, digest).and_then(|hold| hold.until_ms);
             let wait = quarantine.wait(&outcome.target, reference, digest);
             wait.map_or_else(String::new, |wait| format!("; {} is {wait}", digest.short()))

@@ -12,7 +12,8 @@ import base64
 import hashlib
 import json
 import logging
-import queue
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ import extism
 from extism.extism import CompiledPlugin  # extism 1.1 has it and does not export it
 
 LOG = logging.getLogger("imagewatch")
+
+# Of one line of the child. The outputs of policies are far shorter; a hostile child must not fill the parent's memory.
+MAX_LINE_BYTES = 16 << 20
 
 
 class Refused(Exception):
@@ -63,7 +67,10 @@ def log(effects, line):
 
 class Policy:
     """A policy compiled once, in a child process. Every call gets a fresh instance of it, and state goes in and out by
-    value. A child that crashes or is late ends its call with `PolicyFault`; the next call starts another one."""
+    value. A child that crashes, is late or sends nonsense is killed, and its call ends with `PolicyFault`; the next call
+    starts another one."""
+
+    program = __file__  # what the child runs
 
     def __init__(self, wasm, config, sha256=None, memory_pages=1024, timeout_ms=120_000):
         """`config` is the manifest's map of strings. `timeout_ms` bounds a call, its effects included, and loading."""
@@ -88,7 +95,7 @@ class Policy:
         text = self.call_text(export, json.dumps(given), effects)
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PolicyFault(f"{export} returned nonsense: {error}") from error
 
     def call_text(self, export, given, effects):
@@ -98,17 +105,35 @@ class Policy:
                 self.start()
             # The child notices most late calls by itself, and then lives on; the parent gives it a moment longer.
             until = time.monotonic() + self.timeout_s + 1
-            self.tell({"export": export, "input": given})
-            while True:
-                said = self.hear(until, export)
-                if "log" in said:
-                    log(effects, said["log"])
-                elif "asks" in said:
-                    self.tell(answer(effects, said["asks"], said["given"]))
-                elif "fault" in said:
-                    raise PolicyFault(f"{export}: {said['fault']}")
-                else:
-                    return base64.b64decode(said["output"])
+            is_over = False
+            try:
+                said = self.converse(export, given, effects, until)
+                is_over = True
+            finally:
+                if not is_over:
+                    self.end()  # in the middle of a call nobody knows what it says next
+        if "fault" in said:
+            raise PolicyFault(f"{export}: {said['fault']}")
+        return said["output"]
+
+    def converse(self, export, given, effects, until):
+        """One call, until the child says how it ended: with `output`, or with `fault`."""
+        self.tell({"export": export, "input": given}, until, export)
+        while True:
+            said = self.hear(until, export)
+            if isinstance(said.get("log"), str):
+                log(effects, said["log"])
+            elif isinstance(said.get("asks"), str) and isinstance(said.get("given"), str):
+                self.tell(answer(effects, said["asks"], said["given"]), until, export)
+            elif isinstance(said.get("fault"), str):
+                return said
+            elif isinstance(said.get("output"), str):
+                try:
+                    return {"output": base64.b64decode(said["output"], validate=True)}
+                except ValueError as error:
+                    raise PolicyFault(f"{export}: the process of the policy sent nonsense: {error}") from error
+            else:
+                raise PolicyFault(f"{export}: the process of the policy sent nonsense: a message of no known kind")
 
     def close(self):
         """Ends the child; so does the end of this process."""
@@ -116,49 +141,81 @@ class Policy:
             self.end()
 
     def start(self):
-        command = [sys.executable, "-I", "-B", __file__]
+        command = [sys.executable, "-I", "-B", self.program]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.child = subprocess.Popen(command, env={}, cwd="/", close_fds=True, **pipes)
-        self.lines = queue.Queue()
-        threading.Thread(target=read_lines, args=(self.child.stdout, self.lines), daemon=True).start()
-        self.tell(self.manifest)
-        said = self.hear(time.monotonic() + self.timeout_s + 30, "loading")
-        if "fault" in said:
+        self.child = subprocess.Popen(command, env={}, cwd="/", close_fds=True, bufsize=0, **pipes)
+        self.heard = bytearray()
+        for pipe in (self.child.stdin, self.child.stdout):
+            os.set_blocking(pipe.fileno(), False)  # a child that neither reads nor writes holds nobody up
+        until = time.monotonic() + self.timeout_s + 30
+        self.tell(self.manifest, until, "loading")
+        said = self.hear(until, "loading")
+        if said.get("loaded") is not True:
             self.end()
-            raise PolicyFault(f"it cannot be loaded: {said['fault']}")
+            raise PolicyFault(f"it cannot be loaded: {said.get('fault', 'its process sent nonsense')}")
 
-    def tell(self, said):
-        try:
-            self.child.stdin.write(json.dumps(said).encode() + b"\n")
-            self.child.stdin.flush()
-        except OSError:
-            pass  # it crashed; `hear` says so
+    def tell(self, said, until, doing):
+        """Writes a line to the child. A child that does not read it in time is ended."""
+        rest = memoryview(json.dumps(said).encode() + b"\n")
+        while rest:
+            self.wait(self.child.stdin, select.POLLOUT, until, doing)
+            try:
+                rest = rest[os.write(self.child.stdin.fileno(), rest):]
+            except BlockingIOError:
+                continue
+            except OSError:
+                return  # it crashed; `hear` says so
 
     def hear(self, until, doing):
-        """The next line of the child. A late or broken child is ended."""
+        """The next message of the child. A late or broken child is ended."""
+        searched = 0
+        while (end := self.heard.find(b"\n", searched)) < 0:
+            searched = len(self.heard)
+            if searched > MAX_LINE_BYTES:
+                self.end()
+                raise PolicyFault(f"{doing}: the process of the policy sent a line of over {MAX_LINE_BYTES} bytes")
+            self.wait(self.child.stdout, select.POLLIN, until, doing)
+            try:
+                read = os.read(self.child.stdout.fileno(), 1 << 16)
+            except BlockingIOError:
+                continue
+            if not read:
+                code = self.end()
+                raise PolicyFault(f"{doing}: the process of the policy crashed ({code})")
+            self.heard += read
+        # What came in time is nevertheless late when nobody has time for it: else a child that never stops is never late.
+        self.check_time(until, doing)
+        line, self.heard = bytes(self.heard[:end]), self.heard[end + 1 :]
         try:
-            line = self.lines.get(timeout=max(0, until - time.monotonic()))
-            return json.loads(line)
-        except queue.Empty:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
             self.end()
-            raise PolicyFault(f"{doing}: timeout: not done in {self.timeout_s:g} s") from None
-        except ValueError:
-            code = self.end()
-            raise PolicyFault(f"{doing}: the process of the policy crashed ({code})") from None
+            raise PolicyFault(f"{doing}: the process of the policy sent nonsense: no JSON object")
+        return said
+
+    def wait(self, pipe, event, until, doing):
+        """Until `pipe` can be read or written, or is broken."""
+        poll = select.poll()
+        poll.register(pipe, event)
+        while not poll.poll(max(0, until - time.monotonic()) * 1000):
+            self.check_time(until, doing)
+        self.check_time(until, doing)
+
+    def check_time(self, until, doing):
+        if time.monotonic() >= until:
+            self.end()
+            raise PolicyFault(f"{doing}: timeout: not done in {self.timeout_s:g} s")
 
     def end(self):
         child, self.child = self.child, None
         if child is None:
             return None
         child.kill()
-        child.stdin = None  # what it did not read is lost
+        for pipe in (child.stdin, child.stdout):
+            pipe.close()  # what nobody read is lost
         return child.wait()
-
-
-def read_lines(stream, lines):
-    for line in stream:
-        lines.put(line)
-    lines.put(b"")  # the end, which is no JSON
 
 
 # The child's side: the SDK, and host functions that ask the parent.

@@ -12,6 +12,7 @@ import logging
 import pathlib
 import re
 import sys
+import tempfile
 
 from imagewatch_policy import LOG, Policy, PolicyFault, Refused
 from play_engine import check_engine
@@ -229,6 +230,38 @@ def check_crashes(wasm):
         assert good.call("describe", {}, Silent())["enabled"] is True
 
 
+# What a child does that the policy has taken over, once it is loaded.
+HOSTILE = {
+    "never reads": ("import time; time.sleep(600)", "timeout"),
+    "never stops": ("input()\nwhile True: print('{\"log\": \"x\"}', flush=True)", "timeout"),
+    "one line without an end": ("input()\nwhile True: print('x' * 65536, end='')", "a line of over"),
+    "no object": ("print('[]')", "nonsense"),
+    "a number": ("print(1)", "nonsense"),
+    "no JSON": ("print('x')", "nonsense"),
+    "too deep": ("input(); print('[' * 200_000)", "nonsense"),
+    "an empty object": ("print('{}')", "nonsense"),
+    "a question about nothing": ("print('{\"asks\": \"http_send\"}')", "nonsense"),
+    "a question with a number": ("print('{\"asks\": 1, \"given\": \"\"}')", "nonsense"),
+    "a log line that is no text": ("print('{\"log\": 1}')", "nonsense"),
+    "an output that is no text": ("print('{\"output\": 1}')", "nonsense"),
+    "an output in no base64": ("print('{\"output\": \"*\"}')", "nonsense"),
+    "an output that is no JSON": ("print('{\"output\": \"AAAA\"}')", "nonsense"),
+}
+
+
+def check_hostile_children(_wasm):
+    """Whatever the child does, its call ends in time with a fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (case, (does, part)) in enumerate(HOSTILE.items()):
+            program = pathlib.Path(folder, f"{index}.py")
+            program.write_text(f"input(); print('{{\"loaded\": true}}', flush=True)\n{does}\n", encoding="utf-8")
+            policy = type("Hostile", (Policy,), {"program": str(program)})(b"", {}, timeout_ms=500)
+            # More than a pipe holds.
+            fault = fault_of(lambda: policy.call("poll", {"now_ms": 0, "state": "x" * (1 << 20)}, Silent()))
+            assert part in fault, f"{case}: {fault}"
+            policy.close()
+
+
 def check_endless_loop(_wasm):
     assert "timeout" in fault_of(lambda: Policy(ENDLESS, {}, timeout_ms=300).call("poll", {"now_ms": 0}, Silent()))
 
@@ -257,7 +290,8 @@ def check_faults(wasm, scripts):
     """What no script can bring about, on the default policy. Returns how many there are; a failed one raises."""
     checks = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
     checks += [check_control_plane, check_what_is_refused, check_docker_hub, check_program, check_engine,
-               check_crashes, check_trap, check_endless_loop, check_hash, lambda wasm: check_departure(wasm, scripts)]
+               check_crashes, check_hostile_children, check_trap, check_endless_loop, check_hash,
+               lambda wasm: check_departure(wasm, scripts)]
     for check in checks:
         check(wasm)
     return len(checks)

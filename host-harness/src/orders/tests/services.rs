@@ -179,7 +179,20 @@ async fn f36_one_order_with_several_containers_on_a_volume_follows_the_same_rule
             .await;
     let order = Order { reference: WEB.parse().unwrap(), digest: Some(digest('d')), ..order() };
     let report = run_order(&context(&engine), &order).await;
-    assert_eq!((report.failed.len(), report.recreated.len()), (1, 0), "{report:?}");
+    let failed: Vec<_> = report.failed.iter().map(|failure| (failure.container.as_str(), failure.fault)).collect();
+    assert_eq!(failed, [("ws-1", Some(Fault::Image)), ("ws-2", Some(Fault::Image))], "{report:?}");
+    assert!(report.failed[1].reason.starts_with("not touched, because ws-1 of the same update failed"), "{report:?}");
+    assert!(report.recreated.is_empty(), "{report:?}");
+    assert_eq!(engine.overview(), ["ws-1 old-web running", "ws-2 old-web running"]);
+}
+
+#[tokio::test]
+async fn after_a_fault_of_the_image_the_other_containers_of_the_order_are_reported_as_not_updated() {
+    let engine = services(&["ws-1", "ws-2"], json!({}), json!({ "Behaves": "exits" })).await;
+    let order = Order { reference: WEB.parse().unwrap(), digest: Some(digest('d')), ..order() };
+    let report = run_order(&context(&engine), &order).await;
+    let failed: Vec<_> = report.failed.iter().map(|failure| (failure.container.as_str(), failure.fault)).collect();
+    assert_eq!(failed, [("ws-1", Some(Fault::Image)), ("ws-2", Some(Fault::Postponed))], "{report:?}");
     assert_eq!(engine.overview(), ["ws-1 old-web running", "ws-2 old-web running"]);
 }
 

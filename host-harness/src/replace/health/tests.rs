@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::engine::memory::MemoryEngine;
 
 fn gate() -> Gate {
     Gate { stable_for: Duration::from_secs(10), limit: None, probe: None, was_ill: None, is_podman: false }
@@ -40,6 +41,13 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
             Judgement::Fail("it is unhealthy: no answer".to_owned()),
         ),
         ("health check switched off", health("unhealthy"), disabled, late, Judgement::Pass),
+        (
+            "unhealthy, and says what deceives",
+            json!({ "Health": { "Status": "unhealthy", "Log": [{ "Output": "a\u{202e}b\u{1b}[2J\nc" }] } }),
+            checked.clone(),
+            early,
+            Judgement::Fail("it is unhealthy: a b [2J".to_owned()),
+        ),
         (
             "exited",
             json!({ "Running": false, "ExitCode": 3 }),
@@ -117,6 +125,34 @@ fn a_successor_need_not_be_better_than_an_ill_predecessor_but_no_worse() {
         (json!({ "Running": true }), None),
     ] {
         assert_eq!(illness(&json!({ "State": state })), expected, "{state}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_never_answered_is_the_images_fault_and_an_undecided_engine_is_not() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let check = json!({ "Test": ["CMD", "true"] });
+    let two_seconds = Some(Duration::from_secs(2));
+    for (case, behaves, check, limit, is_failed, says) in [
+        ("no health check", "runs", json!(null), None, true, "its probe does not answer"),
+        ("no health check, a short wait", "runs", json!(null), two_seconds, true, "its probe does not answer"),
+        ("healthy", "healthy", check.clone(), None, true, "its probe does not answer"),
+        ("healthy, a short wait", "healthy", check.clone(), two_seconds, true, "its probe does not answer"),
+        ("starting", "starting", check.clone(), None, false, "it is not healthy yet"),
+        ("starting, a short wait", "starting", check, two_seconds, false, "after 2 s it is not healthy yet"),
+    ] {
+        let engine = MemoryEngine::new();
+        engine.add_image("example.com/app:1", &json!({ "Id": "app", "Behaves": behaves }));
+        let body = json!({ "HostConfig": { "NetworkMode": "host" }, "Healthcheck": check });
+        let id = engine.add_container("web", "example.com/app:1", body, true).await;
+        let gate = Gate { probe: Some(Probe::Tcp(closed)), limit, ..gate() };
+        let (failed, reason) = match gate.wait(&engine, &id).await.expect_err(case) {
+            GateError::Failed(reason) => (true, reason),
+            GateError::Undecided(reason) => (false, reason),
+            GateError::Engine(error) => panic!("{case}: {error}"),
+        };
+        assert_eq!(failed, is_failed, "{case}: {reason}");
+        assert!(reason.contains(says), "{case}: {reason}");
     }
 }
 

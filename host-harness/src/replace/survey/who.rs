@@ -9,15 +9,13 @@ use tracing::warn;
 
 use crate::engine::permission::first_needed;
 use crate::replace::Replacer;
-use crate::replace::blocked::lasting_refusal;
 use crate::replace::connection::{Carriers, find_carriers};
 use crate::replace::ending::{id_of, name_of};
 use crate::replace::facts::is_working_name;
-use crate::replace::handover::{is_successor_of, reason_against_handover};
-use crate::replace::health::reason_against_probe;
-use crate::replace::helper::reason_against_helper;
-use crate::replace::labels::{COMPOSE_PROJECT, Labels};
-use crate::replace::plan::{filled_from_outside, reason_against_removal, reason_against_restart, reason_to_postpone};
+use crate::replace::handover::is_successor_of;
+use crate::replace::labels::Labels;
+use crate::replace::plan::{reason_against_removal, reason_against_restart, reason_to_postpone};
+use crate::replace::refusal;
 use crate::replace::setback::Setback;
 use crate::replace::systemd::is_made_by_unit;
 
@@ -50,33 +48,15 @@ impl Replacer {
         if all.iter().any(|other| is_successor_of(root, other)) {
             return Err(Setback::of(Fault::Postponed, "its successor is about to take over"));
         }
-        let Some(why) = reason_against_handover(root, !recreate.is_empty()) else { return Ok(false) };
-        match reason_against_helper(root, self.journal.state_folder()) {
-            Some(reason) => Err(Setback::refused(format!("it is this updater, which {why}, and {reason}"))),
-            None => Ok(true),
-        }
+        refusal::needs_helper(root, !recreate.is_empty(), self.journal.state_folder()).map_err(Setback::refused)
     }
 
     /// Why this container is not made again at all.
     pub(super) async fn refuse(&self, container: &Value, carriers: &Carriers) -> Result<(), Setback> {
-        // Before all that a label may permit: one that cannot be read permits nothing, and is what is to be told.
-        Labels::of(container).check().map_err(Setback::refused)?;
         let inspect = |error| Setback::engine("look into the container", &error);
-        let lasting = lasting_refusal(&*self.engine, container).await.map_err(inspect)?;
-        if let Some(reason) = lasting.as_ref().or_else(|| carriers.get(&id_of(container))) {
-            return Err(Setback::refused(reason));
-        }
-        refuse_for_now(container)?;
-        if let Some(reason) = reason_against_probe(&*self.engine, container).await {
-            return Err(Setback::refused(reason));
-        }
-        if Labels::of(container).value(COMPOSE_PROJECT).is_some() {
-            let changes = self.engine.changes(&id_of(container)).await.map_err(inspect)?;
-            if let Some(reason) = filled_from_outside(container, &changes) {
-                return Err(Setback::refused(reason));
-            }
-        }
-        Ok(())
+        let refusal = refusal::find_refusal(&*self.engine, container).await.map_err(inspect)?;
+        let reason = refusal.map(|refusal| refusal.reason).or_else(|| carriers.get(&id_of(container)).cloned());
+        reason.map_or_else(|| refuse_for_now(container), |reason| Err(Setback::refused(reason)))
     }
 
     /// Why this container is not replaced, as far as that is known before its new image is here.

@@ -40,6 +40,18 @@ async fn f36_members_are_updated_one_after_the_other_and_the_next_one_runs_until
 }
 
 #[tokio::test(start_paused = true)]
+async fn f36_a_member_that_writes_its_image_in_full_is_updated_with_the_others() {
+    let stage = Stage::members(json!({ "Behaves": "healthy" })).await;
+    stage.engine.add_image("nextcloud:29", &json!({ "Id": "new", "Behaves": "healthy" }));
+    for (name, image) in [("web", "nextcloud:29"), ("cron", "docker.io/library/nextcloud:29"), ("jobs", "nextcloud:29")]
+    {
+        stage.engine.edit(&id_of(&stage, name), |c| c["Config"]["Image"] = json!(image));
+    }
+    let replaced = stage.replace("web").await.unwrap();
+    assert_eq!(replaced.containers, ["web", "cron", "cron-user", "jobs"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn f36_where_a_later_member_fails_all_that_were_updated_go_back_and_the_rest_is_never_touched() {
     let stage = Stage::members(json!({ "BehavesAs": { "cron": "exits" } })).await;
     let before = stage.picture();

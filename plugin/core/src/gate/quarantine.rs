@@ -50,6 +50,13 @@ impl Quarantine {
         self.is_changed = true;
     }
 
+    /// Holds `digest` back for `target`, unless it is held already.
+    pub(crate) fn bar_unless_held(&mut self, target: &str, reference: &Reference, digest: &Digest, cause: &Cause) {
+        if self.waiting(target, reference, digest).is_none() {
+            self.bar(target, reference, digest, cause);
+        }
+    }
+
     /// Why and until when `target` may not move to `digest`; none when it may move now.
     pub(crate) fn hold(&self, target: &str, reference: &Reference, digest: &Digest) -> Option<Hold> {
         let entry = self.waiting(target, reference, digest)?;

@@ -115,6 +115,7 @@ async fn f06_the_calls_that_a_filter_refuses_are_known_before_they_are_needed() 
         ("POST", "/containers/[^/]+/start$", page(), "POST /containers/*/start"),
         ("POST", "/containers/[^/]+/update$", text(), "POST /containers/*/update"),
         ("POST", "/networks/[^/]+/connect$", words(), "POST /networks/*/connect"),
+        ("POST", "/networks/[^/]+/disconnect$", page(), "POST /networks/*/disconnect"),
         ("POST", "/images/create$", text(), "POST /images/create"),
         ("POST", "/images/create$", words(), "POST /images/create"),
         ("DELETE", "/containers/[^/]+$", page(), "DELETE /containers/*"),
