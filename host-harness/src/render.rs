@@ -119,7 +119,7 @@ pub fn replay_table(replayed: &Replayed, now_ms: u64) -> String {
         text = text_of(table) + "\n\n";
     }
     for fault in &replayed.faults {
-        let _ = writeln!(text, "failed to {}", sanitize_line(&fault.to_string()));
+        let _ = writeln!(text, "failed to {}", sanitize_line(fault));
     }
     let (calls, outcomes) = (replayed.calls, replayed.outcomes);
     let _ = writeln!(text, "{} different of {outcomes} outcomes in {calls} calls", replayed.differences.len());

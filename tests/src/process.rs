@@ -99,6 +99,7 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[allow(clippy::print_stdout, reason = "the test harness shows what a failing test prints")]
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {

@@ -1,5 +1,5 @@
 //! Which containers are never replaced as things are, and why: known before an image is pulled for them, and shown by
-//! `check`. The reasons are those of [`refusal`](super::refusal), by which a survey refuses.
+//! `check`. The reasons are those of `refusal`, by which a survey refuses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
