@@ -1,7 +1,7 @@
 //! Facts of images are those of the manifest that a container runs (class K1), and an image counts as one of a registry
 //! only if it came from there (class K2). On the engine at hand; the image store makes the difference.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use bollard::body_full;
 use bollard::models::{ContainerInspectResponse, ImageInspect};
@@ -46,7 +46,7 @@ async fn inspect_image(stage: &Stage, image: &str) -> ImageInspect {
 }
 
 /// `check` of a manifest, as JSON.
-async fn check(stage: &Stage, manifest: &PathBuf) -> Value {
+async fn check(stage: &Stage, manifest: &Path) -> Value {
     let args = ["check", "--json", manifest.to_str().expect("the test's own path is text")];
     let (_, output) = run_to_end(stage.scope.engine().host(), &args, &[]).await;
     serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))

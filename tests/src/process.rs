@@ -99,12 +99,16 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(clippy::print_stdout, reason = "the test harness shows it with the failed test")]
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
             // The log usually says why the test fails.
             let lines = self.lines();
-            println!("a program ended its output with:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+            println!(
+                "a program ended its output with:\n{}",
+                lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+            );
         }
     }
 }

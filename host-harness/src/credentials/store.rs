@@ -117,7 +117,7 @@ impl Config {
     fn with<T>(&self, look: impl FnOnce(&DockerConfig) -> Result<T, Problem>) -> Result<Option<T>, CredentialError> {
         let found = match self {
             Self::Given { config, .. } => config.as_ref().map_err(Clone::clone).and_then(look).map(Some),
-            Self::File { file, must_be } => match file.read(|bytes| parse_docker_config(bytes)) {
+            Self::File { file, must_be } => match file.read(parse_docker_config) {
                 Ok(Some(config)) => config.as_ref().as_ref().map_err(Clone::clone).and_then(look).map(Some),
                 Ok(None) if must_be.is_none() => Ok(None),
                 Ok(None) => Err(NO_FILE.to_owned()),

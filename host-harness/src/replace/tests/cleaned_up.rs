@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::stage::{Stage, refused};
-use super::*;
 use crate::engine::memory::Interruption;
 
 #[tokio::test(start_paused = true)]
