@@ -36,9 +36,8 @@ async fn an_engine_that_is_away_during_a_refresh_rolls_back_and_the_next_tick_su
 
     proxy.cut().await;
     let v2 = stage.push("web", "v2").await;
-    daemon.wait_for_line("rolled back, the next poll tries again").await;
-    let tries = daemon.count("moved from");
-    daemon.wait_for_more("moved from", tries).await;
+    // With `unknown_origin` = `ask` the poll itself needs the engine and fails; else its order does.
+    daemon.wait_for_more("does not answer", 2).await;
     proxy.heal().await;
     stage.wait_until_on("web", &v2, SOON).await;
     daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;

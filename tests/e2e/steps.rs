@@ -34,7 +34,7 @@ async fn t31_a_pull_that_fails_in_the_middle_touches_nothing_and_is_tried_again(
     let daemon = watch_web(&stage).await;
     let damaged = ImageSpec::sleeper(&stage.scope.name("v2"));
     stage.registry.target().push_damaged(&stage.scope.name("web"), "latest", &damaged).await;
-    daemon.wait_for_more("rolled back, the next poll tries again", 1).await;
+    daemon.wait_for_line("is held, tried again in").await;
     assert_eq!(stage.container("web").await, before);
     assert_eq!(stage.containers().await, [stage.scope.name("web")]);
     assert_eq!(daemon.count("is quarantined"), 0);
@@ -107,7 +107,7 @@ async fn t43_a_paused_container_is_left_alone_and_updated_as_soon_as_it_is_not()
     let daemon = watch_web(&stage).await;
     let v2 = stage.push("web", "v2").await;
     let line = daemon.wait_for_line("rolled back, the next poll tries again").await;
-    assert!(line.contains("it is paused; unpause it first; the container was not touched"), "{line}");
+    assert!(line.contains("it is paused; unpause it first"), "{line}");
     assert_eq!(stage.container("web").await, before);
     let state = docker.inspect_container(&stage.scope.name("web"), None).await.expect("it is there").state;
     assert_eq!(state.and_then(|state| state.paused), Some(true));

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 pub use self::address::{AddressError, EngineChoice, choose_engine};
 use self::raw::{Call, Connection, Known};
 use super::image_facts::ImageFacts;
+use super::mounts::complete_names;
 use super::permission::Permission;
 use super::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress, is_selected};
 use crate::secret::Credential;
@@ -179,7 +180,9 @@ impl Engine for DockerEngine {
     }
 
     async fn inspect_container(&self, container: &str) -> Result<Value, EngineError> {
-        self.call(Call::new("GET", &["containers", container, "json"])).await
+        let mut inspection = self.call(Call::new("GET", &["containers", container, "json"])).await?;
+        complete_names(&mut inspection);
+        Ok(inspection)
     }
 
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError> {

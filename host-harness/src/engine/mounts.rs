@@ -1,5 +1,5 @@
-//! Which of a container's mounts hold data that another container may share with it. Pure; reads the `Mounts` of a list
-//! line or of an inspection, which have the same form.
+//! A container's mounts: the names of its volumes, and which mounts hold data that another container may share with it.
+//! Pure; reads the `Mounts` of a list line or of an inspection, which have the same form.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,6 +22,23 @@ pub fn writable_mounts(mounts: &Value) -> BTreeSet<String> {
     mounts.as_array().into_iter().flatten().filter(|mount| mount["RW"] == true).filter_map(source).collect()
 }
 
+/// Adds the names of volumes that the engine leaves out: Docker 28 does so for a volume of `Binds` that has only a
+/// destination. Its source, `…/volumes/NAME/_data`, still has the name.
+pub(super) fn complete_names(inspection: &mut Value) {
+    let mounts = inspection.get_mut("Mounts").and_then(Value::as_array_mut).into_iter().flatten();
+    for mount in mounts.filter(|mount| is_nameless_volume(mount)) {
+        let mut parts = mount["Source"].as_str().unwrap_or_default().rsplit('/');
+        if let (Some("_data"), Some(name), Some("volumes")) = (parts.next(), parts.next(), parts.next()) {
+            mount["Name"] = Value::String(name.to_owned());
+        }
+    }
+}
+
+/// Whether `mount` is a volume whose name the engine does not say.
+pub(crate) fn is_nameless_volume(mount: &Value) -> bool {
+    mount["Type"] == "volume" && mount["Name"].as_str().is_none_or(str::is_empty)
+}
+
 fn holds_data(source: &str) -> bool {
     let is_socket = Path::new(source).extension().is_some_and(|extension| extension == "sock");
     let is_of_system = SYSTEM_FOLDERS.iter().any(|folder| Path::new(source).starts_with(folder));
@@ -33,6 +50,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_volume_without_a_name_is_named_by_its_source() {
+        let id = "0397f577ea0f6fac06996fd5130ff97df6d2eaf06cc73ab16c02c7aac4ca55a6";
+        let source = format!("/var/lib/docker/volumes/{id}/_data");
+        for (case, mount, expected) in [
+            ("Docker 28", json!({ "Type": "volume", "Source": source }), Some(id)),
+            ("an empty name", json!({ "Type": "volume", "Name": "", "Source": source }), Some(id)),
+            ("a name", json!({ "Type": "volume", "Name": "data", "Source": source }), Some("data")),
+            ("another driver", json!({ "Type": "volume", "Source": "/mnt/nfs/data" }), None),
+            ("no source", json!({ "Type": "volume" }), None),
+            ("a host folder", json!({ "Type": "bind", "Source": source }), None),
+        ] {
+            let mut inspection = json!({ "Mounts": [mount] });
+            complete_names(&mut inspection);
+            assert_eq!(inspection["Mounts"][0]["Name"].as_str().filter(|name| !name.is_empty()), expected, "{case}");
+        }
+        for other in [json!({ "Mounts": null }), json!({}), json!(["no object"])] {
+            let mut same = other.clone();
+            complete_names(&mut same);
+            assert_eq!(same, other);
+        }
+    }
 
     #[test]
     fn f36_what_two_containers_can_write_to_is_a_volume_or_a_folder_with_data() {

@@ -25,7 +25,7 @@ use aim::{Aims, find_aims};
 use behind::{LeftAlone, concerned, leaves_containers, left_alone, pair_up};
 use check::{Checked, check};
 use decide::{Decided, decide, is_settled};
-use standing::strategy_of;
+use standing::{Course, remote_at, strategy_of};
 
 use crate::config::{Baseline, Config, UnknownOrigin};
 use crate::gate::quarantine::Quarantine;
@@ -100,10 +100,17 @@ fn watch(
     let Aims { all: aims, lookups } = find_aims(host, config, cache, input.now_ms, &found.targets, &is_open);
     let is_compared = config.baseline == Baseline::Running || config.unknown_origin == UnknownOrigin::Ask;
     let is_left = found.targets.iter().any(|target| leaves_containers(config, target));
+    // Before a move is ordered: a pull would move the tag of an image that came from no registry, and a container may
+    // run the new image already.
+    let is_moving = found.targets.iter().zip(&aims).any(|(target, aim)| {
+        let course = Course::new(state, target, aim, remote_at(aim, &lookups));
+        let is_held = |remote| quarantine.hold(&target.name, course.aim, remote).is_some();
+        course.is_moving() && !course.is_ordered && !course.remote.is_ok_and(is_held)
+    });
     let containers = if is_compared {
         list_used(host)?
-    } else if is_left {
-        // They are only shown: without them, what was seen is.
+    } else if is_left || is_moving {
+        // Without them, what was seen decides; an order lists them again before it changes anything.
         list_used(host).unwrap_or_default()
     } else {
         Vec::new()
@@ -121,11 +128,12 @@ fn watch(
     for (target, aim) in found.targets.iter().zip(&aims) {
         let all = used_by(&containers, target);
         let shown = if leaves_containers(config, target) { all.clone() } else { Vec::new() };
-        let used = if is_compared { all } else { Vec::new() };
+        let used = if is_compared || is_moving { all } else { Vec::new() };
         let left = left_alone(config, cache, target, &used);
-        let used = concerned(config, cache, used);
+        let course = Course::new(state, target, aim, remote_at(aim, &lookups));
+        let used = concerned((config, cache), &course, used);
         let Decided { mut outcome, order, is_news } =
-            decide((config, cache), state, quarantine, target, (aim, &lookups), (&used, &shown));
+            decide((config, cache), state, quarantine, &course, (&used, &shown));
         if let Some(order) = order {
             tell_left_alone(&mut outcome, &left);
             orders.push(select(config, order, left));

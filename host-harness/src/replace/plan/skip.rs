@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
+use super::mounts;
+use crate::engine::mounts::is_nameless_volume;
 use crate::replace::labels::{ALLOW_RM, Labels};
 
 /// Why this container is not even removed, as a lowercase fragment: who makes it again does so as it sees fit.
@@ -32,7 +34,9 @@ pub fn reason_to_refuse(old: &Value) -> Option<String> {
                       `remove`, or label it imagewatch.allow-rm=true";
         Some(reason.to_owned())
     } else {
-        None
+        let nameless = mounts(old).find(|mount| is_nameless_volume(mount))?;
+        let place = nameless["Destination"].as_str().unwrap_or_default();
+        Some(format!("the engine does not name its volume at {place}, so its data would be lost; name the volume"))
     }
 }
 

@@ -105,10 +105,11 @@ fn tags() -> impl Strategy<Value = Vec<(&'static str, char)>> {
 
 fn worlds() -> impl Strategy<Value = World> {
     let policy = prop_oneof![2 => Just(None), 1 => Just(Some("numeric"))];
-    let config = (select(WATCHES), select(STRATEGIES), of(select(vec!["c1", "c"])), policy);
+    let baseline = (select(vec!["running", "seen"]), select(vec!["hold", "ask"]));
+    let config = (select(WATCHES), select(STRATEGIES), of(select(vec!["c1", "c"])), policy, baseline);
     (config, containers(), tags(), quarantine(), prop::bool::weighted(0.1)).prop_map(
-        |((watch, strategy, part, policy), containers, tags, quarantine, is_down)| {
-            let mut config = vec![watch, ("baseline", "running")];
+        |((watch, strategy, part, policy, (baseline, origin)), containers, tags, quarantine, is_down)| {
+            let mut config = vec![watch, ("baseline", baseline), ("unknown_origin", origin)];
             config.extend((strategy != "sometimes").then_some(("strategy", strategy)));
             config.extend(part.map(|part| ("container_name_contains", part)));
             if let Some(policy) = policy {

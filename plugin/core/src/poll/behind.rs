@@ -5,19 +5,24 @@ use std::collections::BTreeMap;
 use imagewatch_abi::{Container, Reference, Strategy};
 
 use super::aim::Aim;
-use super::standing::{strategy_for, strategy_of};
+use super::standing::{Course, strategy_for, strategy_of};
 use crate::config::{Baseline, Config};
 use crate::registry::resolve::Lookup;
 use crate::running::{Pair, Used, reason_against_origin, reason_unconfirmed, used_by};
 use crate::state::Cache;
 use crate::target::{Target, is_up, reason_against};
 
-/// The containers of `target` that a decision is about: with `baseline` = `running` those that run; else none, unless
-/// there is no container of it that may be updated.
-pub(super) fn concerned<'a>(config: &Config, cache: &Cache, used: Vec<&'a Used>) -> Vec<&'a Used> {
+/// The containers of a target that a decision is about: with `baseline` = `running` those that run. With `seen` those of
+/// a target that moves, and those of a target that could not move, to show why; else none: what was seen decides.
+pub(super) fn concerned<'a>(
+    (config, cache): (&Config, &Cache),
+    course: &Course<'_>,
+    used: Vec<&'a Used>,
+) -> Vec<&'a Used> {
+    let is_untrusted = |used: &&Used| reason_not_trusted(config, cache, used).is_some();
     match config.baseline {
         Baseline::Running => used.into_iter().filter(|(_, container)| is_up(container)).collect(),
-        Baseline::Seen if used.iter().all(|used| reason_not_trusted(config, cache, used).is_some()) => used,
+        Baseline::Seen if course.is_moving() || used.iter().all(is_untrusted) => used,
         Baseline::Seen => Vec::new(),
     }
 }

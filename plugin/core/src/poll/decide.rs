@@ -1,19 +1,15 @@
 //! The decision for one target: what is remembered of it, and the order that follows. Where its containers stand decides;
 //! see `status`. Asks nobody and hands nothing over.
 
-use std::collections::BTreeMap;
+use imagewatch_abi::{Container, Digest, Order, Outcome, Verdict};
 
-use imagewatch_abi::{Container, Digest, Order, Outcome, Reference, Verdict};
-
-use super::aim::Aim;
 use super::build_order;
 use super::standing::{Course, Standing, Standings};
 use crate::config::{Baseline, Config};
 use crate::gate::quarantine::Quarantine;
-use crate::registry::resolve::Lookup;
 use crate::running::{Used, digests_of};
 use crate::state::{Cache, Pending, Seen, State};
-use crate::status::{Rule, remote_of};
+use crate::status::Rule;
 use crate::target::Target;
 use crate::update::in_words;
 
@@ -40,26 +36,19 @@ pub(super) fn is_settled(state: &State, target: &Target) -> bool {
     target.reference.digest().is_some() || state.targets.get(&target.name).is_some_and(|seen| seen.pending.is_some())
 }
 
-/// Decides on one target. `aim` is where it is to go, with all that was looked up; `used` are the
-/// containers that the decision is about, none where nobody asks for them; `shown` those by which it is said where the
-/// target stands, if they are others.
+/// Decides on one target. `used` are the containers that the decision is about; none: what was seen decides. `shown` are
+/// the containers whose status is shown, if they are others.
 pub(super) fn decide(
     (config, cache): (&Config, &Cache),
     state: &mut State,
     quarantine: &mut Quarantine,
-    target: &Target,
-    (aim, lookups): (&Aim, &BTreeMap<Reference, Lookup>),
+    course: &Course<'_>,
     (used, shown): (&[&Used], &[&Used]),
 ) -> Decided {
-    let remote = match &aim.reference {
-        Ok(reference) => remote_of(lookups.get(reference)),
-        Err(failure) => Err((failure.message.as_str(), failure.until_ms)),
-    };
-    let course = Course::new(state, target, aim, remote);
-    let aim = course.aim;
-    let standings = Standings::new((config, cache, quarantine), &course, used);
+    let Course { target, aim, remote, .. } = *course;
+    let standings = Standings::new((config, cache, quarantine), course, used);
     let shown = (config.baseline == Baseline::Seen && !shown.is_empty()).then_some(shown);
-    let shown = shown.map(|shown| Standings::new((config, cache, quarantine), &course, shown));
+    let shown = shown.map(|shown| Standings::new((config, cache, quarantine), course, shown));
     let status = Some(shown.as_ref().unwrap_or(&standings).leading().status());
     if let Some(outcome) = settled(target, state.targets.get(&target.name)) {
         return Decided { outcome: Outcome { status, ..outcome }, order: None, is_news: false };
@@ -72,29 +61,29 @@ pub(super) fn decide(
             return Decided { outcome, order: None, is_news: true };
         }
     };
-    if is_newer(&course, &standings) {
+    if is_newer(course, &standings) {
         quarantine.lift_older(&target.name, &remote);
     }
     let is_news = !course.is_reached;
-    let decision = judge(&course, &standings);
-    let outcome = outcome_of_move(&course, &standings, &remote);
+    let decision = judge(course, &standings);
+    let outcome = outcome_of_move(course, &standings, &remote);
     let (verdict, reason, order) = match decision {
         Decision::Wait(verdict, reason) => (verdict, reason, None),
         Decision::Remember(verdict, reason) => {
-            state.targets.insert(target.name.clone(), reached(&course, &standings, remote));
+            state.targets.insert(target.name.clone(), reached(course, &standings, remote));
             (verdict, reason, None)
         }
         Decision::Order => {
             let updates = standings.leading().rule == Rule::Due;
             let order = build_order(config, state.next_order(&target.name), target, Some((aim, &remote)), updates);
-            let pending = pending(&course, &standings, &order, outcome.previous.clone(), remote);
+            let pending = pending(course, &standings, &order, outcome.previous.clone(), remote);
             state.targets.insert(target.name.clone(), pending);
             (Verdict::Moved, None, Some(order))
         }
     };
     let words = course.from.as_ref().map(|from| in_words(from, aim));
     let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
-    let reason = with_note(reason, &course);
+    let reason = with_note(reason, course);
     let id = order.as_ref().map(|order| order.order.clone());
     let until_ms = status.as_ref().filter(|_| verdict == Verdict::Held).and_then(|status| status.until_ms);
     Decided { outcome: Outcome { verdict, reason, until_ms, order: id, status, ..outcome }, order, is_news }

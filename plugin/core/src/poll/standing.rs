@@ -1,14 +1,17 @@
 //! Gathers what is known of a container: what its target saw before, what was looked up, and what holds it. A check and
 //! a poll that orders build the same facts here.
 
+use std::collections::BTreeMap;
+
 use imagewatch_abi::{Container, Reference, Status, Strategy};
 
 use super::aim::Aim;
 use crate::config::{Baseline, Config};
 use crate::gate::quarantine::Quarantine;
-use crate::running::Used;
+use crate::registry::resolve::Lookup;
+use crate::running::{Used, reason_against_origin, reason_unconfirmed};
 use crate::state::{Cache, Seen, State};
-use crate::status::{Facts, Hold, Image, Remote, Rule, status_of};
+use crate::status::{Facts, Hold, Image, Remote, Rule, remote_of, status_of};
 use crate::target::{Target, is_up, reason_against};
 
 /// Where a target is to go, and how far it came before.
@@ -33,6 +36,14 @@ pub(super) struct Course<'a> {
     pub(super) is_reached: bool,
 }
 
+/// What `aim` points to, as far as it was looked up.
+pub(super) fn remote_at<'a>(aim: &'a Aim, lookups: &'a BTreeMap<Reference, Lookup>) -> Remote<'a> {
+    match &aim.reference {
+        Ok(reference) => remote_of(lookups.get(reference)),
+        Err(failure) => Err((failure.message.as_str(), failure.until_ms)),
+    }
+}
+
 impl<'a> Course<'a> {
     pub(super) fn new(state: &State, target: &'a Target, aim: &'a Aim, remote: Remote<'a>) -> Self {
         let (aim, note) = (aim.reference.as_ref().unwrap_or(&target.reference), aim.note.as_ref());
@@ -54,12 +65,21 @@ impl<'a> Course<'a> {
         self.is_reached && self.seen.tried.contains(&container.id)
     }
 
-    /// What the target runs by all that was seen, where its containers are not known. The first sight changes nothing.
+    /// Whether what was seen before says that the target is to be updated.
+    pub(super) fn is_moving(&self) -> bool {
+        self.image_as_seen() == Image::Other
+    }
+
+    /// Whether what was seen before says that there is nothing to do. The first sight changes nothing.
+    fn is_same_as_seen(&self) -> bool {
+        self.is_reached || (self.seen.digest.is_none() && self.from.is_none())
+    }
+
+    /// What the target runs by all that was seen, where its containers are not known.
     fn image_as_seen(&self) -> Image<'a> {
-        let is_same = self.is_reached || (self.seen.digest.is_none() && self.from.is_none());
         match self.remote {
             Err((reason, until_ms)) => Image::NotLookedUp(reason, until_ms),
-            Ok(_) if is_same => Image::Same,
+            Ok(_) if self.is_same_as_seen() => Image::Same,
             Ok(_) => Image::Other,
         }
     }
@@ -131,7 +151,11 @@ pub(super) fn stand<'a>(
     let image = match container {
         _ if target.reference.digest().is_some() => Image::Pinned,
         None => course.image_as_seen(),
-        Some(container) => Image::of((config, cache), container, aim, *remote),
+        Some(container) => match Image::of((config, cache), container, aim, *remote) {
+            // What was seen decides where what runs is not known.
+            Image::Incomparable(_) if is_by_sight(config, cache, course, container) => Image::Other,
+            image => image,
+        },
     };
     let strategy = strategy_for(config, target, container);
     let facts = Facts {
@@ -148,14 +172,27 @@ pub(super) fn stand<'a>(
     Standing { container, rule: Rule::of(&facts), facts }
 }
 
+/// Whether a move of the target's tag updates `container` whatever it runs: its image came from the registry, and with
+/// `baseline` = `seen` nothing is compared.
+fn is_by_sight(config: &Config, cache: &Cache, course: &Course<'_>, container: &Container) -> bool {
+    config.baseline == Baseline::Seen
+        && course.is_moving()
+        && reason_against_origin(config, container).is_none()
+        && reason_unconfirmed(cache, container, course.aim).is_none()
+}
+
 fn left(config: &Config, course: &Course<'_>, container: &Container) -> Option<&'static str> {
     match config.baseline {
         Baseline::Running => {
             course.was_tried(container).then_some("an update to this image succeeded and left the container as it is")
         }
-        Baseline::Seen => course
-            .is_reached
-            .then_some("this image was seen before; with `baseline` = `seen` only a newer one is rolled out"),
+        Baseline::Seen if course.is_reached => {
+            Some("this image was seen before; with `baseline` = `seen` only a newer one is rolled out")
+        }
+        Baseline::Seen if course.is_same_as_seen() => Some(
+            "the first poll only remembers this image; set config key `baseline` to `running` to have it rolled out now",
+        ),
+        Baseline::Seen => None,
     }
 }
 

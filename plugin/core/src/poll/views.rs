@@ -106,6 +106,41 @@ fn f08_no_registry_learns_of_an_image_of_unknown_origin() {
 }
 
 #[any_test]
+fn f08_nothing_is_pulled_for_a_listed_image_that_only_containers_of_other_images_use() {
+    for (case, origins, orders, kind) in [
+        ("made here", &[ImageOrigin::Local][..], 0, StatusKind::Local),
+        ("unknown", &[ImageOrigin::Unknown], 0, StatusKind::Unknown),
+        ("both", &[ImageOrigin::Local, ImageOrigin::Unknown], 0, StatusKind::Unknown),
+        ("one of three may be updated", &[ImageOrigin::Local, ImageOrigin::Registry], 1, StatusKind::UpdateAvailable),
+        ("no container", &[], 1, StatusKind::UpdateAvailable),
+    ] {
+        let mut world = World::new(&[("images", IMAGE), ("baseline", "seen")]).tag("app:v1", 'a');
+        for (number, origin) in origins.iter().enumerate() {
+            world = world.with(&format!("c{number}"), IMAGE, 'a', &[]);
+            world.containers[number].origin = Some(*origin);
+        }
+        world.poll(PollMode::Watch);
+        assert!(world.orders.is_empty(), "{case}: the first poll only remembers");
+        world = world.tag("app:v1", 'b');
+        let polled = world.poll(PollMode::Watch).outcomes.remove(0);
+        assert_eq!((world.orders.len(), status(&polled).kind), (orders, kind), "{case}: {polled:?}");
+    }
+}
+
+#[any_test]
+fn with_baseline_seen_a_container_that_was_updated_by_hand_is_not_updated_again() {
+    for watch in [("images", IMAGE), ("containers", "all")] {
+        let mut world = World::new(&[watch, ("baseline", "seen")]).with("web", IMAGE, 'a', &[]).tag("app:v1", 'a');
+        world.poll(PollMode::Watch);
+        world = world.tag("app:v1", 'b');
+        world.containers[0].repo_digests = vec![format!("r.io/app@{}", super::world::digest('b'))];
+        let [polled, checked] = views(&mut world);
+        assert_eq!((status(&polled).kind, status(&checked).kind), (StatusKind::UpToDate, StatusKind::UpToDate));
+        assert!(world.orders.is_empty(), "{watch:?}");
+    }
+}
+
+#[any_test]
 fn what_the_host_refuses_is_told_before_anything_is_pulled() {
     let swarm = "task of service shop_web: not handled on this platform";
     let pinned = format!("{IMAGE}@{}", super::world::digest('a'));

@@ -15,6 +15,11 @@ fn t44_containers_that_something_else_looks_after_are_refused_and_stopped_ones_a
         ("compose run", labelled("com.docker.compose.oneoff", "True"), Some("one-off")),
         ("compose service", labelled("com.docker.compose.oneoff", "False"), None),
         ("t16 --rm", rm("false"), Some("imagewatch.allow-rm=true")),
+        (
+            "t15 a volume whose name is not known",
+            json!({ "Mounts": [{ "Type": "volume", "Source": "/mnt/nfs", "Destination": "/data" }] }),
+            Some("its volume at /data"),
+        ),
         ("t16 --rm, allowed", rm("true"), None),
         ("created from an id", on("sha256:0d07a439861c55"), Some("image id")),
         ("created from a short id", on("0d07a439861c"), Some("image id")),
