@@ -24,7 +24,9 @@ fn write(stage: &Stage, name: &str, policy: &Inline) -> PathBuf {
         .config("host.allow_unhashed", "true")
         .config("host.fuel", "500000000")
         .config("host.max_host_calls", "20");
+    // Only the default policy knows these keys.
     manifest.config.remove("interval");
+    manifest.config.remove("unknown_origin");
     stage.write(&manifest, name)
 }
 

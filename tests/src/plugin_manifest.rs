@@ -55,6 +55,13 @@ impl PluginManifest {
         self
     }
 
+    /// Removes one setting: a policy refuses keys that it does not know.
+    #[must_use]
+    pub fn without(mut self, key: &str) -> Self {
+        self.config.remove(key);
+        self
+    }
+
     /// Allows one more host.
     #[must_use]
     pub fn allow_host(mut self, host: &str) -> Self {
