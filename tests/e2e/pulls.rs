@@ -102,7 +102,7 @@ impl Scene {
         serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))
     }
 
-    /// A hand's refresh, which is to fail or to succeed.
+    /// Runs `imagewatch refresh`, which must succeed or fail as `succeeds` says.
     async fn refresh(&self, succeeds: bool) {
         let (code, output) = self.run(&["refresh", &self.web(), "--manifest", self.manifest.to_str().unwrap()]).await;
         assert_eq!(code == 0, succeeds, "{output}");

@@ -92,8 +92,7 @@ async fn serve_connection(stream: TcpStream, router: Router, cancel: Cancellatio
     let _ = connection.await;
 }
 
-/// Lets a request pass that names this server as only somebody who means it does: a page of another site that has its own
-/// name lead to this address (DNS rebinding) is refused.
+/// Refuses a request whose `Host` header does not name this server: a page of another site could send it (DNS rebinding).
 async fn require_host(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
     if has_own_host(request.headers(), address) {
         return next.run(request).await;

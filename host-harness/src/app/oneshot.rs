@@ -50,7 +50,7 @@ pub struct Refreshed {
     exit: Option<Exit>,
 }
 
-/// A manifest, or a whole command, that came to nothing.
+/// A manifest, or a whole command, that failed.
 #[derive(Debug, Serialize)]
 pub struct ManifestFailure {
     /// The manifest's name; absent where it is no manifest's failure.

@@ -11,8 +11,8 @@ use super::{OrderContext, strategy_of};
 use crate::engine::names_same_image;
 use crate::replace::is_working_name;
 
-/// The containers that `order`, or an order of the same group in `batch`, is to bring to `image`, where that is known by
-/// now: those of `listed`, which are the order's own, and then those of the others, as they were placed.
+/// The containers that `order`, or an order of the same group in `batch`, will bring to `image`. The order's own
+/// containers, `listed`, come first. The others follow in the order in which their orders were placed.
 ///
 /// # Errors
 /// When the containers cannot be listed.

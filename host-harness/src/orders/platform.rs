@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use imagewatch_abi::{Container, Failure, Order};
+use imagewatch_abi::{Container, Failure, Order, Strategy};
 
 use super::{OrderContext, list_containers};
 
@@ -22,10 +22,13 @@ impl Platforms {
     /// engine's own: then nothing is asked for, as with `docker run` without `--platform`.
     /// Containers that cannot be listed now are listed again, and looked at, when they are to be replaced.
     ///
+    /// With strategy `remove`, somebody else creates the next container and chooses its platform. Containers are then
+    /// listed after the pull, as in the seed system.
+    ///
     /// # Errors
     /// The engine does not name its platform.
     pub(super) async fn of(ctx: &OrderContext, order: &Order) -> Result<Self, Failure> {
-        if order.platform.is_some() || !order.recreate {
+        if order.platform.is_some() || !order.recreate || order.strategy == Strategy::Remove {
             return Ok(Self { default: String::new(), wanted: order.platform.clone(), is_explicit: true });
         }
         let containers = list_containers(ctx, order).await.unwrap_or_default();

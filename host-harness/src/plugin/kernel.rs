@@ -115,7 +115,7 @@ impl Kernel {
         }
     }
 
-    /// The length of a block; 0 for what is none.
+    /// The length of a block; 0 if `offset` is not a block.
     pub(super) fn length(&self, offset: u64) -> u64 {
         self.blocks.get(&offset).map_or(0, |block| block.len() as u64)
     }
@@ -128,7 +128,7 @@ impl Kernel {
         match self.blocks.get(&offset) {
             Some(block) => Ok(block),
             None if offset == 0 => Ok(&[]),
-            None => Err(Fault::new(FaultKind::Trap, format!("hands over {offset}, which is no block of its memory"))),
+            None => Err(Fault::new(FaultKind::Trap, format!("passed {offset}, which is not a block of its memory"))),
         }
     }
 

@@ -1,5 +1,5 @@
-//! The end of an update that succeeded, the same for whoever performs it: the program that began it, one that finds it half
-//! done, an updater that takes the place of another, and the restart of a unit. Each step may be begun again.
+//! Commits an update. All paths use it: the program that began the update, recovery, handover, and the restart of a unit.
+//! Each step can be repeated.
 
 use imagewatch_abi::Report;
 
@@ -39,7 +39,7 @@ impl Replacer {
     }
 
     /// What follows the last change of an update that succeeded: the hooks in the new containers of `parts`, which the
-    /// transaction `made_by` made or a unit, and the end of images that are kept no longer.
+    /// transaction `made_by` made or a unit, and removes old images.
     pub(super) async fn clean_up(
         &self,
         origin: &Origin,

@@ -58,7 +58,7 @@ impl Replacer {
     }
 
     /// Runs the commands for after the update in those containers of `parts` that the transaction `made_by` made, or else a
-    /// unit. A transaction's are run at most once, whoever ends it, so that none is begun where that cannot be written down.
+    /// unit. A transaction's hooks run at most once. If the journal cannot be written, no hook starts.
     pub(super) async fn run_hooks_after(
         &self,
         parts: &[&Part],

@@ -37,7 +37,7 @@ pub(super) async fn find_refusal(engine: &dyn Engine, container: &Value) -> Resu
 
 /// How it was created says so.
 async fn lasting_reason(engine: &dyn Engine, container: &Value) -> Result<Option<String>, EngineError> {
-    // Before all that a label may permit: one that cannot be read permits nothing, and is what is to be told.
+    // Checked first: a label that cannot be read permits nothing, and its reason is shown.
     if let Some(reason) = Labels::of(container).check().err().or_else(|| reason_to_refuse(container)) {
         return Ok(Some(reason));
     }

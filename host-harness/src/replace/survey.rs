@@ -182,7 +182,7 @@ impl Replacer {
         let found = named.filter_map(|name| all.iter().find(|container| name_of(container) == name));
         let mut groups = vec![group_of(root, all)];
         for member in found.filter(is_member) {
-            // It is swapped as one of its own, whoever would only have restarted it.
+            // It is swapped, not only restarted.
             for group in &mut groups {
                 group.restart.retain(|container| container["Id"] != member["Id"]);
             }

@@ -57,7 +57,7 @@ pub enum AddressError {
         "{asked} speaks API versions {from} to {to}, and the engine at {host} speaks {engine_from} to {engine_to}; {advice}"
     )]
     NoCommonVersion {
-        /// Who asks: imagewatch, or `DOCKER_API_VERSION`.
+        /// The source of the version range: `imagewatch` or `DOCKER_API_VERSION`.
         asked: &'static str,
         /// The oldest version here.
         from: ApiVersion,
@@ -97,7 +97,7 @@ pub fn choose_engine(
     let host = docker_host.unwrap_or(DEFAULT_ADDRESS).to_owned();
     let is_named_socket = docker_host.is_some_and(|host| host.starts_with("unix://"));
     let tls = ["DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH"];
-    // Nobody encrypts on a socket of this machine. Without an address, they mean tcp://localhost:2376.
+    // A Unix socket needs no TLS. Without an address, these variables mean tcp://localhost:2376.
     let asks_for_tls = tls.into_iter().find(|name| {
         variable(name).is_some() && !is_named_socket && (docker_host.is_some() || *name != "DOCKER_CERT_PATH")
     });

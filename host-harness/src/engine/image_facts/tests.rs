@@ -6,12 +6,12 @@ use crate::engine::{ApiVersion, Engine as _, EngineFacts};
 
 const NAME: &str = "r.io/app:latest";
 
-/// Answers of Docker 29 to `identity=1`; see `recorded/README.md`.
+/// What Docker 29 answers to `identity=1`, derived from its source; see `derived/README.md`.
 const DOCKER_29: [(&str, &str, ImageOrigin); 4] = [
-    ("pulled", include_str!("../recorded/docker-29-api-1.55-pulled.json"), ImageOrigin::Registry),
-    ("built", include_str!("../recorded/docker-29-api-1.55-built.json"), ImageOrigin::Local),
-    ("imported", include_str!("../recorded/docker-29-api-1.55-imported.json"), ImageOrigin::Local),
-    ("retagged", include_str!("../recorded/docker-29-api-1.55-retagged.json"), ImageOrigin::Unknown),
+    ("pulled", include_str!("../derived/api-1.55-pulled.json"), ImageOrigin::Registry),
+    ("built", include_str!("../derived/api-1.55-built.json"), ImageOrigin::Local),
+    ("imported", include_str!("../derived/api-1.55-imported.json"), ImageOrigin::Local),
+    ("retagged", include_str!("../derived/api-1.55-retagged.json"), ImageOrigin::Unknown),
 ];
 
 #[tokio::test]
