@@ -41,7 +41,8 @@ async fn a_check_says_what_is_to_be_done_and_changes_nothing() {
     stage.run("new").await;
     let pinned = format!("{}@{v1}", stage.image("old"));
     stage.run_as("pinned", RunSpec { image: pinned, ..RunSpec::default() }).await;
-    let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
+    let manifest = stage.manifest().config("containers", "labelled").config("baseline", "running");
+    let manifest = stage.write(&manifest, "labelled");
 
     let (code, output) = run(&stage, &["check", text(&manifest)]).await;
     assert_eq!(code, 0, "{output}");
