@@ -117,7 +117,8 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn mount(folder: PathBuf, size_kib: u32) -> Self {
-        let size = format!("size={size_kib}k");
+        // As a state folder has to be: for its owner alone.
+        let size = format!("size={size_kib}k,mode=700");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "imagewatch-test"]).arg(&folder).status();
         assert!(mounted.expect("mount can be run").success(), "this test needs root, as the engine does");
         Self(folder)

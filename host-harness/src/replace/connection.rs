@@ -219,7 +219,8 @@ fn on_engines_machine(path: &Path, own: Option<&Listed>) -> PathBuf {
 /// alone is what a client has.
 fn serves_socket(container: &Listed, socket: &Path) -> bool {
     container.mounts.as_array().into_iter().flatten().any(|mount| {
-        let source = mount["Source"].as_str().map(Path::new);
+        // A list has an empty source for a volume, and every path begins with an empty one.
+        let source = mount["Source"].as_str().map(Path::new).filter(|folder| folder.is_absolute());
         mount["RW"] == true
             && source.is_some_and(|folder| folder != Path::new("/") && folder != socket && socket.starts_with(folder))
     })

@@ -131,6 +131,7 @@ async fn f33_the_container_that_an_address_leads_to_is_found() {
         ),
         ("a socket above", "unix:///srv/a/b/docker.sock", vec![mounting("proxy", "/srv/a", true)], &["proxy"]),
         ("a reader of the folder", "unix:///run/proxy/docker.sock", vec![mounting("web", "/run/proxy", false)], &[]),
+        ("a volume, whose source a list leaves empty", "unix:///run/x.sock", vec![mounting("web", "", true)], &[]),
         ("a client of the socket", "unix:///srv/docker.sock", vec![mounting("web", "/srv/docker.sock", true)], &[]),
         ("the engine's own socket", "unix:///var/run/docker.sock", vec![mounting("web", "/var/run", true)], &[]),
         ("one that has all of the host", "unix:///srv/docker.sock", vec![mounting("agent", "/", true)], &[]),
