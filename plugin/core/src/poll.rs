@@ -20,7 +20,7 @@ use std::mem::take;
 
 use imagewatch_abi::{
     Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
-    Strategy, Verdict,
+    StatusKind, Strategy, Verdict,
 };
 
 use aim::{Aims, find_aims};
@@ -277,7 +277,10 @@ fn log_outcome(host: &mut dyn Host, outcome: &Outcome) {
                 if outcome.order.is_some() { ", refreshing" } else { "" }
             ),
         ),
-        // It was said aloud when the digest was barred.
+        Verdict::Held if outcome.status.as_ref().is_some_and(|status| status.kind == StatusKind::Blocked) => {
+            (LogLevel::Warn, format!("{target}: {} is not rolled out{reason}", short(&outcome.digest)))
+        }
+        // The log said so when the digest was quarantined.
         Verdict::Held => (LogLevel::Debug, format!("{target}: {} is held{reason}", short(&outcome.digest))),
         Verdict::Unknown => {
             (LogLevel::Warn, format!("{target}: {}", outcome.reason.as_deref().unwrap_or("nothing is known")))
