@@ -63,6 +63,14 @@ impl TestEngine {
         self.has_containerd_store
     }
 
+    /// Whether a create call takes all networks of a container, so that none is connected afterwards (API 1.44).
+    pub async fn creates_with_all_networks(&self) -> bool {
+        let version =
+            self.docker.version().await.unwrap_or_else(|error| panic!("no version of {}: {error}", self.host));
+        let minor = version.api_version.as_deref().and_then(|version| version.strip_prefix("1.")?.parse::<u32>().ok());
+        minor.is_none_or(|minor| minor >= 44)
+    }
+
     /// The value of config key `unknown_origin` with which containers that a test starts are updated. The tests pull
     /// images themselves, and the containerd store does not report a pull before API 1.55.
     pub fn unknown_origin(&self) -> &'static str {

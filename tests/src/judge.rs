@@ -117,7 +117,8 @@ fn read_kept(inspection: &Value) -> Kept {
     let mounts = inspection["Mounts"].as_array().into_iter().flatten();
     let mount = |mount: &Value| {
         let path = mount["Destination"].as_str().unwrap_or_default().to_owned();
-        (path, json!([mount["Type"], mount["Name"], mount["Source"], mount["RW"]]))
+        // The source has a volume's name; Docker 28 leaves out the names of some.
+        (path, json!([mount["Type"], mount["Source"], mount["RW"]]))
     };
     Kept {
         is_running: inspection["State"]["Running"] == true,
