@@ -18,7 +18,7 @@ const RUNNER: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER";
 
 /// The end-to-end modules that CI runs on the modern engine too: those that read facts of images, replace or recover. The
 /// others run there in a full run only, to save time.
-const ON_MODERN_ENGINE: [&str; 13] = [
+const ON_MODERN_ENGINE: [&str; 16] = [
     "canary::",
     "commands::",
     "connection::",
@@ -30,6 +30,9 @@ const ON_MODERN_ENGINE: [&str; 13] = [
     "groups::",
     "image_facts::",
     "itself::",
+    "killed::t23_t25_a_kill_at_any_event",
+    "labels::",
+    "moving::",
     "services::",
     "steps::",
 ];
