@@ -93,7 +93,7 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         STRATEGIES_KEY,
         "list of strategies",
         "replace start-first remove pull-only notify",
-        "Strategies that may be ordered; no other is. A container's own label still goes before.",
+        "Strategies that may be ordered; any other is refused. A container's own label still takes precedence.",
     ),
     (
         FUNCTIONS_KEY,

@@ -91,19 +91,19 @@ pub const KEYS: &[Key] = &[
         "strategy",
         "`replace`, `start-first`, `remove`, `pull-only` or `notify`",
         "replace",
-        "Swap a container for one on the new image (stopping the old one first, or starting the new one first where that is possible); force-remove it for a control plane to provision again; only pull; or only say that the tag moved. A container's label `imagewatch.strategy` goes before; where targets are images or names, which many containers may follow, `pull-only` and `notify` here hold for all of them.",
+        "`replace`: stop the container, then start a container on the new image. `start-first`: start the new one first if possible. `remove`: force-remove the container, so that a control plane creates it again. `pull-only`: only pull. `notify`: only say that the tag moved. A container's label `imagewatch.strategy` takes precedence. If the manifest lists images or names, `pull-only` and `notify` apply to all their containers.",
     ),
     key(
         "update_policy",
         "`digest`, `semver:RANGE`, `numeric` or `alphabetical`",
         "digest",
-        "Which tag to follow; see Following tags. Label `imagewatch.update-policy` goes before, and then `imagewatch.tag-filter` too.",
+        "Which tag to follow; see Following tags. A container's labels `imagewatch.update-policy` and `imagewatch.tag-filter` take precedence together.",
     ),
     key(
         "tag_filter",
         "regular expression",
         "",
-        "Which tags count, and with its first group what of them is compared. Label `imagewatch.tag-filter` goes before.",
+        "Only tags that match count. The text of the first group is compared. A container's label `imagewatch.tag-filter` takes precedence.",
     ),
     key("platform", "`os/arch[/variant]`", "", "The platform to pull; empty means the engine's default."),
     key(

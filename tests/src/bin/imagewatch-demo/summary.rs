@@ -117,7 +117,7 @@ impl Times {
         show_detail(since(self.renamed, self.started), "the engine starts v2");
         // Tried apart: 1-20 ms when nobody asks before the start is over. Who does makes the kernel look for an
         // address that nobody has yet, and it looks again after a second.
-        show_detail(since(self.started, self.absence.to), "v2 answers (who asked too early waits for ARP)");
+        show_detail(since(self.started, self.absence.to), "v2 answers (a client that asked too early waits for ARP)");
         if failed_elsewhere > 0 {
             screen::fact("", format!("{failed_elsewhere} more requests failed before or after: a busy machine"));
         }
