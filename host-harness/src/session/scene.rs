@@ -8,6 +8,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
 use crate::credentials::env::parse_credentials;
+use crate::credentials::store::CredentialStore;
 use crate::effects::Adapters;
 use crate::engine::memory::MemoryEngine;
 use crate::http::client::{HttpClient, HttpSettings};
@@ -76,4 +77,21 @@ impl Scene {
         let session = Session::new(manifest, plugin, effects.clone(), store, record.clone(), StateKeeping::Persisted);
         Self { session, effects, record, engine, registry }
     }
+}
+
+/// The policy of `manifest` at work, beside an engine without containers and without any credential.
+pub(crate) fn session_of(manifest: Arc<PluginManifest>) -> Session {
+    let plugin = Arc::new(load(&manifest).expect("the policy loads"));
+    let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
+    let store = Arc::new(Store::in_memory());
+    let adapters = Adapters {
+        engine: Arc::new(MemoryEngine::new()),
+        http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
+        credentials: Arc::new(CredentialStore::default()),
+        store: store.clone(),
+        cancel: CancellationToken::new(),
+    };
+    let record = Arc::new(Record::default());
+    let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
+    Session::new(manifest, plugin, Arc::new(effects), store, record, StateKeeping::Memory)
 }

@@ -4,19 +4,13 @@ use std::sync::Arc;
 
 use imagewatch_abi::{PollMode, Verdict};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 use wiremock::matchers::{header_exists, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
-use crate::credentials::store::CredentialStore;
-use crate::effects::{Adapters, ManifestEffects};
-use crate::engine::memory::MemoryEngine;
-use crate::http::client::{HttpClient, HttpSettings};
-use crate::http::egress::EgressRules;
-use crate::plugin::{PluginManifest, Record, StateKeeping, load};
+use crate::plugin::{PluginManifest, load};
 use crate::session::Session;
-use crate::store::Store;
+use crate::session::scene::session_of;
 
 const CANARY: &str = "t0ken-canary-7f3a";
 
@@ -61,20 +55,7 @@ impl Scene {
 
     fn session(&self, recorder: &Arc<Recorder>) -> Session {
         let manifest = Arc::new(self.manifest(&[]));
-        let plugin = Arc::new(load(&manifest).expect("the policy loads"));
-        let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
-        let store = Arc::new(Store::in_memory());
-        let adapters = Adapters {
-            engine: Arc::new(MemoryEngine::new()),
-            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
-            credentials: Arc::new(CredentialStore::default()),
-            store: store.clone(),
-            cancel: CancellationToken::new(),
-        };
-        let record = Arc::new(Record::default());
-        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
-        let session = Session::new(manifest, plugin, Arc::new(effects), store, record, StateKeeping::Memory);
-        session.recorded(recorder.clone())
+        session_of(manifest).recorded(recorder.clone())
     }
 
     fn file(&self) -> std::path::PathBuf {

@@ -7,19 +7,12 @@ use imagewatch_abi::Verdict;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
-use crate::credentials::store::CredentialStore;
-use crate::effects::Adapters;
-use crate::effects::ManifestEffects;
-use crate::engine::memory::MemoryEngine;
-use crate::http::client::{HttpClient, HttpSettings};
-use crate::http::egress::EgressRules;
-use crate::plugin::{PluginManifest, Record, StateKeeping, load};
-use crate::store::Store;
+use crate::plugin::PluginManifest;
+use crate::session::scene::session_of;
 
 /// Accepts and reads, and answers each request with digest `a` once it is told to.
 struct Stalled {
@@ -89,19 +82,7 @@ impl Stage {
         });
         let manifest = PluginManifest::parse("apps", "(test)", &manifest.to_string(), &|_| None);
         let manifest = Arc::new(manifest.expect("a good manifest").with_embedded());
-        let plugin = Arc::new(load(&manifest).expect("the policy loads"));
-        let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
-        let store = Arc::new(Store::in_memory());
-        let adapters = Adapters {
-            engine: Arc::new(MemoryEngine::new()),
-            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
-            credentials: Arc::new(CredentialStore::default()),
-            store: store.clone(),
-            cancel: CancellationToken::new(),
-        };
-        let record = Arc::new(Record::default());
-        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
-        Session::new(manifest, plugin, Arc::new(effects), store, record, StateKeeping::Memory)
+        session_of(manifest)
     }
 }
 
