@@ -105,9 +105,14 @@ fn watch(
     let is_left = found.targets.iter().any(|target| leaves_containers(config, target));
     // Before a move is ordered: a pull would move the tag of an image that came from no registry, and a container may
     // run the new image already.
-    let is_moving = found.targets.iter().zip(&aims).any(|(target, aim)| {
-        let course = Course::new(state, target, aim, remote_at(aim, &lookups));
-        let is_held = |remote| quarantine.hold(&target.name, course.aim, remote).is_some();
+    let courses: Vec<_> = found
+        .targets
+        .iter()
+        .zip(&aims)
+        .map(|(target, aim)| Course::new(state, target, aim, remote_at(aim, &lookups)))
+        .collect();
+    let is_moving = courses.iter().any(|course| {
+        let is_held = |remote| quarantine.hold(&course.target.name, course.aim, remote).is_some();
         course.is_moving() && !course.is_ordered && !course.remote.is_ok_and(is_held)
     });
     let containers = if is_compared {
@@ -128,7 +133,8 @@ fn watch(
     for outcome in &outcomes {
         log_outcome(host, outcome);
     }
-    for (target, aim) in found.targets.iter().zip(&aims) {
+    for course in &courses {
+        let target = course.target;
         if !is_settled(state, target) && cache.unfinished.is_waiting(&target.reference) {
             pending.push(target.name.clone());
             outcomes.push(unanswered(target));
@@ -139,10 +145,9 @@ fn watch(
         let shown = if leaves_containers(config, target) { all.clone() } else { Vec::new() };
         let used = if is_compared || is_moving { all } else { Vec::new() };
         let left = left_alone(config, cache, target, &used);
-        let course = Course::new(state, target, aim, remote_at(aim, &lookups));
-        let used = concerned((config, cache), &course, used);
+        let used = concerned((config, cache), course, used);
         let Decided { mut outcome, order, is_news } =
-            decide((config, cache), state, quarantine, &course, (&used, &shown));
+            decide((config, cache), state, quarantine, course, (&used, &shown));
         if let Some(order) = order {
             tell_left_alone(&mut outcome, &left);
             orders.push(select(config, order, left));
