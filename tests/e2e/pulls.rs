@@ -25,6 +25,21 @@ const POLLS: usize = 20;
 /// So often the engine may ask in these polls: at the first attempt and at those after the growing waits.
 const MOST_REQUESTS: usize = 4;
 
+/// What the engine took from the registry.
+#[derive(Debug, Clone, Copy)]
+struct Traffic {
+    /// Requests for manifests.
+    requests: usize,
+    /// Of the bodies of all answers.
+    bytes: u64,
+}
+
+impl Traffic {
+    fn since(self, before: Self) -> Self {
+        Self { requests: self.requests - before.requests, bytes: self.bytes - before.bytes }
+    }
+}
+
 /// One container, `web`, on `v1`, and the program that watches it.
 struct Scene {
     /// Ends first, so that nothing works on the containers that the stage removes.
@@ -71,13 +86,14 @@ impl Scene {
         format!("/v2/{}/{rest}", self.web())
     }
 
-    /// What the engine asked the registry for manifests.
-    fn engine_requests(&self) -> usize {
-        let manifests = |program| {
+    /// What the engine took from the registry so far: what imagewatch itself did not.
+    fn engine_traffic(&self) -> Traffic {
+        let of = |program| {
             let requests = self.registry.requests_of(program);
-            requests.iter().filter(|line| line.contains("/manifests/")).count()
+            let requests = requests.iter().filter(|line| line.contains("/manifests/")).count();
+            Traffic { requests, bytes: self.registry.bytes_to(program) }
         };
-        manifests("") - manifests("imagewatch/")
+        of("").since(of("imagewatch/"))
     }
 
     /// Waits for so many polls.
@@ -110,15 +126,15 @@ impl Scene {
 
     /// Waits until the move to `digest` is held for `cause`, and checks that it stays so for some polls, that the engine
     /// asks seldom, and that everything shows it. `says` is in the reason.
-    async fn assert_held(&self, before: usize, digest: &Digest, cause: &str, says: &[&str]) {
+    async fn assert_held(&self, before: Traffic, digest: &Digest, cause: &str, says: &[&str]) {
         self.daemon.process.wait_for_line("is held, tried again in", FIRST_WAIT_OVER).await;
+        let first = self.engine_traffic().since(before);
         self.polls(POLLS).await;
-        let requests = self.engine_requests() - before;
-        assert!(
-            (1..=MOST_REQUESTS).contains(&requests),
-            "{requests} requests: {:#?}",
-            self.registry.requests_of("docker/")
-        );
+        let all = self.engine_traffic().since(before);
+        let requests = self.registry.requests_of("docker/");
+        assert!((1..=MOST_REQUESTS).contains(&all.requests), "{all:?}: {requests:#?}");
+        let most_bytes = u64::try_from(MOST_REQUESTS).expect("few") * first.bytes;
+        assert!(all.bytes <= most_bytes, "the first attempt took {first:?}, all took {all:?}");
         let checked = self.json(&["check", "--json", self.manifest.to_str().unwrap()]).await;
         let row = &checked["images"][0];
         assert_eq!((&row["verdict"], &row["digest"]), (&json!("held"), &json!(digest)), "{row}");
@@ -136,9 +152,9 @@ impl Scene {
 
     /// A refresh by hand asks at once, and a further move is not held.
     async fn assert_free_by_hand_and_by_a_move(&self) {
-        let before = self.engine_requests();
+        let before = self.engine_traffic();
         self.refresh(false).await;
-        assert!(self.engine_requests() > before, "it was tried at once");
+        assert!(self.engine_traffic().since(before).requests > 0, "it was tried at once");
         self.registry.clear_rules();
         let v3 = self.stage.push("web", "v3").await;
         self.stage.wait_until_on("web", &v3, LATER).await;
@@ -153,7 +169,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn f01a_an_image_without_the_platform_is_held() {
     let scene = Scene::new(&[]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
     let v2 = scene.stage.registry.target().push_index(&scene.web(), "latest", &[("linux/s390x", spec)]).await;
     scene.assert_held(before, &v2, "no_platform", &["no matching manifest"]).await;
@@ -163,7 +179,7 @@ async fn f01a_an_image_without_the_platform_is_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f01b_an_image_whose_layer_is_missing_is_held() {
     let scene = Scene::new(&[]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
     let v2 = scene.stage.registry.target().push_damaged(&scene.web(), "latest", &spec).await;
     scene.assert_held(before, &v2, "not_found", &["was not pulled"]).await;
@@ -173,7 +189,7 @@ async fn f01b_an_image_whose_layer_is_missing_is_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f01c_an_image_whose_manifest_is_refused_is_held() {
     let scene = Scene::new(&[]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     scene.registry.answer_all(&format!("GET {}", scene.path("manifests/")), StatusCode::FORBIDDEN);
     let v2 = scene.stage.push("web", "v2").await;
     scene.assert_held(before, &v2, "denied", &["was not pulled"]).await;
@@ -183,7 +199,7 @@ async fn f01c_an_image_whose_manifest_is_refused_is_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn k6_an_image_whose_manifest_is_gone_is_held_and_freed_by_a_clear() {
     let scene = Scene::new(&[]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     scene.registry.answer_all(&format!("GET {}", scene.path("manifests/")), StatusCode::NOT_FOUND);
     let v2 = scene.stage.push("web", "v2").await;
     scene.assert_held(before, &v2, "not_found", &["was not pulled"]).await;
@@ -198,7 +214,7 @@ async fn f02_an_engine_that_gets_another_image_is_held_until_it_gets_the_right_o
     let v1 = ImageSpec::sleeper(&scene.scope().name("v1"));
     let v1 = scene.stage.registry.target().push(&scene.web(), "old", &v1).await;
     scene.registry.redirect_all(&scene.path("manifests/latest"), "docker/", &scene.path("manifests/old"));
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     let v2 = scene.stage.push("web", "v2").await;
     let says = ["the engine gets a different image than the registry has", v1.as_str(), v2.as_str()];
     scene.assert_held(before, &v2, "mismatch", &says).await;
@@ -237,7 +253,7 @@ async fn f19_a_pull_goes_on_while_data_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f19_a_very_slow_layer_arrives_or_is_held() {
     let scene = Scene::new(&[("host.pull_timeout", "5s")]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     scene.registry.pace_all("/blobs/", 2_500, Duration::from_millis(500));
     let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 80_000)).await;
     let arrived = wait_for("the layer, or a hold", LATER, || async {
@@ -254,7 +270,7 @@ async fn f19_a_very_slow_layer_arrives_or_is_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f19_a_pull_without_data_is_held_and_names_its_limit() {
     let scene = Scene::new(&[("host.pull_timeout", "5s")]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     let hold = scene.registry.hold("/blobs/");
     let v2 = scene.stage.push("web", "v2").await;
     scene.assert_held(before, &v2, "too_slow", &["host.pull_timeout", "no data came for 5s"]).await;
@@ -273,7 +289,7 @@ async fn f20_an_image_without_space_is_held_for_an_hour() {
         folder: TempDir::new().expect("a folder"),
     };
     let scene = Scene::on(stage, &format!("{address}:0"), &[]).await;
-    let before = scene.engine_requests();
+    let before = scene.engine_traffic();
     let blobs = scene.registry.count("/blobs/");
     let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 80_000_000)).await;
     scene.assert_held(before, &v2, "no_space", &["no space left on device"]).await;

@@ -298,12 +298,9 @@ async fn a_thousand_swaps_under_load_lose_no_tick_and_no_memory() {
     );
     assert_eq!(status["loads"]["loaded"], json!(SWAPS + 1), "each was at work: {status}");
     assert_eq!((&status["loads"]["refused"], &status["faults"]), (&Value::Null, &json!({})), "{status}");
-    // The lines say when a poll ended; it began at least 200 ms after the one before had.
-    assert!(
-        f64::from(u32::try_from(polls.len()).expect("a few hundred")) <= due + 2.0,
-        "{} polls where {due:.0} were due",
-        polls.len()
-    );
+    // A tick polls once, and a second time if the registry answered late. A swap alone causes no poll.
+    let polled = f64::from(u32::try_from(polls.len()).expect("a few hundred"));
+    assert!(polled <= 2.0 * due + 2.0, "{polled} polls where {due:.0} were due");
     assert!(most < 2.0, "a tick of every 200 ms came after {most:.3} s: one was lost");
     assert!(refreshes > 5, "{refreshes}");
     assert!(grown_kib < 24 * 1024, "{grown_kib} KiB more than after a tenth of the swaps");

@@ -3,8 +3,11 @@
 use imagewatch_abi::Digest;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::ImageSpec;
+use imagewatch_tests::proxy::Proxy;
+use imagewatch_tests::wait::wait_for;
+use reqwest::StatusCode;
 
-use crate::stage::{SOON, Stage, labels, run_to_end};
+use crate::stage::{LATER, SOON, Stage, labels, run_to_end, watch_with};
 
 const POLICY: &str = "imagewatch.update-policy";
 
@@ -105,4 +108,41 @@ async fn a_listed_image_is_found_on_the_tag_to_which_it_went_when_the_program_st
     let daemon = stage.watch(&[manifest]);
     assert_eq!(stage.wait_until_on("web", &eleventh, SOON).await.image, tagged(&stage, "build-11"));
     daemon.wait_for_line("build-10 → build-11: pulled, recreated").await;
+}
+
+/// The next best tag is pulled once, and the newest never.
+#[tokio::test(flavor = "multi_thread")]
+async fn f15_a_newest_tag_that_is_not_available_causes_no_pull_per_poll() {
+    const POLLS: usize = 20;
+    for (case, platform, is_missing) in [("a", "linux/amd64", true), ("b", "linux/s390x", false)] {
+        let stage = Stage::new().await;
+        let web = stage.scope.name("web");
+        let registry = Proxy::to_registry(&stage.registry.host()).await;
+        let engine = Proxy::to_engine(stage.scope.engine().host()).await;
+        push(&stage, "1.0.0").await;
+        let image = format!("{}/{web}:1.0.0", registry.host());
+        let labels = labels(&[(POLICY, "semver:^1")]);
+        stage.run_as("web", RunSpec { image, labels, ..RunSpec::default() }).await;
+        let available = push(&stage, "1.1.0").await;
+        let spec = ImageSpec::sleeper(&stage.scope.name("v1.2.0"));
+        stage.registry.target().push_index(&web, "1.2.0", &[(platform, spec)]).await;
+        if is_missing {
+            registry.answer_all("/manifests/1.2.0", StatusCode::NOT_FOUND);
+        }
+        let insecure = format!("loopback {}", registry.host());
+        let manifest = stage.manifest_for(&registry.host()).config("containers", "labelled");
+        let manifest = stage.write(&manifest.config("host.insecure_registries", &insecure), "labelled");
+        let daemon = watch_with(&engine.host(), &[manifest], &[]);
+        stage.wait_until_on("web", &available, SOON).await;
+
+        let polls = || engine.count("/containers/json");
+        let before = polls();
+        wait_for("twenty polls", LATER, || async {
+            let now = polls() - before;
+            if now >= POLLS { Ok(()) } else { Err(now) }
+        })
+        .await;
+        assert_eq!(engine.count("/images/create"), 1, "{case}: {:#?}", engine.requests());
+        drop(daemon);
+    }
 }

@@ -11,7 +11,7 @@ use std::{fs, io};
 
 use futures_util::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
@@ -99,6 +99,8 @@ struct Seen {
     /// `METHOD /path?query`.
     line: String,
     user_agent: String,
+    /// The bytes of its answer's body that passed so far.
+    bytes: Arc<AtomicU64>,
 }
 
 /// What happens to one request.
@@ -271,6 +273,13 @@ impl Proxy {
         of_program.map(|request| request.line.clone()).collect()
     }
 
+    /// The bytes of bodies that passed so far in answers to programs whose `User-Agent` starts with `program`.
+    pub fn bytes_to(&self, program: &str) -> u64 {
+        let requests = self.shared.requests.lock().expect("no holder panics");
+        let of_program = requests.iter().filter(|request| request.user_agent.starts_with(program));
+        of_program.map(|request| request.bytes.load(Ordering::Relaxed)).sum()
+    }
+
     /// How many of [`requests`](Self::requests) contain `pattern`.
     pub fn count(&self, pattern: &str) -> usize {
         self.requests().iter().filter(|request| request.contains(pattern)).count()
@@ -358,7 +367,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
 }
 
 /// A response of the upstream, at once or in pieces, or one that was made up.
-type AnyBody = Either<Incoming, Either<String, UnsyncBoxBody<Bytes, hyper::Error>>>;
+type AnyBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// An error closes the client's connection, as a dead upstream would.
 async fn forward(
@@ -370,7 +379,8 @@ async fn forward(
         request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let user_agent = user_agent.unwrap_or_default();
     let change = shared.change_of(&line, &user_agent);
-    let seen = Seen { line: line.clone(), user_agent };
+    let bytes = Arc::new(AtomicU64::new(0));
+    let seen = Seen { line: line.clone(), user_agent, bytes: Arc::clone(&bytes) };
     let is_question = line.contains(ABSENT);
     if !is_question {
         shared.requests.lock().expect("no holder panics").push(seen);
@@ -407,14 +417,26 @@ async fn forward(
     if fault == Some(Fault::SwallowAnswer) {
         return Err("the answer is swallowed".into());
     }
-    match change {
-        Some(Change::Pace(size, pause)) => in_pieces(response, size, pause).await,
-        _ => Ok(response.map(Either::Left)),
-    }
+    let response = match change {
+        Some(Change::Pace(size, pause)) => in_pieces(response, size, pause).await?,
+        _ => response.map(BodyExt::boxed_unsync),
+    };
+    Ok(response.map(|body| counted(body, bytes)))
+}
+
+/// The same body; `bytes` grows with what passes.
+fn counted(body: AnyBody, bytes: Arc<AtomicU64>) -> AnyBody {
+    body.map_frame(move |frame| {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        bytes.fetch_add(u64::try_from(length).expect("a frame is short"), Ordering::Relaxed);
+        frame
+    })
+    .boxed_unsync()
 }
 
 fn answer(status: u16, body: &str) -> Response<AnyBody> {
-    let mut response = Response::new(Either::Right(Either::Left(body.to_owned())));
+    let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::from_u16(status).expect("a test's status");
     response
 }
@@ -437,7 +459,7 @@ async fn in_pieces(
         sleep(pause).await;
         Ok(Frame::data(piece))
     });
-    Ok(Response::from_parts(head, Either::Right(Either::Right(StreamBody::new(paced).boxed_unsync()))))
+    Ok(Response::from_parts(head, StreamBody::new(paced).boxed_unsync()))
 }
 
 impl Shared {
