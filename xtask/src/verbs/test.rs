@@ -18,7 +18,7 @@ const RUNNER: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER";
 
 /// The end-to-end modules that CI runs on the modern engine too: those that read facts of images, replace or recover. The
 /// others run there in a full run only, to save time.
-const ON_MODERN_ENGINE: [&str; 16] = [
+const ON_MODERN_ENGINE: [&str; 18] = [
     "canary::",
     "commands::",
     "connection::",
@@ -33,6 +33,8 @@ const ON_MODERN_ENGINE: [&str; 16] = [
     "killed::t23_t25_a_kill_at_any_event",
     "labels::",
     "moving::",
+    "pulls::f01",
+    "pulls::k6",
     "services::",
     "steps::",
 ];

@@ -205,7 +205,8 @@ pub(crate) fn list_tags(
 }
 
 /// Those of `references`, pinned by digest, that their own repository has; each is asked for, also where the cache has
-/// the same document from another repository.
+/// the same document from another repository. A `HEAD` is enough, so a registry that refuses to hand out the manifest
+/// still confirms it.
 pub(crate) fn find_in_repository(
     host: &mut dyn Host,
     cache: &mut Cache,
@@ -213,7 +214,7 @@ pub(crate) fn find_in_repository(
     now_ms: u64,
     references: BTreeSet<Reference>,
 ) -> Vec<Reference> {
-    let queries: Vec<Query> = references.into_iter().map(Query::Document).collect();
+    let queries: Vec<Query> = references.into_iter().map(Query::Digest).collect();
     let found = look_up(host, cache, insecure, now_ms, queries).into_iter();
     found.filter_map(|(query, found)| found.is_ok().then(|| query.reference().clone())).collect()
 }
