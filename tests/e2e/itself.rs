@@ -17,7 +17,7 @@ use imagewatch_tests::wait::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-const LATER: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_mins(3);
 const SOCKET: &str = "/run/engine.sock";
 
 /// An updater in a container, and a container that it updates. Fields are dropped in this order.

@@ -14,7 +14,7 @@ use imagewatch_tests::wait::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const LATER: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_mins(3);
 
 /// A program that watches labelled containers. Fields are dropped in this order.
 struct Scene {

@@ -21,7 +21,7 @@ use imagewatch_tests::token_server::{SERVICE, TokenPolicy, TokenServer};
 use imagewatch_tests::wait::wait_for;
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_mins(1);
 
 async fn start_token_server() -> Arc<TokenServer> {
     let users = BTreeMap::from([("alice".to_owned(), "s3cret:pw".to_owned())]);

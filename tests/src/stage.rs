@@ -17,10 +17,10 @@ use imagewatch_abi::Digest;
 use tempfile::TempDir;
 
 /// For what takes a tick or two.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// For what has to wait for Docker's stop.
-pub const LATER: Duration = Duration::from_secs(60);
+pub const LATER: Duration = Duration::from_mins(3);
 
 /// The token of every admin API here.
 pub const ADMIN_TOKEN: &str = "the-admin-token";
