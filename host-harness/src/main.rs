@@ -3,27 +3,34 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anstream::ColorChoice;
 use clap::CommandFactory;
-use imagewatch::app::{
-    App, AppError, ManifestFailure, ReplayRequest, StateFolder, WaitFor, clear_quarantine, forget, inspect_module,
-    list_history, list_quarantine, replay, roll_back_policy, run_errand,
+use imagewatch::api;
+use imagewatch::cli::arguments::{
+    CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, Listen, PluginCommand, QuarantineCommand, RefreshArgs,
+    ReplayArgs, RunArgs,
 };
+use imagewatch::cli::exit_code::Exit;
 use imagewatch::cli::{
-    CheckArgs, ClearArgs, Cli, Color, Command, HistoryArgs, PluginCommand, QuarantineCommand, RefreshArgs, ReplayArgs,
-    RunArgs,
+    ManifestFailure, ReplayRequest, core_dumps, forget, inspect_module, panics, progress, render, replay,
+    roll_back_policy, telemetry,
 };
-use imagewatch::clock::now_ms;
-use imagewatch::exit_code::Exit;
+use imagewatch::daemon::state_folder::StateFolder;
+use imagewatch::daemon::status::Control;
+use imagewatch::daemon::{App, AppError, WaitFor, clear_quarantine, list_history, list_quarantine, run_errand};
 use imagewatch::store::HistoryQuery;
-use imagewatch::text::sanitize;
-use imagewatch::transcript::Recorder;
-use imagewatch::{core_dumps, panics, progress, render, telemetry};
+use imagewatch_base::clock::now_ms;
+use imagewatch_base::text::sanitize;
+use imagewatch_policy::transcript::Recorder;
+use imagewatch_rollout::orders::no_progress;
 use secrecy::SecretString;
 use serde::Serialize;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
 fn main() -> ExitCode {
     panics::note_all();
@@ -136,8 +143,40 @@ async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>
         app => app?,
     };
     let token = std::env::var("IMAGEWATCH_ADMIN_TOKEN").ok().map(SecretString::from);
-    app.run(args.admin_listen, token, args.parallel, recorder).await?;
+    let cancel = app.cancel();
+    let (_alone, listener) = app.take_over(async || open_api(args.admin_listen, token.as_ref()).await).await?;
+    let mut running = app.start(args.parallel, recorder);
+    if let Some(listener) = listener {
+        running.add(serve_api(listener, token, running.control(), cancel));
+    }
+    running.until_stopped().await;
     Ok(Exit::Success)
+}
+
+/// Takes the address of the admin API, if one is wanted.
+async fn open_api(listen: Listen, token: Option<&SecretString>) -> Result<Option<TcpListener>, AppError> {
+    match listen {
+        Listen::Off => Ok(None),
+        Listen::On(address) => {
+            let bound = api::bind(address, token).await;
+            bound.map(Some).map_err(|error| AppError::AdminApi(error.into()))
+        }
+    }
+}
+
+/// Serves the admin API until cancelled.
+async fn serve_api(
+    listener: TcpListener,
+    token: Option<SecretString>,
+    control: Arc<dyn Control>,
+    cancel: CancellationToken,
+) {
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "admin API listens");
+    }
+    if let Err(error) = api::serve(listener, token, control, cancel).await {
+        error!("failed to serve the admin API: {error}");
+    }
 }
 
 async fn check(args: &CheckArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
@@ -170,7 +209,7 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     let app = App::load(&args.manifests, WaitFor::All, docker_host, state, cancel.clone()).await?;
     let is_watched = std::io::stderr().is_terminal() && !args.json;
     let (screen, observer) = progress::bars();
-    let observer = if is_watched { observer } else { progress::none() };
+    let observer = if is_watched { observer } else { no_progress() };
     let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await?;
     // The bars have done their work; a terminal that refuses to clear them is no failure.
     let _ = screen.clear();

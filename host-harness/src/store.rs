@@ -9,6 +9,7 @@ mod images;
 mod policy_state;
 mod quarantine;
 mod schema;
+pub mod state_dir;
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;

@@ -1,41 +1,13 @@
-//! The boundary holds: who depends on whom, and that the built wasm decides exactly as the native
-//! core does, byte for byte, over the same scripts.
+//! The built wasm decides exactly as the native core does, byte for byte, over the same scripts.
 
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use imagewatch::plugin::{Effects, PluginManifest, call_bytes, load};
 use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector, exports};
 use imagewatch_core::Host;
 use imagewatch_core::script::{SCRIPTS, ScriptedHost, parse_script, play};
+use imagewatch_policy::{Effects, PluginManifest, call_bytes, load};
 use imagewatch_tests::components;
 use serde_json::json;
-
-/// Packages of ours that `package` depends on, itself included.
-fn own_dependencies(package: &str) -> Vec<String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut names: Vec<String> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .filter(|name| name.starts_with("imagewatch"))
-        .map(str::to_owned)
-        .collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
-#[test]
-fn the_host_does_not_depend_on_core() {
-    assert_eq!(own_dependencies("imagewatch"), ["imagewatch", "imagewatch-abi"]);
-    assert_eq!(own_dependencies("imagewatch-core"), ["imagewatch-abi", "imagewatch-core"]);
-    assert_eq!(own_dependencies("imagewatch-abi"), ["imagewatch-abi"]);
-}
 
 /// A script's host behind the real host functions.
 struct Scripted(Mutex<ScriptedHost>);

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use imagewatch::plugin::{HOST_KEYS, PluginManifest, load};
 use imagewatch_core::KEYS;
+use imagewatch_policy::{HOST_KEYS, PluginManifest, load};
 use imagewatch_tests::components;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::process::Process;
@@ -233,7 +233,7 @@ fn the_page_on_configuration_has_every_config_key_with_its_type_and_default() {
 #[test]
 fn the_readmes_exit_codes_are_the_programs() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("there is one");
-    for line in imagewatch::exit_code::TABLE.lines().skip(1) {
+    for line in imagewatch::cli::exit_code::TABLE.lines().skip(1) {
         let (code, meaning) = line.trim().split_once(' ').expect("a code and its meaning");
         assert!(readme.contains(&format!("| {code} | {} |", meaning.trim())), "README lacks {line}");
     }

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imagewatch::credentials::store::CredentialStore;
-use imagewatch::effects::{Adapters, ManifestEffects};
-use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::{HttpClient, HttpSettings};
-use imagewatch::http::egress::EgressRules;
-use imagewatch::orders::{OrderContext, run_order};
-use imagewatch::plugin::{PluginManifest, Record, StateKeeping, load};
-use imagewatch::replace::Replacer;
-use imagewatch::replace::journal::Journal;
-use imagewatch::session::Session;
+use imagewatch::daemon::effects::{Adapters, ManifestEffects};
+use imagewatch::daemon::session::Session;
 use imagewatch::store::Store;
-use imagewatch::turns::Turns;
 use imagewatch_abi::{PollMode, Verdict};
+use imagewatch_engine::docker::DockerEngine;
+use imagewatch_policy::{PluginManifest, Record, StateKeeping, load};
+use imagewatch_registry::client::{HttpClient, HttpSettings};
+use imagewatch_registry::credentials::store::CredentialStore;
+use imagewatch_registry::egress::EgressRules;
+use imagewatch_rollout::Replacer;
+use imagewatch_rollout::journal::Journal;
+use imagewatch_rollout::orders::{Batch, OrderContext, run_order};
+use imagewatch_rollout::turns::Turns;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::process::Signal;
 use imagewatch_tests::proxy::Proxy;
@@ -68,7 +68,7 @@ async fn sigterm_in_the_middle_of_a_pull_ends_cleanly_and_soon_and_touches_nothi
     let asked = Instant::now();
     daemon.process.signal(Signal::TERM);
     assert_eq!(daemon.process.wait_exit(LATER).await, Some(0), "{:#?}", daemon.process.lines());
-    assert!(asked.elapsed() < imagewatch::watch::SHUTDOWN_GRACE, "took {:?}", asked.elapsed());
+    assert!(asked.elapsed() < imagewatch::daemon::watch::SHUTDOWN_GRACE, "took {:?}", asked.elapsed());
     drop(hold);
     let now = stage.container("web").await.expect("it is untouched");
     assert_eq!((now.id, now.is_running, now.digests.contains(&v1)), (id, true, true));
@@ -90,7 +90,7 @@ async fn sigterm_while_the_engine_does_not_answer_ends_cleanly_and_soon() {
     let asked = Instant::now();
     daemon.process.signal(Signal::TERM);
     assert_eq!(daemon.process.wait_exit(LATER).await, Some(0), "{:#?}", daemon.process.lines());
-    assert!(asked.elapsed() < imagewatch::watch::SHUTDOWN_GRACE, "took {:?}", asked.elapsed());
+    assert!(asked.elapsed() < imagewatch::daemon::watch::SHUTDOWN_GRACE, "took {:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +171,7 @@ impl ControlPlane {
             manifest: manifest.name.clone(),
             replacer: Arc::new(replacer),
             turns: Turns::new(4),
-            services: imagewatch::orders::Services::default(),
+            services: imagewatch_rollout::orders::Services::default(),
             keep_images: None,
             refused: Arc::default(),
             credentials: Arc::new(|_| Box::pin(async { Ok(None) })),
@@ -214,7 +214,8 @@ async fn an_order_lost_in_a_crash_is_ordered_again_and_done_once() {
     let (verdict, reason, orders) = second.poll().await;
     assert_eq!((verdict, orders.len()), (Verdict::Moved, 1));
     assert!(reason.is_some_and(|reason| reason.contains("was lost")));
-    let report = run_order(&second.orders, &orders[0]).await;
+    let batch = Batch::new(&second.orders.services, orders.clone());
+    let report = run_order(&second.orders, &orders[0], &batch).await;
     assert_eq!(report.recreated, [stage.scope.name("web")], "{report:?}");
     let now = stage.wait_until_on("web", &v2, SOON).await;
     drop(second); // dies between work and report

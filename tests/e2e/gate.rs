@@ -53,7 +53,7 @@ impl Scene {
             ids.push(stage.run_as(row.role, spec).await);
         }
         let manifest = stage.write(&stage.manifest().config("containers", "labelled"), "labelled");
-        let envs = [(STATE_DIR, stage.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::effects=debug")];
+        let envs = [(STATE_DIR, stage.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::daemon::effects=debug")];
         let daemon = watch_with(stage.scope.engine().host(), &[manifest], &envs);
         daemon.wait_for_more("first seen", rows.len() - 1).await;
         Self { stage, daemon, rows, ids }

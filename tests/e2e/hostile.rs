@@ -9,9 +9,9 @@ use imagewatch_tests::program::start_imagewatch;
 use imagewatch_tests::wait::wait_for;
 use tempfile::TempDir;
 
-use crate::inline::{Inline, MEMORY_EXPLOITS};
 use crate::reload::{plugin_status, polls_of};
 use crate::stage::{LATER, SOON, Stage, watch_with};
+use imagewatch_policy::inline::{Inline, MEMORY_EXPLOITS};
 
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 

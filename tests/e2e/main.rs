@@ -17,8 +17,6 @@ mod gate;
 mod groups;
 mod hostile;
 mod image_facts;
-#[path = "../../host-harness/src/plugin/inline.rs"]
-mod inline;
 mod itself;
 mod killed;
 mod labels;

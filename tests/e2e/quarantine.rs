@@ -60,7 +60,7 @@ impl Scene {
 
     /// `imagewatch run`; it says every tick when a digest is held.
     fn watch(&self) -> Daemon {
-        let envs = [(STATE_DIR, self.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::effects=debug")];
+        let envs = [(STATE_DIR, self.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::daemon::effects=debug")];
         watch_with(&self.engine.host(), std::slice::from_ref(&self.manifest), &envs)
     }
 

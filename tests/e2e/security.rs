@@ -9,8 +9,8 @@ use imagewatch_tests::process::Signal;
 use imagewatch_tests::program::start_imagewatch;
 use tempfile::TempDir;
 
-use crate::inline::Inline;
 use crate::stage::{ADMIN_TOKEN, LATER, answer_of, watch_with};
+use imagewatch_policy::inline::Inline;
 
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 

@@ -40,7 +40,7 @@ async fn start(stage: &Stage, spec: impl Fn(&str) -> RunSpec, roles: &[&str]) ->
     }
     let manifest = stage.manifest().config("containers", "labelled").config("host.stable_for", "6s");
     let manifest = stage.write(&manifest, "labelled");
-    let envs = [(STATE_DIR, stage.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::effects=debug")];
+    let envs = [(STATE_DIR, stage.state_dir()), ("IMAGEWATCH_LOG", "info,imagewatch::daemon::effects=debug")];
     let daemon = watch_with(stage.scope.engine().host(), &[manifest], &envs);
     daemon.wait_for_more("first seen", roles.len() - 1).await;
     daemon

@@ -15,9 +15,9 @@ use imagewatch_tests::registry::RegistryAuth;
 use imagewatch_tests::token_server::{TokenPolicy, TokenServer};
 use serde_json::{Value, json};
 
-use crate::inline::Inline;
 use crate::reload::plugin_status;
 use crate::stage::{Daemon, LATER, SOON, Stage, labels, run_to_end, watch_with};
+use imagewatch_policy::inline::Inline;
 
 /// Each poll of a policy says this in the log.
 const POLLED: &str = r#"export="poll""#;
@@ -71,7 +71,7 @@ impl Scene {
     }
 
     fn watch(&self, manifest: PathBuf) -> Daemon {
-        let log = "info,imagewatch::effects=debug,imagewatch::session=debug";
+        let log = "info,imagewatch::daemon::effects=debug,imagewatch::daemon::session=debug";
         let envs = [(STATE_DIR, self.state.as_str()), ("IMAGEWATCH_LOG", log)];
         watch_with(self.stage.scope.engine().host(), &[manifest], &envs)
     }

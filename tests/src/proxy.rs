@@ -17,7 +17,7 @@ use hyper::header::USER_AGENT;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use imagewatch::engine::permission::ABSENT;
+use imagewatch_engine::permission::ABSENT;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};

@@ -1,5 +1,6 @@
 //! The verbs: which stages each has, in which order. How a stage works is in the other modules.
 
+mod layers;
 mod lint;
 mod rules;
 mod snippets;

@@ -5,7 +5,7 @@ use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Store, StoreError, column_ms};
-use crate::text::sanitize_line;
+use imagewatch_base::text::sanitize_line;
 
 /// How many events are kept of each manifest; the oldest go first. What one policy says pushes out nothing of another's.
 const KEPT: u16 = 10_000;

@@ -9,6 +9,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::sample::quarantined;
+use imagewatch_rollout::image_records::ImageRecords;
+
 use super::*;
 
 fn folder() -> TempDir {
@@ -44,7 +46,7 @@ fn what_was_written_is_there_after_reopening() {
     let store = open(&folder);
     store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
     store.keep_image_config("sha256:1", &json!({"Cmd": ["run"]})).expect("written");
-    store.note_previous_image("r.io/app", "sha256:1", 1).expect("written");
+    store.record_previous_image("r.io/app", "sha256:1", 1).expect("written");
     // As a kill leaves it: not closed, its log not folded in.
     std::mem::forget(store);
     let store = open(&folder);
@@ -336,7 +338,7 @@ fn previous_images_come_newest_first_and_can_be_forgotten() {
     for (repository, id, at_ms) in
         [("app", "1", 10), ("app", "2", 20), ("app", "1", 30), ("app", "2", 5), ("db", "2", 1)]
     {
-        store.note_previous_image(repository, id, at_ms).expect("written");
+        store.record_previous_image(repository, id, at_ms).expect("written");
     }
     assert_eq!(store.previous_images("app").expect("read"), ["1", "2"]);
     store.forget_previous_image("2").expect("written");

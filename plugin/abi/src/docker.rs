@@ -28,6 +28,20 @@ pub struct Selector {
     pub unknown_origin: bool,
 }
 
+impl Selector {
+    /// Whether it selects a container of this name and these labels. A label is split at its first equals sign.
+    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        let has_label = |wanted: &String| {
+            let (key, value) = wanted.split_once('=').unwrap_or((wanted, ""));
+            labels.get(key).is_some_and(|has| has == value)
+        };
+        self.name.as_ref().is_none_or(|whole| whole == name)
+            && self.name_contains.as_ref().is_none_or(|part| name.contains(part.as_str()))
+            && self.label.as_ref().is_none_or(has_label)
+            && !self.except.iter().any(|except| except == name)
+    }
+}
+
 /// What `docker_containers` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -240,4 +254,33 @@ pub enum Fault {
     /// It is left alone for now and tried again with the next poll: one of its own hooks asked for that, it is paused, or
     /// somebody else is at work on it.
     Postponed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_matches_when_every_set_field_does() {
+        let labels = BTreeMap::from([("app".to_owned(), "a=b".to_owned())]);
+        let some = |text: &str| Some(text.to_owned());
+        for (case, name, name_contains, label, expected) in [
+            ("nothing set", None, None, None, true),
+            ("whole name", some("ws-1"), None, None, true),
+            ("whole name is no part", some("ws"), None, None, false),
+            ("part of the name", None, some("s-"), None, true),
+            ("other part", None, some("S-"), None, false),
+            ("label, split at the first equals sign", None, None, some("app=a=b"), true),
+            ("label with another value", None, None, some("app=a"), false),
+            ("label without a value is not any value", None, None, some("app"), false),
+            ("one of two", some("ws-1"), Some("x".to_owned()), None, false),
+        ] {
+            let selector = Selector { name, name_contains, label, ..Selector::default() };
+            assert_eq!(selector.matches("ws-1", &labels), expected, "{case}");
+        }
+        for (except, expected) in [("ws-1", false), ("ws", true)] {
+            let selector = Selector { except: vec![except.to_owned()], ..Selector::default() };
+            assert_eq!(selector.matches("ws-1", &labels), expected, "except {except}");
+        }
+    }
 }

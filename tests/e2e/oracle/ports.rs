@@ -1,6 +1,6 @@
 //! Replaced containers stay published.
 
-use imagewatch::engine::Engine;
+use imagewatch_engine::Engine;
 use serde_json::json;
 
 use super::rig::Rig;

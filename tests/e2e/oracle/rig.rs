@@ -7,13 +7,13 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imagewatch::engine::Engine;
-use imagewatch::engine::docker::DockerEngine;
-use imagewatch::replace::facts::Origin;
-use imagewatch::replace::journal::Journal;
-use imagewatch::replace::{Job, NewImage, Replacer};
 use imagewatch::store::Store;
 use imagewatch_abi::Strategy;
+use imagewatch_engine::Engine;
+use imagewatch_engine::docker::DockerEngine;
+use imagewatch_rollout::facts::Origin;
+use imagewatch_rollout::journal::Journal;
+use imagewatch_rollout::{Job, NewImage, Replacer};
 use imagewatch_tests::engine::{Scope, TestEngine};
 use imagewatch_tests::unique::free_port;
 use serde_json::Value;

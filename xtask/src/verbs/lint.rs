@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: what must hold of the text of every commit.
 
-use super::{rules, snippets};
+use super::{layers, rules, snippets};
 use crate::{
     error::Result,
     process,
@@ -18,6 +18,7 @@ pub(crate) fn lint() -> Result<()> {
     stages.check("format", || process::run(session.cargo("fmt").args(["--all", "--check"])))?;
     stages.check("file lengths", || rules::check_lengths(session.workspace()))?;
     stages.check("code on pages", || snippets::check_snippets(session.workspace()))?;
+    stages.check("layers of the program", || layers::check_layers(&session.workspace().join("host-harness/src")))?;
     stages.check("who depends on whom", || rules::check_dependencies(&session))?;
     stages.check("clippy", || {
         // xtask too: it is in the workspace, only the plugin builds for nothing but wasm.

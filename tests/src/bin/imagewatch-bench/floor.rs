@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::{StreamExt, stream};
-use imagewatch::http::client::DEFAULT_CONNECTIONS_PER_HOST;
+use imagewatch_registry::client::DEFAULT_CONNECTIONS_PER_HOST;
 use imagewatch_tests::http_client::client_builder;
 use reqwest::Client;
 use tokio::runtime::Handle;

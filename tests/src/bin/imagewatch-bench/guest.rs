@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imagewatch::plugin::{Effects, call};
 use imagewatch_abi::{
     Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, PollInput, PollOutput, Selector,
     Verdict, exports,
 };
 use imagewatch_core::Host;
+use imagewatch_policy::{Effects, call};
 
 use crate::policy::{Canned, Policy};
 use crate::report::{Aim, FLAT, Row, Samples, count, us};

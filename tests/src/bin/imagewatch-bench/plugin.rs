@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imagewatch::plugin::{PluginManifest, Reloader, call};
 use imagewatch_abi::{SettleInput, SettleOutput, exports};
+use imagewatch_policy::{PluginManifest, Reloader, call};
 use imagewatch_tests::components;
 use serde_json::{Value, json};
 use tempfile::TempDir;

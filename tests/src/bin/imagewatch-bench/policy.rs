@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use imagewatch::plugin::{Effects, LoadedPlugin, PluginManifest, load};
 use imagewatch_abi::{
     Answer, Containers, HttpBatch, HttpRequest, HttpResponse, HttpResponses, LogLine, Orders, Placed, Selector,
 };
+use imagewatch_policy::{Effects, LoadedPlugin, PluginManifest, load};
 use imagewatch_tests::image::sha256;
 
 /// A loaded manifest.

@@ -84,7 +84,7 @@ pub(crate) fn run(docker_host: &str, manifest: &Path, envs: &[(&str, String)]) -
     let manifest = manifest.to_str().expect("the temp folder's name is text");
     let args = ["run", "--admin-listen", "127.0.0.1:0", manifest];
     let envs = envs.iter().map(|(name, value)| (*name, value.as_str()));
-    let envs: Vec<_> = envs.chain([("IMAGEWATCH_LOG", "info,imagewatch::session=debug")]).collect();
+    let envs: Vec<_> = envs.chain([("IMAGEWATCH_LOG", "info,imagewatch::daemon::session=debug")]).collect();
     start_imagewatch(docker_host, args, &envs)
 }
 

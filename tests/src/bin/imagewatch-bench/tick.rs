@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use imagewatch::credentials::env::parse_credentials;
-use imagewatch::effects::{Adapters, ManifestEffects};
-use imagewatch::engine::docker::DockerEngine;
-use imagewatch::http::client::{HttpClient, HttpSettings};
-use imagewatch::http::egress::EgressRules;
-use imagewatch::plugin::{Record, StateKeeping, call};
-use imagewatch::session::Session;
+use imagewatch::daemon::effects::{Adapters, ManifestEffects};
+use imagewatch::daemon::session::Session;
 use imagewatch::store::Store;
 use imagewatch_abi::{HttpRequest, PollInput, PollMode, PollOutput, Verdict, exports};
+use imagewatch_engine::docker::DockerEngine;
+use imagewatch_policy::{Record, StateKeeping, call};
+use imagewatch_registry::client::{HttpClient, HttpSettings};
+use imagewatch_registry::credentials::env::parse_credentials;
+use imagewatch_registry::egress::EgressRules;
 use tokio_util::sync::CancellationToken;
 
 use crate::floor::{Floor, Head};

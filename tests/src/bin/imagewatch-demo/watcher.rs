@@ -28,7 +28,7 @@ impl Watcher {
     /// Starts it with `manifest` against the engine at `docker_host`; it keeps its state in `state`.
     pub(crate) fn start(docker_host: &str, manifest: &Path, state: &Path) -> Self {
         let args = ["run", "--admin-listen", "off"].map(Path::new);
-        let envs = [("IMAGEWATCH_LOG", "info,imagewatch::session=debug"), state_dir(state)];
+        let envs = [("IMAGEWATCH_LOG", "info,imagewatch::daemon::session=debug"), state_dir(state)];
         let process = start_imagewatch(docker_host, args.into_iter().chain([manifest]), &envs);
         Self { process, shown: Cell::new(0) }
     }
