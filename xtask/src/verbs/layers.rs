@@ -28,10 +28,25 @@ fn uses(text: &str, folder: &str) -> bool {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     code.split("crate::").skip(1).any(|path| match path.strip_prefix('{') {
         None => first_name(path) == folder,
-        Some(group) => {
-            group.split('}').next().unwrap_or_default().split(',').any(|part| first_name(part.trim()) == folder)
-        }
+        Some(group) => names_in_group(group).any(|name| name == folder),
     })
+}
+
+/// The first names of the paths in a group of `use`, which begins after its brace. Groups inside it do not count.
+fn names_in_group(group: &str) -> impl Iterator<Item = &str> {
+    let depth_after = |depth: i32, c: char| depth + i32::from(c == '{') - i32::from(c == '}');
+    let mut depth = 1;
+    let is_end = |c: char| {
+        depth = depth_after(depth, c);
+        depth == 0
+    };
+    let end = group.find(is_end).unwrap_or(group.len());
+    let mut depth = 0;
+    let is_separator = move |c: char| {
+        depth = depth_after(depth, c);
+        c == ',' && depth == 0
+    };
+    group[..end].split(is_separator).map(|path| first_name(path.trim_start()))
 }
 
 fn first_name(path: &str) -> &str {
@@ -47,6 +62,9 @@ mod tests {
         for (name, text, expected) in [
             ("use", "use crate::cli::Exit;", true),
             ("group", "use crate::{\n    api,\n    cli::Exit,\n};", true),
+            ("after a group in the group", "use crate::{store::{Store, StoreError}, cli::Exit};", true),
+            ("inside a group in the group", "use crate::{store::{cli, api}};", false),
+            ("after the group", "use crate::{store::Store}; use other::{cli};", false),
             ("path", "fn f() { crate::cli::f() }", true),
             ("longer name", "use crate::client::Client;", false),
             ("comment", "// use crate::cli::Exit;", false),
