@@ -11,6 +11,7 @@ use imagewatch_abi::{
 
 use super::fault::FaultKind;
 use super::functions::Effects;
+use super::inline::{ASKS_FOR_ALL, GIVE_FUNCTION};
 use super::inspect::inspect;
 use super::instance::{Compiled, call_bytes};
 use super::settings::{CallLimits, HostSettings};
@@ -202,18 +203,10 @@ fn module(body: &str) -> Vec<u8> {
     let data = TEXTS.concat().bytes().fold(String::new(), |text, byte| text + &format!("\\{byte:02x}"));
     let exports =
         exports::ALL.map(|name| format!(r#"(func (export "{name}") (result i32) (call $run) (i32.const 0))"#));
-    let capabilities = super::inline::ASKS_FOR_ALL.replace('\n', " ").replace('"', "\\\"");
+    let capabilities = ASKS_FOR_ALL.replace('\n', " ").replace('"', "\\\"");
     let text = format!(
         r#"(module {imports} (memory (export "memory") 1) (table $table 1 1000 funcref) (data (i32.const 0) "{data}")
-        (func $give (param $at i32) (param $length i32) (result i64) (local $to i64) (local $i i32)
-            (local.set $to (call $alloc (i64.extend_i32_u (local.get $length))))
-            (block $done (loop $next
-                (br_if $done (i32.ge_u (local.get $i) (local.get $length)))
-                (call $store_u8 (i64.add (local.get $to) (i64.extend_i32_u (local.get $i)))
-                    (i32.load8_u (i32.add (local.get $at) (local.get $i))))
-                (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                (br $next)))
-            (local.get $to))
+        {GIVE_FUNCTION}
         (func $run (local $at i64) (local $last i64) (local $a i64) (local $b i64) {body}) {}
         (@custom "imagewatch.abi" "1") (@custom "imagewatch.capabilities" "{capabilities}"))"#,
         exports.concat()

@@ -31,6 +31,18 @@ pub const ASKS_FOR_ALL: &str = r#"{"functions": ["docker_containers", "docker_re
 pub const NOTHING_FOUND: &str =
     r#"(call $output «{"state": {"polls": 1}, "cache": null, "next_poll_ms": 100, "outcomes": []}»)"#;
 
+/// `$give`: copies `$len` bytes of the module's memory from `$at` on into a new block. Needs `$alloc` and `$store_u8`.
+pub(crate) const GIVE_FUNCTION: &str = r"
+    (func $give (param $at i32) (param $len i32) (result i64) (local $to i64) (local $i i32)
+        (local.set $to (call $alloc (i64.extend_i32_u (local.get $len))))
+        (block $done (loop $next
+            (br_if $done (i32.ge_u (local.get $i) (local.get $len)))
+            (call $store_u8 (i64.add (local.get $to) (i64.extend_i32_u (local.get $i)))
+                (i32.load8_u (i32.add (local.get $at) (local.get $i))))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br $next)))
+        (local.get $to))";
+
 const PRELUDE: &str = r#"
     (import "extism:host/env" "alloc" (func $alloc (param i64) (result i64)))
     (import "extism:host/env" "length" (func $length (param i64) (result i64)))
@@ -42,15 +54,6 @@ const PRELUDE: &str = r#"
     (import "extism:host/user" "docker_refresh" (func $docker_refresh (param i64) (result i64)))
     (import "extism:host/user" "host_log" (func $host_log (param i64)))
     (memory (export "memory") 1)
-    (func $give (param $at i32) (param $len i32) (result i64) (local $to i64) (local $i i32)
-        (local.set $to (call $alloc (i64.extend_i32_u (local.get $len))))
-        (block $done (loop $next
-            (br_if $done (i32.ge_u (local.get $i) (local.get $len)))
-            (call $store_u8 (i64.add (local.get $to) (i64.extend_i32_u (local.get $i)))
-                (i32.load8_u (i32.add (local.get $at) (local.get $i))))
-            (local.set $i (i32.add (local.get $i) (i32.const 1)))
-            (br $next)))
-        (local.get $to))
     (func $output (param $block i64) (call $output_set (local.get $block) (call $length (local.get $block))))"#;
 
 impl Default for Inline {
@@ -94,7 +97,7 @@ impl Inline {
         let is_import = self.fields.starts_with("(import");
         let (before, after) = if is_import { (self.fields.as_str(), "") } else { ("", self.fields.as_str()) };
         let text = format!(
-            "(module {before} {PRELUDE} {after} (data (i32.const 0) \"{data}\") {exports}
+            "(module {before} {PRELUDE} {GIVE_FUNCTION} {after} (data (i32.const 0) \"{data}\") {exports}
                 (@custom \"imagewatch.abi\" \"{abi}\") (@custom \"imagewatch.capabilities\" \"{capabilities}\"))"
         );
         wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))

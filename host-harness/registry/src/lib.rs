@@ -1,6 +1,7 @@
-//! The requests that a policy plugin makes, and no others. `egress` decides what may be sent where,
-//! `network` at which addresses, `realms` remembers whom registries named for their tokens, `client`
-//! sends, `deferred` keeps what takes long. Nothing here knows what a registry's answers mean.
+//! HTTP to registries: the requests that a policy makes, and the credentials for them. `egress` decides which request may
+//! go to which host, and `network` to which addresses. `realms` remembers which token servers the registries named.
+//! `client` sends the requests, `deferred` keeps those that take long, and `credentials` finds the logins of the operator.
+//! Nothing here knows what the answer of a registry means.
 
 pub mod client;
 pub mod credentials;
@@ -8,3 +9,5 @@ pub mod deferred;
 pub mod egress;
 pub mod network;
 pub mod realms;
+#[cfg(test)]
+mod testing;

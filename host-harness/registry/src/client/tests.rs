@@ -12,6 +12,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
 use crate::credentials::env::parse_credentials;
+use crate::testing::{get, request};
 
 mod bodies;
 mod connections;
@@ -23,24 +24,6 @@ mod tls;
 
 /// Generous: only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn request(method: Method, url: String) -> HttpRequest {
-    HttpRequest {
-        method,
-        url,
-        headers: Vec::new(),
-        want: Vec::new(),
-        credential: None,
-        or_anonymous: false,
-        unless_credential: None,
-        form: Vec::new(),
-        read: ReadBody::Text,
-    }
-}
-
-fn get(url: String) -> HttpRequest {
-    request(Method::Get, url)
-}
 
 fn naming(credential: &str, url: String) -> HttpRequest {
     HttpRequest { credential: Some(credential.to_owned()), ..get(url) }

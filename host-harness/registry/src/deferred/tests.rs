@@ -2,10 +2,11 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use imagewatch_abi::{HttpBatch, Method, ReadBody};
+use imagewatch_abi::HttpBatch;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::testing::get;
 
 /// A policy's requests, and who answers them.
 #[derive(Debug, Clone)]
@@ -61,20 +62,6 @@ impl Registries {
             self.slow.acquire().await.expect("it is never closed").forget();
         }
         (Answer::Ok(HttpResponse { status: 200, ..HttpResponse::default() }), ())
-    }
-}
-
-fn get(url: &str) -> HttpRequest {
-    HttpRequest {
-        method: Method::Get,
-        url: url.to_owned(),
-        headers: Vec::new(),
-        want: Vec::new(),
-        credential: None,
-        or_anonymous: false,
-        unless_credential: None,
-        form: Vec::new(),
-        read: ReadBody::Text,
     }
 }
 
@@ -136,7 +123,7 @@ async fn a_call_that_others_wait_for_waits_for_no_answer() {
 #[tokio::test(start_paused = true)]
 async fn the_requests_of_one_host_are_bounded_and_those_of_another_go_on() {
     let world = World::new();
-    let url = |number: usize| get(&format!("https://slow/{number}"));
+    let url = |number: usize| get(format!("https://slow/{number}"));
     let batch: Vec<HttpRequest> = (0..MAX_FOR_HOST).map(url).collect();
     assert!(world.call(&batch).await.iter().all(Option::is_none));
     let more = [url(MAX_FOR_HOST), get("https://fast/b")];

@@ -68,35 +68,27 @@ impl Stage {
         Self { engine, replacer, strategy, manifest: "", members, keep_images: None, store, folder }
     }
 
-    /// Another program on the same engine, with a state folder of its own.
+    /// Another program on the same engine, with its own state folder.
     pub(super) fn elsewhere(other: &Self) -> Self {
-        let folder = Arc::new(TempDir::new().unwrap());
-        let store = Arc::new(MemoryRecords::default());
-        let replacer = replacer(&other.engine, &folder, &store);
-        Self {
-            engine: other.engine.clone(),
-            replacer,
-            strategy: other.strategy,
-            manifest: other.manifest,
-            members: other.members.clone(),
-            keep_images: other.keep_images,
-            store,
-            folder,
-        }
+        other.beside(Arc::default(), Arc::new(TempDir::new().unwrap()))
     }
 
     /// Another program on the same engine and state folder.
     pub(super) fn sharing(other: &Self) -> Self {
-        let replacer = replacer(&other.engine, &other.folder, &other.store);
+        other.beside(other.store.clone(), other.folder.clone())
+    }
+
+    /// Another program on the same engine, with these records and this state folder.
+    fn beside(&self, store: Arc<MemoryRecords>, folder: Arc<TempDir>) -> Self {
         Self {
-            engine: other.engine.clone(),
-            replacer,
-            strategy: other.strategy,
-            manifest: other.manifest,
-            members: other.members.clone(),
-            keep_images: other.keep_images,
-            store: other.store.clone(),
-            folder: other.folder.clone(),
+            engine: self.engine.clone(),
+            replacer: replacer(&self.engine, &folder, &store),
+            strategy: self.strategy,
+            manifest: self.manifest,
+            members: self.members.clone(),
+            keep_images: self.keep_images,
+            store,
+            folder,
         }
     }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::daemon::effects::Adapters;
 use imagewatch_engine::testing::MemoryEngine;
 use imagewatch_policy::inline::Inline;
-use imagewatch_policy::{StateKeeping, load};
+use imagewatch_policy::{LoadedPlugin, StateKeeping, load};
 use imagewatch_registry::client::{HttpClient, HttpSettings};
 use imagewatch_registry::credentials::env::parse_credentials;
 use imagewatch_registry::credentials::store::CredentialStore;
@@ -79,11 +79,13 @@ impl Scene {
     }
 }
 
-/// The policy of `manifest` at work, beside an engine without containers and without any credential.
-pub(crate) fn session_of(manifest: Arc<PluginManifest>) -> Session {
-    let plugin = Arc::new(load(&manifest).expect("the policy loads"));
+/// What `plugin` gets of the grants of `manifest`, on an engine without containers and without any credential.
+pub(crate) fn effects_of(
+    manifest: &Arc<PluginManifest>,
+    plugin: &Arc<LoadedPlugin>,
+    store: &Arc<Store>,
+) -> Arc<ManifestEffects> {
     let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
-    let store = Arc::new(Store::in_memory());
     let adapters = Adapters {
         engine: Arc::new(MemoryEngine::new()),
         http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
@@ -91,7 +93,13 @@ pub(crate) fn session_of(manifest: Arc<PluginManifest>) -> Session {
         store: store.clone(),
         cancel: CancellationToken::new(),
     };
-    let record = Arc::new(Record::default());
-    let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
-    Session::new(manifest, plugin, Arc::new(effects), store, record, StateKeeping::Memory)
+    Arc::new(ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, Arc::default()))
+}
+
+/// A session of the policy of `manifest` over [`effects_of`].
+pub(crate) fn session_of(manifest: Arc<PluginManifest>) -> Session {
+    let plugin = Arc::new(load(&manifest).expect("the policy loads"));
+    let store = Arc::new(Store::in_memory());
+    let effects = effects_of(&manifest, &plugin, &store);
+    Session::new(manifest, plugin, effects, store, Arc::default(), StateKeeping::Memory)
 }

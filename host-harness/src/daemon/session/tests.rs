@@ -3,19 +3,13 @@
 
 use imagewatch_abi::{ContainerFailure, Digest, Fault, Outcome, Verdict};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
-use crate::daemon::effects::Adapters;
-use crate::daemon::session::scene::Scene;
-use imagewatch_engine::testing::MemoryEngine;
+use crate::daemon::session::scene::{Scene, effects_of};
 use imagewatch_policy::inline::Inline;
 use imagewatch_policy::load;
-use imagewatch_registry::client::{HttpClient, HttpSettings};
-use imagewatch_registry::credentials::store::CredentialStore;
-use imagewatch_registry::egress::EgressRules;
 
 /// A registry with one image, and the policy that watches it.
 struct Stage {
@@ -45,16 +39,7 @@ impl Stage {
     }
 
     fn effects(&self, plugin: &Arc<LoadedPlugin>, store: &Arc<Store>) -> Arc<ManifestEffects> {
-        let rules = EgressRules::parse(&self.manifest.allowed_hosts, "loopback", "").expect("good rules");
-        let adapters = Adapters {
-            engine: Arc::new(MemoryEngine::new()),
-            http: Arc::new(HttpClient::new(&HttpSettings::default()).expect("a client")),
-            credentials: Arc::new(CredentialStore::default()),
-            store: store.clone(),
-            cancel: CancellationToken::new(),
-        };
-        let record = Arc::new(Record::default());
-        Arc::new(ManifestEffects::new(self.manifest.clone(), plugin.clone(), rules, adapters, record))
+        effects_of(&self.manifest, plugin, store)
     }
 
     /// As a process that begins: it knows nothing but what is in the store.
