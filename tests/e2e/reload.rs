@@ -100,7 +100,7 @@ async fn a_policy_and_its_config_change_while_it_runs_and_what_was_seen_stays() 
     daemon.wait_for_line("goes on as before").await;
     assert!(plugin_status(&daemon, "one").await["refused"]["reason"].as_str().expect("a reason").contains("`hash`"));
     deployed.pin(&second, &[]);
-    daemon.wait_for_line("loaded anew").await;
+    daemon.wait_for_line("reloaded").await;
     let status = plugin_status(&daemon, "one").await;
     assert_eq!((&status["running"]["sha256"], &status["refused"]), (&json!(hash_of(&second)), &Value::Null));
     let v2 = stage.push("web", "v2").await;
@@ -108,10 +108,10 @@ async fn a_policy_and_its_config_change_while_it_runs_and_what_was_seen_stays() 
     assert_eq!(daemon.count("first seen"), 1, "the state was carried over");
 
     // Its config, by SIGHUP.
-    let seen = daemon.count("loaded anew");
+    let seen = daemon.count("reloaded");
     deployed.pin(&second, &[("strategy", "notify")]);
     daemon.process.signal(Signal::HUP);
-    daemon.wait_for_more("loaded anew", seen).await;
+    daemon.wait_for_more("reloaded", seen).await;
     daemon.wait_for_line("SIGHUP").await;
 
     // By the admin API.
@@ -138,7 +138,7 @@ async fn a_module_that_comes_after_the_manifest_that_names_it_is_loaded_wherever
     deployed.pin(&second, &[]);
     daemon.wait_for_line("goes on as before").await;
     deploy(&deployed.module, &second);
-    daemon.wait_for_line("loaded anew").await;
+    daemon.wait_for_line("reloaded").await;
     assert_eq!(plugin_status(&daemon, "one").await["running"]["sha256"], json!(hash_of(&second)));
     daemon.stop().await;
 }
@@ -204,7 +204,7 @@ async fn a_broken_policy_leaves_the_one_before_at_work_and_going_back_is_one_com
     let daemon = deployed.watch(deployed.deploy(&first, &[]), "info");
     daemon.wait_for_line("first seen").await;
     deployed.deploy(&second, &[]);
-    daemon.wait_for_line("loaded anew").await;
+    daemon.wait_for_line("reloaded").await;
 
     let broken = &second[..second.len() / 2];
     deployed.deploy(broken, &[]);

@@ -49,7 +49,7 @@ async fn only_what_the_key_signed_is_run() {
     let status = plugin_status(&daemon, "signed").await;
     assert_eq!(status["running"]["sha256"], json!(hash_of(&wasm)), "{status}");
     sign(&key, &module, &next);
-    daemon.process.wait_for_line("loaded anew", SOON).await;
+    daemon.process.wait_for_line("reloaded", SOON).await;
     let status = plugin_status(&daemon, "signed").await;
     assert_eq!(status["running"]["sha256"], json!(hash_of(&next)), "{status}");
     let v2 = stage.push("web", "v2").await;

@@ -78,9 +78,9 @@ impl Scene {
 
     /// Puts the module in `file` in the place of the one at work.
     async fn swap(&self, daemon: &Daemon, file: &Path, config: &[(&str, &str)]) {
-        let seen = daemon.count("loaded anew");
+        let seen = daemon.count("reloaded");
         self.deploy(file, config);
-        daemon.wait_for_more("loaded anew", seen).await;
+        daemon.wait_for_more("reloaded", seen).await;
         let running = plugin_status(daemon, "one").await["running"]["sha256"].clone();
         assert_eq!(running, json!(hash_of(&std::fs::read(file).expect("it was built"))));
     }

@@ -38,7 +38,7 @@ pub struct Record {
 pub struct Running {
     /// Its name and version.
     pub policy: Untrusted,
-    /// Of its module.
+    /// The SHA-256 of its module, in lowercase hex.
     pub sha256: String,
     /// Since when, milliseconds since 1970.
     pub since_ms: u64,

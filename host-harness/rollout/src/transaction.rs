@@ -81,7 +81,7 @@ impl Attempt<'_, '_> {
             if part.leads {
                 self.create(index).await?;
             } else if part.handling == Handling::Recreate {
-                // One that cannot be made again is to be known before anything is stopped for it.
+                // A dependent that cannot be recreated must be found before anything is stopped.
                 self.plan(index).await?;
             }
         }
@@ -243,8 +243,8 @@ impl Attempt<'_, '_> {
         self.complete(index, &plan, &id).await
     }
 
-    /// One that only goes along is not updated, though its tag may name a newer image here by now: that is for whoever
-    /// watches it. For as long as it takes to create it the tag names the old image again.
+    /// Creates a dependent on the image that it ran before. Its own target decides about an update, even if the engine
+    /// already has a newer image under its tag. While the dependent is created, its tag names the old image again.
     async fn create_on_own_image(
         &self,
         index: usize,
@@ -347,7 +347,7 @@ impl Attempt<'_, '_> {
         self.entry.failure = Some(ContainerFailure { log: Vec::new(), ..setback.as_failure(root) });
         self.write_down();
         if !self.is_touched {
-            // The old container is none of our business then: it may be another program's by now.
+            // The old container was not changed, and another program may be replacing it by now.
             match self.replacer.discard(transaction).await {
                 Ok(()) => self.settle(),
                 Err(error) => warn!(container = %root, %error, "the unused new container could not be removed yet"),
@@ -378,7 +378,7 @@ impl Attempt<'_, '_> {
         self.write_down();
     }
 
-    /// Of the newest container that failed.
+    /// The last log lines of the newest container that this attempt created.
     async fn last_log(&self) -> Vec<String> {
         let Some(new) = self.sides().iter().rev().find_map(|side| side.new.as_deref()) else { return Vec::new() };
         self.replacer.engine.last_log(new, LOG_LINES).await.unwrap_or_default()

@@ -22,10 +22,11 @@ pub fn list_quarantine(store: &Store) -> Result<Barred, AppError> {
     Ok(Barred { quarantine: name_manifests(store.all_quarantined()?) })
 }
 
-/// Takes out what is barred for `targets`, or whatever is when there are none, under `manifest` or under all.
+/// Removes the digests of `targets` from quarantine, or all digests if there are no targets, under `manifest` or under
+/// every manifest.
 ///
 /// # Errors
-/// When one of `targets` is not barred there, or the store cannot be written; then nothing is taken out.
+/// One of `targets` is not in quarantine there, or the store cannot be written. Then no digest is removed.
 pub fn clear_quarantine(store: &Store, manifest: Option<&str>, targets: &[String]) -> Result<Barred, AppError> {
     let all = store.all_quarantined()?;
     let is_there = |target: &&String| {

@@ -27,10 +27,10 @@ pub trait Control: Send + Sync {
     /// What the last poll of each manifest said of its targets.
     fn targets(&self) -> Vec<TargetStatus>;
 
-    /// The digests that are barred, under every manifest.
+    /// The digests in quarantine, under every manifest.
     ///
     /// # Errors
-    /// Why they cannot be told; no secrets.
+    /// Why they cannot be read, without secrets.
     fn quarantine(&self) -> Result<Vec<BarredDigest>, String>;
 
     /// What happened to `target`, or to all, under `manifest` or under all: at most `limit` events, newest first.
@@ -39,10 +39,10 @@ pub trait Control: Send + Sync {
     /// Why it cannot be told; no secrets.
     fn history(&self, target: Option<String>, manifest: Option<String>, limit: u32) -> Result<Vec<Event>, String>;
 
-    /// Takes out what is barred for `target`, under `manifest` or under all, and returns it.
+    /// Removes the digests of `target` from quarantine, under `manifest` or under every manifest, and returns them.
     ///
     /// # Errors
-    /// Why nothing was taken out; no secrets.
+    /// Why no digest was removed, without secrets.
     fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String>;
 }
 
@@ -59,7 +59,7 @@ pub struct BarredDigest {
 /// What is known of a target, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetStatus {
-    /// When it was said, milliseconds since 1970: a poll that came to nothing says nothing new.
+    /// The time of the last successful poll, in milliseconds since 1970.
     pub at_ms: u64,
     /// The name of the manifest whose policy says so.
     pub manifest: String,
@@ -97,7 +97,7 @@ pub enum ReloadAnswer {
     Swapped {
         /// Its name and version.
         policy: String,
-        /// Of its module.
+        /// The SHA-256 of its module, in lowercase hex.
         sha256: String,
     },
     /// The files are those of what is at work.
@@ -131,7 +131,7 @@ pub enum RefreshAnswer {
         /// What could have been asked for.
         known: Vec<String>,
     },
-    /// The refresh as a whole came to nothing.
+    /// The whole refresh failed.
     Failed {
         /// Why; no secrets.
         error: String,

@@ -48,8 +48,8 @@ impl Store {
         self.read(list)
     }
 
-    /// Takes out what is barred for `targets`, or for all when there are none, under `manifest`, or under
-    /// all. Returns what was taken out.
+    /// Removes the digests of `targets` from quarantine, or all digests if there are no targets, under `manifest` or under
+    /// every manifest. Returns the removed entries.
     pub fn clear_quarantine(
         &self,
         manifest: Option<&str>,

@@ -1,5 +1,5 @@
-//! On the way back: new containers that stay, since their old ones are gone and cannot be made again. Something of that
-//! name is better than nothing, also where it has to do without what it went along with.
+//! New containers that a rollback keeps, because their old containers are gone and cannot be created again. A container
+//! under that name is better than none, even without the other containers of its transaction.
 
 use super::{Side, Transaction, name_of};
 use crate::Replacer;

@@ -28,7 +28,7 @@ pub enum ReloadReply {
     Swapped {
         /// Its name and version.
         policy: String,
-        /// Of its module.
+        /// The SHA-256 of its module, in lowercase hex.
         sha256: String,
     },
     /// It was at work already.
@@ -144,7 +144,7 @@ impl Watch {
         let was_polling = self.session.plugin.description.enabled;
         self.reloads.record.loaded(&plugin);
         let (policy, sha256) = (plugin.title().to_string(), plugin.info.sha256.clone());
-        info!(manifest = manifest.name, %policy, sha256 = sha256.get(..12), "loaded anew");
+        info!(manifest = manifest.name, %policy, sha256 = sha256.get(..12), "reloaded");
         self.session.swap(manifest, plugin, effects);
         self.orders = orders;
         if was_polling && !self.session.plugin.description.enabled {

@@ -103,7 +103,7 @@ impl Cart<'_> {
         let before = self.assert_on("1.0.0").await;
         screen::step("a freeze goes in: another module, weekdays.wasm, and a manifest with its hash and `days` none");
         self.deploy(&weekdays_wasm(), &[("days", "none")]);
-        watcher.wait_for_line("loaded anew").await;
+        watcher.wait_for_line("reloaded").await;
         screen::step("1.1.0 is pushed");
         self.push("1.1.0", &self.image("1.1.0")).await;
         watcher.wait_for_two_more_ticks().await;
