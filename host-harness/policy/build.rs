@@ -1,4 +1,4 @@
-//! Finds the plugin to build in: `IMAGEWATCH_PLUGIN_WASM`, or where `cargo xtask plugin` puts it.
+//! Finds the policy module to embed: `IMAGEWATCH_PLUGIN_WASM`, or the output of `cargo xtask plugin`.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ fn main() {
     match wasm.canonicalize() {
         Ok(wasm) => println!("cargo::rustc-env=IMAGEWATCH_PLUGIN_WASM={}", wasm.display()),
         Err(error) => println!(
-            "cargo::error=no plugin to build in at {}: {error}; run `cargo xtask plugin` first",
+            "cargo::error=no policy module to embed at {}: {error}; run `cargo xtask plugin` first",
             wasm.display()
         ),
     }

@@ -1,22 +1,24 @@
-//! The admin API: a small HTTP server for operators and the platform. It translates requests into
-//! calls of [`Control`] and the answers into JSON; it decides nothing and knows nobody behind that trait.
+//! The admin API: a small HTTP server for operators and other programs.
 //!
-//! | route | answers |
+//! It translates requests into calls of [`Control`], and the results into JSON.
+//!
+//! | route | response |
 //! | --- | --- |
-//! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. Without `runtime` all are meant, without `recreate` true. |
-//! | `GET /admin/targets` | 200 `{"targets": […]}`, one [`TargetStatus`] each: what the last poll said, where the target stands (`status`), why, and until when |
-//! | `GET /admin/history?target=<name>&manifest=<name>&limit=<n>` | 200 `{"history": […]}`, one [`Event`] each, newest first; 100 unless `limit` says otherwise, at most 1000 |
-//! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`BarredDigest`] each |
-//! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with those that were taken out; 400 without a target; 404 when none matches. Without `manifest` it counts under all. |
+//! | `POST /admin/workspace-images/refresh?runtime=<name>&recreate=true\|false` | 200 the [`RefreshResult`]; 400 unknown runtime or a bad query; 404 no workspaces manifest; 500 with the partial result. `runtime` defaults to all runtimes, `recreate` to true. |
+//! | `GET /admin/targets` | 200 `{"targets": […]}`, one [`TargetStatus`] each: the result of the last poll, the target's `status`, the reason, and how long it lasts |
+//! | `GET /admin/history?target=<name>&manifest=<name>&limit=<n>` | 200 `{"history": […]}`, one [`Event`] each, newest first; `limit` defaults to 100, and is at most 1000 |
+//! | `GET /admin/quarantine` | 200 `{"quarantine": […]}`, one [`QuarantinedDigest`] each |
+//! | `DELETE /admin/quarantine?target=<name>&manifest=<name>` | 200 the same with the removed entries; 400 without a target; 404 if no entry matches. `manifest` defaults to all manifests. |
 //! | `GET /admin/plugins` | 200 `{"plugins": […]}`, one [`PluginStatus`] each |
-//! | `POST /admin/plugins/{manifest}/reload` | 200 `{"result": "swapped", "policy", "sha256"}` or `{"result": "unchanged"}`; 404 no such manifest; 422 refused, the policy before, if any, goes on |
-//! | `POST /admin/plugins/{manifest}/rollback` | the same, after the files of the policy before were put back; 409 when there is none |
-//! | `GET /metrics` | 200 counters of the policies as Prometheus reads them |
-//! | `GET /healthz` | 200 while the process lives |
-//! | `GET /readyz` | 200, or 503 naming each manifest and why it is not ready |
+//! | `POST /admin/plugins/{manifest}/reload` | 200 `{"result": "swapped", "policy", "sha256"}` or `{"result": "unchanged"}`; 404 no such manifest; 422 refused, and the previous policy, if any, stays in use |
+//! | `POST /admin/plugins/{manifest}/rollback` | the same, after restoring the files of the previous policy; 409 if there is no previous policy; 500 if they cannot be written |
+//! | `GET /metrics` | 200 counters of the policies, in Prometheus text format |
+//! | `GET /healthz` | 200 while the process runs |
+//! | `GET /readyz` | 200 if every manifest is ready; else 503, with each manifest and why it is not ready |
 //!
-//! 500 when the store cannot be used. Everything under `/admin/` wants `Authorization: Bearer <token>` and answers 401 without. Every
-//! answer but `/metrics` is JSON, errors as `{"error": …}`.
+//! - A route answers 500 if the store cannot be used.
+//! - Routes under `/admin/` require `Authorization: Bearer <token>`, and answer 401 without it.
+//! - Every response except `/metrics` is JSON. Errors are `{"error": …}`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +34,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::daemon::status::{
-    BarredDigest, Control, Event, ManifestReadiness, PluginStatus, RefreshAnswer, RefreshResult, ReloadAnswer,
+    Control, Event, ManifestReadiness, PluginStatus, QuarantinedDigest, RefreshAnswer, RefreshResult, ReloadAnswer,
     RollbackAnswer, TargetStatus,
 };
 
@@ -48,35 +50,39 @@ mod targets;
 
 pub use server::serve;
 
-/// The admin API could not be opened.
+/// Why the admin API cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// An address that other machines reach, and no token.
+    /// Other machines can reach the address, and no token is set.
     #[error(
-        "open the admin API on {address}: other machines reach this address, so it needs a token: set \
+        "open the admin API on {address}: other machines can reach this address, so it needs a token; set \
          IMAGEWATCH_ADMIN_TOKEN, or choose a loopback address with --admin-listen"
     )]
     NeedsToken {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// Another program has the address.
+    /// Another program uses the address.
     #[error("open the admin API on {address}: the address is in use; choose another with --admin-listen")]
     InUse {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// The system refused.
+    /// The operating system refused the address.
     #[error("open the admin API on {address}: {source}; choose another address with --admin-listen")]
     Bind {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// The system's word.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
-/// Takes `address` for the admin API. Only a loopback address may go without `token`; a blank token is none.
+/// Binds `address` for the admin API.
+///
+/// # Errors
+/// - The address is not loopback and `token` is absent or blank.
+/// - The address is in use, or the operating system refuses it.
 pub async fn bind(address: SocketAddr, token: Option<&SecretString>) -> Result<TcpListener, AdminError> {
     if !address.ip().to_canonical().is_loopback() && !token.is_some_and(is_usable) {
         return Err(AdminError::NeedsToken { address });
@@ -87,7 +93,8 @@ pub async fn bind(address: SocketAddr, token: Option<&SecretString>) -> Result<T
     })
 }
 
-/// All routes; `token` guards those under `/admin/`, which nobody can use without one.
+/// Returns all routes. Routes under `/admin/` require `token`. If `token` is absent or blank, they refuse every
+/// request.
 pub fn router(token: Option<SecretString>, control: Arc<dyn Control>) -> Router {
     let token = token.filter(is_usable).map(Arc::new);
     let admin = Router::new()
@@ -115,7 +122,7 @@ fn is_usable(token: &SecretString) -> bool {
     !token.expose_secret().trim().is_empty()
 }
 
-/// `{"error": …}`.
+/// The JSON of every error response.
 #[derive(Serialize)]
 struct ErrorBody {
     error: String,
@@ -134,7 +141,7 @@ async fn not_found(OriginalUri(uri): OriginalUri) -> Response {
 }
 
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {}", uri.path()))
+    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {}", uri.path()))
 }
 
 #[cfg(test)]

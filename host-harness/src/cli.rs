@@ -1,4 +1,4 @@
-//! The command line: its arguments, the commands that end, what they print, and their exit codes.
+//! The command line: arguments, one-shot commands, their output, and exit codes.
 
 pub mod arguments;
 pub mod core_dumps;
@@ -14,5 +14,5 @@ pub mod telemetry;
 
 pub use forget::forget;
 pub use inspection::{Inspected, inspect_module, roll_back_policy};
-pub use oneshot::{Checked, ManifestFailure, Refreshed};
+pub use oneshot::{CheckResult, ManifestFailure, RefreshSummary};
 pub use replay::{ReplayRequest, replay};

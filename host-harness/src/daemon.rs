@@ -42,19 +42,19 @@ use imagewatch_registry::credentials::store::CredentialStore;
 use imagewatch_rollout::handover::{other_updater, own_container_id};
 use imagewatch_rollout::journal::Journal;
 use imagewatch_rollout::orders::{CredentialLookup, ProgressObserver, no_progress};
-use imagewatch_rollout::turns::Turns;
-use imagewatch_rollout::{ReplaceError, Replacer};
+use imagewatch_rollout::slots::Slots;
+use imagewatch_rollout::{ReplaceError, Rollout};
 use state_folder::StateFolder;
 
 pub use error::AppError;
 pub use first_load::WaitFor;
-pub use history::{Happened, list_history};
-pub use quarantine::{Barred, clear_quarantine, list_quarantine};
+pub use history::{HistoryList, list_history};
+pub use quarantine::{QuarantineList, clear_quarantine, list_quarantine};
 
 use actor::{Actor, Shared, names_of};
 use control::{Handles, ManifestHandle};
 use first_load::{FirstLoad, FirstLoads, Refused};
-use loading::{Ready, Source, Tools};
+use loading::{Deps, LoadedManifest, Source};
 use status::Control;
 
 /// The journal of replacements in the state folder.
@@ -69,8 +69,8 @@ pub struct App {
     adapters: Adapters,
     /// The state folder.
     state_dir: PathBuf,
-    pub(crate) replacer: Arc<Replacer>,
-    pub(crate) ready: Vec<Ready>,
+    pub(crate) rollout: Arc<Rollout>,
+    pub(crate) ready: Vec<LoadedManifest>,
     /// Manifests that cannot be used; the others go on.
     pub(crate) refused: Vec<Refused>,
     /// Manifests that are still being loaded; the others do not wait for them.
@@ -82,14 +82,14 @@ pub struct App {
 ///
 /// # Errors
 /// The engine cannot be used, or the errand is not over yet; to be begun again.
-pub async fn run_errand(
+pub async fn run_self_update(
     docker_host: Option<&str>,
     state: &StateFolder,
     cancel: &CancellationToken,
 ) -> Result<bool, AppError> {
     let engine = Arc::new(connect_engine(docker_host)?);
-    let replacer = build_replacer(engine, &state.path, state.store.clone());
-    match cancel.run_until_cancelled(Box::pin(replacer.run_errand())).await {
+    let rollout = build_rollout(engine, &state.path, state.store.clone());
+    match cancel.run_until_cancelled(Box::pin(rollout.run_self_update())).await {
         Some(ended) => Ok(ended?),
         None => Err(ReplaceError::interrupted().into()),
     }
@@ -100,8 +100,8 @@ fn connect_engine(docker_host: Option<&str>) -> Result<DockerEngine, EngineError
     DockerEngine::connect_to(choose_engine(docker_host, &|name| std::env::var(name).ok())?)
 }
 
-fn build_replacer(engine: Arc<DockerEngine>, state_dir: &Path, store: Arc<Store>) -> Replacer {
-    Replacer::new(engine, Journal::new(state_dir.join(JOURNAL)), store, own_container_id())
+fn build_rollout(engine: Arc<DockerEngine>, state_dir: &Path, store: Arc<Store>) -> Rollout {
+    Rollout::new(engine, Journal::new(state_dir.join(JOURNAL)), store, own_container_id())
 }
 
 impl App {
@@ -134,14 +134,14 @@ impl App {
             manifests.iter().cloned().map(Source::File).collect()
         };
         let FirstLoads { ready, mut refused, pending } = FirstLoads::begin(sources, wait, &adapters.cancel).await?;
-        let replacer = Arc::new(build_replacer(engine, &state.path, adapters.store.clone()));
+        let rollout = Arc::new(build_rollout(engine, &state.path, adapters.store.clone()));
         if ready.is_empty() && pending.is_empty() && !refused.is_empty() {
             return Err(refused.remove(0).error);
         }
         for Refused { source, error } in &refused {
             error!(manifest = source.name(), "failed to {error}");
         }
-        Ok(Self { adapters, state_dir: state.path, replacer, ready, refused, pending })
+        Ok(Self { adapters, state_dir: state.path, rollout, ready, refused, pending })
     }
 
     /// Ends everything that this program does when it is cancelled.
@@ -180,7 +180,7 @@ impl App {
         let sources: Vec<&Source> =
             pending.iter().map(|load| &load.source).chain(refused.iter().map(|refused| &refused.source)).collect();
         let names = names_of(ready.iter().map(|ready| ready.manifest.name.clone()).collect(), &sources);
-        self.replacer.drop_failures_of_others(&names.iter().map(String::as_str).collect());
+        self.rollout.drop_failures_of_others(&names.iter().map(String::as_str).collect());
         let mut manifests = Vec::new();
         let mut actors = names.into_iter().map(|name| {
             let (actor, handle) = Actor::new(shared.clone(), name);
@@ -210,18 +210,16 @@ impl App {
         &self,
         open: impl AsyncFnOnce() -> Result<T, AppError>,
     ) -> Result<(RunLock, T), AppError> {
-        let predecessor = self.replacer.rest_predecessor().await?;
+        let predecessor = self.rollout.stop_predecessor().await?;
         let held = match self.hold(open).await {
             Ok(held) => match &predecessor {
-                Some(predecessor) => {
-                    self.replacer.take_place_of(predecessor).await.map(|()| held).map_err(AppError::from)
-                }
+                Some(predecessor) => self.rollout.promote(predecessor).await.map(|()| held).map_err(AppError::from),
                 None => Ok(held),
             },
             Err(error) => Err(error),
         };
         if let (Err(error), Some(predecessor)) = (&held, &predecessor) {
-            self.replacer.bring_back(predecessor, &error.to_string()).await;
+            self.rollout.restore_predecessor(predecessor, &error.to_string()).await;
         }
         held
     }
@@ -234,7 +232,7 @@ impl App {
 
     /// Refuses to work beside another updater. An engine that is away is no reason not to start.
     pub(crate) async fn refuse_beside_another(&self) -> Result<(), AppError> {
-        let look = other_updater(&*self.adapters.engine, self.replacer.own_id.as_deref());
+        let look = other_updater(&*self.adapters.engine, self.rollout.own_id.as_deref());
         let looked = self.adapters.cancel.run_until_cancelled(timeout(LOOK_AROUND, look)).await;
         match looked {
             Some(Ok(Ok(Some(name)))) => return Err(AppError::OtherUpdater(name)),
@@ -245,10 +243,10 @@ impl App {
         Ok(())
     }
 
-    pub(crate) fn tools(&self, parallel: u16, progress: ProgressObserver) -> Tools {
-        let turns = Turns::new(usize::from(parallel));
+    pub(crate) fn tools(&self, parallel: u16, progress: ProgressObserver) -> Deps {
+        let slots = Slots::new(usize::from(parallel));
         let (services, refused) = Default::default();
-        Tools { adapters: self.adapters.clone(), replacer: self.replacer.clone(), turns, services, progress, refused }
+        Deps { adapters: self.adapters.clone(), rollout: self.rollout.clone(), slots, services, progress, refused }
     }
 }
 

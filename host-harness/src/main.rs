@@ -1,4 +1,6 @@
-//! Parse, start logging, run, exit: the only place that prints or ends the process.
+//! Entry point: parses the command line, starts logging, runs the command, and exits.
+//!
+//! Only this file prints results and ends the process.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -19,7 +21,7 @@ use imagewatch::cli::{
 };
 use imagewatch::daemon::state_folder::StateFolder;
 use imagewatch::daemon::status::Control;
-use imagewatch::daemon::{App, AppError, WaitFor, clear_quarantine, list_history, list_quarantine, run_errand};
+use imagewatch::daemon::{App, AppError, WaitFor, clear_quarantine, list_history, list_quarantine, run_self_update};
 use imagewatch::store::HistoryQuery;
 use imagewatch_base::clock::now_ms;
 use imagewatch_base::text::sanitize;
@@ -69,7 +71,8 @@ fn main() -> ExitCode {
     panics::exit_after(exit).into()
 }
 
-/// Prints one line about what went wrong. It may quote a module, a registry or the engine.
+/// Prints one error line to standard error. The line is sanitized, because it may quote a module, a registry or the
+/// engine.
 fn complain(message: &str) {
     anstream::eprintln!("imagewatch: {}", sanitize(message));
 }
@@ -79,7 +82,7 @@ fn fail(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
     exit.into()
 }
 
-/// A failure of one manifest, or of the whole command where it names none.
+/// Prints the failure of one manifest, or of the whole command if the failure names no manifest.
 fn report_manifest(failure: &ManifestFailure) {
     let manifest = failure.manifest.as_ref().map(|name| format!("manifest {name}: ")).unwrap_or_default();
     complain(&format!("{manifest}failed to {}", failure.message));
@@ -94,17 +97,17 @@ fn on_runtime(command: impl Future<Output = Result<Exit, AppError>>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            anstream::eprintln!("imagewatch: failed to start its runtime: {error}");
+            anstream::eprintln!("imagewatch: failed to start the async runtime: {error}");
             return Exit::Incomplete;
         }
     };
     let exit = runtime.block_on(command).unwrap_or_else(|error| report(&error));
-    // A guest call that does not heed the end is left behind, not waited for.
+    // Do not wait for a guest call that is still running.
     runtime.shutdown_background();
     exit
 }
 
-/// Cancelled by the first SIGTERM or Ctrl-C; the second one ends the process.
+/// Returns a token that the first SIGTERM or Ctrl-C cancels. The second signal ends the process immediately.
 fn cancelled_by_signals() -> CancellationToken {
     let cancel = CancellationToken::new();
     let token = cancel.clone();
@@ -120,10 +123,10 @@ fn cancelled_by_signals() -> CancellationToken {
                 _ = interrupt.recv() => {}
             }
             if is_second {
-                #[expect(clippy::exit, reason = "asked twice to end: now")]
+                #[expect(clippy::exit, reason = "the second signal must end the process immediately")]
                 std::process::exit(i32::from(Exit::Interrupted as u8));
             }
-            tracing::info!("stopping; once more to stop at once");
+            tracing::info!("stopping (send the signal again to stop immediately)");
             token.cancel();
         }
     });
@@ -133,12 +136,12 @@ fn cancelled_by_signals() -> CancellationToken {
 async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     let state = StateFolder::open(state_dir)?;
     let cancel = cancelled_by_signals();
-    if run_errand(docker_host, &state, &cancel).await? {
+    if run_self_update(docker_host, &state, &cancel).await? {
         return Ok(Exit::Success);
     }
     let recorder = args.record.as_deref().map(Recorder::open).transpose()?;
     let app = match App::load(&args.manifests, WaitFor::First, docker_host, state, cancel).await {
-        // Stopped on request before there was anything to do.
+        // A signal stopped the program while it was still loading. That is a normal stop.
         Err(AppError::Interrupted) => return Ok(Exit::Success),
         app => app?,
     };
@@ -153,7 +156,7 @@ async fn run(args: &RunArgs, docker_host: Option<&str>, state_dir: Option<&Path>
     Ok(Exit::Success)
 }
 
-/// Takes the address of the admin API, if one is wanted.
+/// Binds the address of the admin API, unless the API is off.
 async fn open_api(listen: Listen, token: Option<&SecretString>) -> Result<Option<TcpListener>, AppError> {
     match listen {
         Listen::Off => Ok(None),
@@ -164,7 +167,7 @@ async fn open_api(listen: Listen, token: Option<&SecretString>) -> Result<Option
     }
 }
 
-/// Serves the admin API until cancelled.
+/// Serves the admin API until `cancel` is cancelled.
 async fn serve_api(
     listener: TcpListener,
     token: Option<SecretString>,
@@ -211,7 +214,7 @@ async fn refresh(args: &RefreshArgs, docker_host: Option<&str>, state_dir: Optio
     let (screen, observer) = progress::bars();
     let observer = if is_watched { observer } else { no_progress() };
     let refreshed = app.refresh(&args.names, !args.no_recreate, args.parallel, &observer).await?;
-    // The bars have done their work; a terminal that refuses to clear them is no failure.
+    // A terminal that cannot clear the progress bars is not an error.
     let _ = screen.clear();
     if args.json {
         print_json(&refreshed)?;
@@ -240,7 +243,7 @@ fn history(args: &HistoryArgs, state_dir: Option<&Path>) -> Result<Exit, AppErro
 
 fn forget_state(manifest: &str, state_dir: Option<&Path>) -> Result<Exit, AppError> {
     forget(&StateFolder::open_to_change(state_dir)?, manifest)?;
-    print(&format!("forgot what was seen under {manifest}\n"))?;
+    print(&format!("forgot what the policy of {manifest} has seen\n"))?;
     Ok(Exit::Success)
 }
 
@@ -267,8 +270,8 @@ fn replay_transcript(args: &ReplayArgs) -> Result<Exit, AppError> {
     } else {
         print(&render::replay_table(&replayed, now_ms()))?;
     }
-    let is_alike = replayed.differences.is_empty() && replayed.faults.is_empty();
-    Ok(if is_alike { Exit::Success } else { Exit::Incomplete })
+    let is_same = replayed.differences.is_empty() && replayed.faults.is_empty();
+    Ok(if is_same { Exit::Success } else { Exit::Incomplete })
 }
 
 fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, AppError> {
@@ -295,10 +298,10 @@ fn plugin(command: &PluginCommand, state_dir: Option<&Path>) -> Result<Exit, App
     }
 }
 
-/// Prints a result, its colours only where they belong.
+/// Prints a result to standard output. Colours are stripped if standard output does not support them.
 ///
 /// # Errors
-/// When it cannot be written. A reader that went away wants no more: that is no error.
+/// [`AppError::Output`] if the write fails. A closed pipe is not an error.
 fn print(text: &str) -> Result<(), AppError> {
     let mut stdout = anstream::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,6 +1,8 @@
-//! What must outlive the process, in one SQLite file of the state folder: what policies remember, the digests
-//! in quarantine, what happened, and for replacements the images that containers came from. Answers and
-//! keeps; what any of it means is not its business. Calls block for as long as a small file takes to read or sync.
+//! Persistent data, in one SQLite file in the state folder.
+//!
+//! The store holds the state of the policies, the quarantine, the history, and for replacements the images that
+//! containers were created from. It does not interpret these data. Calls block while SQLite reads or syncs a small
+//! file.
 
 mod copy;
 mod guard;
@@ -23,27 +25,27 @@ use thiserror::Error;
 
 pub use history::{HistoryEntry, HistoryQuery};
 
-/// The database's name in the state folder.
+/// File name of the database in the state folder.
 pub const FILE_NAME: &str = "imagewatch.db";
 
-/// How long a call waits for another process that is writing.
+/// How long a call waits while another process writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the store could not be used.
+/// Why the store cannot be used.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The folder is not there and cannot be made.
-    #[error("make the state folder {folder}: {source}; name one that can be written with --state-dir")]
+    /// The folder does not exist and cannot be created, or cannot be read.
+    #[error("create the state folder {folder}: {source}; choose a writable folder with --state-dir")]
     Folder {
         /// The folder.
         folder: String,
-        /// The system's word.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Others may write to the folder, and that cannot be changed.
+    /// Other users can write to the folder, and imagewatch cannot change that.
     #[error(
-        "use the state folder {folder}: other users may write to it (mode {mode:o}); name a folder that belongs to \
-         imagewatch alone with --state-dir"
+        "use the state folder {folder}: other users can write to it (mode {mode:o}); with --state-dir, choose a \
+         folder that only imagewatch uses"
     )]
     Open {
         /// The folder.
@@ -51,56 +53,59 @@ pub enum StoreError {
         /// Its permissions.
         mode: u32,
     },
-    /// The file is no database, or damaged.
+    /// The file is not a database, or it is damaged.
     #[error(
-        "read {file}: it is damaged, or no database of imagewatch ({reason}); move it away to start with an \
-         empty one, in which no digest is seen or quarantined"
+        "read {file}: it is damaged or not an imagewatch database ({reason}); move it away to start with an \
+         empty database, without seen or quarantined digests"
     )]
     Damaged {
         /// The file.
         file: String,
-        /// What was found.
+        /// What is wrong with it.
         reason: String,
     },
-    /// A newer version of this program wrote it.
+    /// A newer version of imagewatch wrote the file.
     #[error(
-        "read {file}: it has schema {found}, and this imagewatch knows {known} at most; use the version that \
-         wrote it, or move the file away"
+        "read {file}: it has schema {found}, but this imagewatch supports schemas up to {known}; use the version \
+         that wrote it, or move the file away"
     )]
     Newer {
         /// The file.
         file: String,
-        /// Its schema.
+        /// The schema version of the file.
         found: u32,
-        /// The newest that is known here.
+        /// The newest schema version that this program supports.
         known: u32,
     },
-    /// The system or SQLite refused: permissions, a full disk, another process for too long.
+    /// The operating system or SQLite refused: missing permissions, a full disk, or another process that writes for too
+    /// long.
     #[error(
         "use {file}: {source}; check its permissions and the disk's free space, or name another folder with --state-dir"
     )]
     Refused {
         /// The file.
         file: String,
-        /// SQLite's word.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
 }
 
-/// The open database. One connection, used by one caller at a time; other processes may use the file meanwhile.
+/// The open database.
+///
+/// It has one connection, which one caller uses at a time. Other processes may use the file at the same time.
 #[derive(Debug)]
 pub struct Store {
     connection: Mutex<Connection>,
-    /// For errors.
+    /// The path, for errors.
     file: PathBuf,
 }
 
 impl StoreError {
-    /// Whether nothing is wrong but that the disk takes no more.
+    /// Whether the only problem is a full disk.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Folder { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            // SQLite cannot make the files beside its own: what it then says has no code of its own.
+            // SystemIoFailure: SQLite reports it when it cannot create its extra files on a full disk.
             Self::Refused { source, .. } => {
                 matches!(source.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
             }
@@ -110,11 +115,12 @@ impl StoreError {
 }
 
 impl Store {
-    /// Opens the store in `folder`, both made where they are missing; a folder that is made belongs to its owner alone, and
-    /// so does the file in any.
+    /// Opens the store in `folder`. Creates the folder and the file if they do not exist.
+    ///
+    /// Only the owner can access a folder that this function creates (mode 700). The file always gets mode 600.
     ///
     /// # Errors
-    /// When the folder cannot be made, or the file is damaged, from a newer version, or cannot be written.
+    /// The folder cannot be created. Or the file is damaged, was written by a newer version, or cannot be written.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         DirBuilder::new()
             .recursive(true)
@@ -125,16 +131,16 @@ impl Store {
         let file = folder.join(FILE_NAME);
         guard::check_files(&file)?;
         let connection = Connection::open(&file).map_err(|source| explain(&file, source))?;
-        // A folder that was there may be open to others; the files beside the database get its mode. Where the mode cannot
-        // be changed the file is somebody else's, who will know.
+        // An existing folder may be readable by others. SQLite gives its extra files the mode of the database. If the
+        // mode cannot be changed, another user owns the file, and its mode is that user's decision.
         let _ = fs::set_permissions(&file, Permissions::from_mode(0o600));
         Self::prepare(connection, file)
     }
 
-    /// A store that ends with the process, for tests and for who has no folder to write to.
+    /// Creates a store in memory, for tests and for commands without a writable folder.
     ///
     /// # Panics
-    /// When there is no memory for it.
+    /// No memory is available.
     pub fn in_memory() -> Self {
         Connection::open_in_memory()
             .map_err(|source| explain(Path::new(":memory:"), source))
@@ -142,7 +148,7 @@ impl Store {
             .expect("a database in memory needs nothing but memory")
     }
 
-    /// The folder that it is in; empty for one in memory.
+    /// The folder of the database file. Empty for a store in memory.
     pub fn folder(&self) -> &Path {
         self.file.parent().unwrap_or(&self.file)
     }
@@ -161,11 +167,11 @@ impl Store {
         work(&self.lock()).map_err(|source| explain(&self.file, source))
     }
 
-    /// Runs `work` in a transaction that is on the disk when this returns.
+    /// Runs `work` in a transaction. When this function returns, the transaction is on the disk.
     fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let written = connection
-            // Taken at once: a lock that is only raised later is refused without waiting.
+            // Take the write lock now. SQLite does not wait when a transaction upgrades its lock later.
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(|transaction| {
                 let result = work(&transaction)?;
@@ -176,7 +182,7 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
-        // A transaction that a panic cut short was rolled back when it was dropped.
+        // If a caller panicked in a transaction, dropping the transaction rolled it back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -191,7 +197,7 @@ fn explain(file: &Path, source: rusqlite::Error) -> StoreError {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             StoreError::Damaged { file, reason: source.to_string() }
         }
-        // A column that holds something else than what this program writes.
+        // A column contains a value that this program does not write.
         None if matches!(source, rusqlite::Error::FromSqlConversionFailure(..)) => {
             StoreError::Damaged { file, reason: source.to_string() }
         }
@@ -199,19 +205,19 @@ fn explain(file: &Path, source: rusqlite::Error) -> StoreError {
     }
 }
 
-/// What the clock says, as the columns hold it: SQLite's integers are signed.
+/// Converts a time to a column value. SQLite's integers are signed.
 fn column_ms(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 impl Store {
-    /// Lets every write fail, as on a full disk, or none.
+    /// Makes every write fail, as on a full disk, or allows writes again.
     pub(crate) fn set_read_only(&self, is_read_only: bool) {
         self.lock().pragma_update(None, "query_only", is_read_only).expect("a setting of the connection");
     }
 
-    /// Lets the file grow no further, as on a full disk.
+    /// Prevents the file from growing, as on a full disk.
     fn fill_up(&self) {
         let connection = self.lock();
         let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");

@@ -1,33 +1,34 @@
-//! The wasm side: exports, host-function imports, the ABI section, and a panic hook.
-//! Natively none of it exists, since extism-pdk's imports link only in a wasm module.
+//! The wasm side of the plugin: exports, imports of host functions, the ABI section and a panic hook. This module
+//! exists in wasm builds only, because the imports of extism-pdk link only there.
 
-#![expect(unsafe_code, reason = "exports, imports and link sections of a wasm module are unsafe by nature")]
+#![expect(unsafe_code, reason = "exports, imports and link sections of a wasm module require unsafe code")]
 
 use std::sync::Once;
 
 use extism_pdk::extism;
 use imagewatch_core::Host;
 use imagewatch_core::abi::{
-    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, Selector,
-    exports,
+    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Order, Orders, OrdersAccepted,
+    Selector, exports,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Read by hosts without running the module; kept through `strip` by build.rs.
+/// Hosts read this section without running the module. build.rs keeps it through `strip`.
 #[used]
 #[unsafe(link_section = "imagewatch.abi")]
 static ABI: [u8; 1] = *b"1";
-const _: () = assert!(imagewatch_core::abi::ABI_VERSION == 1, "the section above says the same");
+const _: () = assert!(imagewatch_core::abi::ABI_VERSION == 1, "the section above must declare the same version");
 
-/// What this policy needs, likewise: hosts, images and containers are what its config and the engine name.
+/// The capabilities that this policy needs, in another such section. Its config and the engine determine the hosts,
+/// images and containers.
 const CAPABILITIES_TEXT: &str = r#"{"functions":["docker_containers","docker_refresh","host_log","http_send"],"strategies":["replace","start-first","remove","pull-only","notify"],"hosts":"any","images":"any","containers":"any"}"#;
 #[used]
 #[unsafe(link_section = "imagewatch.capabilities")]
 static CAPABILITIES: [u8; CAPABILITIES_TEXT.len()] =
-    *CAPABILITIES_TEXT.as_bytes().as_array().expect("it has its length");
+    *CAPABILITIES_TEXT.as_bytes().as_array().expect("the array has the length of the text");
 
-// The PDK's macros do the same with an error type whose backtraces are 20 KB of a module.
+// The macros of the PDK declare the same imports, but with an error type that adds 20 KB of backtraces to a module.
 #[link(wasm_import_module = "extism:host/user")]
 unsafe extern "C" {
     fn http_send(batch: u64) -> u64;
@@ -56,10 +57,11 @@ extern "C" fn refresh() -> i32 {
     call(exports::REFRESH)
 }
 
-/// Runs one export between Extism's input and output; 1 with an error text when there is no output.
+/// Runs one export with the input from Extism. Returns 0 with an output, or 1 with an error text.
 fn call(export: &str) -> i32 {
     report_panics();
-    // SAFETY: Extism's calling convention; every block is written before the host is told of it. So for all below.
+    // SAFETY: this follows Extism's calling convention. Every block is written before the host learns of it. The same
+    // applies to all calls below.
     let input = unsafe { extism::load_input() };
     match imagewatch_core::call(export, &input, &mut Guest) {
         Ok(output) => {
@@ -73,7 +75,7 @@ fn call(export: &str) -> i32 {
     }
 }
 
-/// A new block of the host's memory with `bytes`.
+/// Allocates a block in the host's memory and writes `bytes` into it.
 fn write_block(bytes: &[u8]) -> u64 {
     unsafe {
         let block = extism::alloc(bytes.len() as u64);
@@ -82,7 +84,8 @@ fn write_block(bytes: &[u8]) -> u64 {
     }
 }
 
-/// What the host wrote into `block`, which is given back. Block 0 is none; not every host knows that it has no length.
+/// Reads what the host wrote into `block`, and frees the block. Block 0 means no data. Its length is not requested,
+/// because not every host handles that request.
 fn take_block(block: u64) -> Option<Vec<u8>> {
     if block == 0 {
         return None;
@@ -101,17 +104,17 @@ fn take_block(block: u64) -> Option<Vec<u8>> {
 
 /// Calls a host function with `input` as JSON.
 fn ask<T: DeserializeOwned>(function: unsafe extern "C" fn(u64) -> u64, input: &impl Serialize) -> Answer<T> {
-    let input = serde_json::to_vec(input).expect("what crosses the boundary has string keys only");
+    let input = serde_json::to_vec(input).expect("types of the boundary have string keys only");
     let block = write_block(&input);
     let answer = unsafe { function(block) };
     unsafe { extism::free(block) };
     let answer = take_block(answer).unwrap_or_default();
     serde_json::from_slice(&answer).unwrap_or_else(|error| {
-        Answer::Err(Failure::passing(FailureCode::BadAnswer, format!("the host's answer cannot be read: {error}")))
+        Answer::Err(Failure::retryable(FailureCode::BadAnswer, format!("the host's answer cannot be read: {error}")))
     })
 }
 
-/// Hands a panic's text to the host before the module aborts, so that a bug says what it was.
+/// Reports the text of a panic to the host before the module aborts, so that the host can log the cause.
 fn report_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -139,12 +142,12 @@ impl Host for Guest {
         ask(docker_containers, &selector)
     }
 
-    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<Placed> {
+    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<OrdersAccepted> {
         ask(docker_refresh, &Orders { orders })
     }
 
     fn log(&mut self, line: LogLine) {
-        // A line that cannot be written is no reason to decide otherwise.
+        // A log line that cannot be encoded does not change a decision.
         if let Ok(line) = serde_json::to_vec(&line) {
             let block = write_block(&line);
             unsafe {

@@ -1,5 +1,5 @@
-//! The policy as an Extism plugin: hands the four exports to `imagewatch-core` and the host
-//! functions back to it. Glue only; a line that decides something belongs into `core`.
+//! The policy as an Extism plugin. It connects the four exports and the host functions to `imagewatch-core`. This crate
+//! contains no decisions; they belong in `imagewatch-core`.
 
 #[cfg(target_arch = "wasm32")]
 mod guest;

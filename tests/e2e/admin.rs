@@ -1,4 +1,4 @@
-//! The admin API, and the workspaces manifest as it ships: the seed system's behaviour.
+//! Tests the admin API and the shipped workspaces manifest, which must behave like the seed system.
 
 use imagewatch_abi::Digest;
 use imagewatch_tests::components;
@@ -10,12 +10,12 @@ use imagewatch_tests::program::start_imagewatch;
 use imagewatch_tests::proxy::Proxy;
 use serde_json::json;
 
-use crate::stage::{ADMIN_TOKEN, Daemon, SOON, Stage, answer_of, watch_with};
+use crate::stage::{ADMIN_TOKEN, Daemon, SHORT_TIMEOUT, Stage, answer_of, watch_with};
 
 const RUNTIMES: [&str; 9] =
     ["autogen", "claude-code", "codex", "crewai", "deepagents", "gemini-cli", "hermes", "langgraph", "openclaw"];
 
-/// Nine runtimes' images cannot all be there: `codex` and `langgraph` are.
+/// A scenario with the shipped manifest. It has images for only two of the nine runtimes: `codex` and `langgraph`.
 struct Workspaces {
     stage: Stage,
     prefix: String,
@@ -45,14 +45,14 @@ impl Workspaces {
         self.stage.run_as(role, RunSpec { image: self.image(runtime), ..RunSpec::default() }).await
     }
 
-    /// The manifest that ships, with the plugin of this build.
+    /// Writes the shipped manifest with the plugin of this build.
     fn manifest(&self) -> std::path::PathBuf {
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/workspaces.json");
-        let text = std::fs::read_to_string(shipped).expect("it ships");
+        let text = std::fs::read_to_string(shipped).expect("the manifest can be read");
         let wasm = components::plugin_wasm();
         let path = self.stage.folder.path().join("workspaces.json");
-        let text = text.replace("target/plugin/imagewatch.wasm", wasm.to_str().expect("a path of ours"));
-        std::fs::write(&path, text).expect("a file");
+        let text = text.replace("target/plugin/imagewatch.wasm", wasm.to_str().expect("the path is UTF-8"));
+        std::fs::write(&path, text).expect("the folder is writable");
         path
     }
 
@@ -63,7 +63,7 @@ impl Workspaces {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_workspaces_endpoint_gives_its_three_answers() {
+async fn the_workspaces_endpoint_gives_three_kinds_of_answers() {
     let workspaces = Workspaces::new().await;
     let stage = &workspaces.stage;
     workspaces.run("ws-1", "codex").await;
@@ -92,20 +92,20 @@ async fn the_workspaces_endpoint_gives_its_three_answers() {
     let url = daemon.admin_url("/admin/workspace-images/refresh?runtime=codex").await;
     let seen = proxy.count("/containers/json");
     let asked = tokio::spawn(answer_of(build_client().post(url).bearer_auth(ADMIN_TOKEN)));
-    imagewatch_tests::wait::wait_for("the containers to be asked for", SOON, || async {
+    imagewatch_tests::wait::wait_for("the container list to be requested", SHORT_TIMEOUT, || async {
         let now = proxy.count("/containers/json");
         if now > seen { Ok(()) } else { Err(now) }
     })
     .await;
     proxy.cut().await;
     drop(hold);
-    let (status, body) = asked.await.expect("it answers");
+    let (status, body) = asked.await.expect("the request task does not panic");
     assert_eq!((status, &body["partial_result"]), (500, &json!({"pulled": ["codex"], "failed": [], "recreated": []})));
     assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_token_the_admin_api_does_nothing_and_health_needs_none() {
+async fn the_admin_api_needs_a_token_except_for_health() {
     let workspaces = Workspaces::new().await;
     let daemon = workspaces.watch(workspaces.stage.scope.engine().host(), "false");
     let url = daemon.admin_url("/admin/workspace-images/refresh").await;
@@ -120,7 +120,7 @@ async fn without_its_token_the_admin_api_does_nothing_and_health_needs_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn image_auto_refresh_false_refuses_to_poll_with_a_clear_line() {
+async fn image_auto_refresh_false_disables_polling_with_a_log_line() {
     let workspaces = Workspaces::new().await;
     let proxy = Proxy::to_registry(&workspaces.stage.registry.host()).await;
     let prefix = format!("{}/org", proxy.host());
@@ -135,7 +135,7 @@ async fn image_auto_refresh_false_refuses_to_poll_with_a_clear_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn image_auto_refresh_true_seeds_and_then_removes_what_moved() {
+async fn image_auto_refresh_true_seeds_and_replaces_moved_images() {
     let workspaces = Workspaces::new().await;
     let stage = &workspaces.stage;
     workspaces.run("ws-1", "codex").await;
@@ -143,10 +143,10 @@ async fn image_auto_refresh_true_seeds_and_then_removes_what_moved() {
     daemon.wait_for_line("codex: first seen at sha256:").await;
     daemon.wait_for_line("autogen: failed to look up: ").await;
     daemon.stop().await;
-    // The shipped interval is five minutes; a copy with a shorter one sees the move.
+    // The shipped interval is five minutes. A copy with a shorter interval notices the move in time.
     let path = workspaces.manifest();
     let text = std::fs::read_to_string(&path).expect("just written").replace("\"5m\"", "\"200ms\"");
-    std::fs::write(&path, text).expect("a file");
+    std::fs::write(&path, text).expect("the folder is writable");
     let envs = [("MOLECULE_IMAGE_REGISTRY", workspaces.prefix.as_str()), ("IMAGE_AUTO_REFRESH", "true")];
     let daemon = watch_with(stage.scope.engine().host(), &[path], &envs);
     daemon.wait_for_line("codex: first seen at sha256:").await;
@@ -162,20 +162,20 @@ fn start_on(stage: &Stage, address: &str, envs: &[(&str, &str)]) -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_api_refuses_to_listen_elsewhere_without_a_token() {
+async fn the_admin_api_needs_a_token_to_listen_beyond_loopback() {
     let stage = Stage::new().await;
     let mut refused = start_on(&stage, "0.0.0.0:0", &[]);
-    assert_eq!(refused.wait_exit(SOON).await, Some(6), "{:?}", refused.lines());
-    refused.wait_for_line("IMAGEWATCH_ADMIN_TOKEN", SOON).await;
+    assert_eq!(refused.wait_exit(SHORT_TIMEOUT).await, Some(6), "{:?}", refused.lines());
+    refused.wait_for_line("IMAGEWATCH_ADMIN_TOKEN", SHORT_TIMEOUT).await;
     let mut daemon = start_on(&stage, "127.0.0.1:0", &[]);
-    let line = daemon.wait_for_line("admin API listens", SOON).await;
-    let taken = line.rsplit_once("address=").expect("an address").1.trim().to_owned();
+    let line = daemon.wait_for_line("admin API listens", SHORT_TIMEOUT).await;
+    let taken = line.rsplit_once("address=").expect("the line contains the address").1.trim().to_owned();
     let mut second = start_on(&stage, &taken, &[]);
-    assert_eq!(second.wait_exit(SOON).await, Some(6), "{:?}", second.lines());
-    second.wait_for_line("in use", SOON).await;
+    assert_eq!(second.wait_exit(SHORT_TIMEOUT).await, Some(6), "{:?}", second.lines());
+    second.wait_for_line("in use", SHORT_TIMEOUT).await;
     let (status, body) = answer_of(build_client().post(format!("http://{taken}/admin/workspace-images/refresh"))).await;
     assert_eq!(status, 401);
     assert!(body["error"].as_str().is_some_and(|error| error.contains("IMAGEWATCH_ADMIN_TOKEN")), "{body}");
     daemon.signal(Signal::INT);
-    assert_eq!(daemon.wait_exit(SOON).await, Some(0), "Ctrl-C ends it as cleanly");
+    assert_eq!(daemon.wait_exit(SHORT_TIMEOUT).await, Some(0), "Ctrl-C also causes a clean exit");
 }

@@ -1,5 +1,5 @@
-//! Private registries, through tokens and through Basic, with the real registry in both modes.
-//! A credential is attached by the host, towards its registry only, and shows up nowhere.
+//! Tests private registries with token auth and Basic auth, against the real registry in both modes. The host attaches
+//! a credential only to requests to its registry, and the credential is never visible elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use imagewatch_tests::program::start_imagewatch;
 use imagewatch_tests::registry::RegistryAuth;
 use imagewatch_tests::token_server::{TokenPolicy, TokenServer};
 
-use crate::stage::{Daemon, SOON, Stage, watch_with};
+use crate::stage::{Daemon, SHORT_TIMEOUT, Stage, watch_with};
 
 const USER: &str = "alice";
 
-/// Symbols that the standard base64 alphabet would break in the engine's header.
+/// Contains characters that need the URL-safe base64 alphabet in the engine's header.
 const PASSWORD: &str = "canary-~?>:Zz~~~9";
 
 async fn token_server() -> Arc<TokenServer> {
@@ -26,7 +26,7 @@ fn basic() -> RegistryAuth {
     RegistryAuth::Htpasswd { user: USER.to_owned(), password: PASSWORD.to_owned() }
 }
 
-/// Runs a container on v1 of a private image and watches it with `config` and `envs`.
+/// Runs a container on v1 of a private image, and watches it with `config` and `envs`.
 async fn watch_private(stage: &Stage, config: &[(&str, &str)], envs: &[(&str, &str)]) -> Daemon {
     run_private(stage).await;
     watch(stage, config, envs)
@@ -37,9 +37,9 @@ async fn run_private(stage: &Stage) {
     let first = stage.write(&stage.manifest().config("images", &stage.image("web")), "first");
     let (own, args) = (credential(stage), ["refresh", "--no-recreate", "--manifest"]);
     let args = args.map(std::ffi::OsStr::new).into_iter().chain([first.as_os_str()]);
-    // The engine gets the credential from imagewatch, whatever is in the password.
+    // The engine gets the credential from imagewatch, whatever characters the password contains.
     let mut pull = start_imagewatch(stage.scope.engine().host(), args, &[("IMAGEWATCH_CREDENTIAL_TEST", &own)]);
-    assert_eq!(pull.wait_exit(SOON).await, Some(0), "{:?}", pull.lines());
+    assert_eq!(pull.wait_exit(SHORT_TIMEOUT).await, Some(0), "{:?}", pull.lines());
     stage.run("web").await;
 }
 
@@ -48,7 +48,7 @@ fn watch(stage: &Stage, config: &[(&str, &str)], envs: &[(&str, &str)]) -> Daemo
     for (key, value) in config {
         manifest = manifest.config(key, value);
     }
-    // At the loudest level no line may show a secret.
+    // Even at the most detailed log level, no line may contain a secret.
     let envs = [&[("IMAGEWATCH_LOG", "trace")], envs].concat();
     watch_with(stage.scope.engine().host(), &[stage.write(&manifest, "private")], &envs)
 }
@@ -57,13 +57,13 @@ fn credential(stage: &Stage) -> String {
     format!("{}={USER}:{PASSWORD}", stage.registry.host())
 }
 
-/// Neither the password nor a token, which begins as every JSON Web Token does.
+/// Panics if a line contains the password or a token. Every JSON Web Token starts with the same characters.
 fn assert_no_secret(lines: &[String]) {
     assert!(!lines.iter().any(|line| line.contains("canary") || line.contains("eyJ")), "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_image_is_followed_through_token_auth() {
+async fn token_auth_follows_a_private_image() {
     let server = token_server().await;
     let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
     let realm = format!("{}={}", stage.registry.host(), server.host());
@@ -72,7 +72,7 @@ async fn a_private_image_is_followed_through_token_auth() {
         watch_private(&stage, &[("host.auth_realms", &realm)], &[("IMAGEWATCH_CREDENTIAL_TEST", &value)]).await;
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, SOON).await;
+    stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
     let own = |request: &&imagewatch_tests::token_server::TokenRequest| {
         request.user.as_deref() == Some(USER)
             && request.scopes == [format!("repository:{}:pull", stage.scope.name("web"))]
@@ -82,7 +82,7 @@ async fn a_private_image_is_followed_through_token_auth() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_kept_so_that_a_tick_asks_for_none() {
+async fn a_cached_token_saves_token_requests() {
     let server = token_server().await;
     let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
     let realm = format!("{}={}", stage.registry.host(), server.host());
@@ -92,23 +92,23 @@ async fn a_token_is_kept_so_that_a_tick_asks_for_none() {
     daemon.wait_for_line("first seen").await;
     let before = server.requests().len();
     daemon.wait_for_more("policy called", daemon.count("policy called") + 9).await;
-    assert_eq!(server.requests().len(), before, "ten ticks without a token request");
+    assert_eq!(server.requests().len(), before, "ten polls without a token request");
     assert_no_secret(&daemon.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_image_is_followed_through_basic_auth() {
+async fn basic_auth_follows_a_private_image() {
     let stage = Stage::with(basic()).await;
     let value = credential(&stage);
     let daemon = watch_private(&stage, &[], &[("IMAGEWATCH_CREDENTIAL_TEST", &value)]).await;
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, SOON).await;
+    stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
     assert_no_secret(&daemon.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_seed_systems_two_variables_follow_the_prefix() {
+async fn the_seed_systems_variables_apply_to_the_registry_prefix() {
     let stage = Stage::with(basic()).await;
     let prefix = format!("{}/org", stage.registry.host());
     let envs = [("GHCR_USER", " alice "), ("GHCR_TOKEN", PASSWORD), ("MOLECULE_IMAGE_REGISTRY", prefix.as_str())];
@@ -117,28 +117,28 @@ async fn the_seed_systems_two_variables_follow_the_prefix() {
     assert_no_secret(&daemon.stop().await);
 }
 
-/// A log-in of Docker's own is read anew by a running watcher, and goes along with its pulls.
+/// A running watcher notices a new Docker log-in, and uses it for its pulls too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_in_of_dockers_own_is_followed_and_a_broken_one_is_named() {
+async fn a_docker_log_in_is_used_and_a_broken_config_file_is_reported() {
     let stage = Stage::with(basic()).await;
     let config = stage.folder.path().join("config.json");
     std::fs::write(&config, "{\"auths\": {\"canary").unwrap();
     let daemon = watch_private(&stage, &[], &[("DOCKER_CONFIG", stage.folder.path().to_str().unwrap())]).await;
     let line = daemon.wait_for_line("failed to look up").await;
-    assert!(line.contains("config.json: it is no JSON"), "{line}");
+    assert!(line.contains("config.json: it is not valid JSON"), "{line}");
     let auth = STANDARD.encode(format!("{USER}:{PASSWORD}"));
     let key = format!("http://{}/v1/", stage.registry.host());
     std::fs::write(&config, serde_json::json!({ "auths": { key: { "auth": auth } } }).to_string()).unwrap();
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, SOON).await;
+    stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
     let lines = daemon.stop().await;
     assert_no_secret(&lines);
     assert!(!lines.iter().any(|line| line.contains(&auth)), "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_or_with_a_wrong_credential_the_reason_says_what_to_do() {
+async fn a_missing_or_wrong_credential_is_reported_with_advice() {
     let stage = Stage::with(basic()).await;
     let daemon = watch_private(&stage, &[], &[]).await;
     let line = daemon.wait_for_line("failed to look up").await;
@@ -151,7 +151,7 @@ async fn without_or_with_a_wrong_credential_the_reason_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_realm_that_is_not_bound_to_its_registry_gets_nothing() {
+async fn a_realm_that_is_not_bound_to_its_registry_gets_no_request() {
     let server = token_server().await;
     let stage = Stage::with(RegistryAuth::Token { token_server: server.clone() }).await;
     let value = credential(&stage);
@@ -159,6 +159,6 @@ async fn a_realm_that_is_not_bound_to_its_registry_gets_nothing() {
     let before = server.requests().len();
     let line = daemon.wait_for_line("failed to look up").await;
     assert!(line.contains("host.auth_realms") && line.contains(server.host()), "{line}");
-    assert_eq!(server.requests().len(), before, "it was not asked");
+    assert_eq!(server.requests().len(), before, "the token server got no request");
     assert_no_secret(&daemon.stop().await);
 }

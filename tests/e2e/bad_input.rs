@@ -1,5 +1,5 @@
-//! Bad input, each kind through the real program: one clear message that names the file, key, host
-//! or image, the documented exit code or that target's outcome, and nothing else stops.
+//! Tests bad input of each kind with the real program. Each case gives one clear message with the file, key, host or
+//! image, and the documented exit code or the outcome of that target. Nothing else stops.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,35 +15,36 @@ use tokio::net::TcpListener;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::stage::{LATER, Stage};
+use crate::stage::{LONG_TIMEOUT, Stage};
 
-/// Exit code and output of `imagewatch check` on `manifest`.
+/// Runs `imagewatch check` on `manifest` and returns the exit code and the output.
 async fn check(docker_host: &str, manifest: &Path) -> (i32, String) {
     let args = ["check".as_ref(), "--json".as_ref(), manifest.as_os_str()];
     let mut process = start_imagewatch(docker_host, args, &[]);
-    let code = process.wait_exit(LATER).await.expect("it ends by itself");
+    let code = process.wait_exit(LONG_TIMEOUT).await.expect("imagewatch exits with a code");
     (code, process.lines().join("\n"))
 }
 
 fn write(stage: &Stage, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     let path = stage.folder.path().join(name);
-    std::fs::write(&path, text).expect("the test's folder takes files");
+    std::fs::write(&path, text).expect("the test's folder is writable");
     path
 }
 
-/// A module with the exports of a policy, an ABI version and one more import.
+/// Builds a module with the exports of a policy, the given ABI version and one additional import.
 fn module(abi: &str, import: &str) -> Vec<u8> {
     let exports = ["describe", "poll", "settle", "refresh"]
         .map(|name| format!(r#"(func (export "{name}") (result i32) i32.const 0)"#))
         .concat();
-    wat::parse_str(format!(r#"(module {import} {exports} (@custom "imagewatch.abi" "{abi}"))"#)).expect("good WAT")
+    wat::parse_str(format!(r#"(module {import} {exports} (@custom "imagewatch.abi" "{abi}"))"#))
+        .expect("the WAT is valid")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn manifests_and_modules_that_cannot_be_used_say_why_and_exit_with_their_code() {
+async fn unusable_manifests_and_modules_give_the_reason_and_the_exit_code() {
     let stage = Stage::new().await;
     let wasm = components::plugin_wasm();
-    let good = std::fs::read(&wasm).expect("it was built");
+    let good = std::fs::read(&wasm).expect("the module was built");
     let manifest_of = |file: &str, bytes: &[u8]| {
         let module = write(&stage, &format!("{file}.wasm"), bytes);
         let config = serde_json::json!({"host.allow_unhashed": "true"});
@@ -59,7 +60,7 @@ async fn manifests_and_modules_that_cannot_be_used_say_why_and_exit_with_their_c
     for (case, manifest, code, parts) in [
         ("malformed", write(&stage, "malformed.json", "{\"wasm\": ["), 3, ["malformed.json", "line 1"]),
         ("unknown field", write(&stage, "field.json", r#"{"wsam": []}"#), 3, ["field.json", "wsam"]),
-        ("unknown key", with("key", "imagess", "a"), 3, ["key.json", "`imagess`: is not known"]),
+        ("unknown key", with("key", "imagess", "a"), 3, ["key.json", "`imagess`: is unknown"]),
         ("invalid reference", with("reference", "images", "ghcr.io/UPPER"), 3, ["`images`", "ghcr.io/UPPER"]),
         ("wrong hash", stage.write(&wrong_hash, "hash"), 4, ["hash.json", "manifest's `hash` is 0000"]),
         (
@@ -68,7 +69,7 @@ async fn manifests_and_modules_that_cannot_be_used_say_why_and_exit_with_their_c
             4,
             ["unhashed.json", "has no `hash`"],
         ),
-        ("truncated wasm", manifest_of("cut", &good[..good.len() / 2]), 4, ["cut.wasm", "no valid wasm module"]),
+        ("truncated wasm", manifest_of("cut", &good[..good.len() / 2]), 4, ["cut.wasm", "not a valid wasm module"]),
         ("no wasm", manifest_of("text", b"<html>"), 4, ["text.wasm", "does not start"]),
         (
             "foreign import",
@@ -89,7 +90,7 @@ async fn manifests_and_modules_that_cannot_be_used_say_why_and_exit_with_their_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_engine_is_named_with_its_socket() {
+async fn an_unreachable_engine_is_reported_with_its_socket() {
     let stage = Stage::new().await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("a")), "one");
     for (host, code) in [("unix:///nowhere/docker.sock", 5), ("ssh://somewhere", 3)] {
@@ -105,10 +106,10 @@ async fn answering(response: ResponseTemplate) -> MockServer {
     server
 }
 
-/// Takes connections and says nothing.
+/// Starts a server that accepts connections and never answers.
 async fn silent() -> (String, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let host = listener.local_addr().expect("an address").to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let host = listener.local_addr().expect("a bound socket has an address").to_string();
     let task = tokio::spawn(async move {
         let mut held = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
@@ -118,10 +119,10 @@ async fn silent() -> (String, tokio::task::JoinHandle<()>) {
     (host, task)
 }
 
-/// A token server that answers 10 MB.
+/// Starts a token server that answers with 10 MB.
 async fn flood() -> (String, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let host = listener.local_addr().expect("an address").to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let host = listener.local_addr().expect("a bound socket has an address").to_string();
     let own = host.clone();
     let task = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -146,7 +147,7 @@ async fn flood() -> (String, tokio::task::JoinHandle<()>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_registry_answers_is_that_images_reason_and_stops_no_other() {
+async fn a_bad_registry_answer_affects_only_its_own_image() {
     let stage = Stage::new().await;
     stage.push("good", "v1").await;
     let html = answering(ResponseTemplate::new(200).set_body_raw("<html>", "text/html")).await;
@@ -176,16 +177,20 @@ async fn whatever_a_registry_answers_is_that_images_reason_and_stops_no_other() 
     let checked: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
     assert_eq!(exit, 1, "{output}");
     for ((image, host), part) in images.iter().zip(&hosts).zip(reasons) {
-        let row = checked["images"].as_array().expect("a list").iter().find(|row| row["target"] == image.as_str());
+        let row = checked["images"]
+            .as_array()
+            .expect("the images are a list")
+            .iter()
+            .find(|row| row["target"] == image.as_str());
         let row = row.unwrap_or_else(|| panic!("{image} in {output}"));
-        let reason = row["reason"].as_str().expect("a reason");
+        let reason = row["reason"].as_str().expect("the image has a reason");
         assert_eq!(row["verdict"], "unknown", "{row}");
         assert!(reason.contains(part) && reason.contains(host.as_str()), "{part} and {host} in {reason}");
     }
-    let good = checked["images"].as_array().and_then(|rows| rows.last()).expect("the good one");
+    let good = checked["images"].as_array().and_then(|rows| rows.last()).expect("the good image has a row");
     assert_eq!(good["verdict"], "unused", "{good}");
 
-    // The plain registry, spoken to as if it had TLS.
+    // The plain HTTP registry is addressed as if it had TLS.
     let manifest =
         stage.manifest().config("images", &stage.image("good")).config("host.insecure_registries", "another.example");
     let (exit, output) = check(stage.scope.engine().host(), &stage.write(&manifest, "tls")).await;
@@ -194,7 +199,7 @@ async fn whatever_a_registry_answers_is_that_images_reason_and_stops_no_other() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_says_nothing_for_ten_seconds_delays_no_other_manifest() {
+async fn a_silent_registry_does_not_delay_other_manifests() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     stage.run("web").await;
@@ -205,18 +210,18 @@ async fn a_registry_that_says_nothing_for_ten_seconds_delays_no_other_manifest()
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;
     stage.wait_until_on("web", &v2, Duration::from_secs(9)).await;
-    assert_eq!(daemon.count("no answer from"), 0, "the other is still waiting");
+    assert_eq!(daemon.count("no answer from"), 0, "the other manifest still waits");
     let line = daemon.wait_for_line("no answer from").await;
     assert!(line.contains(&silent) && line.contains("10"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_not_allowed_is_never_asked() {
+async fn a_host_that_is_not_allowed_gets_no_request() {
     let stage = Stage::new().await;
     let server = MockServer::start().await;
     let host = server.address().to_string();
     let target = RegistryTarget::new(&host, PushAuth::Anonymous);
-    assert_eq!(target.digest_of("app", "v1").await, None, "it answers us");
+    assert_eq!(target.digest_of("app", "v1").await, None, "the registry answers the test's request");
     let before = server.received_requests().await.map_or(0, |requests| requests.len());
     let manifest = stage.manifest().config("images", &format!("{host}/app:v1"));
     let (exit, output) = check(stage.scope.engine().host(), &stage.write(&manifest, "foreign")).await;

@@ -1,20 +1,22 @@
-//! The built wasm decides exactly as the native core does, byte for byte, over the same scripts.
+//! Tests that the built wasm and the native core give the same bytes for the same scripts.
 
 use std::sync::{Arc, Mutex};
 
-use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector, exports};
+use imagewatch_abi::{
+    Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, OrdersAccepted, Selector, exports,
+};
 use imagewatch_core::Host;
 use imagewatch_core::script::{SCRIPTS, ScriptedHost, parse_script, play};
 use imagewatch_policy::{Effects, PluginManifest, call_bytes, load};
 use imagewatch_tests::components;
 use serde_json::json;
 
-/// A script's host behind the real host functions.
+/// A script's host behind the interface of the real host functions.
 struct Scripted(Mutex<ScriptedHost>);
 
 impl Scripted {
     fn host(&self) -> std::sync::MutexGuard<'_, ScriptedHost> {
-        self.0.lock().expect("no call of a script panics")
+        self.0.lock().expect("no holder panics")
     }
 }
 
@@ -25,7 +27,7 @@ impl Effects for Scripted {
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
         self.host().docker_containers(selector)
     }
-    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+    fn docker_refresh(&self, orders: Orders) -> Answer<OrdersAccepted> {
         self.host().docker_refresh(orders.orders)
     }
     fn log(&self, line: LogLine) {
@@ -34,15 +36,15 @@ impl Effects for Scripted {
 }
 
 fn export_named(name: &str) -> &'static str {
-    exports::ALL.into_iter().find(|export| *export == name).expect("scripts call exports")
+    exports::ALL.into_iter().find(|export| *export == name).expect("scripts call only known exports")
 }
 
 #[test]
-fn the_built_wasm_plays_every_script_and_gives_the_bytes_of_the_native_core() {
+fn the_built_wasm_gives_the_same_bytes_as_the_native_core() {
     for (name, text) in SCRIPTS {
-        let script = parse_script(text).expect("a script");
+        let script = parse_script(text).expect("the script is valid");
         let manifest = json!({"wasm": [{"path": components::plugin_wasm()}], "config": script.config}).to_string();
-        let manifest = PluginManifest::parse(name, name, &manifest, &|_| None).expect("a good manifest");
+        let manifest = PluginManifest::parse(name, name, &manifest, &|_| None).expect("the manifest is valid");
         let plugin = load(&manifest).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut in_wasm = Vec::new();
         let played = play(&script, |export, input, host| {
@@ -65,11 +67,12 @@ fn the_built_wasm_plays_every_script_and_gives_the_bytes_of_the_native_core() {
 }
 
 #[test]
-fn input_that_is_none_is_an_error_of_the_call_and_names_the_export() {
+fn invalid_input_is_an_error_with_the_name_of_the_export() {
     let manifest = json!({"wasm": [{"path": components::plugin_wasm()}], "config": {"images": "r.io/a"}}).to_string();
-    let manifest = PluginManifest::parse("m", "m", &manifest, &|_| None).expect("a good manifest");
+    let manifest = PluginManifest::parse("m", "m", &manifest, &|_| None).expect("the manifest is valid");
     let plugin = load(&manifest).expect("loads");
     let effects = Arc::new(Scripted(Mutex::default()));
-    let error = call_bytes(&plugin.compiled, exports::POLL, b"no json", effects).expect_err("an error").to_string();
-    assert!(error.contains("input of poll is not what it takes"), "{error}");
+    let error =
+        call_bytes(&plugin.compiled, exports::POLL, b"no json", effects).expect_err("the input is invalid").to_string();
+    assert!(error.contains("invalid input for poll"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! The commands that end: `check`, `refresh`, `plugin inspect`, `completions`; tables, JSON, exit
-//! codes. And that what ships (manifests, pages) is what the code says.
+//! Tests the commands `check`, `refresh`, `plugin inspect` and `completions`: tables, JSON and exit codes. Also checks
+//! that the shipped manifests and pages match the code.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ use imagewatch_tests::process::Process;
 use imagewatch_tests::program::start_imagewatch;
 use serde_json::{Value, json};
 
-use crate::stage::{LATER, Stage, run_to_end};
+use crate::stage::{LONG_TIMEOUT, Stage, run_to_end};
 
 fn start(stage: &Stage, args: &[&str]) -> Process {
     start_imagewatch(stage.scope.engine().host(), args, &[])
 }
 
-/// Exit code and all output.
+/// Runs a command to its end and returns the exit code and all output.
 async fn run(stage: &Stage, args: &[&str]) -> (i32, String) {
     run_to_end(stage.scope.engine().host(), args, &[]).await
 }
@@ -28,11 +28,11 @@ async fn run_json(stage: &Stage, args: &[&str]) -> (i32, Value) {
 }
 
 fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of ours")
+    path.to_str().expect("the path is UTF-8")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_says_what_is_to_be_done_and_changes_nothing() {
+async fn a_check_reports_pending_updates_and_changes_nothing() {
     let stage = Stage::new().await;
     let v1 = stage.push("old", "v1").await;
     let id = stage.run("old").await;
@@ -47,9 +47,9 @@ async fn a_check_says_what_is_to_be_done_and_changes_nothing() {
     let (code, output) = run(&stage, &["check", text(&manifest)]).await;
     assert_eq!(code, 0, "{output}");
     assert!(output.contains("1 to update, 1 up to date, 0 unknown"), "{output}");
-    assert!(!output.contains('\u{1b}'), "no colours where there is no terminal: {output}");
+    assert!(!output.contains('\u{1b}'), "no colours without a terminal: {output}");
     let (code, checked) = run_json(&stage, &["check", "--json", text(&manifest)]).await;
-    let images: Vec<Value> = checked["images"].as_array().expect("a list").clone();
+    let images: Vec<Value> = checked["images"].as_array().expect("the images are a list").clone();
     let rows: Vec<Value> =
         images.iter().map(|row| json!([row["container"], row["verdict"], row["running"], row["digest"]])).collect();
     assert_eq!(code, 0);
@@ -59,21 +59,21 @@ async fn a_check_says_what_is_to_be_done_and_changes_nothing() {
         [stage.scope.name("pinned"), "pinned", v1, null],
     ]);
     assert_eq!(json!(rows), expected);
-    assert_eq!(stage.container("old").await.expect("it runs").id, id);
+    assert_eq!(stage.container("old").await.expect("the container exists").id, id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_image_is_unknown_and_shows_in_the_exit_code() {
+async fn a_missing_image_is_unknown_and_sets_the_exit_code() {
     let stage = Stage::new().await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("never-pushed")), "one");
     let (code, checked) = run_json(&stage, &["check", "--json", text(&manifest)]).await;
     assert_eq!((code, &checked["images"][0]["verdict"]), (1, &json!("unknown")));
-    let reason = checked["images"][0]["reason"].as_str().expect("a reason");
+    let reason = checked["images"][0]["reason"].as_str().expect("the image has a reason");
     assert!(reason.contains(&stage.registry.host()) && reason.contains("has no"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_by_hand_pulls_and_replaces_or_only_pulls() {
+async fn refresh_pulls_and_replaces_or_only_pulls() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     let id = stage.run("web").await;
@@ -88,19 +88,19 @@ async fn a_refresh_by_hand_pulls_and_replaces_or_only_pulls() {
     let args = ["refresh", &name, "--no-recreate", "--json", "--manifest", text(&manifest)];
     let (code, done) = run_json(&stage, &args).await;
     assert_eq!((code, &done["pulled"], &done["recreated"]), (0, &json!([name]), &json!([])));
-    assert_eq!(stage.container("web").await.expect("it runs").id, id);
+    assert_eq!(stage.container("web").await.expect("the container exists").id, id);
 
     let (code, output) = run(&stage, &["refresh", "--manifest", text(&manifest)]).await;
     assert_eq!(code, 0, "{output}");
     assert!(output.contains(&format!("recreated {name}")), "{output}");
-    let now = stage.container("web").await.expect("it runs");
+    let now = stage.container("web").await.expect("the container exists");
     assert!(now.id != id && now.digests.contains(&v2) && now.is_running, "{now:?}");
     let (code, done) = run_json(&stage, &["refresh", "--json", "--manifest", text(&manifest)]).await;
-    assert_eq!((code, &done["recreated"]), (0, &json!([])), "a container on the image is left alone");
+    assert_eq!((code, &done["recreated"]), (0, &json!([])), "an up-to-date container is not replaced");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_that_fails_says_so_in_words_and_exit_code() {
+async fn a_failed_refresh_gives_a_reason_and_an_exit_code() {
     let stage = Stage::new().await;
     let missing = stage.write(&stage.manifest().config("images", &stage.image("never-pushed")), "missing");
     let (code, done) = run_json(&stage, &["refresh", "--json", "--manifest", text(&missing)]).await;
@@ -113,16 +113,16 @@ async fn a_refresh_that_fails_says_so_in_words_and_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_module_is_shown_with_all_that_an_auditor_asks() {
+async fn plugin_inspect_shows_what_an_auditor_needs() {
     let stage = Stage::new().await;
     let wasm = components::plugin_wasm();
     let (code, shown) = run_json(&stage, &["plugin", "inspect", "--json", text(&wasm)]).await;
     assert_eq!(code, 0);
     assert_eq!(shown["module"]["abi"], 1);
-    // What compilers call by name is exported too.
+    // The functions that compilers call by name are exports too.
     assert_eq!(shown["module"]["exports"], json!(["describe", "memcmp", "poll", "refresh", "settle"]));
-    let hash = imagewatch_tests::image::sha256(&std::fs::read(&wasm).expect("it was built")).to_string();
-    assert_eq!(hash, format!("sha256:{}", shown["module"]["sha256"].as_str().expect("a hash")));
+    let hash = imagewatch_tests::image::sha256(&std::fs::read(&wasm).expect("the module was built")).to_string();
+    assert_eq!(hash, format!("sha256:{}", shown["module"]["sha256"].as_str().expect("the hash is text")));
     let (code, output) = run(&stage, &["plugin", "inspect", text(&wasm)]).await;
     assert_eq!(code, 0);
     for part in ["size", "sha256", "extism:host/user http_send", "policy   imagewatch"] {
@@ -136,7 +136,7 @@ async fn a_module_is_shown_with_all_that_an_auditor_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn completions_and_help_need_nothing() {
+async fn completions_and_help_need_no_manifest_and_no_engine() {
     let stage = Stage::new().await;
     for (args, part) in [
         (&["completions", "bash"][..], "_imagewatch"),
@@ -152,14 +152,14 @@ async fn completions_and_help_need_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_lines_are_json_objects_when_asked() {
+async fn log_lines_can_be_json_objects() {
     let stage = Stage::new().await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("never-pushed")), "one");
     let args = ["--log-format", "json", "run", "--admin-listen", "off", text(&manifest)];
     let mut process = start(&stage, &args);
-    process.wait_for_line("failed to look up", LATER).await;
+    process.wait_for_line("failed to look up", LONG_TIMEOUT).await;
     process.signal(imagewatch_tests::process::Signal::TERM);
-    assert_eq!(process.wait_exit(LATER).await, Some(0));
+    assert_eq!(process.wait_exit(LONG_TIMEOUT).await, Some(0));
     for line in process.lines() {
         let parsed: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(parsed["message"].is_string() && parsed["level"].is_string(), "{line}");
@@ -170,18 +170,18 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The module that the manifest in `path` names, and the name that it gives itself.
+/// The module of the manifest at `path`, and the name that the module reports.
 fn module_of(path: &Path) -> (PathBuf, &'static str) {
     let is_weekdays = path.file_stem().is_some_and(|stem| stem == "weekdays");
     if is_weekdays { (components::weekdays_wasm(), "weekdays") } else { (components::plugin_wasm(), "imagewatch") }
 }
 
 #[test]
-fn every_manifest_that_ships_is_an_extism_manifest_and_loads() {
-    let folder = std::fs::read_dir(root().join("manifests")).expect("they ship");
+fn every_shipped_manifest_loads() {
+    let folder = std::fs::read_dir(root().join("manifests")).expect("the folder can be read");
     let mut names = Vec::new();
     for entry in folder {
-        let path = entry.expect("an entry").path();
+        let path = entry.expect("the entry can be read").path();
         let manifest = PluginManifest::read(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
         names.push(manifest.name.clone());
         let loaded = load(&manifest.with_file(&module_of(&path).0)).unwrap_or_else(|error| panic!("{error}"));
@@ -191,37 +191,37 @@ fn every_manifest_that_ships_is_an_extism_manifest_and_loads() {
     assert_eq!(names, ["docker-hub", "generic", "ghcr", "local-registry", "weekdays", "workspaces"]);
 }
 
-/// Another control plane, in as few lines as it takes: host functions that do nothing.
+/// A minimal control plane with host functions that do nothing.
 fn describe_in_a_plain_extism_host(manifest: &str) -> Value {
     use extism::{Function, Manifest, PTR, Plugin, UserData};
-    let manifest: Manifest = serde_json::from_str(manifest).expect("an Extism manifest");
+    let manifest: Manifest = serde_json::from_str(manifest).expect("Extism accepts the manifest");
     let answering = ["http_send", "docker_containers", "docker_refresh"]
         .map(|name| Function::new(name, [PTR], [PTR], UserData::<()>::default(), |_, _, _, _| Ok(())));
     let log = Function::new("host_log", [PTR], [], UserData::<()>::default(), |_, _, _, _| Ok(()));
-    let mut plugin = Plugin::new(manifest, answering.into_iter().chain([log]), true).expect("it loads");
-    let described: Vec<u8> = plugin.call("describe", "{}").expect("it describes itself");
+    let mut plugin = Plugin::new(manifest, answering.into_iter().chain([log]), true).expect("Extism loads the plugin");
+    let described: Vec<u8> = plugin.call("describe", "{}").expect("describe succeeds");
     serde_json::from_slice(&described).expect("JSON")
 }
 
 #[test]
-fn every_manifest_that_ships_loads_in_a_plain_extism_host() {
-    for entry in std::fs::read_dir(root().join("manifests")).expect("they ship") {
-        let path = entry.expect("an entry").path();
+fn every_shipped_manifest_loads_in_a_plain_extism_host() {
+    for entry in std::fs::read_dir(root().join("manifests")).expect("the folder can be read") {
+        let path = entry.expect("the entry can be read").path();
         let (wasm, name) = module_of(&path);
-        let shipped = std::fs::read_to_string(&path).expect("a file");
+        let shipped = std::fs::read_to_string(&path).expect("the manifest can be read");
         let written = format!("\"target/plugin/{name}.wasm\"");
         assert!(shipped.contains(&written), "{}", path.display());
         let description = describe_in_a_plain_extism_host(&shipped.replace(&written, &json!(wasm).to_string()));
         assert_eq!(description["name"], name, "{}", path.display());
-        // A plain host expands no variables; where the policy's own values have none, all is well.
+        // A plain host does not expand variables. Without variables in the policy's own values, there is no error.
         let has_variables = path.file_stem().is_some_and(|stem| stem == "workspaces");
         assert_eq!(description["err"].is_null(), !has_variables, "{description}");
     }
 }
 
 #[test]
-fn the_page_on_configuration_has_every_config_key_with_its_type_and_default() {
-    let page = std::fs::read_to_string(root().join("docs/configuration.md")).expect("there is one");
+fn the_configuration_page_lists_every_config_key() {
+    let page = std::fs::read_to_string(root().join("docs/configuration.md")).expect("the page can be read");
     let policy = KEYS.iter().map(|key| (key.name, key.kind, key.default, key.doc));
     for (key, kind, default, doc) in policy.chain(HOST_KEYS) {
         let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
@@ -231,10 +231,10 @@ fn the_page_on_configuration_has_every_config_key_with_its_type_and_default() {
 }
 
 #[test]
-fn the_readmes_exit_codes_are_the_programs() {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("there is one");
+fn the_readme_lists_every_exit_code() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("the README can be read");
     for line in imagewatch::cli::exit_code::TABLE.lines().skip(1) {
-        let (code, meaning) = line.trim().split_once(' ').expect("a code and its meaning");
+        let (code, meaning) = line.trim().split_once(' ').expect("the line has a code and a meaning");
         assert!(readme.contains(&format!("| {code} | {} |", meaning.trim())), "README lacks {line}");
     }
 }

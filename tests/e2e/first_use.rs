@@ -1,5 +1,5 @@
-//! What a new user meets at the command line: results that cannot be written, names that do not exist, and usage lines.
-//! From the field report of a first use; the number of each row is in the test's name.
+//! Tests the command line as a new user sees it: results that cannot be written, names that do not exist, and usage
+//! lines. The cases are from the field report of a first use. The row number is in the name of each test.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,9 +10,9 @@ use imagewatch_tests::stalled::StalledRegistry;
 use imagewatch_tests::wait::wait_for;
 use serde_json::json;
 
-use crate::stage::{SOON, Stage, run_to_end};
+use crate::stage::{SHORT_TIMEOUT, Stage, run_to_end};
 
-/// Exit code and all output.
+/// Runs a command to its end and returns the exit code and all output.
 async fn run(stage: &Stage, args: &[&str], envs: &[(&str, &str)]) -> (i32, String) {
     run_to_end(stage.scope.engine().host(), args, envs).await
 }
@@ -27,7 +27,7 @@ async fn first_use_1_a_result_that_cannot_be_written_is_an_error() {
     stage.push("web", "v1").await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
     let wasm = components::plugin_wasm();
-    let state = tempfile::tempdir().expect("the temp folder takes folders");
+    let state = tempfile::tempdir().expect("the temp folder is writable");
     for args in [
         vec!["check", text(&manifest)],
         vec!["check", "--json", text(&manifest)],
@@ -37,7 +37,7 @@ async fn first_use_1_a_result_that_cannot_be_written_is_an_error() {
         vec!["plugin", "inspect", text(&wasm)],
         vec!["completions", "bash"],
     ] {
-        let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+        let full = File::options().write(true).open("/dev/full").expect("Linux has /dev/full");
         let mut command = Command::new(components::imagewatch());
         command.args(&args).env("DOCKER_HOST", stage.scope.engine().host()).env("IMAGEWATCH_STATE_DIR", state.path());
         let output = command.stdout(full).stderr(Stdio::piped()).output().expect("the program starts");
@@ -57,7 +57,7 @@ async fn first_use_7_an_unknown_target_of_one_manifest_is_not_reported_for_all()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_use_9_a_manifest_that_is_named_twice_counts_once() {
+async fn first_use_9_a_manifest_that_is_given_twice_counts_once() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     let manifest = stage.write(&stage.manifest().config("images", &stage.image("web")), "one");
@@ -66,7 +66,7 @@ async fn first_use_9_a_manifest_that_is_named_twice_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_use_11_usage_lines_list_no_option_that_only_the_environment_sets() {
+async fn first_use_11_usage_lines_omit_options_of_the_environment() {
     let stage = Stage::new().await;
     let envs = [("IMAGEWATCH_LOG", "info"), ("IMAGEWATCH_ADMIN_LISTEN", "off")];
     for args in [vec!["refresh", "--nosuch"], vec!["run", "--nosuch"], vec!["plugin", "inspect"]] {
@@ -81,7 +81,7 @@ async fn first_use_11_usage_lines_list_no_option_that_only_the_environment_sets(
     assert!(code == 0 && help.contains("[env: IMAGEWATCH_ADMIN_LISTEN"), "help names the environment: {help}");
 }
 
-/// One image on the stage's registry, and one on a registry that never answers.
+/// A manifest with one image on the stage's registry, and one on a registry that never answers.
 fn beside_stalled(stage: &Stage, stalled: &StalledRegistry, timeout: &str) -> std::path::PathBuf {
     let manifest = stage.manifest().allow_host(&stalled.host());
     let manifest = manifest
@@ -92,7 +92,7 @@ fn beside_stalled(stage: &Stage, stalled: &StalledRegistry, timeout: &str) -> st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_use_20_a_stalled_registry_holds_up_no_update_and_no_refresh_of_another() {
+async fn first_use_20_a_stalled_registry_delays_no_other_update_or_refresh() {
     let stage = Stage::new().await;
     let stalled = StalledRegistry::start().await;
     stage.push("web", "v1").await;
@@ -100,18 +100,18 @@ async fn first_use_20_a_stalled_registry_holds_up_no_update_and_no_refresh_of_an
     let daemon = stage.watch(&[beside_stalled(&stage, &stalled, "1h")]);
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, SOON).await;
-    assert_eq!(stalled.counts(), (1, 0), "updated while the one request to the other registry was open");
+    stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
+    assert_eq!(stalled.counts(), (1, 0), "the update ends while the request to the other registry is open");
 
     let image = stage.image("web");
     let (status, body) = daemon.post(&format!("/admin/workspace-images/refresh?runtime={image}")).await;
     assert_eq!((status, &body["pulled"]), (200, &json!([image])), "{body}");
-    assert_eq!(stalled.counts(), (1, 0), "refreshed while it was open");
+    assert_eq!(stalled.counts(), (1, 0), "the refresh ends while that request is open");
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_use_20_a_stalled_request_ends_at_its_timeout_and_names_its_registry() {
+async fn first_use_20_a_stalled_request_times_out_with_its_registrys_name() {
     let stage = Stage::new().await;
     let stalled = StalledRegistry::start().await;
     stage.push("web", "v1").await;
@@ -123,7 +123,7 @@ async fn first_use_20_a_stalled_request_ends_at_its_timeout_and_names_its_regist
 
     let daemon = stage.watch(&[manifest]);
     daemon.wait_for_line(&format!("no answer from {}", stalled.host())).await;
-    wait_for("the request to be sent again", SOON, || async {
+    wait_for("the request to be sent again", SHORT_TIMEOUT, || async {
         let (asked, given_up) = stalled.counts();
         if asked > 2 && given_up >= asked - 1 { Ok(()) } else { Err((asked, given_up)) }
     })

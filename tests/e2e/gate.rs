@@ -1,5 +1,5 @@
-//! Whether a new container may stay: what the health gate, a probe and a container's own hooks let pass, and what is
-//! left when they do not. The numbers T… are those of the design's list of cases.
+//! Tests when a new container may stay: the health gate, a probe, and the container's hooks. Also tests the state after
+//! a failure. The numbers T… are from the list of cases in the design.
 
 use bollard::models::{HealthConfig, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use imagewatch_abi::Digest;
@@ -9,12 +9,12 @@ use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::stage::{Daemon, LATER, SOON, Stage, labels, run_to_end, watch_with};
+use crate::stage::{Daemon, LONG_TIMEOUT, SHORT_TIMEOUT, Stage, labels, run_to_end, watch_with};
 
-/// A container, and the image that it is to move to.
+/// A container, and the image that its tag moves to.
 struct Row {
     role: &'static str,
-    /// How the container was made, but for its name and image.
+    /// The container's settings, without name and image.
     spec: RunSpec,
     old: ImageSpec,
     new: ImageSpec,
@@ -25,7 +25,7 @@ impl Row {
         Self { role, spec: RunSpec::default(), old: ImageSpec::sleeper("old"), new: new("new") }
     }
 
-    fn made(self, spec: RunSpec) -> Self {
+    fn with_spec(self, spec: RunSpec) -> Self {
         Self { spec, ..self }
     }
 
@@ -34,12 +34,12 @@ impl Row {
     }
 }
 
-/// All rows on one engine under one program, which works on them side by side.
+/// All rows on one engine with one program, which updates them in parallel.
 struct Scene {
     stage: Stage,
     daemon: Daemon,
     rows: Vec<Row>,
-    /// Each row's container, as it was.
+    /// The id of each row's container before the update.
     ids: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl Scene {
         Self { stage, daemon, rows, ids }
     }
 
-    /// Moves every tag; the new digests.
+    /// Moves every tag and returns the new digests.
     async fn move_all(&self) -> Vec<Digest> {
         let mut digests = Vec::new();
         for row in &self.rows {
@@ -74,14 +74,14 @@ impl Scene {
         names
     }
 
-    /// Waits until `role` has failed, and returns what is said of it.
+    /// Waits until the update of `role` has failed, and returns the log line.
     async fn wait_for_failure(&self, role: &str) -> String {
         let name = self.stage.scope.name(role);
-        self.daemon.process.wait_for_line(&format!("{name}: pulled, failed {name}: "), LATER).await
+        self.daemon.process.wait_for_line(&format!("{name}: pulled, failed {name}: "), LONG_TIMEOUT).await
     }
 }
 
-/// An image that no other role and no other scope has.
+/// An image that no other role and no other scope uses.
 fn named(stage: &Stage, role: &str, spec: &ImageSpec) -> ImageSpec {
     let mut spec = spec.clone();
     spec.labels.insert("for".to_owned(), stage.scope.name(role));
@@ -112,7 +112,7 @@ const PROBE: (&str, &str) = ("imagewatch.probe", "http:8080/feature");
 const TWO_SECONDS: (&str, &str) = ("imagewatch.health-timeout", "2s");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_and_is_barred() {
+async fn t21_a_failing_image_is_quarantined_and_the_old_container_runs() {
     let always = RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), ..RestartPolicy::default() };
     let always = HostConfig { restart_policy: Some(always), ..HostConfig::default() };
     let never_ends = health_check(&["CMD-SHELL", "sleep 60"]);
@@ -128,11 +128,13 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
     let scene = Scene::start(vec![
         Row::new("exits", ImageSpec::broken),
         Row::new("exits-late", |version| ImageSpec::sleeper(version).running(late)),
-        Row::new("loops", ImageSpec::broken).made(RunSpec { host: always, ..RunSpec::default() }),
+        Row::new("loops", ImageSpec::broken).with_spec(RunSpec { host: always, ..RunSpec::default() }),
         Row::new("unhealthy", sick),
         Row::new("never-healthy", ImageSpec::sleeper)
-            .made(RunSpec { health: Some(never_ends), ..labelled(&[TWO_SECONDS]) }),
-        Row::new("unanswering", ImageSpec::web).from(web_with_feature("old")).made(labelled(&[PROBE, TWO_SECONDS])),
+            .with_spec(RunSpec { health: Some(never_ends), ..labelled(&[TWO_SECONDS]) }),
+        Row::new("unanswering", ImageSpec::web)
+            .from(web_with_feature("old"))
+            .with_spec(labelled(&[PROBE, TWO_SECONDS])),
     ])
     .await;
     let new = scene.move_all().await;
@@ -147,13 +149,13 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
         assert!(scene.daemon.count(said) > 0, "{said}");
     }
 
-    // The next ticks do nothing.
+    // The next polls change nothing.
     let (moved, held) = (scene.daemon.count("moved from"), scene.daemon.count("is held"));
     scene.daemon.wait_for_more("is held", held + 2 * scene.rows.len()).await;
     assert_eq!((moved, scene.daemon.count("moved from")), (scene.rows.len(), scene.rows.len()));
-    assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+    assert_eq!(scene.stage.containers().await, scene.names(), "no other container remains");
     for ((row, id), digest) in scene.rows.iter().zip(&scene.ids).zip(&new) {
-        let now = scene.stage.container(row.role).await.expect("it is back under its name");
+        let now = scene.stage.container(row.role).await.expect("the container has its name again");
         assert_eq!((&now.id, now.is_running, now.digests.contains(digest)), (id, true, false), "{}", row.role);
         assert_eq!(now.restart_policy == "always", row.role == "loops", "{}: {}", row.role, now.restart_policy);
     }
@@ -161,29 +163,30 @@ async fn t21_an_image_that_does_not_pass_leaves_the_very_same_container_running_
     let host = scene.stage.scope.engine().host();
     let (code, listed) = run_to_end(host, &args, &[(STATE_DIR, scene.stage.state_dir())]).await;
     let listed: Value = serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{code} {error}: {listed}"));
-    let listed = listed["quarantine"].as_array().expect("a list");
+    let listed = listed["quarantine"].as_array().expect("the quarantine is a list");
     let rows: Vec<_> = listed.iter().map(|row| json!([row["target"], row["digest"], row["fault"]])).collect();
     barred.sort_by_key(Value::to_string);
     assert_eq!(rows, barred);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_as_healthy_as_it_says_or_as_its_predecessor_was_may_stay() {
+async fn a_container_that_is_as_healthy_as_its_predecessor_stays() {
     let no_check = RunSpec { health: Some(health_check(&["NONE"])), ..RunSpec::default() };
     let scene = Scene::start(vec![
         Row::new("healthy", |version| ImageSpec {
             health_command: Some("true".to_owned()),
             ..ImageSpec::sleeper(version)
         }),
-        Row::new("unchecked", sick).made(no_check),
-        Row::new("answering", web_with_feature).from(web_with_feature("old")).made(labelled(&[PROBE])),
-        Row::new("as-silent", ImageSpec::web).made(labelled(&[PROBE])),
+        Row::new("unchecked", sick).with_spec(no_check),
+        Row::new("answering", web_with_feature).from(web_with_feature("old")).with_spec(labelled(&[PROBE])),
+        Row::new("as-silent", ImageSpec::web).with_spec(labelled(&[PROBE])),
         Row::new("no-worse", sick).from(sick("old")),
     ])
     .await;
     let docker = scene.stage.scope.engine().docker();
-    wait_for("the old container to be unhealthy", SOON, || async {
-        let found = docker.inspect_container(&scene.stage.scope.name("no-worse"), None).await.expect("it runs");
+    wait_for("the old container to be unhealthy", SHORT_TIMEOUT, || async {
+        let found =
+            docker.inspect_container(&scene.stage.scope.name("no-worse"), None).await.expect("the container exists");
         let health = found.state.and_then(|state| state.health?.status).map(|status| status.to_string());
         if health.as_deref() == Some("unhealthy") { Ok(()) } else { Err(health) }
     })
@@ -191,43 +194,44 @@ async fn what_is_as_healthy_as_it_says_or_as_its_predecessor_was_may_stay() {
     let new = scene.move_all().await;
     for (row, digest) in scene.rows.iter().zip(&new) {
         let name = scene.stage.scope.name(row.role);
-        scene.daemon.process.wait_for_line(&format!("recreated {name}"), LATER).await;
-        scene.stage.wait_until_on(row.role, digest, SOON).await;
+        scene.daemon.process.wait_for_line(&format!("recreated {name}"), LONG_TIMEOUT).await;
+        scene.stage.wait_until_on(row.role, digest, SHORT_TIMEOUT).await;
     }
-    assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+    assert_eq!(scene.stage.containers().await, scene.names(), "no other container remains");
     assert_eq!(scene.daemon.count("is quarantined"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hook_can_put_an_update_off_and_another_is_run_in_the_new_container() {
+async fn a_pre_update_hook_can_postpone_and_a_post_update_hook_runs() {
     let hooks = labelled(&[
         ("imagewatch.hook.pre-update", "test -e /ready || exit 75"),
         ("imagewatch.hook.post-update", "echo $VERSION > /updated"),
     ]);
-    let scene = Scene::start(vec![Row::new("web", ImageSpec::sleeper).made(hooks)]).await;
+    let scene = Scene::start(vec![Row::new("web", ImageSpec::sleeper).with_spec(hooks)]).await;
     let web = scene.stage.scope.name("web");
-    let before = scene.stage.container("web").await.expect("it runs");
+    let before = scene.stage.container("web").await.expect("the container exists");
     let new = scene.move_all().await;
     let line = scene.wait_for_failure("web").await;
     assert!(line.contains("its imagewatch.hook.pre-update asked to be left alone this time"), "{line}");
     assert!(line.contains("the container was not touched; rolled back, the next poll tries again"), "{line}");
     scene.daemon.wait_for_more("asked to be left alone", 4).await;
-    assert_eq!(scene.stage.container("web").await, Some(before), "it was not even stopped");
+    assert_eq!(scene.stage.container("web").await, Some(before), "the container was not stopped");
 
     scene.stage.scope.exec(&web, &["touch", "/ready"]).await;
     scene.daemon.wait_for_line(&format!("recreated {web}")).await;
-    scene.stage.wait_until_on("web", &new[0], SOON).await;
+    scene.stage.wait_until_on("web", &new[0], SHORT_TIMEOUT).await;
     assert_eq!(scene.stage.scope.exec(&web, &["cat", "/updated"]).await, "new\n");
     assert_eq!((scene.daemon.count("is quarantined"), scene.stage.containers().await), (0, vec![web]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hook_that_hangs_ends_when_its_time_is_over() {
+async fn a_hanging_hook_ends_at_its_timeout() {
     let limit = ("imagewatch.hook.timeout", "1s");
     let scene = Scene::start(vec![
-        Row::new("before", ImageSpec::sleeper).made(labelled(&[limit, ("imagewatch.hook.pre-update", "sleep 600")])),
+        Row::new("before", ImageSpec::sleeper)
+            .with_spec(labelled(&[limit, ("imagewatch.hook.pre-update", "sleep 600")])),
         Row::new("after", ImageSpec::sleeper)
-            .made(labelled(&[limit, ("imagewatch.hook.post-update", "(sleep 600 & sleep 600); true")])),
+            .with_spec(labelled(&[limit, ("imagewatch.hook.post-update", "(sleep 600 & sleep 600); true")])),
     ])
     .await;
     let before = scene.stage.container("before").await;
@@ -238,13 +242,13 @@ async fn a_hook_that_hangs_ends_when_its_time_is_over() {
     assert_eq!(scene.stage.container("before").await, before);
 
     scene.daemon.wait_for_line("replaced, but its imagewatch.hook.post-update did not end within 1 s").await;
-    scene.stage.wait_until_on("after", &new[1], SOON).await;
-    assert_eq!(scene.stage.containers().await, scene.names(), "nothing is left over");
+    scene.stage.wait_until_on("after", &new[1], SHORT_TIMEOUT).await;
+    assert_eq!(scene.stage.containers().await, scene.names(), "no other container remains");
     for role in ["before", "after"] {
         let docker = scene.stage.scope.engine().docker();
-        let top = docker.top_processes(&scene.stage.scope.name(role), None).await.expect("it runs");
+        let top = docker.top_processes(&scene.stage.scope.name(role), None).await.expect("the container exists");
         let hanging: Vec<_> =
             top.processes.iter().flatten().filter(|line| line.concat().contains("sleep 600")).collect();
-        assert!(hanging.is_empty(), "what the hook of {role} started is gone too: {hanging:?}");
+        assert!(hanging.is_empty(), "the processes of the hook of {role} must end too: {hanging:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! Containers that cannot live without another, or asked to be restarted with it: what becomes of them when its
-//! image moves. The numbers T… are those of the design's list of cases.
+//! Tests containers that need another container or ask to be restarted with it, when the image of that container moves.
+//! The numbers T… are from the list of cases in the design.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use imagewatch_tests::engine::{ContainerNow, RunSpec};
 use imagewatch_tests::image::ImageSpec;
 use imagewatch_tests::program::STATE_DIR;
 
-use crate::stage::{LATER, SOON, Stage, labels, run_to_end, watch_with};
+use crate::stage::{LONG_TIMEOUT, SHORT_TIMEOUT, Stage, labels, run_to_end, watch_with};
 
-/// What the one container has that the others need.
+/// The service of `web` that the other containers need.
 const URL: &str = "http://127.0.0.1:8080/";
-/// What the linked container calls it.
+/// The same service under the name in the linked container.
 const LINKED_URL: &str = "http://store:8080/";
 
-/// `web`, and containers that refer to its id. They have no label of ours, and nothing watches their image.
+/// `web`, and containers that refer to its id. They have no label of imagewatch, and no manifest watches their image.
 struct Group {
     stage: Stage,
-    /// As it was before anything moved, by role.
+    /// Each container by role before the update.
     before: BTreeMap<&'static str, ContainerNow>,
 }
 
 impl Group {
-    /// Starts it; `linked` is healthy as its health check says, if it has one.
+    /// Starts the group. `linked` gets the given health check, if there is one.
     async fn start(linked_health: Option<HealthConfig>) -> Self {
         let stage = Stage::new().await;
         stage.push_image("web", &web(&stage, "v1", true)).await;
@@ -37,17 +37,17 @@ impl Group {
         }
         let mut before = BTreeMap::new();
         for role in ["web", "inside", "files", "linked", "further"] {
-            before.insert(role, stage.container(role).await.expect("it was started"));
+            before.insert(role, stage.container(role).await.expect("the container was started"));
         }
         Self { stage, before }
     }
 
-    /// What `command` says in the container of `role`.
+    /// The output of `command` in the container of `role`.
     async fn exec(&self, role: &str, command: &[&str]) -> String {
         self.stage.scope.exec(&self.stage.scope.name(role), command).await
     }
 
-    /// Each reaches what it needs, and finds `version` there.
+    /// Panics unless each container reaches the service that it needs, at version `version`.
     async fn assert_reachable(&self, version: &str) {
         let version = self.stage.scope.name(version);
         assert_eq!(self.exec("inside", &["wget", "-q", "-O", "-", URL]).await, version, "in the network of web");
@@ -57,21 +57,21 @@ impl Group {
         assert_eq!(namespace("inside").await, namespace("further").await, "with the processes of inside");
     }
 
-    /// The containers as they are now; nothing else is there.
+    /// The containers now. Panics if another container exists.
     async fn now(&self) -> BTreeMap<&'static str, ContainerNow> {
         let mut now = BTreeMap::new();
         for role in self.before.keys() {
-            now.insert(*role, self.stage.container(role).await.expect("it is there under its name"));
+            now.insert(*role, self.stage.container(role).await.expect("the container has its name"));
         }
         let mut names: Vec<_> = self.before.keys().map(|role| self.stage.scope.name(role)).collect();
         names.sort();
-        assert_eq!(self.stage.containers().await, names, "nothing is left over");
+        assert_eq!(self.stage.containers().await, names, "no other container remains");
         assert!(now.values().all(|container| container.is_running), "{now:#?}");
         now
     }
 }
 
-/// Those that refer to the id of `web`, or to that of one that does.
+/// The containers that refer to the id of `web`, directly or through another container.
 fn dependents(stage: &Stage, linked_health: Option<HealthConfig>) -> Vec<RunSpec> {
     let name = |role: &str| stage.scope.name(role);
     let inside = RunSpec { network: Some(format!("container:{}", name("web"))), ..RunSpec::default() };
@@ -88,7 +88,7 @@ fn dependents(stage: &Stage, linked_health: Option<HealthConfig>) -> Vec<RunSpec
     specs.into_iter().map(complete).collect()
 }
 
-/// A web server; the dependents' health check asks for its feature.
+/// A web server. The dependents' health check requests its feature.
 fn web(stage: &Stage, version: &str, has_feature: bool) -> ImageSpec {
     let mut spec = ImageSpec::web(&stage.scope.name(version));
     if has_feature {
@@ -98,7 +98,7 @@ fn web(stage: &Stage, version: &str, has_feature: bool) -> ImageSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t17_t18_t19_what_refers_to_a_container_is_made_again_with_it_in_order_and_reaches_it() {
+async fn t17_t18_t19_dependents_are_recreated_in_order() {
     let group = Group::start(None).await;
     let stage = &group.stage;
     group.assert_reachable("v1").await;
@@ -107,9 +107,9 @@ async fn t17_t18_t19_what_refers_to_a_container_is_made_again_with_it_in_order_a
     let daemon = watch_with(host, &[manifest], &envs);
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push_image("web", &web(stage, "v2", true)).await;
-    daemon.process.wait_for_line("recreated", LATER).await;
+    daemon.process.wait_for_line("recreated", LONG_TIMEOUT).await;
 
-    stage.wait_until_on("web", &v2, SOON).await;
+    stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
     let now = group.now().await;
     for (role, container) in &now {
         assert_ne!(container.id, group.before[role].id, "{role}");
@@ -119,22 +119,22 @@ async fn t17_t18_t19_what_refers_to_a_container_is_made_again_with_it_in_order_a
         assert!(now[first].started_at < now[then].started_at, "{first} before {then}: {now:#?}");
     }
 
-    // T19: then the linked one itself, by hand beside the program that watches web.
+    // T19: then `linked` itself is refreshed, while another program watches `web`.
     let t2 = stage.push("tool", "t2").await;
     let of_linked = stage.manifest().config("images", &stage.image("tool"));
     let of_linked = of_linked.config("grant.containers", &format!("name:{}", stage.scope.name("linked")));
     let of_linked = stage.write(&of_linked, "linked");
-    let args = ["refresh", "--manifest", of_linked.to_str().expect("a path of ours")];
+    let args = ["refresh", "--manifest", of_linked.to_str().expect("the path is UTF-8")];
     let (code, output) = run_to_end(host, &args, &envs).await;
     assert_eq!(code, 0, "{output}");
-    let linked = stage.wait_until_on("linked", &t2, SOON).await;
+    let linked = stage.wait_until_on("linked", &t2, SHORT_TIMEOUT).await;
     assert_ne!(linked.id, now["linked"].id);
     group.assert_reachable("v2").await;
-    assert_eq!(group.now().await["web"].id, now["web"].id, "the other way round nobody needs anybody");
+    assert_eq!(group.now().await["web"].id, now["web"].id, "web does not depend on linked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t20_when_one_of_the_group_does_not_pass_all_are_back_as_they_were() {
+async fn t20_a_failing_dependent_rolls_back_the_whole_group() {
     let health = HealthConfig {
         test: Some(vec!["CMD-SHELL".to_owned(), format!("wget -q -O /dev/null {LINKED_URL}feature")]),
         interval: Some(1_000_000_000),
@@ -147,7 +147,7 @@ async fn t20_when_one_of_the_group_does_not_pass_all_are_back_as_they_were() {
     let daemon = stage.watch(&[stage.write(&manifest, "one")]);
     daemon.wait_for_line("first seen").await;
     stage.push_image("web", &web(stage, "v2", false)).await;
-    let line = daemon.process.wait_for_line("is quarantined", LATER).await;
+    let line = daemon.process.wait_for_line("is quarantined", LONG_TIMEOUT).await;
     let linked = stage.scope.name("linked");
     assert!(line.contains(&format!("the new container of {linked} did not pass: it is unhealthy")), "{line}");
     assert!(line.contains("runs again as before"), "{line}");
@@ -155,13 +155,13 @@ async fn t20_when_one_of_the_group_does_not_pass_all_are_back_as_they_were() {
     for (role, container) in group.now().await {
         let before = &group.before[role];
         assert_eq!((&container.id, &container.image_id), (&before.id, &before.image_id), "{role}");
-        assert!(container.started_at > before.started_at, "{role} had been taken down");
+        assert!(container.started_at > before.started_at, "{role} was stopped and started again");
     }
     group.assert_reachable("v1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_depends_on_a_container_by_a_label_is_restarted_with_it_and_stays_itself() {
+async fn dependents_by_label_are_restarted_and_not_recreated() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     stage.push("tool", "t1").await;
@@ -179,7 +179,7 @@ async fn what_depends_on_a_container_by_a_label_is_restarted_with_it_and_stays_i
         let spec = RunSpec { name: stage.scope.name(role), image: stage.image("tool"), ..RunSpec::default() };
         stage.scope.run(&RunSpec { labels: own, ..spec }).await;
     }
-    let look = async |role: &str| stage.container(role).await.expect("it is there");
+    let look = async |role: &str| stage.container(role).await.expect("the container exists");
     let mut before = BTreeMap::new();
     for role in ["named", "composed", "unmoved", "elsewhere"] {
         before.insert(role, look(role).await);
@@ -188,8 +188,8 @@ async fn what_depends_on_a_container_by_a_label_is_restarted_with_it_and_stays_i
     let daemon = stage.watch(&[stage.write(&stage.manifest().config("images", &stage.image("web")), "one")]);
     daemon.wait_for_line("first seen").await;
     let v2 = stage.push("web", "v2").await;
-    daemon.process.wait_for_line(&format!("recreated {name}"), LATER).await;
-    let web = stage.wait_until_on("web", &v2, SOON).await;
+    daemon.process.wait_for_line(&format!("recreated {name}"), LONG_TIMEOUT).await;
+    let web = stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
     for (role, is_restarted) in [("named", true), ("composed", true), ("unmoved", false), ("elsewhere", false)] {
         let (now, before) = (look(role).await, &before[role]);
         assert_eq!((&now.id, now.is_running), (&before.id, true), "{role}");

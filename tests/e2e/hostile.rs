@@ -1,5 +1,5 @@
-//! Hostile policies beside a good one, in the real program: each is contained, named and counted, and the good one goes
-//! on moving its container. What each kind of hostility comes to stands in the host's own tests.
+//! Tests hostile policies next to a good one in the real program. Each one is contained, reported and counted, and the
+//! good policy continues to update its container. The host's own tests cover each kind of hostile policy in detail.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use imagewatch_tests::wait::wait_for;
 use tempfile::TempDir;
 
 use crate::reload::{plugin_status, polls_of};
-use crate::stage::{LATER, SOON, Stage, watch_with};
+use crate::stage::{LONG_TIMEOUT, SHORT_TIMEOUT, Stage, watch_with};
 use imagewatch_policy::inline::{Inline, MEMORY_EXPLOITS};
 
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
-/// A manifest `name` for a hostile `policy` that is granted what the good one is.
+/// Writes a manifest `name` for a hostile `policy` with the same grants as the good policy.
 fn write(stage: &Stage, name: &str, policy: &Inline) -> PathBuf {
     let wasm = stage.folder.path().join(format!("{name}.wasm"));
-    std::fs::write(&wasm, policy.build()).expect("the test's folder takes files");
+    std::fs::write(&wasm, policy.build()).expect("the test's folder is writable");
     let manifest = PluginManifest { wasm, ..stage.manifest() };
     let mut manifest = manifest
         .config("host.allow_unhashed", "true")
@@ -35,7 +35,7 @@ fn refresh(order: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
+async fn a_good_policy_continues_next_to_hostile_ones() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     stage.push("other", "v1").await;
@@ -90,16 +90,16 @@ async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
 
     for version in ["v2", "v3"] {
         let digest = stage.push("web", version).await;
-        stage.wait_until_on("web", &digest, LATER).await;
+        stage.wait_until_on("web", &digest, LONG_TIMEOUT).await;
     }
     for (name, what) in faults.iter().map(|row| (row.0, "faults")).chain(denials.iter().map(|row| (row.0, "denied"))) {
-        wait_for(&format!("{what} of {name}"), LATER, || async {
+        wait_for(&format!("{what} of {name}"), LONG_TIMEOUT, || async {
             let status = plugin_status(&daemon, name).await;
             if status[what].as_object().is_some_and(|counts| !counts.is_empty()) { Ok(()) } else { Err(status) }
         })
         .await;
     }
-    let metrics = build_client().get(daemon.admin_url("/metrics").await).send().await.expect("it answers");
+    let metrics = build_client().get(daemon.admin_url("/metrics").await).send().await.expect("the admin API answers");
     let metrics = metrics.text().await.expect("text");
     for (name, _, kind) in faults {
         let status = plugin_status(&daemon, name).await;
@@ -118,34 +118,38 @@ async fn a_good_policy_goes_on_moving_containers_beside_hostile_ones() {
         assert!(metrics.contains(&counter), "{counter} in {metrics}");
     }
     assert!(metrics.contains("result=\"refused\"} 1"), "{metrics}");
-    daemon.process.wait_for_line("imports `env exec`", SOON).await;
-    daemon.process.wait_for_line("refused to the policy", SOON).await;
-    assert_eq!(stage.container("other").await.expect("it is there").id, other, "nobody touched it");
+    daemon.process.wait_for_line("imports `env exec`", SHORT_TIMEOUT).await;
+    daemon.process.wait_for_line("refused to the policy", SHORT_TIMEOUT).await;
+    assert_eq!(
+        stage.container("other").await.expect("the container exists").id,
+        other,
+        "the container must not be touched"
+    );
     let polls = polls_of(&daemon.stop().await, "good");
     let most = polls.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
     println!("{} polls of the good one, {most:.3} s apart at most", polls.len());
-    assert!(most < 3.0, "a tick of every 200 ms was {most:.3} s late");
+    assert!(most < 3.0, "polls with an interval of 200 ms were {most:.3} s apart");
 }
 
-/// Policies that made the program crash while it loaded them.
+/// These policies made an earlier program crash while it loaded them.
 #[tokio::test(flavor = "multi_thread")]
-async fn s1_s2_plugin_inspect_says_what_a_policy_does_to_memory_and_ends_with_its_code() {
-    let folder = TempDir::new().expect("a folder");
+async fn s1_s2_plugin_inspect_reports_forged_memory_with_its_exit_code() {
+    let folder = TempDir::new().expect("the temp folder is writable");
     for (name, exploit) in MEMORY_EXPLOITS {
         let wasm = folder.path().join(format!("{name}.wasm"));
-        std::fs::write(&wasm, Inline::describing(exploit).build()).expect("the test's folder takes files");
+        std::fs::write(&wasm, Inline::describing(exploit).build()).expect("the test's folder is writable");
         let mut process = start_imagewatch(NO_ENGINE, ["plugin", "inspect", wasm.to_str().expect("text")], &[]);
-        assert_eq!(process.wait_exit(LATER).await, Some(4), "{name}: {:#?}", process.lines());
-        process.wait_for_line("not in one block of its memory", SOON).await;
+        assert_eq!(process.wait_exit(LONG_TIMEOUT).await, Some(4), "{name}: {:#?}", process.lines());
+        process.wait_for_line("not in one block of its memory", SHORT_TIMEOUT).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s1_s2_the_program_outlives_policies_that_forge_memory_at_load_and_at_poll() {
-    let folder = TempDir::new().expect("a folder");
+async fn s1_s2_the_program_survives_forged_memory_at_load_and_poll() {
+    let folder = TempDir::new().expect("the temp folder is writable");
     let write = |name: String, policy: &Inline| {
         let wasm = folder.path().join(format!("{name}.wasm"));
-        std::fs::write(&wasm, policy.build()).expect("the test's folder takes files");
+        std::fs::write(&wasm, policy.build()).expect("the test's folder is writable");
         let manifest = PluginManifest { wasm, ..PluginManifest::new() };
         manifest.config("host.allow_unhashed", "true").write(folder.path(), &name)
     };
@@ -157,16 +161,16 @@ async fn s1_s2_the_program_outlives_policies_that_forge_memory_at_load_and_at_po
     let daemon = watch_with(NO_ENGINE, &manifests, &[]);
     for (name, _) in MEMORY_EXPLOITS {
         daemon.wait_for_line(&format!("load-{name}.wasm")).await;
-        wait_for(&format!("two faults of poll-{name}"), LATER, || async {
+        wait_for(&format!("two faults of poll-{name}"), LONG_TIMEOUT, || async {
             let status = plugin_status(&daemon, &format!("poll-{name}")).await;
             if status["faults"]["trap"].as_u64() >= Some(2) { Ok(()) } else { Err(status) }
         })
         .await;
     }
-    // A reload is another way in.
+    // A reload loads policies too.
     std::fs::write(folder.path().join("good.wasm"), Inline::describing(MEMORY_EXPLOITS[0].1).build())
-        .expect("the test's folder takes files");
+        .expect("the test's folder is writable");
     daemon.wait_for_line("good.wasm").await;
     let lines = daemon.stop().await;
-    assert!(!lines.is_empty(), "it was stopped and had not crashed");
+    assert!(!lines.is_empty(), "the program did not crash before the stop");
 }

@@ -1,5 +1,6 @@
-//! Facts of images are those of the manifest that a container runs (class K1), and an image counts as one of a registry
-//! only if it came from there (class K2). On the engine at hand; the image store makes the difference.
+//! Tests that the facts of an image are those of the manifest that a container runs (class K1), and that an image
+//! belongs to a registry only if it came from there (class K2). The result depends on the image store of the engine
+//! under test.
 
 use std::path::Path;
 
@@ -17,12 +18,12 @@ use imagewatch_tests::wait::wait_for;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::stage::{LATER, SOON, Stage, run_to_end, watch_with};
+use crate::stage::{LONG_TIMEOUT, SHORT_TIMEOUT, Stage, run_to_end, watch_with};
 
 const OTHER: &str = "linux/386";
 const OWN: &str = "linux/amd64";
 
-/// A release for this machine's platform and for another one; both run here. `v2` has another command, too.
+/// A release for this machine's platform and another one. Both run here. `v2` also has another command.
 fn release(stage: &Stage, version: &str) -> Vec<(&'static str, ImageSpec)> {
     let image = |platform: &'static str| {
         let spec = ImageSpec::sleeper(&stage.scope.name(&format!("{version}-{}", platform.replace('/', "-"))));
@@ -38,21 +39,21 @@ fn release(stage: &Stage, version: &str) -> Vec<(&'static str, ImageSpec)> {
 
 async fn inspect(stage: &Stage, role: &str) -> ContainerInspectResponse {
     let docker = stage.scope.engine().docker();
-    docker.inspect_container(&stage.scope.name(role), None).await.expect("the container is there")
+    docker.inspect_container(&stage.scope.name(role), None).await.expect("the container exists")
 }
 
 async fn inspect_image(stage: &Stage, image: &str) -> ImageInspect {
-    stage.scope.engine().docker().inspect_image(image).await.expect("the image is there")
+    stage.scope.engine().docker().inspect_image(image).await.expect("the image exists")
 }
 
-/// `check` of a manifest, as JSON.
+/// Runs `check` on a manifest and returns the JSON.
 async fn check(stage: &Stage, manifest: &Path) -> Value {
-    let args = ["check", "--json", manifest.to_str().expect("the test's own path is text")];
+    let args = ["check", "--json", manifest.to_str().expect("the path is UTF-8")];
     let (_, output) = run_to_end(stage.scope.engine().host(), &args, &[]).await;
     serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))
 }
 
-/// `name` is the manifest's; the container was created with `--platform linux/386`.
+/// Tests an update with a manifest named `name`. The container was created with `--platform linux/386`.
 async fn follows_on_its_platform(name: &str, config: &[(&str, &str)], is_other_pulled_before: bool) {
     let stage = Stage::new().await;
     let target = stage.registry.target();
@@ -70,17 +71,21 @@ async fn follows_on_its_platform(name: &str, config: &[(&str, &str)], is_other_p
     daemon.wait_for_line("first seen").await;
     let second = release(&stage, "v2");
     let v2 = target.push_index(&repository, "latest", &second).await;
-    stage.wait_until_on("web", &v2, LATER).await;
+    stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
     daemon.wait_for_line("recreated").await;
-    let config = inspect(&stage, "web").await.config.expect("a container has a configuration");
-    let expected = &second.iter().find(|(platform, _)| *platform == OTHER).expect("it was pushed").1;
+    let config = inspect(&stage, "web").await.config.expect("the container has a config");
+    let expected = &second.iter().find(|(platform, _)| *platform == OTHER).expect("the platform was pushed").1;
     assert_eq!(config.labels.unwrap_or_default()["version"], expected.labels["version"], "{name}");
     assert_eq!(config.cmd.as_ref(), Some(&expected.cmd), "{name}");
     assert_eq!(config.env.map(sorted), Some(sorted(expected.env.clone())), "{name}");
     assert_eq!(stage.scope.exec(&repository, &["cat", "/version"]).await, expected.labels["version"], "{name}");
     if !stage.scope.engine().has_containerd_store() {
         let tagged = inspect_image(&stage, &stage.image("web")).await;
-        assert_eq!(tagged.architecture.as_deref(), Some("386"), "{name}: the tag is on what a container runs");
+        assert_eq!(
+            tagged.architecture.as_deref(),
+            Some("386"),
+            "{name}: the tag names the image that a container runs"
+        );
     }
 }
 
@@ -105,7 +110,7 @@ async fn f03_a_container_keeps_its_platform_if_the_engine_has_both() {
     if stage.scope.engine().has_containerd_store() {
         return follows_on_its_platform("both", &[], true).await;
     }
-    // A graph driver leaves the second image of an index without a digest.
+    // A graph driver stores the second image of an index without a digest.
     let target = stage.registry.target();
     let repository = stage.scope.name("web");
     target.push_index(&repository, "latest", &release(&stage, "v1")).await;
@@ -135,14 +140,14 @@ async fn f03_attestations_in_an_index_are_not_platforms() {
     let daemon = stage.watch(&[stage.write(&stage.manifest().config("containers", "labelled"), "one")]);
     daemon.wait_for_line("first seen").await;
     let v2 = target.push_index(&repository, "latest", &images("v2")).await;
-    stage.wait_until_on("web", &v2, LATER).await;
+    stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
     assert_eq!(stage.scope.exec(&repository, &["cat", "/version"]).await, stage.scope.name("v2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f04_an_image_whose_stated_architecture_changes_is_followed() {
+async fn f04_an_image_whose_declared_architecture_changes_is_followed() {
     let stage = Stage::new().await;
-    // The last row is not of the recipe: a variant is removed.
+    // The last row is not in the report: a variant is removed.
     let rows = [
         ("corrected", "linux/arm64", "linux/amd64"),
         ("corrected-variant", "linux/arm/v7", "linux/amd64"),
@@ -166,21 +171,21 @@ async fn f04_an_image_whose_stated_architecture_changes_is_followed() {
         moved.push((role, stage.push_image(role, &image(role, "v2", second)).await));
     }
     for (role, digest) in moved {
-        stage.wait_until_on(role, &digest, LATER).await;
+        stage.wait_until_on(role, &digest, LONG_TIMEOUT).await;
         let served = stage.scope.exec(&stage.scope.name(role), &["cat", "/version"]).await;
         assert_eq!(served, stage.scope.name(&format!("{role}-v2")));
     }
 }
 
-/// Gives the engine an image by `docker import`, with the name of one at the registry.
+/// Imports an image into the engine with `docker import`, under the name of an image in the registry.
 async fn import(stage: &Stage, image: &str) {
-    let busybox = std::fs::read(components::busybox()).expect("busybox is there");
+    let busybox = std::fs::read(components::busybox()).expect("busybox can be read");
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(busybox.len() as u64);
     header.set_mode(0o755);
-    tar.append_data(&mut header, "bin/busybox", busybox.as_slice()).expect("a vector takes all bytes");
-    let tar = tar.into_inner().expect("a vector takes all bytes");
+    tar.append_data(&mut header, "bin/busybox", busybox.as_slice()).expect("a write to a vector succeeds");
+    let tar = tar.into_inner().expect("a write to a vector succeeds");
     let (repository, tag) = image.rsplit_once(':').expect("the reference has a tag");
     let options = CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(tag).build();
     let docker = stage.scope.engine().docker();
@@ -188,8 +193,9 @@ async fn import(stage: &Stage, image: &str) {
     imported.try_for_each(async |_| Ok(())).await.expect("the engine imports an archive");
 }
 
-/// An image of that name that was made on this machine runs; another publisher's is at the registry and moves.
-async fn is_left_alone(baseline: &str) {
+/// Runs an image that was built on this machine. The registry has an image of another publisher under the same name,
+/// and it moves.
+async fn assert_not_replaced(baseline: &str) {
     let stage = Stage::new().await;
     let registry = Proxy::to_registry(&stage.registry.host()).await;
     let mine = format!("{}/{}:latest", registry.host(), stage.scope.name("mine"));
@@ -206,7 +212,7 @@ async fn is_left_alone(baseline: &str) {
     let _daemon = watch_with(&proxy.host(), std::slice::from_ref(&manifest), &[]);
     let polls = async |count: usize| {
         let before = proxy.count("/containers/json");
-        wait_for("some polls", SOON, || async {
+        wait_for("some polls", SHORT_TIMEOUT, || async {
             let now = proxy.count("/containers/json") - before;
             if now >= count { Ok(()) } else { Err(now) }
         })
@@ -215,7 +221,7 @@ async fn is_left_alone(baseline: &str) {
     polls(3).await;
     stage.push("mine", "v2").await;
     polls(3).await;
-    let now = stage.container("mine").await.expect("it is there");
+    let now = stage.container("mine").await.expect("the container exists");
     assert_eq!((now.id, now.is_running), (id, true), "{baseline}");
     let row = check(&stage, &manifest).await["images"][0].clone();
     assert_eq!(row["container"], json!(stage.scope.name("mine")), "{row}");
@@ -226,31 +232,31 @@ async fn is_left_alone(baseline: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f08_an_image_made_on_this_machine_is_not_replaced() {
-    is_left_alone("seen").await;
-    is_left_alone("running").await;
+async fn f08_an_image_built_on_this_machine_is_not_replaced() {
+    assert_not_replaced("seen").await;
+    assert_not_replaced("running").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f03_a_rollback_needs_no_name_of_the_old_image() {
-    // In the containerd store a prune breaks every pull at work on the same engine (moby issue 53321).
+async fn f03_a_rollback_works_after_the_old_image_lost_its_name() {
+    // In the containerd store, a prune breaks every running pull on the same engine (moby issue 53321).
     let engine = PrivateEngine::start().await;
     let stage = Stage {
         scope: engine.connect().await.scope(),
         registry: Registry::start_at(engine.outer_address(), RegistryAuth::None).await,
-        folder: TempDir::new().expect("the temp folder takes folders"),
+        folder: TempDir::new().expect("the temp folder is writable"),
     };
     stage.push("web", "v1").await;
     let id = stage.run("web").await;
-    // Another program pulls the next release, and removes what has no name any more.
+    // Another program pulls the next release and removes all images without a name.
     stage.push_image("web", &ImageSpec::broken(&stage.scope.name("v2"))).await;
     stage.scope.pull(&stage.image("web"), None).await;
     stage.scope.engine().docker().prune_images(None::<PruneImagesOptions>).await.expect("images are pruned");
     let manifest = stage.manifest().config("containers", "labelled").config("baseline", "running");
     let manifest = manifest.config("host.insecure_registries", &stage.registry.host());
     let daemon = stage.watch(&[stage.write(&manifest, "one")]);
-    daemon.process.wait_for_line("is quarantined", LATER).await;
-    let now = stage.container("web").await.expect("it is there");
+    daemon.process.wait_for_line("is quarantined", LONG_TIMEOUT).await;
+    let now = stage.container("web").await.expect("the container exists");
     assert_eq!((now.id, now.is_running), (id, true));
     let version = inspect(&stage, "web").await.config.and_then(|config| config.labels).unwrap_or_default();
     assert_eq!(version["version"], stage.scope.name("v1"));

@@ -1,13 +1,13 @@
-//! Labels that opt in and out, and what is said of containers that are not watched (field report F10).
+//! Tests labels that opt in and out, and the reasons for containers that are not watched (field report F10).
 
 use std::path::Path;
 
 use imagewatch_tests::engine::RunSpec;
 use serde_json::Value;
 
-use crate::stage::{SOON, Stage, labels, run_to_end};
+use crate::stage::{SHORT_TIMEOUT, Stage, labels, run_to_end};
 
-/// Runs a container for `role` on the one image, with no labels but `more`.
+/// Runs a container for `role` on the shared image. `more` are its only labels.
 async fn run(stage: &Stage, role: &str, more: &[(&str, &str)]) -> String {
     let (name, image) = (stage.scope.name(role), stage.image("web"));
     stage.scope.run(&RunSpec { name, image, labels: labels(more), ..RunSpec::default() }).await
@@ -28,7 +28,7 @@ fn reason(stage: &Stage, checked: &Value, role: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f10_a_container_that_opts_out_in_any_words_is_never_replaced() {
+async fn f10_a_container_with_any_opt_out_word_is_never_replaced() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     let values = ["False", "FALSE", "0", "no", "off", "f", "False ", "disabled"];
@@ -52,18 +52,18 @@ async fn f10_a_container_that_opts_out_in_any_words_is_never_replaced() {
     assert!(misspelt.contains("the nearest known label is imagewatch.strategy"), "{misspelt}");
 
     let daemon = stage.watch(&[manifest]);
-    stage.wait_until_on("in", &v2, SOON).await;
+    stage.wait_until_on("in", &v2, SHORT_TIMEOUT).await;
     daemon.wait_for_line(&format!("{}: its label imagewatch.enable is", stage.scope.name("out7"))).await;
     daemon.stop().await;
     let roles = (0..values.len()).map(|number| format!("out{number}")).chain(["misspelt".to_owned()]);
     for (role, id) in roles.zip(ids) {
-        let now = stage.container(&role).await.expect("it is there");
+        let now = stage.container(&role).await.expect("the container exists");
         assert_eq!((now.id, now.is_running), (id, true), "{role}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f10_a_container_that_opts_in_in_any_words_is_watched() {
+async fn f10_a_container_with_any_opt_in_word_is_watched() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     let values = ["True", "TRUE", "1", "yes", "true "];
@@ -75,14 +75,14 @@ async fn f10_a_container_that_opts_in_in_any_words_is_watched() {
     let manifest = stage.manifest().config("containers", "labelled").config("baseline", "running");
     let daemon = stage.watch(&[stage.write(&manifest, "labelled")]);
     for number in 0..values.len() {
-        stage.wait_until_on(&format!("in{number}"), &v2, SOON).await;
+        stage.wait_until_on(&format!("in{number}"), &v2, SHORT_TIMEOUT).await;
     }
     daemon.stop().await;
-    assert_eq!(stage.container("other").await.expect("it is there").id, other);
+    assert_eq!(stage.container("other").await.expect("the container exists").id, other);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_result_explains_itself() {
+async fn an_empty_result_gives_the_reasons() {
     let stage = Stage::new().await;
     stage.push("web", "v1").await;
     run(&stage, "plain", &[]).await;

@@ -1,4 +1,4 @@
-//! End-to-end scenarios, one module each, in one binary: they share one link and run side by side.
+//! End-to-end scenarios, one module each. They are one binary, so that they link once and run in parallel.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout)]
 

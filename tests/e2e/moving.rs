@@ -1,4 +1,4 @@
-//! The main job: a tag moves, the containers follow. Real program, real registry, real engine.
+//! Tests the main task: a tag moves and its containers follow, with the real program, registry and engine.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::registry::{Registry, RegistryAuth, host_that_is_down};
 
-use crate::stage::{LATER, SOON, Stage, stubborn, watch_with};
+use crate::stage::{LONG_TIMEOUT, SHORT_TIMEOUT, Stage, ignores_sigterm, watch_with};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_is_seeded_then_moves_and_its_container_follows_by_digest() {
+async fn a_container_follows_its_moved_tag_by_digest() {
     let stage = Stage::new().await;
     let v1 = stage.push("web", "v1").await;
     let old_id = stage.run("web").await;
@@ -19,22 +19,22 @@ async fn a_tag_is_seeded_then_moves_and_its_container_follows_by_digest() {
     daemon.wait_for_line(&format!("first seen at {}", v1.short())).await;
 
     let v2 = stage.push("web", "v2").await;
-    let now = stage.wait_until_on("web", &v2, SOON).await;
+    let now = stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
     assert_ne!(now.id, old_id);
-    assert_eq!(now.image, stage.image("web"), "it still follows the tag");
+    assert_eq!(now.image, stage.image("web"), "the container still follows the tag");
     assert_eq!(stage.scope.exec(&stage.scope.name("web"), &["cat", "/version"]).await, stage.scope.name("v2"));
     daemon.wait_for_line(&format!("moved from {} to {}", v1.short(), v2.short())).await;
     daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
-    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "no other container remains");
 
     let v3 = stage.push("web", "v3").await;
-    stage.wait_until_on("web", &v3, SOON).await;
+    stage.wait_until_on("web", &v3, SHORT_TIMEOUT).await;
     let lines = daemon.stop().await;
     assert_eq!(lines.iter().filter(|line| line.contains("moved from")).count(), 2, "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_labelled_container_is_found_and_followed_and_a_pinned_one_never_moves() {
+async fn a_labelled_container_is_followed_and_a_pinned_one_is_not() {
     let stage = Stage::new().await;
     let v1 = stage.push("web", "v1").await;
     stage.run("web").await;
@@ -45,14 +45,14 @@ async fn a_labelled_container_is_found_and_followed_and_a_pinned_one_never_moves
     daemon.wait_for_line("first seen").await;
 
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, SOON).await;
-    let pinned = stage.container("pinned").await.expect("it is still there");
+    stage.wait_until_on("web", &v2, SHORT_TIMEOUT).await;
+    let pinned = stage.container("pinned").await.expect("the container exists");
     assert_eq!((pinned.id, pinned.digests.contains(&v1), pinned.is_running), (pinned_id, true, true));
     assert_eq!(daemon.count(&format!("{}: moved", stage.scope.name("pinned"))), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strategy_remove_force_removes_the_containers_of_that_image_and_name() {
+async fn strategy_remove_removes_the_granted_containers_of_the_image() {
     let stage = Stage::new().await;
     stage.push("app", "v1").await;
     let image = || RunSpec { image: stage.image("app"), ..RunSpec::default() };
@@ -76,7 +76,7 @@ async fn strategy_remove_force_removes_the_containers_of_that_image_and_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_its_state_in_memory_a_restart_seeds_again_and_refreshes_nothing() {
+async fn with_state_in_memory_a_restart_seeds_again_without_updates() {
     let stage = Stage::new().await;
     let v1 = stage.push("web", "v1").await;
     let id = stage.run("web").await;
@@ -94,11 +94,11 @@ async fn with_its_state_in_memory_a_restart_seeds_again_and_refreshes_nothing() 
     daemon.wait_for_line(&format!("first seen at {}", v2.short())).await;
     let lines = daemon.stop().await;
     assert!(!lines.iter().any(|line| line.contains("moved")), "{lines:#?}");
-    assert_eq!(stage.container("web").await.expect("it runs").id, id);
+    assert_eq!(stage.container("web").await.expect("the container exists").id, id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_registry_failing_among_three_stops_no_other() {
+async fn a_failing_registry_does_not_stop_the_others() {
     let stage = Stage::new().await;
     let mut third = Registry::start(RegistryAuth::None).await;
     let down = host_that_is_down();
@@ -122,19 +122,19 @@ async fn one_registry_failing_among_three_stops_no_other() {
         .target()
         .push(&stage.scope.name("c"), "latest", &imagewatch_tests::image::ImageSpec::sleeper(&stage.scope.name("c2")))
         .await;
-    stage.wait_until_on("c", &c2, SOON).await;
+    stage.wait_until_on("c", &c2, SHORT_TIMEOUT).await;
     third.stop();
     daemon.wait_for_line(&format!("{}/{}:latest: failed to look up: ", third.host(), stage.scope.name("c"))).await;
     let a2 = stage.push("a", "v2").await;
-    stage.wait_until_on("a", &a2, SOON).await;
+    stage.wait_until_on("a", &a2, SHORT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replacement_that_takes_a_minute_delays_no_other_poll_or_replacement() {
+async fn a_slow_replacement_delays_no_other_poll_or_replacement() {
     let stage = Stage::new().await;
     stage.push("slow", "s1").await;
     stage.push("quick", "q1").await;
-    let slow_id = stage.run_as("slow", stubborn(stage.image("slow"), 60)).await;
+    let slow_id = stage.run_as("slow", ignores_sigterm(stage.image("slow"), 60)).await;
     stage.run("quick").await;
     let images = format!("{} {}", stage.image("slow"), stage.image("quick"));
     let daemon = stage.watch(&[stage.write(&stage.manifest().config("images", &images), "two")]);
@@ -144,26 +144,26 @@ async fn a_replacement_that_takes_a_minute_delays_no_other_poll_or_replacement()
     daemon.wait_for_line(&format!("{}: moved", stage.image("slow"))).await;
     for version in ["q2", "q3"] {
         let digest = stage.push("quick", version).await;
-        stage.wait_until_on("quick", &digest, SOON).await;
+        stage.wait_until_on("quick", &digest, SHORT_TIMEOUT).await;
     }
-    let slow = stage.scope.inspect(&slow_id).await.expect("its old container is not gone yet");
+    let slow = stage.scope.inspect(&slow_id).await.expect("the old container still exists");
     assert!(slow.is_running, "the slow replacement is still waiting for the stop");
-    assert_eq!(daemon.count(&format!("{}: moved", stage.image("slow"))), 1, "it is pending, not ordered twice");
+    assert_eq!(daemon.count(&format!("{}: moved", stage.image("slow"))), 1, "a pending update is not ordered twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_manifests_run_side_by_side_and_a_bad_one_stops_no_other() {
+async fn a_bad_manifest_does_not_stop_the_other_manifests() {
     let stage = Stage::new().await;
     stage.push("a", "v1").await;
     stage.run("a").await;
     let good = stage.write(&stage.manifest().config("images", &stage.image("a")), "good");
     let bad = stage.write(&stage.manifest().config("imagess", "x"), "bad");
     let daemon = stage.watch(&[bad, PathBuf::from("/nowhere/none.json"), good]);
-    daemon.wait_for_line("config key `imagess`: is not known").await;
+    daemon.wait_for_line("config key `imagess`: is unknown").await;
     daemon.wait_for_line("/nowhere/none.json").await;
     daemon.wait_for_line("first seen").await;
     let a2 = stage.push("a", "v2").await;
-    stage.wait_until_on("a", &a2, LATER).await;
+    stage.wait_until_on("a", &a2, LONG_TIMEOUT).await;
     let url = daemon.admin_url("/readyz").await;
     let (status, body) = crate::stage::answer_of(imagewatch_tests::http_client::build_client().get(url)).await;
     assert_eq!(status, 503, "{body}");
@@ -171,7 +171,7 @@ async fn several_manifests_run_side_by_side_and_a_bad_one_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_whose_container_ends_at_once_leaves_the_old_container_running() {
+async fn an_image_that_exits_immediately_leaves_the_old_container_running() {
     let stage = Stage::new().await;
     let v1 = stage.push("web", "v1").await;
     let id = stage.run("web").await;
@@ -180,7 +180,7 @@ async fn an_image_whose_container_ends_at_once_leaves_the_old_container_running(
     let broken = imagewatch_tests::image::ImageSpec::broken(&stage.scope.name("v2"));
     stage.registry.target().push(&stage.scope.name("web"), "latest", &broken).await;
     daemon.process.wait_for_line("runs again as before", Duration::from_mins(3)).await;
-    let now = stage.container("web").await.expect("it is back under its name");
+    let now = stage.container("web").await.expect("the container has its name again");
     assert_eq!((now.id, now.is_running, now.digests.contains(&v1)), (id, true, true));
-    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "no other container remains");
 }

@@ -1,5 +1,5 @@
-//! The real program on a real Podman (T46): simple containers keep what they have, a bad image is restored and barred,
-//! and what cannot be preserved is refused.
+//! Tests the real program on a real Podman (T46). Simple containers keep their settings, a bad image is rolled back and
+//! quarantined, and settings that cannot be preserved are refused.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use imagewatch_tests::wait::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const LATER: Duration = Duration::from_mins(3);
+const LONG_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// A program that watches labelled containers. Fields are dropped in this order.
+/// A program that watches labelled containers. The fields are dropped in this order.
 struct Scene {
     program: Process,
     podman: Podman,
@@ -25,7 +25,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A container for each role, made with these options.
+    /// Starts a container for each role with these options.
     async fn start(containers: &[(&str, &[&str])]) -> Self {
         let podman = Podman::start().await;
         let registry = Registry::start_at(podman.outer_address(), RegistryAuth::None).await;
@@ -36,7 +36,7 @@ impl Scene {
             let made = ["run", "--detach", "--name", role, "--label", "imagewatch.enable=true", "--restart", "always"];
             podman.run(&[&made[..], options, &[&image]].concat());
         }
-        let folder = TempDir::new().expect("a folder");
+        let folder = TempDir::new().expect("the temp folder is writable");
         let manifest = PluginManifest::new()
             .allow_host(&registry.host())
             .config("containers", "labelled")
@@ -49,10 +49,10 @@ impl Scene {
             .config("grant.containers", "label:imagewatch.enable=true");
         let manifest = manifest.write(folder.path(), "all");
         let state = folder.path().join("state").display().to_string();
-        let args = ["run", "--admin-listen", "off", manifest.to_str().expect("a path of ours")];
+        let args = ["run", "--admin-listen", "off", manifest.to_str().expect("the path is UTF-8")];
         let program = start_imagewatch(&podman.host(), args, &[("IMAGEWATCH_STATE_DIR", &state)]);
         for (role, _) in containers {
-            program.wait_for_line(&format!("{role}: first seen"), LATER).await;
+            program.wait_for_line(&format!("{role}: first seen"), LONG_TIMEOUT).await;
         }
         Self { program, podman, registry, _folder: folder }
     }
@@ -62,12 +62,12 @@ impl Scene {
     }
 
     fn inspect(&self, role: &str) -> Value {
-        self.podman.inspect(role).unwrap_or_else(|| panic!("{role} is gone: {:#?}", self.program.lines()))
+        self.podman.inspect(role).unwrap_or_else(|| panic!("{role} does not exist: {:#?}", self.program.lines()))
     }
 
-    /// Waits until the container of `role` is another one than `before`, which runs, and nothing is left over.
+    /// Waits until the container of `role` is running, has another id than `before`, and no other container remains.
     async fn wait_until_replaced(&self, role: &str, before: &Value) -> Value {
-        wait_for(&format!("{role} to be replaced"), LATER, || async {
+        wait_for(&format!("{role} to be replaced"), LONG_TIMEOUT, || async {
             let now = self.podman.inspect(role).unwrap_or_default();
             let is_over = !self.podman.containers().iter().any(|name| name.starts_with(&format!("{role}.")));
             let is_new = now["Id"].is_string() && now["Id"] != before["Id"] && now["State"]["Running"] == true;
@@ -77,7 +77,7 @@ impl Scene {
     }
 }
 
-/// What a user of the container could miss.
+/// The settings that a user of the container needs.
 fn kept(container: &Value) -> [Value; 3] {
     let aliases = container["NetworkSettings"]["Networks"]["front"]["Aliases"].as_array().cloned().unwrap_or_default();
     let id = container["Id"].as_str().unwrap_or_default();
@@ -99,7 +99,7 @@ fn env(container: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t46_on_podman_a_container_keeps_what_it_has_also_when_its_image_lost_its_name() {
+async fn t46_podman_containers_keep_settings_when_the_image_loses_its_name() {
     let options = ["--env", "MINE=1", "--volume", "data:/data", "--volume", "/anonymous"];
     let options = [&options[..], &["--network", "front", "--network-alias", "www"]].concat();
     let scene = Scene::start(&[("web", &options)]).await;
@@ -118,21 +118,21 @@ async fn t46_on_podman_a_container_keeps_what_it_has_also_when_its_image_lost_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t46_on_podman_a_bad_image_is_restored_and_a_fixed_address_is_refused() {
+async fn t46_podman_rolls_back_a_bad_image_and_refuses_a_fixed_address() {
     let fixed: &[&str] = &["--network", "front", "--ip", "10.89.77.9"];
     let scene = Scene::start(&[("bad", &[]), ("fixed", fixed)]).await;
     let before = ["bad", "fixed"].map(|role| scene.inspect(role));
     scene.push("bad", &ImageSpec::broken("v2")).await;
     scene.push("fixed", &ImageSpec::sleeper("v2")).await;
-    let line = scene.program.wait_for_line("failed bad: ", LATER).await;
+    let line = scene.program.wait_for_line("failed bad: ", LONG_TIMEOUT).await;
     assert!(line.contains("is quarantined") && line.contains("runs again as before"), "{line}");
-    let line = scene.program.wait_for_line("is not rolled out", LATER).await;
+    let line = scene.program.wait_for_line("is not rolled out", LONG_TIMEOUT).await;
     assert!(line.contains("fixed") && line.contains("--ip"), "{line}");
     for before in before {
-        let name = before["Name"].as_str().expect("it has a name");
+        let name = before["Name"].as_str().expect("the container has a name");
         let now = scene.inspect(name);
         assert_eq!((&now["Id"], &now["State"]["Running"]), (&before["Id"], &Value::Bool(true)), "{name}");
         assert_eq!(kept(&now), kept(&before), "{name}");
     }
-    assert_eq!(scene.podman.containers(), ["bad", "fixed"], "nothing is left over");
+    assert_eq!(scene.podman.containers(), ["bad", "fixed"], "no other container remains");
 }

@@ -1,5 +1,6 @@
-//! Images that cannot be fetched (class K6), through the real program, the engine at hand and a registry behind a proxy that
-//! fails and counts: how often the engine asks, what `check`, `quarantine list` and `history` show, and what ends a hold.
+//! Tests images that cannot be pulled (class K6), with the real program, the engine under test, and a registry behind a
+//! proxy that fails and counts. The tests check how often the engine sends requests, what `check`, `quarantine list`
+//! and `history` show, and what ends a hold.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,21 +17,21 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::stage::{Daemon, LATER, SOON, Stage, run_to_end, watch_with};
+use crate::stage::{Daemon, LONG_TIMEOUT, SHORT_TIMEOUT, Stage, run_to_end, watch_with};
 
-/// The first wait after a failure that may pass by itself is a minute.
+/// The first wait after a temporary failure is one minute.
 const FIRST_WAIT_OVER: Duration = Duration::from_secs(120);
-/// So many polls are watched.
+/// The number of polls to watch.
 const POLLS: usize = 20;
-/// So often the engine may ask in these polls: at the first attempt and at those after the growing waits.
+/// The number of requests that the engine may send in these polls: at the first attempt, and after each growing wait.
 const MOST_REQUESTS: usize = 4;
 
-/// What the engine took from the registry.
+/// The engine's traffic with the registry.
 #[derive(Debug, Clone, Copy)]
 struct Traffic {
-    /// Requests for manifests.
+    /// The number of requests for manifests.
     requests: usize,
-    /// Of the bodies of all answers.
+    /// The body bytes of all answers.
     bytes: u64,
 }
 
@@ -42,7 +43,7 @@ impl Traffic {
 
 /// One container, `web`, on `v1`, and the program that watches it.
 struct Scene {
-    /// Ends first, so that nothing works on the containers that the stage removes.
+    /// This field is dropped first, so that no update runs on the containers that the stage removes.
     daemon: Daemon,
     stage: Stage,
     registry: Proxy,
@@ -51,12 +52,12 @@ struct Scene {
 }
 
 impl Scene {
-    /// `config` goes into the manifest.
+    /// Starts the scene. `config` is added to the manifest.
     async fn new(config: &[(&str, &str)]) -> Self {
         Self::on(Stage::new().await, "127.0.0.1:0", config).await
     }
 
-    /// With a proxy to the stage's registry at `address`.
+    /// Starts the scene with a proxy at `address` in front of the stage's registry.
     async fn on(stage: Stage, address: &str, config: &[(&str, &str)]) -> Self {
         let registry = Proxy::to_registry_at(address, &stage.registry.host()).await;
         stage.push("web", "v1").await;
@@ -66,8 +67,8 @@ impl Scene {
         let manifest = manifest.config("host.insecure_registries", &format!("loopback {}", registry.host()));
         let manifest = config.iter().fold(manifest, |manifest, (key, value)| manifest.config(key, value));
         let manifest = stage.write(&manifest, "labelled");
-        let state = TempDir::new().expect("a folder");
-        let envs = [(STATE_DIR, state.path().to_str().expect("a path of ours"))];
+        let state = TempDir::new().expect("the temp folder is writable");
+        let envs = [(STATE_DIR, state.path().to_str().expect("the path is UTF-8"))];
         let daemon = watch_with(stage.scope.engine().host(), std::slice::from_ref(&manifest), &envs);
         daemon.wait_for_line("first seen").await;
         Self { daemon, stage, registry, state, manifest }
@@ -86,7 +87,7 @@ impl Scene {
         format!("/v2/{}/{rest}", self.web())
     }
 
-    /// What the engine took from the registry so far: what imagewatch itself did not.
+    /// The engine's traffic with the registry so far, without the requests of imagewatch.
     fn engine_traffic(&self) -> Traffic {
         let of = |program| {
             let requests = self.registry.requests_of(program);
@@ -96,11 +97,11 @@ impl Scene {
         of("").since(of("imagewatch/"))
     }
 
-    /// Waits for so many polls.
+    /// Waits for `count` polls.
     async fn polls(&self, count: usize) {
         let polls = || self.registry.requests_of("imagewatch/").iter().filter(|line| line.starts_with("HEAD")).count();
         let before = polls();
-        wait_for("some polls", LATER, || async {
+        wait_for("some polls", LONG_TIMEOUT, || async {
             let now = polls() - before;
             if now >= count { Ok(()) } else { Err(now) }
         })
@@ -108,7 +109,7 @@ impl Scene {
     }
 
     async fn run(&self, args: &[&str]) -> (i32, String) {
-        let envs = [(STATE_DIR, self.state.path().to_str().expect("a path of ours"))];
+        let envs = [(STATE_DIR, self.state.path().to_str().expect("the path is UTF-8"))];
         run_to_end(self.scope().engine().host(), args, &envs).await
     }
 
@@ -118,14 +119,14 @@ impl Scene {
         serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"))
     }
 
-    /// Runs `imagewatch refresh`, which must succeed or fail as `succeeds` says.
+    /// Runs `imagewatch refresh` and checks that it succeeds or fails, as `succeeds` says.
     async fn refresh(&self, succeeds: bool) {
         let (code, output) = self.run(&["refresh", &self.web(), "--manifest", self.manifest.to_str().unwrap()]).await;
         assert_eq!(code == 0, succeeds, "{output}");
     }
 
-    /// Waits until the move to `digest` is held for `cause`, and checks that it stays so for some polls, that the engine
-    /// asks seldom, and that everything shows it. `says` is in the reason.
+    /// Waits until the move to `digest` is held for `cause`. Then it checks that the hold remains for several polls,
+    /// that the engine sends few requests, and that all outputs show the hold. The reason must contain `says`.
     async fn assert_held(&self, before: Traffic, digest: &Digest, cause: &str, says: &[&str]) {
         self.daemon.process.wait_for_line("is held, tried again in", FIRST_WAIT_OVER).await;
         let first = self.engine_traffic().since(before);
@@ -150,15 +151,15 @@ impl Scene {
         assert!(code == 0 && history.contains("rolled_back") && history.contains(says[0]), "{history}");
     }
 
-    /// A refresh by hand asks at once, and a further move is not held.
-    async fn assert_free_by_hand_and_by_a_move(&self) {
+    /// A manual refresh pulls immediately, and a later move is not held.
+    async fn assert_refresh_and_move_bypass_hold(&self) {
         let before = self.engine_traffic();
         self.refresh(false).await;
-        assert!(self.engine_traffic().since(before).requests > 0, "it was tried at once");
+        assert!(self.engine_traffic().since(before).requests > 0, "the pull was tried immediately");
         self.registry.clear_rules();
         let v3 = self.stage.push("web", "v3").await;
-        self.stage.wait_until_on("web", &v3, LATER).await;
-        wait_for("an empty quarantine", SOON, || async {
+        self.stage.wait_until_on("web", &v3, LONG_TIMEOUT).await;
+        wait_for("an empty quarantine", SHORT_TIMEOUT, || async {
             let listed = self.json(&["quarantine", "list", "--json"]).await;
             if listed["quarantine"] == json!([]) { Ok(()) } else { Err(listed) }
         })
@@ -173,31 +174,31 @@ async fn f01a_an_image_without_the_platform_is_held() {
     let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
     let v2 = scene.stage.registry.target().push_index(&scene.web(), "latest", &[("linux/s390x", spec)]).await;
     scene.assert_held(before, &v2, "no_platform", &["no matching manifest"]).await;
-    scene.assert_free_by_hand_and_by_a_move().await;
+    scene.assert_refresh_and_move_bypass_hold().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f01b_an_image_whose_layer_is_missing_is_held() {
+async fn f01b_an_image_with_a_missing_layer_is_held() {
     let scene = Scene::new(&[]).await;
     let before = scene.engine_traffic();
     let spec = ImageSpec::sleeper(&scene.scope().name("v2"));
     let v2 = scene.stage.registry.target().push_damaged(&scene.web(), "latest", &spec).await;
     scene.assert_held(before, &v2, "not_found", &["was not pulled"]).await;
-    scene.assert_free_by_hand_and_by_a_move().await;
+    scene.assert_refresh_and_move_bypass_hold().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f01c_an_image_whose_manifest_is_refused_is_held() {
+async fn f01c_an_image_with_a_refused_manifest_is_held() {
     let scene = Scene::new(&[]).await;
     let before = scene.engine_traffic();
     scene.registry.answer_all(&format!("GET {}", scene.path("manifests/")), StatusCode::FORBIDDEN);
     let v2 = scene.stage.push("web", "v2").await;
     scene.assert_held(before, &v2, "denied", &["was not pulled"]).await;
-    scene.assert_free_by_hand_and_by_a_move().await;
+    scene.assert_refresh_and_move_bypass_hold().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k6_an_image_whose_manifest_is_gone_is_held_and_freed_by_a_clear() {
+async fn k6_an_image_without_a_manifest_is_held_until_it_is_cleared() {
     let scene = Scene::new(&[]).await;
     let before = scene.engine_traffic();
     scene.registry.answer_all(&format!("GET {}", scene.path("manifests/")), StatusCode::NOT_FOUND);
@@ -205,11 +206,11 @@ async fn k6_an_image_whose_manifest_is_gone_is_held_and_freed_by_a_clear() {
     scene.assert_held(before, &v2, "not_found", &["was not pulled"]).await;
     scene.registry.clear_rules();
     scene.json(&["quarantine", "clear", &scene.web(), "--json"]).await;
-    scene.stage.wait_until_on("web", &v2, LATER).await;
+    scene.stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f02_an_engine_that_gets_another_image_is_held_until_it_gets_the_right_one() {
+async fn f02_an_update_is_held_while_the_engine_gets_another_image() {
     let scene = Scene::new(&[("baseline", "running")]).await;
     let v1 = ImageSpec::sleeper(&scene.scope().name("v1"));
     let v1 = scene.stage.registry.target().push(&scene.web(), "old", &v1).await;
@@ -222,7 +223,7 @@ async fn f02_an_engine_that_gets_another_image_is_held_until_it_gets_the_right_o
     scene.stage.wait_until_on("web", &v2, FIRST_WAIT_OVER).await;
 }
 
-/// Text that hardly compresses.
+/// Text that is hard to compress.
 fn noise(bytes: usize) -> String {
     let mut state = 1_u64;
     let letter = |_| {
@@ -239,24 +240,24 @@ fn with_noise(version: &str, bytes: usize) -> ImageSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f19_a_pull_goes_on_while_data_comes() {
-    // The containerd image store writes a megabyte at a time, and tells of no data before.
+async fn f19_a_pull_continues_while_data_arrives() {
+    // The containerd image store writes 1 MB at a time and reports no progress before that.
     let scene = Scene::new(&[("host.pull_timeout", "8s")]).await;
     scene.registry.pace_all("/blobs/", 125_000, Duration::from_millis(500));
     let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 4_000_000)).await;
-    scene.stage.wait_until_on("web", &v2, LATER).await;
-    assert_eq!(scene.daemon.count("host.pull_timeout"), 0, "it was pulled at the first attempt");
+    scene.stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
+    assert_eq!(scene.daemon.count("host.pull_timeout"), 0, "the first attempt must succeed");
 }
 
-/// As the recipe has it: 60 kB at 5 kB/s. A graph driver tells of each piece; the containerd image store does not, and then
-/// the pull does not start again at each poll.
+/// As in the report: 60 kB at 5 kB/s. A graph driver reports each piece. The containerd image store does not; in that
+/// case, the pull must not restart at each poll.
 #[tokio::test(flavor = "multi_thread")]
 async fn f19_a_very_slow_layer_arrives_or_is_held() {
     let scene = Scene::new(&[("host.pull_timeout", "5s")]).await;
     let before = scene.engine_traffic();
     scene.registry.pace_all("/blobs/", 2_500, Duration::from_millis(500));
     let v2 = scene.stage.push_image("web", &with_noise(&scene.scope().name("v2"), 80_000)).await;
-    let arrived = wait_for("the layer, or a hold", LATER, || async {
+    let arrived = wait_for("the layer, or a hold", LONG_TIMEOUT, || async {
         let now = scene.stage.container("web").await;
         let arrived = now.as_ref().is_some_and(|now| now.digests.contains(&v2) && now.is_running);
         if arrived || scene.daemon.count("host.pull_timeout") > 0 { Ok(arrived) } else { Err(now) }
@@ -268,7 +269,7 @@ async fn f19_a_very_slow_layer_arrives_or_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f19_a_pull_without_data_is_held_and_names_its_limit() {
+async fn f19_a_pull_without_data_is_held_and_the_reason_has_the_limit() {
     let scene = Scene::new(&[("host.pull_timeout", "5s")]).await;
     let before = scene.engine_traffic();
     let hold = scene.registry.hold("/blobs/");
@@ -276,7 +277,7 @@ async fn f19_a_pull_without_data_is_held_and_names_its_limit() {
     scene.assert_held(before, &v2, "too_slow", &["host.pull_timeout", "no data came for 5s"]).await;
     drop(hold);
     scene.refresh(true).await;
-    scene.stage.wait_until_on("web", &v2, LATER).await;
+    scene.stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +287,7 @@ async fn f20_an_image_without_space_is_held_for_an_hour() {
     let stage = Stage {
         scope: engine.connect().await.scope(),
         registry: Registry::start_at(address, RegistryAuth::None).await,
-        folder: TempDir::new().expect("a folder"),
+        folder: TempDir::new().expect("the temp folder is writable"),
     };
     let scene = Scene::on(stage, &format!("{address}:0"), &[]).await;
     let before = scene.engine_traffic();

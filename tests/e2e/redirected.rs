@@ -1,4 +1,4 @@
-//! Field bug F05: a registry that redirects to another registry, which has tokens of its own. Needs no engine.
+//! Tests a registry that redirects to another registry with its own tokens (field bug F05). No engine is needed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use imagewatch_tests::plugin_manifest::PluginManifest;
 use imagewatch_tests::wait::wait_for;
 use tempfile::TempDir;
 
-use crate::stage::{SOON, watch_with};
+use crate::stage::{SHORT_TIMEOUT, watch_with};
 
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
@@ -18,23 +18,23 @@ fn start(has_tokens: bool, has_tls: bool) -> FakeRegistry {
     FakeRegistry::start(FakeRegistrySettings { repositories: 1, latency: Duration::ZERO, has_tokens, has_tls })
 }
 
-/// A folder for `DOCKER_CONFIG` in which the registries' authorities are trusted.
+/// Creates a `DOCKER_CONFIG` folder that trusts the registries' authorities.
 fn trust(folder: &Path, registries: [&FakeRegistry; 2]) {
     for registry in registries {
         let certificates = folder.join("certs.d").join(registry.host());
-        fs::create_dir_all(&certificates).expect("a folder");
+        fs::create_dir_all(&certificates).expect("the folder is writable");
         fs::write(certificates.join("ca.crt"), registry.ca_pem().unwrap_or_default()).expect("written");
     }
 }
 
-/// Watches an image of `first`, which redirects to `second`, until it was asked for three times. What was logged of it.
+/// Watches an image of `first`, which redirects to `second`, until three requests have arrived. Returns the log.
 async fn watch_redirected(first: &FakeRegistry, second: &FakeRegistry, is_tls: bool) -> Vec<String> {
-    let folder = TempDir::new().expect("a folder");
+    let folder = TempDir::new().expect("the temp folder is writable");
     first.redirect_to(second);
     let manifest = PluginManifest::new().allow_host(&first.host()).allow_host(&second.host());
     let manifest =
         manifest.config("images", &first.reference(0)).config("grant.images", "*").config("interval", "200ms");
-    // Loopback is spoken to in plain unless somebody else is named.
+    // Loopback uses plain HTTP unless the config key lists another host.
     let plain = if is_tls { "nobody.invalid" } else { "loopback" };
     let manifest = manifest.config("host.allow_unhashed", "true").config("host.insecure_registries", plain);
     let manifest = manifest.write(folder.path(), "redirected");
@@ -45,27 +45,27 @@ async fn watch_redirected(first: &FakeRegistry, second: &FakeRegistry, is_tls: b
     let daemon = watch_with(NO_ENGINE, &[manifest], &[("DOCKER_CONFIG", config)]);
     daemon.wait_for_line(&format!("redirects to {}", second.host())).await;
     let before = (first.counts(), second.counts());
-    wait_for("two more polls", SOON, || async {
+    wait_for("two more polls", SHORT_TIMEOUT, || async {
         let heads = first.counts().since(before.0).heads;
         if heads >= 2 { Ok(()) } else { Err(heads) }
     })
     .await;
     let lines = daemon.stop().await;
     let (first, second) = (first.counts().since(before.0), second.counts().since(before.1));
-    assert_eq!((first.tokens, second.tokens), (0, 0), "what is known is not asked for again");
-    assert_eq!(first.gets + first.others + second.gets + second.others, 0, "a poll costs a HEAD at each");
-    // The count begins and ends in the middle of a poll, perhaps.
-    assert!(first.heads.abs_diff(second.heads) <= 1, "and no more: {first:?} {second:?}");
+    assert_eq!((first.tokens, second.tokens), (0, 0), "a known token is not requested again");
+    assert_eq!(first.gets + first.others + second.gets + second.others, 0, "a poll sends one HEAD to each registry");
+    // The count can start and end in the middle of a poll.
+    assert!(first.heads.abs_diff(second.heads) <= 1, "and no other requests: {first:?} {second:?}");
     lines
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f05_no_registry_gets_a_token_of_another_and_the_advice_is_to_name_the_other() {
+async fn f05_no_registry_gets_the_token_of_another_registry() {
     for (case, has_tokens, is_tls) in [
-        ("redirects everybody", false, false),
-        ("redirects who has its token", true, false),
-        ("redirects everybody, by TLS", false, true),
-        ("redirects who has its token, by TLS", true, true),
+        ("redirects every client", false, false),
+        ("redirects clients with its token", true, false),
+        ("redirects every client, with TLS", false, true),
+        ("redirects clients with its token, with TLS", true, true),
     ] {
         let (first, second) = (start(has_tokens, is_tls), start(true, is_tls));
         let lines = watch_redirected(&first, &second, is_tls).await;
@@ -76,7 +76,7 @@ async fn f05_no_registry_gets_a_token_of_another_and_the_advice_is_to_name_the_o
             sent.iter().map(|sent| if sent.ends_with(&token_of_first) { "first" } else { "another" }).collect();
         assert_eq!(owners, own, "{case}: {sent:?}");
         assert_eq!(second.authorizations(), BTreeSet::new(), "{case}");
-        assert_eq!(second.counts().tokens, 0, "{case}: no token of the second registry is of use");
+        assert_eq!(second.counts().tokens, 0, "{case}: the second registry's tokens must not be requested");
         let advice = format!("write {}/{}", second.host(), FakeRegistry::repository(0));
         assert!(lines.iter().any(|line| line.contains(&advice)), "{case}: {lines:#?}");
         for wrong in ["configure", "auth_realms", "credential"] {

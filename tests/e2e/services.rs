@@ -1,5 +1,5 @@
-//! Containers that belong together: the replicas of a service, and those that write to one volume. What serves while they
-//! are updated, and that they end on one version. The numbers F… are those of the field reports.
+//! Tests containers that belong together: replicas of a service, and containers that share a volume. Checks which
+//! containers serve during an update, and that all end on one version. The numbers F… are those of the field reports.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use imagewatch_tests::program::STATE_DIR;
 use imagewatch_tests::wait::wait_for;
 use serde_json::Value;
 
-use crate::stage::{Daemon, LATER, Stage, labels, run_to_end, watch_with};
+use crate::stage::{Daemon, LONG_TIMEOUT, Stage, labels, run_to_end, watch_with};
 
 const REPLICAS: [&str; 3] = ["web-1", "web-2", "web-3"];
 
-/// Serves 3 s after its start, and its health check says when.
+/// A web server that serves 3 s after its start. Its health check reports when.
 fn slow_web(version: &str) -> ImageSpec {
     let script = "trap 'exit 0' TERM; sleep 3; httpd -p 8080 -h /www; while :; do sleep 3600 & wait $!; done";
     let health_command = Some("wget -q -O /dev/null http://127.0.0.1:8080/".to_owned());
@@ -33,7 +33,7 @@ fn compose(service: &str, number: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// Starts `roles` on the image of role `web` as one compose service each, or all of one, and watches them.
+/// Starts `roles` on the image of role `web`, either as one compose service or as one service each, and watches them.
 async fn start(stage: &Stage, spec: impl Fn(&str) -> RunSpec, roles: &[&str]) -> Daemon {
     for role in roles {
         stage.run_as(role, RunSpec { image: stage.image("web"), ..spec(role) }).await;
@@ -49,12 +49,12 @@ async fn start(stage: &Stage, spec: impl Fn(&str) -> RunSpec, roles: &[&str]) ->
 async fn all(stage: &Stage, roles: &[&str]) -> Vec<ContainerNow> {
     let mut found = Vec::new();
     for role in roles {
-        found.push(stage.container(role).await.expect("it is there under its name"));
+        found.push(stage.container(role).await.expect("the container has its name"));
     }
     found
 }
 
-/// Whether the container of that name answers over HTTP at its own address.
+/// Whether the container of `role` answers over HTTP at its own address.
 async fn serves(stage: &Stage, client: &reqwest::Client, role: &str) -> bool {
     let docker = stage.scope.engine().docker();
     let Ok(found) = docker.inspect_container(&stage.scope.name(role), None).await else { return false };
@@ -65,9 +65,9 @@ async fn serves(stage: &Stage, client: &reqwest::Client, role: &str) -> bool {
     request.send().await.is_ok_and(|answer| answer.status().is_success())
 }
 
-/// Counts again and again how many replicas serve, until `is_over`. Returns the lowest count.
+/// Counts the serving replicas repeatedly until `is_over` is set. Returns the lowest count.
 async fn watch_lowest(stage: &Stage, is_over: Arc<AtomicBool>, looks: Arc<AtomicUsize>) -> usize {
-    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("the client builds");
     let mut lowest = REPLICAS.len();
     while !is_over.load(Ordering::Relaxed) {
         let answers = futures_util::future::join_all(REPLICAS.iter().map(|role| serves(stage, &client, role))).await;
@@ -78,10 +78,10 @@ async fn watch_lowest(stage: &Stage, is_over: Arc<AtomicBool>, looks: Arc<Atomic
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f18_at_least_two_of_three_replicas_serve_at_any_moment_of_an_update() {
+async fn f18_two_of_three_replicas_serve_throughout_an_update() {
     let stage = Stage::new().await;
     stage.push_image("web", &slow_web(&stage.scope.name("v1"))).await;
-    // It needs 3 s to serve, so that no failure counts before.
+    // The start period is longer than the 3 s that the server needs, so no failure counts before.
     let (interval, start_period) = (Some(500_000_000), Some(30_000_000_000));
     let health = HealthConfig { interval, start_period, ..HealthConfig::default() };
     let spec = |role: &str| RunSpec {
@@ -90,9 +90,9 @@ async fn f18_at_least_two_of_three_replicas_serve_at_any_moment_of_an_update() {
         ..RunSpec::default()
     };
     let _daemon = start(&stage, spec, &REPLICAS).await;
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = reqwest::Client::builder().no_proxy().build().expect("the client builds");
     for role in REPLICAS {
-        wait_for(&format!("{role} to serve"), LATER, || async {
+        wait_for(&format!("{role} to serve"), LONG_TIMEOUT, || async {
             if serves(&stage, &client, role).await { Ok(()) } else { Err(()) }
         })
         .await;
@@ -101,13 +101,13 @@ async fn f18_at_least_two_of_three_replicas_serve_at_any_moment_of_an_update() {
     let move_all = async {
         let v2 = stage.push_image("web", &slow_web(&stage.scope.name("v2"))).await;
         for role in REPLICAS {
-            stage.wait_until_on(role, &v2, LATER).await;
+            stage.wait_until_on(role, &v2, LONG_TIMEOUT).await;
         }
         is_over.store(true, Ordering::Relaxed);
     };
     let (lowest, ()) = tokio::join!(watch_lowest(&stage, is_over.clone(), looks.clone()), move_all);
     println!("F18: the lowest of {} counts: {lowest} replicas serve", looks.load(Ordering::Relaxed));
-    assert!(looks.load(Ordering::Relaxed) > 50, "counted too seldom to know");
+    assert!(looks.load(Ordering::Relaxed) > 50, "too few counts for a result");
     assert!(lowest >= 2, "only {lowest} served");
 }
 
@@ -124,7 +124,7 @@ async fn f18_a_bad_image_is_tried_on_one_replica_and_quarantined_for_all() {
     let bad = ImageSpec::sleeper(&stage.scope.name("v2")).running("sleep 3; exit 1");
     stage.push_image("web", &bad).await;
     daemon.wait_for_line("is quarantined").await;
-    let barred = wait_for("all three to be quarantined", LATER, || async {
+    let barred = wait_for("all three replicas to be quarantined", LONG_TIMEOUT, || async {
         let barred = quarantined(&stage).await;
         if barred.len() == REPLICAS.len() { Ok(barred) } else { Err(barred) }
     })
@@ -132,7 +132,7 @@ async fn f18_a_bad_image_is_tried_on_one_replica_and_quarantined_for_all() {
     let reason = barred[0]["reason"].as_str().unwrap_or_default().to_owned();
     assert!(barred.iter().all(|entry| entry["fault"] == "image" && entry["reason"] == reason.as_str()), "{barred:#?}");
     daemon.wait_for_line("not touched, because").await;
-    // Two more polls try it on nobody.
+    // Two more polls try the image on no replica.
     let held = daemon.count("is held");
     daemon.wait_for_more("is held", held + 2 * REPLICAS.len()).await;
     let now = all(&stage, &REPLICAS).await;
@@ -144,7 +144,7 @@ async fn f18_a_bad_image_is_tried_on_one_replica_and_quarantined_for_all() {
         .collect();
     assert_eq!(touched.len(), 1, "{touched:?} were stopped");
     for (before, now) in before.iter().zip(&now) {
-        assert_eq!((&now.id, now.is_running), (&before.id, true), "the very same containers run");
+        assert_eq!((&now.id, now.is_running), (&before.id, true), "the same containers must run");
     }
 }
 
@@ -155,7 +155,7 @@ async fn quarantined(stage: &Stage) -> Vec<Value> {
     listed["quarantine"].as_array().cloned().unwrap_or_default()
 }
 
-/// Its migration fails if it runs twice at the same time.
+/// The migration of this image fails if it runs twice at the same time.
 fn migrating(version: &str, after: &str) -> ImageSpec {
     let script = format!(
         "mkdir /data/lock || exit 1; sleep 4; rmdir /data/lock; {after}trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
@@ -180,7 +180,7 @@ async fn f36_two_containers_on_one_volume_end_on_one_version() {
         let v2 = stage.push_image("web", &migrating(&stage.scope.name("v2"), after)).await;
         if is_updated {
             for role in roles {
-                stage.wait_until_on(role, &v2, LATER).await;
+                stage.wait_until_on(role, &v2, LONG_TIMEOUT).await;
             }
             assert_eq!(quarantined(&stage).await, Vec::<Value>::new(), "{case}");
         } else {
@@ -188,9 +188,9 @@ async fn f36_two_containers_on_one_volume_end_on_one_version() {
             daemon.wait_for_line("not touched, because").await;
             let now = all(&stage, &roles).await;
             for (before, now) in before.iter().zip(&now) {
-                assert_eq!((&now.id, now.is_running), (&before.id, true), "{case}: both run as before");
+                assert_eq!((&now.id, now.is_running), (&before.id, true), "{case}: both containers must be unchanged");
             }
-            assert_eq!(quarantined(&stage).await.len(), 2, "{case}: and neither is tried alone");
+            assert_eq!(quarantined(&stage).await.len(), 2, "{case}: both must be quarantined");
         }
         drop(daemon);
     }

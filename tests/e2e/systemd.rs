@@ -1,5 +1,5 @@
-//! Containers that a systemd unit makes. The manager is a script that does what such a unit does: it removes its
-//! container and makes it anew from the tag. All else is real.
+//! Tests containers that belong to a systemd unit. A script replaces systemd and does what such a unit does: it removes
+//! its container and creates a new one from the tag. Everything else is real.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,9 +10,9 @@ use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::ImageSpec;
 use imagewatch_tests::wait::wait_for;
 
-use crate::stage::{Daemon, LATER, SOON, Stage, watch_with};
+use crate::stage::{Daemon, LONG_TIMEOUT, SHORT_TIMEOUT, Stage, watch_with};
 
-/// A container `web` of unit `web.service`, watched by a program that finds our `systemctl` first.
+/// A container `web` of unit `web.service`, watched by a program that finds the script as `systemctl`.
 async fn unit_on_v1(stage: &Stage, labels: &[(&str, &str)], config: &[(&str, &str)]) -> Daemon {
     stage.push("web", "v1").await;
     let labels: BTreeMap<String, String> = [("PODMAN_SYSTEMD_UNIT", "web.service")]
@@ -44,7 +44,7 @@ async fn unit_on_v1(stage: &Stage, labels: &[(&str, &str)], config: &[(&str, &st
     daemon
 }
 
-/// One on PATH may be newer than the engine and refuse options.
+/// A docker command on PATH may be newer than the engine and refuse options.
 fn docker() -> &'static str {
     if fs::exists("/usr/bin/docker").unwrap() { "/usr/bin/docker" } else { "docker" }
 }
@@ -54,37 +54,37 @@ fn restarts(stage: &Stage) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t46_a_units_container_is_replaced_by_restarting_the_unit() {
+async fn t46_a_units_container_is_updated_by_a_unit_restart() {
     let stage = Stage::new().await;
     let daemon = unit_on_v1(&stage, &[], &[]).await;
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, LATER).await;
+    stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
     daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
     assert_eq!(restarts(&stage), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t46_a_unit_whose_new_container_ends_is_restarted_on_the_image_before() {
+async fn t46_a_unit_whose_new_container_exits_is_rolled_back() {
     let stage = Stage::new().await;
     let daemon = unit_on_v1(&stage, &[], &[]).await;
     let v1: Digest = stage.container("web").await.unwrap().digests[0].clone();
     let bad = ImageSpec::broken(&stage.scope.name("v2"));
     stage.registry.target().push(&stage.scope.name("web"), "latest", &bad).await;
     daemon.wait_for_line("restored").await;
-    stage.wait_until_on("web", &v1, LATER).await;
-    assert_eq!(restarts(&stage), 2, "once forwards and once back");
+    stage.wait_until_on("web", &v1, LONG_TIMEOUT).await;
+    assert_eq!(restarts(&stage), 2, "one restart for the update and one for the rollback");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_use_4_after_a_units_restart_the_hook_runs_and_the_old_image_goes() {
+async fn first_use_4_a_unit_restart_runs_the_hook_and_removes_the_old_image() {
     let stage = Stage::new().await;
     let hook = ("imagewatch.hook.post-update", "echo $VERSION > /updated");
     let daemon = unit_on_v1(&stage, &[hook], &[("host.keep_images", "0")]).await;
     let v2 = stage.push("web", "v2").await;
-    stage.wait_until_on("web", &v2, LATER).await;
+    stage.wait_until_on("web", &v2, LONG_TIMEOUT).await;
     daemon.wait_for_line("removed an old image").await;
     daemon.wait_for_line(&format!("recreated {}", stage.scope.name("web"))).await;
-    wait_for("the hook after the update", SOON, || async {
+    wait_for("the hook after the update", SHORT_TIMEOUT, || async {
         let answer = stage.scope.exec(&stage.scope.name("web"), &["sh", "-c", "cat /updated || true"]).await;
         if answer.contains("v2") { Ok(()) } else { Err(answer) }
     })

@@ -1,4 +1,4 @@
-//! Following tags: a container goes to the newest tag that its policy has for it, and is created from that tag.
+//! Tests that a container follows the newest tag of its update policy, and is created from that tag.
 
 use imagewatch_abi::Digest;
 use imagewatch_tests::engine::RunSpec;
@@ -7,7 +7,7 @@ use imagewatch_tests::proxy::Proxy;
 use imagewatch_tests::wait::wait_for;
 use reqwest::StatusCode;
 
-use crate::stage::{LATER, SOON, Stage, labels, run_to_end, watch_with};
+use crate::stage::{LONG_TIMEOUT, SHORT_TIMEOUT, Stage, labels, run_to_end, watch_with};
 
 const POLICY: &str = "imagewatch.update-policy";
 
@@ -15,7 +15,7 @@ fn tagged(stage: &Stage, tag: &str) -> String {
     format!("{}/{}:{tag}", stage.registry.host(), stage.scope.name("web"))
 }
 
-/// Each version is an image of its own.
+/// Pushes a version. Each version is a different image.
 async fn push(stage: &Stage, tag: &str) -> Digest {
     let spec = ImageSpec::sleeper(&stage.scope.name(&format!("v{tag}")));
     stage.registry.target().push(&stage.scope.name("web"), tag, &spec).await
@@ -27,7 +27,7 @@ async fn run(stage: &Stage, tag: &str, more: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_goes_to_the_newest_tag_in_its_range_and_keeps_what_is_its_own() {
+async fn a_container_follows_the_newest_tag_and_keeps_its_settings() {
     let stage = Stage::new().await;
     push(&stage, "1.0.0").await;
     let old_id = run(&stage, "1.0.0", &[(POLICY, "semver:^1"), ("com.docker.compose.project", "shop")]).await;
@@ -42,32 +42,32 @@ async fn a_container_goes_to_the_newest_tag_in_its_range_and_keeps_what_is_its_o
     assert!(shown.contains("1.0.0 → 1.1.0") && shown.contains("1 to update"), "{shown}");
 
     let daemon = stage.watch(&[manifest]);
-    let now = stage.wait_until_on("web", &newer, SOON).await;
+    let now = stage.wait_until_on("web", &newer, SHORT_TIMEOUT).await;
     assert_ne!(now.id, old_id);
-    assert_eq!(now.image, tagged(&stage, "1.1.0"), "it is created from the tag that it follows");
+    assert_eq!(now.image, tagged(&stage, "1.1.0"), "the container is created from the tag that it follows");
     let env = stage.scope.exec(&stage.scope.name("web"), &["env"]).await;
     assert!(env.contains("GREETING=hello"), "{env}");
     assert!(
         env.contains(&format!("VERSION={}", stage.scope.name("v1.1.0"))),
-        "the image's own is the new one's: {env}"
+        "the image's own variable has the new value: {env}"
     );
     assert_eq!(now.labels[POLICY], "semver:^1");
     daemon.wait_for_line("1.0.0 → 1.1.0: pulled, recreated").await;
     daemon.wait_for_line("the next `docker compose up` goes back").await;
 
-    // The same tag again, and then the next.
+    // The same tag moves again, and then the next tag appears.
     let spec = ImageSpec::sleeper(&stage.scope.name("v1.1.0-again"));
     let again = stage.registry.target().push(&stage.scope.name("web"), "1.1.0", &spec).await;
-    assert_eq!(stage.wait_until_on("web", &again, SOON).await.image, tagged(&stage, "1.1.0"));
+    assert_eq!(stage.wait_until_on("web", &again, SHORT_TIMEOUT).await.image, tagged(&stage, "1.1.0"));
     let next = push(&stage, "1.2.0").await;
-    assert_eq!(stage.wait_until_on("web", &next, SOON).await.image, tagged(&stage, "1.2.0"));
+    assert_eq!(stage.wait_until_on("web", &next, SHORT_TIMEOUT).await.image, tagged(&stage, "1.2.0"));
     daemon.wait_for_line("1.1.0 → 1.2.0: pulled, recreated").await;
-    assert_eq!(stage.containers().await, [stage.scope.name("web")], "nothing is left over");
+    assert_eq!(stage.containers().await, [stage.scope.name("web")], "no other container remains");
     assert_eq!(daemon.stop().await.iter().filter(|line| line.contains("moved")).count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_that_does_not_work_is_held_and_the_container_stays_on_its_own_until_a_newer_one_comes() {
+async fn a_broken_tag_is_held_until_a_newer_one_appears() {
     let stage = Stage::new().await;
     let old = push(&stage, "1.0.0").await;
     let old_id = run(&stage, "1.0.0", &[(POLICY, "semver:~1")]).await;
@@ -75,17 +75,17 @@ async fn a_tag_that_does_not_work_is_held_and_the_container_stays_on_its_own_unt
     stage.registry.target().push(&stage.scope.name("web"), "1.1.0", &broken).await;
     let daemon = stage.watch(&[stage.write(&stage.manifest().config("containers", "labelled"), "labelled")]);
     daemon.wait_for_line("is quarantined").await;
-    let now = stage.container("web").await.expect("it is back under its name");
+    let now = stage.container("web").await.expect("the container has its name again");
     assert_eq!((now.id, now.is_running, now.digests.contains(&old)), (old_id, true, true));
     assert_eq!(now.image, tagged(&stage, "1.0.0"));
 
     let fixed = push(&stage, "1.1.1").await;
-    assert_eq!(stage.wait_until_on("web", &fixed, SOON).await.image, tagged(&stage, "1.1.1"));
-    assert_eq!(daemon.count("refreshing (1.0.0 → 1.1.0)"), 1, "it was tried once");
+    assert_eq!(stage.wait_until_on("web", &fixed, SHORT_TIMEOUT).await.image, tagged(&stage, "1.1.1"));
+    assert_eq!(daemon.count("refreshing (1.0.0 → 1.1.0)"), 1, "the tag was tried once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listed_image_is_found_on_the_tag_to_which_it_went_when_the_program_starts_again() {
+async fn a_listed_image_keeps_its_current_tag_after_a_restart() {
     let stage = Stage::new().await;
     push(&stage, "build-9").await;
     run(&stage, "build-9", &[]).await;
@@ -100,19 +100,19 @@ async fn a_listed_image_is_found_on_the_tag_to_which_it_went_when_the_program_st
     daemon.wait_for_line("first seen").await;
     let tenth = push(&stage, "build-10").await;
     push(&stage, "nightly-11").await;
-    assert_eq!(stage.wait_until_on("web", &tenth, SOON).await.image, tagged(&stage, "build-10"));
+    assert_eq!(stage.wait_until_on("web", &tenth, SHORT_TIMEOUT).await.image, tagged(&stage, "build-10"));
     daemon.wait_for_line("build-9 → build-10: pulled, recreated").await;
     daemon.stop().await;
 
     let eleventh = push(&stage, "build-11").await;
     let daemon = stage.watch(&[manifest]);
-    assert_eq!(stage.wait_until_on("web", &eleventh, SOON).await.image, tagged(&stage, "build-11"));
+    assert_eq!(stage.wait_until_on("web", &eleventh, SHORT_TIMEOUT).await.image, tagged(&stage, "build-11"));
     daemon.wait_for_line("build-10 → build-11: pulled, recreated").await;
 }
 
-/// The next best tag is pulled once, and the newest never.
+/// The next best tag is pulled once, and the newest one never.
 #[tokio::test(flavor = "multi_thread")]
-async fn f15_a_newest_tag_that_is_not_available_causes_no_pull_per_poll() {
+async fn f15_an_unavailable_newest_tag_causes_no_pull_per_poll() {
     const POLLS: usize = 20;
     for (case, platform, is_missing) in [("a", "linux/amd64", true), ("b", "linux/s390x", false)] {
         let stage = Stage::new().await;
@@ -133,11 +133,11 @@ async fn f15_a_newest_tag_that_is_not_available_causes_no_pull_per_poll() {
         let manifest = stage.manifest_for(&registry.host()).config("containers", "labelled");
         let manifest = stage.write(&manifest.config("host.insecure_registries", &insecure), "labelled");
         let daemon = watch_with(&engine.host(), &[manifest], &[]);
-        stage.wait_until_on("web", &available, SOON).await;
+        stage.wait_until_on("web", &available, SHORT_TIMEOUT).await;
 
         let polls = || engine.count("/containers/json");
         let before = polls();
-        wait_for("twenty polls", LATER, || async {
+        wait_for("twenty polls", LONG_TIMEOUT, || async {
             let now = polls() - before;
             if now >= POLLS { Ok(()) } else { Err(now) }
         })

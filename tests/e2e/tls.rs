@@ -1,4 +1,4 @@
-//! A registry behind TLS with an authority of its own and HTTP/2, and tokens, with the real program.
+//! Tests a registry with TLS, HTTP/2, tokens and its own authority, with the real program.
 
 use std::fs;
 use std::time::Duration;
@@ -11,34 +11,34 @@ const SETTINGS: FakeRegistrySettings =
     FakeRegistrySettings { repositories: 2, latency: Duration::ZERO, has_tokens: true, has_tls: true };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_of_ones_own_is_named_until_its_certificate_is_there_and_trusted_without_a_restart() {
+async fn a_private_authority_is_trusted_without_a_restart() {
     let stage = Stage::new().await;
     let (registry, stranger) = (FakeRegistry::start(SETTINGS), FakeRegistry::start(SETTINGS));
     let host = registry.host();
     let images = [registry.reference(0), registry.reference(1)];
-    // Loopback is spoken to in plain unless somebody else is named.
+    // Loopback uses plain HTTP unless the config key lists another host.
     let manifest = stage.manifest_for(&host).config("host.insecure_registries", "nobody.invalid");
     let manifest = stage.write(&manifest.config("images", &images.join(",")), "tls");
     let folder = stage.state_dir();
     let daemon = watch_with(stage.scope.engine().host(), &[manifest], &[("DOCKER_CONFIG", folder)]);
-    let line = daemon.wait_for_line("issuer unknown here").await;
+    let line = daemon.wait_for_line("from an unknown issuer").await;
     assert!(line.contains(&host) && line.contains("certs.d"), "{line}");
 
     let trusted = stage.folder.path().join("certs.d").join(&host);
-    fs::create_dir_all(&trusted).expect("a folder");
-    let trust = |other: &FakeRegistry| fs::write(trusted.join("ca.crt"), other.ca_pem().expect("it has TLS"));
+    fs::create_dir_all(&trusted).expect("the folder is writable");
+    let trust = |other: &FakeRegistry| fs::write(trusted.join("ca.crt"), other.ca_pem().expect("the registry has TLS"));
     trust(&stranger).expect("written");
-    let line = daemon.wait_for_line("the issuer known here by that name did not sign").await;
+    let line = daemon.wait_for_line("its certificate is not signed by the trusted issuer with that name").await;
     assert!(line.contains(&host) && line.contains("certs.d"), "{line}");
-    assert_eq!(registry.counts().requests(), 0, "nothing was sent to whom nobody vouches for");
+    assert_eq!(registry.counts().requests(), 0, "no request may reach an untrusted server");
 
     trust(&registry).expect("written");
     for (index, image) in images.iter().enumerate() {
         let line = daemon.wait_for_line(&format!("{image}: first seen at")).await;
         assert!(line.contains(&registry.digest(index)[7..19]), "{line}");
     }
-    assert!(registry.counts().tokens > 0, "its tokens came the same way");
+    assert!(registry.counts().tokens > 0, "the token endpoint uses the same TLS");
     let lines = daemon.stop().await;
-    assert!(!lines.iter().any(|line| line.contains("ERROR")), "said once, by the policy: {lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("ERROR")), "only the policy reports the failure: {lines:#?}");
     assert_eq!(stranger.counts().requests(), 0);
 }

@@ -1,5 +1,5 @@
-//! The real engine of the tests, and the scope that keeps tests apart on it.
-//! Always talks to the engine itself, never through a proxy, and touches nothing outside its scope.
+//! The real engine of the tests, and the scope that keeps tests apart on it. All calls go directly to the engine, never
+//! through a proxy. They change nothing outside the scope.
 
 mod cleaning;
 
@@ -27,7 +27,7 @@ use crate::unique::{random_bytes, random_hex};
 
 const SCOPE_LABEL: &str = "imagewatch-tests.scope";
 
-/// The engine that `DOCKER_HOST` names, or one of the test's own.
+/// A connection to the engine at `DOCKER_HOST`, or to a private engine of one test.
 #[derive(Debug, Clone)]
 pub struct TestEngine {
     docker: Docker,
@@ -36,12 +36,12 @@ pub struct TestEngine {
 }
 
 impl TestEngine {
-    /// Connects, and makes sure that somebody answers.
+    /// Connects to the engine at `DOCKER_HOST`. Panics unless the engine answers.
     pub async fn connect() -> Self {
         Self::connect_to(components::docker_host()).await
     }
 
-    /// The engine at another address than `DOCKER_HOST`.
+    /// Connects to the engine at `host`. Panics unless the engine answers.
     pub async fn connect_to(host: String) -> Self {
         let docker = connect_to(&host);
         let answer = docker.ping().await;
@@ -52,18 +52,20 @@ impl TestEngine {
         Self { docker, host, has_containerd_store }
     }
 
-    /// For everything that this library has no word for.
+    /// The Docker client, for calls that this library does not wrap.
     pub fn docker(&self) -> &Docker {
         &self.docker
     }
 
-    /// Whether it keeps images in the containerd image store: an id is then a digest, of an index or a manifest, an image
-    /// keeps its repository digest only as long as it has a name, and before API 1.55 nothing says where it came from.
+    /// Whether the engine keeps images in the containerd image store. With this store, an image id is the digest of an
+    /// index or a manifest, and an image keeps its repository digest only while it has a name. Before API 1.55, the
+    /// engine does not report where an image came from.
     pub fn has_containerd_store(&self) -> bool {
         self.has_containerd_store
     }
 
-    /// Whether a create call takes all networks of a container, so that none is connected afterwards (API 1.44).
+    /// Whether a create call accepts all networks of a container, so that none has to be connected afterwards (API
+    /// 1.44).
     pub async fn creates_with_all_networks(&self) -> bool {
         let version =
             self.docker.version().await.unwrap_or_else(|error| panic!("no version of {}: {error}", self.host));
@@ -71,18 +73,19 @@ impl TestEngine {
         minor.is_none_or(|minor| minor >= 44)
     }
 
-    /// The value of config key `unknown_origin` with which containers that a test starts are updated. The tests pull
-    /// images themselves, and the containerd store does not report a pull before API 1.55.
+    /// The value of the config key `unknown_origin` with which imagewatch updates the containers of a test. The tests
+    /// pull images themselves, and the containerd store does not report a pull before API 1.55.
     pub fn unknown_origin(&self) -> &'static str {
         if self.has_containerd_store { "ask" } else { "hold" }
     }
 
-    /// As `DOCKER_HOST` has it, for the program under test.
+    /// The engine's address, in the format of `DOCKER_HOST`, for the program under test.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// An image. The containerd store fails to read one while a pull moves its tag, and asks for a repetition.
+    /// Inspects an image. The containerd store fails to read an image while a pull moves its tag, so the call is
+    /// repeated.
     async fn inspect_image(&self, image: &str) -> Result<ImageInspect, Error> {
         loop {
             match self.docker.inspect_image(image).await {
@@ -96,99 +99,102 @@ impl TestEngine {
         }
     }
 
-    /// A new scope.
+    /// Creates a new scope on this engine.
     pub fn scope(&self) -> Scope {
         Scope { engine: self.clone(), prefix: format!("iw-{}", random_hex()) }
     }
 }
 
-/// One test's part of the engine: everything named by [`name`](Self::name), and every container started by
-/// [`run`](Self::run) or made from one of those. Dropping it removes all of that, whether the test passed or not.
-/// Make it before the program under test is started, so that the program is stopped first.
+/// The part of the engine that belongs to one test. It contains everything named by [`name`](Self::name), every
+/// container started by [`run`](Self::run), and every container created from one of those. Dropping the scope removes
+/// all of it, whether the test passed or not. Create the scope before the program under test starts, so that the
+/// program stops first.
 #[derive(Debug)]
 pub struct Scope {
     engine: TestEngine,
     prefix: String,
 }
 
-/// A container to run.
+/// How to create and start a container.
 #[derive(Debug, Clone, Default)]
 pub struct RunSpec {
-    /// Its full name, from [`Scope::name`].
+    /// The full name, from [`Scope::name`].
     pub name: String,
-    /// The image reference, pulled if the engine lacks it.
+    /// The image reference. The image is pulled if the engine does not have it.
     pub image: String,
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
     /// Replaces the image's `Cmd`.
     pub cmd: Option<Vec<String>>,
-    /// `Env`, as `NAME=value`.
+    /// Environment variables, as `NAME=value`.
     pub env: Vec<String>,
-    /// Ports within the container; each is published on a loopback port that the engine chooses.
+    /// Ports of the container. Each one is published on a loopback port that the engine chooses.
     pub ports: Vec<u16>,
-    /// Ports within the container, and the loopback port on which each is published: one that a replacement keeps.
+    /// Ports of the container, each with the loopback port on which it is published. A replacement keeps this port.
     pub fixed_ports: BTreeMap<u16, u16>,
-    /// Volumes, as `name:/path`; the name comes from [`Scope::name`].
+    /// Volumes, as `name:/path`. The name comes from [`Scope::name`].
     pub volumes: Vec<String>,
-    /// The network to join, from [`Scope::create_network`], or `container:NAME`; `None` is the default bridge.
+    /// The network to join, from [`Scope::create_network`], or `container:NAME`. `None` is the default bridge.
     pub network: Option<String>,
-    /// Further names in that network.
+    /// Additional names in that network.
     pub aliases: Vec<String>,
-    /// Networks to join besides, before the start.
+    /// Additional networks to join before the start.
     pub more_networks: Vec<String>,
-    /// The restart policy's name; `None` is the engine's `no`.
+    /// The name of the restart policy. `None` is the engine's default, `no`.
     pub restart_policy: Option<String>,
-    /// Replaces the image's health check, wholly or in part.
+    /// Replaces the image's health check, completely or field by field.
     pub health: Option<HealthConfig>,
-    /// How long a stop waits before it kills; `None` is the engine's ten seconds.
+    /// How long a stop waits before the engine kills the container. `None` is the engine's default of 10 s.
     pub stop_timeout_s: Option<i64>,
-    /// The platform to create it for, as `os/arch`, as with `docker run --platform`; the image is always pulled for it.
+    /// The platform, as `os/arch`, like `docker run --platform`. If it is set, the image is always pulled for it.
     pub platform: Option<String>,
-    /// What the fields above have no word for.
+    /// All other host settings.
     pub host: HostConfig,
 }
 
-/// A container as it is now.
+/// The current state of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerNow {
     /// The container's id.
     pub id: String,
-    /// The reference that it was created from.
+    /// The image reference that the container was created from.
     pub image: String,
-    /// The id of the image that it runs.
+    /// The id of the image that the container runs.
     pub image_id: String,
-    /// The digests of that image: those under which the engine knows it, and in the containerd store its id, which
-    /// remains when a pull moves the image's tag.
+    /// The repository digests of that image. In the containerd store also the image's id, which stays the same when a
+    /// pull moves the tag.
     pub digests: Vec<Digest>,
-    /// Whether its process runs.
+    /// Whether the container's process runs.
     pub is_running: bool,
-    /// When it was last started, in UTC; comparable as text.
+    /// When the container was last started, in UTC. The text can be compared.
     pub started_at: String,
-    /// `no`, `always` and so on.
+    /// The name of the restart policy, such as `no` or `always`.
     pub restart_policy: String,
-    /// `host:port` by port within the container.
+    /// The published `host:port` of each container port.
     pub published: BTreeMap<u16, String>,
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
 }
 
 impl Scope {
-    /// `iw-<8 hex>-<role>`: good as the name of a container, a network, a repository or an image's version.
+    /// Returns `iw-<8 hex digits>-<role>`. It is valid as the name of a container, network or repository, and as an
+    /// image version.
     pub fn name(&self, role: &str) -> String {
         format!("{}-{role}", self.prefix)
     }
 
-    /// For a container that is made by a command line: how it is told that it belongs to the scope.
+    /// Options for a command line that creates a container. They put the container into this scope.
     pub fn label_option(&self) -> [String; 2] {
         ["--label".to_owned(), format!("{SCOPE_LABEL}={}", self.prefix)]
     }
 
-    /// The engine.
+    /// The engine of this scope.
     pub fn engine(&self) -> &TestEngine {
         &self.engine
     }
 
-    /// Runs `spec` and returns the container's id. A registry that wants credentials needs a [`pull`](Self::pull) first.
+    /// Creates and starts a container from `spec` and returns its id. If the registry needs credentials, call
+    /// [`pull`](Self::pull) first.
     pub async fn run(&self, spec: &RunSpec) -> String {
         let mut options = CreateContainerOptionsBuilder::new().name(&spec.name);
         if let Some(platform) = &spec.platform {
@@ -220,7 +226,7 @@ impl Scope {
         let own = spec.network.iter().filter(|network| !network.starts_with("container:"));
         let endpoints = own.map(|network| (network.clone(), endpoint.clone())).collect();
         let restart_policy = spec.restart_policy.as_ref().map(|name| RestartPolicy {
-            name: Some(name.parse().unwrap_or_else(|error| panic!("{name} is no restart policy: {error}"))),
+            name: Some(name.parse().unwrap_or_else(|error| panic!("{name} is not a restart policy: {error}"))),
             maximum_retry_count: None,
         });
         let scope_label = (SCOPE_LABEL.to_owned(), self.prefix.clone());
@@ -244,20 +250,20 @@ impl Scope {
         }
     }
 
-    /// Pulls `reference`, with a user and a password where the registry wants them.
+    /// Pulls `reference`. `login` is the user and the password, if the registry needs them.
     pub async fn pull(&self, reference: &str, login: Option<(&str, &str)>) {
         let pulled = self.try_pull(reference, login).await;
         pulled.unwrap_or_else(|error| panic!("failed to pull {reference}: {error}"));
     }
 
-    /// Pulls `reference` for `platform`, `os/arch`.
+    /// Pulls `reference` for `platform`, which is `os/arch`.
     pub async fn pull_for(&self, reference: &str, platform: &str) {
         let options = CreateImageOptionsBuilder::new().from_image(reference).platform(platform).build();
         let pulled = self.engine.docker.create_image(Some(options), None, None).try_for_each(async |_| Ok(())).await;
         pulled.unwrap_or_else(|error| panic!("failed to pull {reference} for {platform}: {error}"));
     }
 
-    /// As [`pull`](Self::pull), for a registry that may refuse.
+    /// Pulls `reference` like [`pull`](Self::pull), but returns an error when the registry or the engine refuses.
     pub async fn try_pull(&self, reference: &str, login: Option<(&str, &str)>) -> Result<(), Error> {
         let options = CreateImageOptionsBuilder::new().from_image(reference).build();
         let credentials = login.map(|(user, password)| DockerCredentials {
@@ -266,21 +272,21 @@ impl Scope {
             serveraddress: reference.split('/').next().map(str::to_owned),
             ..DockerCredentials::default()
         });
-        // The stream holds the errors, and the engine stops pulling when it is dropped.
+        // The stream reports errors. If it is dropped, the engine stops the pull.
         self.engine.docker.create_image(Some(options), None, credentials).try_for_each(async |_| Ok(())).await
     }
 
-    /// The container of that name or id, or `None` if there is none.
+    /// Inspects the container with this name or id. Returns `None` if it does not exist.
     pub async fn inspect(&self, container: &str) -> Option<ContainerNow> {
         let found = absent_as_none(self.engine.docker.inspect_container(container, None).await)?;
-        // An image can be gone while its container is not: then it has no digests.
+        // The image can be removed while its container exists. The container then has no digests.
         let image_id = found.image.clone().unwrap_or_default();
         let image = absent_as_none(self.engine.inspect_image(&image_id).await);
         let own_digest = self.engine.has_containerd_store.then(|| image_id.parse().ok()).flatten();
         Some(read_container(found, image, own_digest))
     }
 
-    /// Runs `command` in a running container and returns what it wrote.
+    /// Runs `command` in a running container and returns its output.
     pub async fn exec(&self, container: &str, command: &[&str]) -> String {
         let config = ExecConfig {
             cmd: Some(command.iter().map(|part| (*part).to_owned()).collect()),
@@ -292,7 +298,7 @@ impl Scope {
         output.unwrap_or_else(|error| panic!("failed to run {command:?} in {container}: {error}"))
     }
 
-    /// All lines that a container has written so far.
+    /// Returns all lines that a container has written so far.
     pub async fn log(&self, container: &str) -> Vec<String> {
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
         let output = self.engine.docker.logs(container, Some(options));
@@ -301,17 +307,17 @@ impl Scope {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Makes a bridge network; `name` comes from [`name`](Self::name).
+    /// Creates a bridge network. `name` comes from [`name`](Self::name).
     pub async fn create_network(&self, name: &str) {
         let request = NetworkCreateRequest { name: name.to_owned(), ..NetworkCreateRequest::default() };
         let created = self.engine.docker.create_network(request).await;
         created.unwrap_or_else(|error| panic!("failed to create network {name}: {error}"));
     }
 
-    /// The same, of sixteen addresses that nobody else has: the engine's own pools are few.
+    /// Creates a bridge network with 16 addresses that no other network uses. The engine's own address pools are small.
     pub async fn create_small_network(&self, name: &str) {
         loop {
-            // 198.18.0.0/15 is for tests of networks (RFC 2544), so that no route of this machine leads there.
+            // 198.18.0.0/15 is reserved for network tests (RFC 2544), so no route of this machine leads there.
             let [high, low] = random_bytes();
             let subnet = format!("198.{}.{high}.{}/28", 18 + (low & 1), low & 0xf0);
             let config = vec![IpamConfig { subnet: Some(subnet), ..IpamConfig::default() }];
@@ -325,7 +331,7 @@ impl Scope {
         }
     }
 
-    /// Removes a network that nobody uses any more. Where the engine does not let go of it, the scope's end tries again.
+    /// Removes an unused network. If the engine refuses, the end of the scope tries again.
     pub async fn remove_network(&self, name: &str) {
         match self.engine.docker.remove_network(name).await {
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 403 | 404, .. }) => {}
@@ -333,7 +339,7 @@ impl Scope {
         }
     }
 
-    /// Removes a container with its anonymous volumes, running or not; none of that name is fine.
+    /// Removes a container, running or not, with its anonymous volumes. Does nothing if the container does not exist.
     pub async fn remove_container(&self, container: &str) {
         remove_container(&self.engine.docker, container).await.unwrap_or_else(|error| panic!("{error}"));
     }
@@ -344,7 +350,7 @@ impl Scope {
         names.into_values().collect()
     }
 
-    /// The references, tags and digests, by which the engine knows the scope's images, sorted.
+    /// The tags and digests under which the engine knows the scope's images, sorted.
     pub async fn image_references(&self) -> Vec<String> {
         scope_references(&self.engine.docker, &self.prefix).await.unwrap_or_else(|error| panic!("{error}"))
     }
@@ -353,13 +359,13 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         let (host, prefix) = (self.engine.host.clone(), self.prefix.clone());
-        // Its own thread, runtime and connection: those of the test may be going down.
+        // The cleaning needs its own thread, runtime and connection, because those of the test may be shutting down.
         let cleaning = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a thread can have a runtime").block_on(clean_all(&connect_to(&host), &prefix))
         });
         let result = cleaning.join().expect("cleaning returns its errors");
-        // Panicking twice would abort the test binary and hide the first reason.
+        // A second panic would abort the test binary and hide the first reason.
         if !thread::panicking() {
             result.unwrap_or_else(|error| panic!("failed to clean up after scope {}: {error}", self.prefix));
         }
@@ -372,7 +378,7 @@ async fn exec(docker: &Docker, container: &str, config: ExecConfig) -> Result<St
         StartExecResults::Attached { output, .. } => {
             output.try_fold(String::new(), async |text, line| Ok(text + &line.to_string())).await
         }
-        StartExecResults::Detached => unreachable!("only asked for attached"),
+        StartExecResults::Detached => unreachable!("the exec is always attached"),
     }
 }
 
@@ -394,7 +400,7 @@ fn read_container(
         image_id: found.image.unwrap_or_default(),
         digests: digests.into_iter().collect(),
         is_running: state.running.unwrap_or_default(),
-        // Its fraction has as many digits as it needs, and the letter behind would go after any digit.
+        // The number of fraction digits varies. A trailing letter would sort after any digit, so it is removed.
         started_at: state.started_at.unwrap_or_default().trim_end_matches('Z').to_owned(),
         restart_policy: policy.map(|name| name.to_string()).unwrap_or_default(),
         published: read_ports(ports),
@@ -412,7 +418,8 @@ fn read_ports(ports: HashMap<String, Option<Vec<PortBinding>>>) -> BTreeMap<u16,
 }
 
 fn connect_to(host: &str) -> Docker {
-    Docker::connect_with_host(host).unwrap_or_else(|error| panic!("DOCKER_HOST={host} is no engine's address: {error}"))
+    Docker::connect_with_host(host)
+        .unwrap_or_else(|error| panic!("DOCKER_HOST={host} is not the address of an engine: {error}"))
 }
 
 fn is_absent(error: &Error) -> bool {
@@ -423,7 +430,7 @@ fn absent_as_none<T>(result: Result<T, Error>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) if is_absent(&error) => None,
-        Err(error) => panic!("the engine failed: {error}"),
+        Err(error) => panic!("the engine returned an error: {error}"),
     }
 }
 

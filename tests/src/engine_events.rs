@@ -1,5 +1,4 @@
-//! What the engine itself says it did, and when: the parts of which the demo's times are made up.
-//! Only listens.
+//! Records the engine's own events with their times. The demo and the benchmarks compute durations from them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,16 +10,16 @@ use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::TryStreamExt;
 use tokio::task::JoinHandle;
 
-/// Something that the engine did.
+/// One action of the engine.
 #[derive(Debug, Clone)]
 struct Event {
     action: String,
-    /// A container's id, or an image's reference.
+    /// The id of a container, or the reference of an image.
     subject: String,
     at: SystemTime,
 }
 
-/// The engine's events from its start on; dropping it ends the listening.
+/// The engine's events since the recording started. Dropping it ends the recording.
 #[derive(Debug)]
 pub struct EngineEvents {
     events: Arc<Mutex<Vec<Event>>>,
@@ -28,13 +27,13 @@ pub struct EngineEvents {
 }
 
 impl EngineEvents {
-    /// Listens from now on.
+    /// Starts to record events.
     pub fn start(docker: Docker) -> Self {
         let events = Arc::<Mutex<Vec<Event>>>::default();
         Self { events: Arc::clone(&events), task: tokio::spawn(listen(docker, events)) }
     }
 
-    /// When the engine last did `action` to `subject`, if it has been heard of.
+    /// When the engine last did `action` to `subject`. `None` if no such event was recorded.
     pub fn find(&self, action: &str, subject: &str) -> Option<SystemTime> {
         let events = self.events.lock().expect("no holder panics");
         events.iter().rev().find(|event| event.action == action && event.subject == subject).map(|event| event.at)
@@ -48,15 +47,15 @@ impl Drop for EngineEvents {
 }
 
 async fn listen(docker: Docker, events: Arc<Mutex<Vec<Event>>>) {
-    // Since a second ago, so that nothing is missed while the connection opens.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    // Starts one second in the past, so that no event is missed while the connection opens.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
     let types = HashMap::from([("type", vec!["container", "image"])]);
     let options = EventsOptionsBuilder::new().since(&(now.as_secs() - 1).to_string()).filters(&types).build();
     let stream = docker.events(Some(options)).try_for_each(async |message| {
         events.lock().expect("no holder panics").extend(read_event(message));
         Ok(())
     });
-    // Who waits for an event that never comes says so.
+    // A stream that ends early is not an error here: the code that waits for an event times out with a message.
     let _ = stream.await;
 }
 

@@ -1,8 +1,9 @@
-//! A registry of the tests' own, as large as wanted and with an answer as slow as wanted: one tag in each repository,
-//! manifests by tag and by digest, plain HTTP/1.1 or TLS with HTTP/2, with its own token endpoint if wanted. Counts what
-//! it is asked. Has no blobs: nothing can be pulled from it or pushed to it; that is the real one's.
+//! A registry for tests with any number of repositories and any latency. Each repository has one tag and serves
+//! manifests by tag and by digest. The registry uses plain HTTP/1.1, or TLS with HTTP/2, and has an optional token
+//! endpoint. It counts its requests. It has no blobs, so it supports neither pull nor push; use the real registry for
+//! those.
 //!
-//! On a thread of its own, so that whoever measures its clients in the same process is not slowed by its work.
+//! The registry runs on its own thread. A benchmark that measures clients in the same process is not slowed down by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener as StdListener;
@@ -29,50 +30,50 @@ use tokio_util::sync::CancellationToken;
 
 use crate::image::{ImageSpec, MANIFEST_TYPE, build_image};
 
-/// The one tag of each repository.
+/// The only tag of each repository.
 const TAG: &str = "latest";
-/// The `service` of its tokens.
+/// The `service` of all tokens.
 const SERVICE: &str = "fake.registry";
 const TOKEN_LIFE_S: u64 = 3600;
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// What it has, and how it answers.
+/// The size and the behaviour of the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct FakeRegistrySettings {
-    /// How many repositories, each with a digest of its own; see [`FakeRegistry::repository`].
+    /// The number of repositories. Each one has a different digest. See [`FakeRegistry::repository`].
     pub repositories: usize,
-    /// How long each answer waits, that of the token endpoint too.
+    /// The delay of each answer, also at the token endpoint.
     pub latency: Duration,
-    /// Whether manifests need a bearer token of its own endpoint, which anybody gets.
+    /// Whether manifests need a bearer token. The registry's own endpoint gives a token to every client.
     pub has_tokens: bool,
-    /// TLS, and HTTP/2 alone; else plain HTTP/1.1 alone.
+    /// `true` is TLS with HTTP/2 only. `false` is plain HTTP/1.1 only.
     pub has_tls: bool,
 }
 
-/// What came so far.
+/// The numbers of requests and connections so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// `HEAD` of a manifest, refused ones included.
+    /// `HEAD` requests for a manifest, including refused ones.
     pub heads: usize,
-    /// `GET` of a manifest, refused ones included.
+    /// `GET` requests for a manifest, including refused ones.
     pub gets: usize,
-    /// At the token endpoint.
+    /// Requests to the token endpoint.
     pub tokens: usize,
     /// All other requests.
     pub others: usize,
-    /// Answered with 401; these are counted above as well.
+    /// Requests answered with 401. They are also counted above.
     pub refused: usize,
-    /// Connections accepted.
+    /// Accepted connections.
     pub connections: usize,
 }
 
 impl Counts {
-    /// Of all kinds.
+    /// The number of requests of all kinds.
     pub fn requests(&self) -> usize {
         self.heads + self.gets + self.tokens + self.others
     }
 
-    /// What came since `before`.
+    /// The difference to the earlier counts `before`.
     #[must_use]
     pub fn since(&self, before: Self) -> Self {
         Self {
@@ -100,11 +101,11 @@ struct Shared {
     settings: FakeRegistrySettings,
     host: String,
     repositories: BTreeMap<String, Manifest>,
-    /// Where it sends who asks for a manifest, `scheme://host[:port]`, once its own tokens let it pass.
+    /// The origin, `scheme://host[:port]`, that manifest requests are redirected to once their token is accepted.
     elsewhere: Mutex<Option<String>>,
-    /// What came as `authorization`.
+    /// The values of all `authorization` headers so far.
     authorizations: Mutex<BTreeSet<String>>,
-    /// The repositories that each issued token is good for.
+    /// The repositories that each issued token grants.
     tokens: Mutex<BTreeMap<String, BTreeSet<String>>>,
     counters: Counters,
 }
@@ -127,11 +128,11 @@ struct Counters {
     most_open: AtomicUsize,
 }
 
-/// Counts a connection as open for as long as this lives.
+/// Counts a connection as open while this value exists.
 struct OpenConnection(Arc<Shared>);
 
 impl FakeRegistry {
-    /// Starts it on a free port of loopback.
+    /// Starts the registry on a free loopback port.
     pub fn start(settings: FakeRegistrySettings) -> Self {
         let listener = StdListener::bind("127.0.0.1:0").expect("loopback has a free port");
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
@@ -156,52 +157,52 @@ impl FakeRegistry {
         Self { shared, ca_pem, stop, thread: Some(thread) }
     }
 
-    /// The name of the repository of this number, counted from 0.
+    /// The name of repository number `index`, starting at 0.
     pub fn repository(index: usize) -> String {
         format!("fake/app-{index:05}")
     }
 
-    /// `127.0.0.1:PORT`, as image references name it.
+    /// `127.0.0.1:PORT`, as in image references.
     pub fn host(&self) -> String {
         self.shared.host.clone()
     }
 
-    /// The reference of the image of this number.
+    /// The image reference of repository number `index`.
     pub fn reference(&self, index: usize) -> String {
         format!("{}/{}:{TAG}", self.shared.host, Self::repository(index))
     }
 
-    /// Where its manifest is.
+    /// The URL of the manifest of repository number `index`.
     pub fn manifest_url(&self, index: usize) -> String {
         format!("{}/v2/{}/manifests/{TAG}", self.origin(), Self::repository(index))
     }
 
-    /// The digest that its tag points to.
+    /// The digest of the tag of repository number `index`.
     pub fn digest(&self, index: usize) -> &str {
         &self.shared.repositories[&Self::repository(index)].digest
     }
 
-    /// What issued its certificate; `None` without TLS.
+    /// The certificate of the authority that issued the registry's certificate. `None` without TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
     }
 
-    /// A token for all repositories, without a request.
+    /// Issues a token for all repositories, without a request.
     pub fn issue_token(&self) -> String {
         self.shared.issue(self.shared.repositories.keys().cloned().collect())
     }
 
-    /// From now on redirects who asks for a manifest to `other`.
+    /// Redirects all later manifest requests to `other`.
     pub fn redirect_to(&self, other: &Self) {
         *self.shared.elsewhere.lock().expect("no holder panics") = Some(other.origin());
     }
 
-    /// Every `authorization` that came so far.
+    /// The values of all `authorization` headers so far.
     pub fn authorizations(&self) -> BTreeSet<String> {
         self.shared.authorizations.lock().expect("no holder panics").clone()
     }
 
-    /// What came so far.
+    /// The numbers of requests and connections so far.
     pub fn counts(&self) -> Counts {
         let Counters { heads, gets, tokens, others, refused, connections, .. } = &self.shared.counters;
         let [heads, gets, tokens, others, refused, connections] =
@@ -209,12 +210,12 @@ impl FakeRegistry {
         Counts { heads, gets, tokens, others, refused, connections }
     }
 
-    /// How many connections are open now.
+    /// The number of currently open connections.
     pub fn open_connections(&self) -> usize {
         self.shared.counters.open.load(Ordering::Relaxed)
     }
 
-    /// The most connections that were open at once since this was last asked.
+    /// The highest number of connections that were open at the same time since the last call.
     pub fn take_most_open(&self) -> usize {
         self.shared.counters.most_open.swap(self.open_connections(), Ordering::Relaxed)
     }
@@ -228,7 +229,7 @@ impl Drop for FakeRegistry {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // It panics only where it cannot serve at all, and then its panic has been shown.
+            // The thread panics only when it cannot serve at all. That panic has been printed already.
             let _ = thread.join();
         }
     }
@@ -239,27 +240,27 @@ fn with_manifest(repository: String) -> (String, Manifest) {
     (repository, Manifest { digest: built.digest.to_string(), bytes: built.bytes.into() })
 }
 
-/// An authority of its own, and a certificate for 127.0.0.1 from it.
+/// Creates an authority, and a certificate from it for 127.0.0.1.
 fn make_certificates() -> (TlsAcceptor, String) {
-    let mut authority = CertificateParams::new(Vec::new()).expect("no name is a bad one");
+    let mut authority = CertificateParams::new(Vec::new()).expect("an empty list of names is valid");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("ring makes keys");
     let ca_pem = authority.self_signed(&key).expect("the authority signs itself").pem();
     let issuer = Issuer::new(authority, key);
     let key = KeyPair::generate().expect("ring makes keys");
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address is a name");
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address is a valid name");
     let certificate = params.signed_by(&key, &issuer).expect("the authority signs");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("rcgen writes PKCS #8");
-    let config = config.expect("ring has TLS 1.3").with_no_client_auth();
+    let config = config.expect("ring supports TLS 1.3").with_no_client_auth();
     let mut config =
-        config.with_single_cert(vec![certificate.der().clone()], key).expect("the key is the certificate's");
+        config.with_single_cert(vec![certificate.der().clone()], key).expect("the key belongs to the certificate");
     config.alpn_protocols = vec![b"h2".to_vec()];
     (TlsAcceptor::from(Arc::new(config)), ca_pem)
 }
 
-/// Ends only by being dropped, and then its connections end with it.
+/// Runs until the future is dropped. All its connections end at the same time.
 async fn serve(listener: StdListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let listener = TcpListener::from_std(listener).expect("the socket is non-blocking");
     let mut connections = JoinSet::new();
@@ -271,7 +272,7 @@ async fn serve(listener: StdListener, tls: Option<TlsAcceptor>, shared: Arc<Shar
     }
 }
 
-/// A client that goes away, or that does not trust the certificate, is its own affair.
+/// Errors are ignored: a client may disconnect or reject the certificate.
 async fn serve_connection(stream: TcpStream, tls: Option<TlsAcceptor>, open: OpenConnection) {
     let service = service_fn(|request| {
         let shared = Arc::clone(&open.0);
@@ -344,7 +345,7 @@ impl Shared {
         if let Some(origin) = &*self.elsewhere.lock().expect("no holder panics") {
             let response = Response::builder().status(StatusCode::TEMPORARY_REDIRECT);
             let response = response.header(LOCATION, format!("{origin}{}", request.uri().path()));
-            return response.body(Full::default()).expect("an origin and a path make a header");
+            return response.body(Full::default()).expect("an origin and a path are a valid header");
         }
         let is_found = |manifest: &&Manifest| version == TAG || version == manifest.digest;
         let Some(manifest) = self.repositories.get(name).filter(is_found) else {
@@ -354,7 +355,7 @@ impl Shared {
         let body = if is_head { Bytes::new() } else { manifest.bytes.clone() };
         let response = Response::builder().header(CONTENT_TYPE, MANIFEST_TYPE).header(DIGEST, &manifest.digest);
         let response = response.header(CONTENT_LENGTH, manifest.bytes.len());
-        response.body(Full::new(body)).expect("the headers are ours")
+        response.body(Full::new(body)).expect("the headers are valid")
     }
 
     fn is_granted(&self, request: &Request<Incoming>, name: &str) -> bool {
@@ -364,7 +365,7 @@ impl Shared {
         granted.is_some_and(|granted| granted.contains(name))
     }
 
-    /// A new token for all of the scopes in `query`, be they in one parameter or in several.
+    /// Issues a token for all scopes in `query`, in one parameter or in several.
     fn token(&self, query: &str) -> Answer {
         let pairs = url::form_urlencoded::parse(query.as_bytes());
         let scopes = pairs.filter(|(name, _)| name == "scope").map(|(_, value)| value.into_owned());
@@ -375,7 +376,7 @@ impl Shared {
         });
         let body = json!({"token": self.issue(granted.collect()), "expires_in": TOKEN_LIFE_S}).to_string();
         let response = Response::builder().header(CONTENT_TYPE, "application/json");
-        response.body(Full::new(body.into())).expect("the header is ours")
+        response.body(Full::new(body.into())).expect("the header is valid")
     }
 
     fn issue(&self, granted: BTreeSet<String>) -> String {
@@ -393,7 +394,7 @@ impl Shared {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
         let challenge = format!("Bearer realm=\"{}/token\",service=\"{SERVICE}\"{scope}", self.origin());
         let response = Response::builder().status(StatusCode::UNAUTHORIZED).header(WWW_AUTHENTICATE, challenge);
-        response.body(Full::default()).expect("a repository's name can stand in a header")
+        response.body(Full::default()).expect("a repository name is valid in a header")
     }
 }
 

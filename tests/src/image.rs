@@ -1,5 +1,5 @@
-//! Images from scratch, in memory: a static busybox with its applets, some files, and a config.
-//! Builds documents and blobs; sends nothing.
+//! Builds images from scratch in memory: a static busybox with its applets, some files, and a config. It builds
+//! documents and blobs, and sends nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::components;
 
-/// The type of the manifest that a push sends.
+/// The media type of the manifest that a push sends.
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -22,17 +22,17 @@ const APPLETS: [&str; 17] = [
     "sh", "httpd", "sleep", "cat", "echo", "env", "ls", "wget", "test", "true", "false", "kill", "nslookup",
     "readlink", "rm", "touch", "usleep",
 ];
-/// The port of [`ImageSpec::web`], within the container.
+/// The container port of [`ImageSpec::web`].
 pub const WEB_PORT: u16 = 8080;
-/// A path of [`ImageSpec::graceful`] that is answered when the container has been asked to stop.
+/// A path of [`ImageSpec::graceful`]. Its answer comes only after the container was asked to stop.
 pub const LINGERING: &str = "/cgi-bin/lingering";
 
-/// Ends when no request is under way any more; takes none in the meantime.
+/// Ends when no request is in progress. After the stop signal, it accepts no new requests.
 const GRACEFUL: &str = "httpd -f -p 8080 -h /www & httpd=$!
 trap 'touch /stopping; kill $httpd; while ls /busy-* >/dev/null 2>&1; do usleep 20000; done; exit 0' TERM
 while :; do sleep 3600 & wait $!; done";
 
-/// Answers half a second after the wish to stop, or after half a minute.
+/// Answers half a second after the stop signal, or after half a minute.
 const LINGERING_SCRIPT: &str = "#!/bin/sh
 touch /busy-$$
 tries=0
@@ -42,17 +42,17 @@ echo
 cat /version
 [ -e /stopping ] && echo ', while stopping'
 exec >&-
-# The server passes the answer on meanwhile.
+# In the meantime, the server sends the answer.
 usleep 300000
 rm /busy-$$
 ";
 
-/// What is in an image. Two that differ anywhere have different digests; equal ones are the same image.
+/// The content of an image. Different specs give different digests; equal specs give the same image.
 #[derive(Debug, Clone, Default)]
 pub struct ImageSpec {
-    /// Whether the busybox layer is in it; without it nothing in the image can run.
+    /// Whether the image contains the busybox layer. Without this layer, nothing in the image can run.
     pub has_busybox: bool,
-    /// Path without leading `/`, and content.
+    /// Files by path, without the leading `/`.
     pub files: BTreeMap<String, String>,
     /// `Cmd`.
     pub cmd: Vec<String>,
@@ -60,29 +60,30 @@ pub struct ImageSpec {
     pub env: Vec<String>,
     /// `Labels`.
     pub labels: BTreeMap<String, String>,
-    /// `StopSignal`; the engine's default is SIGTERM.
+    /// `StopSignal`. The engine's default is SIGTERM.
     pub stop_signal: Option<String>,
     /// `ExposedPorts`, TCP.
     pub exposed_ports: Vec<u16>,
-    /// `Healthcheck`: a shell command that is run each second, unhealthy after two failures.
+    /// `Healthcheck`: a shell command that runs each second. Two failures make the container unhealthy.
     pub health_command: Option<String>,
-    /// The platform that the image claims, as `os/arch[/variant]`; `None` is this machine's. Its files are this machine's
-    /// in any case.
+    /// The platform that the image claims, as `os/arch[/variant]`. `None` is the platform of this machine. The files
+    /// are always for this machine.
     pub platform: Option<String>,
 }
 
 impl ImageSpec {
-    /// Holds no more than its name: for checks that nothing ever runs.
+    /// An image that contains only its name, for checks that never run a container.
     pub fn label_only(version: &str) -> Self {
         Self { labels: BTreeMap::from([("version".to_owned(), version.to_owned())]), ..Self::default() }
     }
 
-    /// Runs until it is stopped, at once on SIGTERM. `version` is in `/version`, `$VERSION` and label `version`.
+    /// An image that runs until it is stopped and ends immediately on SIGTERM. `version` is in `/version`, `$VERSION`
+    /// and the label `version`.
     pub fn sleeper(version: &str) -> Self {
         Self::service(version, "")
     }
 
-    /// As [`sleeper`](Self::sleeper), and serves `version` at `http://…:8080/`.
+    /// Like [`sleeper`](Self::sleeper), and serves `version` at `http://…:8080/`.
     pub fn web(version: &str) -> Self {
         let mut spec = Self::service(version, &format!("httpd -p {WEB_PORT} -h /www; "));
         spec.files.insert("www/index.html".to_owned(), version.to_owned());
@@ -90,7 +91,8 @@ impl ImageSpec {
         spec
     }
 
-    /// As [`web`](Self::web), with a health check, and it answers what it was asked before it ends. See [`LINGERING`].
+    /// Like [`web`](Self::web), with a health check. The server answers the requests in progress before it ends. See
+    /// [`LINGERING`].
     pub fn graceful(version: &str) -> Self {
         let health = format!("wget -q -O /dev/null http://127.0.0.1:{WEB_PORT}/");
         let mut spec = Self { health_command: Some(health), ..Self::web(version).running(GRACEFUL) };
@@ -98,19 +100,19 @@ impl ImageSpec {
         spec
     }
 
-    /// Ends right after its start, with exit code 1: a bad release.
+    /// An image that exits with code 1 immediately after its start: a bad release.
     pub fn broken(version: &str) -> Self {
         Self::sleeper(version).running("echo broken release; exit 1")
     }
 
-    /// The same image, but it runs `script`.
+    /// Returns the same image with `script` as its command.
     #[must_use]
     pub fn running(self, script: &str) -> Self {
         Self { cmd: ["sh", "-c", script].map(str::to_owned).to_vec(), ..self }
     }
 
     fn service(version: &str, start: &str) -> Self {
-        // As process 1 a shell without a trap ignores SIGTERM, and each stop would take ten seconds.
+        // As process 1, a shell without a trap ignores SIGTERM, and each stop would take ten seconds.
         let script = format!("trap 'exit 0' TERM; {start}while :; do sleep 3600 & wait $!; done");
         Self {
             has_busybox: true,
@@ -129,17 +131,17 @@ pub(crate) struct Blob {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// All that a push sends.
+/// Everything that a push sends.
 #[derive(Debug)]
 pub(crate) struct BuiltImage {
-    /// Config and layers.
+    /// The config and the layers.
     pub(crate) blobs: Vec<Blob>,
     pub(crate) manifest: Blob,
 }
 
 struct Layer {
     blob: Blob,
-    /// The digest of the tar before gzip, as a config lists it.
+    /// The digest of the uncompressed tar, as listed in the config.
     diff_id: Digest,
 }
 
@@ -153,7 +155,7 @@ static BUSYBOX: LazyLock<Layer> = LazyLock::new(|| {
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
-        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a vector takes all bytes");
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a write to a vector succeeds");
     }
     finish_layer(tar)
 });
@@ -187,7 +189,7 @@ fn build_config(spec: &ImageSpec, layers: &[&Layer]) -> Value {
     image
 }
 
-/// `os/arch[/variant]` as the fields of an image's configuration and of an index.
+/// `os/arch[/variant]` as the fields of an image config and of an index.
 pub(crate) fn platform_fields(platform: &str) -> Value {
     let parts = ["os", "architecture", "variant"].into_iter().zip(platform.split('/'));
     parts.map(|(field, part)| (field.to_owned(), json!(part))).collect::<serde_json::Map<_, _>>().into()
@@ -206,7 +208,7 @@ fn build_manifest(config: &Blob, layers: &[&Layer]) -> Value {
 fn build_files_layer(files: &BTreeMap<String, String>) -> Layer {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, content) in files {
-        // Executable, as some are scripts.
+        // All files are executable, because some are scripts.
         append_file(&mut tar, path, content.as_bytes(), 0o755);
     }
     finish_layer(tar)
@@ -216,14 +218,14 @@ fn append_file(tar: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8], mode
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
     header.set_mode(mode);
-    tar.append_data(&mut header, path, content).expect("a vector takes all bytes");
+    tar.append_data(&mut header, path, content).expect("a write to a vector succeeds");
 }
 
 fn finish_layer(tar: tar::Builder<Vec<u8>>) -> Layer {
-    let tar = tar.into_inner().expect("a vector takes all bytes");
+    let tar = tar.into_inner().expect("a write to a vector succeeds");
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    gzip.write_all(&tar).expect("a vector takes all bytes");
-    Layer { blob: blob(gzip.finish().expect("a vector takes all bytes")), diff_id: sha256(&tar) }
+    gzip.write_all(&tar).expect("a write to a vector succeeds");
+    Layer { blob: blob(gzip.finish().expect("a write to a vector succeeds")), diff_id: sha256(&tar) }
 }
 
 fn blob(bytes: Vec<u8>) -> Blob {

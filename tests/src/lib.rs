@@ -1,9 +1,9 @@
-//! What the end-to-end tests, the demo and the benches stand on: a real registry, a real engine,
-//! the real program, and proxies that break the way between them.
-//! Knows nothing of the host's inside; it sees the program as an operator does.
+//! Support library for the end-to-end tests, the demo and the benchmarks. It provides a real registry, a real engine,
+//! the real program, and proxies that disturb the connections between them.
+//! The library does not depend on the host's code. It uses the program as an operator does.
 //!
-//! Everything here panics when the world is not as the test needs it: in a test that is the report.
-//! Nothing is ever skipped, so a missing component is a failed test that says how to get it.
+//! Every function panics when its environment is not as the test needs it. In a test, the panic is the report. No test
+//! is ever skipped: a missing component fails the test, and the message says how to get the component.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::missing_panics_doc)]
 

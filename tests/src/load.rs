@@ -1,16 +1,16 @@
-//! A client in a container, which asks a service on its network again and again by a name. Judges nothing.
+//! A client in a container that sends requests to a service on its network by name, continuously.
 
 use std::collections::BTreeMap;
 
 use crate::engine::RunSpec;
 use crate::image::{ImageSpec, WEB_PORT};
-use crate::stage::{SOON, Stage};
+use crate::stage::{SHORT_TIMEOUT, Stage};
 use crate::wait::wait_for;
 
-/// What it writes for a question that nobody answered.
+/// What the client writes for a request without an answer.
 pub const FAILED: &str = "failed";
 
-/// One line for each question: the answer, or `failed`. Which addresses there are is asked anew each time.
+/// Writes one line for each request: the answer, or `failed`. It looks up the addresses before each request.
 const SCRIPT: &str = r#"
 trap 'exit 0' TERM
 addresses() {
@@ -29,16 +29,16 @@ while :; do
 done
 "#;
 
-/// Which of a name's addresses a client tries.
+/// Which addresses of a name the client tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tries {
     /// One after the other until one answers, as browsers and most libraries do.
     All,
-    /// The first only.
+    /// The first address only.
     First,
 }
 
-/// The running client; its container goes with the stage.
+/// The running client. Its container is removed with the stage.
 #[derive(Debug)]
 pub struct Load<'a> {
     stage: &'a Stage,
@@ -47,7 +47,8 @@ pub struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    /// Starts a client named for `role` on `network`, which asks the web server that is called `service` there.
+    /// Starts a client named for `role` on `network`. It sends requests to the web server with the name `service` on
+    /// that network.
     pub async fn start(stage: &'a Stage, role: &str, network: &str, service: &str, tries: Tries) -> Self {
         stage.push_image(role, &ImageSpec::sleeper(&stage.scope.name(role)).running(SCRIPT)).await;
         let tries_all = if tries == Tries::All { "yes" } else { "" };
@@ -58,16 +59,16 @@ impl<'a> Load<'a> {
         Self { stage, container }
     }
 
-    /// Waits until `version` has answered a few times.
+    /// Waits until `version` has answered at least five requests.
     pub async fn wait_until_served_by(&self, version: &str) {
-        wait_for(&format!("some answers of {version}"), SOON, || async {
+        wait_for(&format!("answers of {version}"), SHORT_TIMEOUT, || async {
             let seen = self.answers().await;
             if seen.get(version).is_some_and(|count| *count >= 5) { Ok(()) } else { Err(seen) }
         })
         .await;
     }
 
-    /// How often each answer came so far; the web server's are versions.
+    /// The number of times that each answer came so far. The web server answers with its version.
     pub async fn answers(&self) -> BTreeMap<String, usize> {
         let mut answers = BTreeMap::new();
         for line in self.stage.scope.log(&self.container).await {

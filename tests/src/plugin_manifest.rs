@@ -1,5 +1,5 @@
-//! Writes the Extism manifest of a test: which plugin, with which settings, towards which hosts.
-//! Knows no setting by name.
+//! Writes the Extism manifest of a test: the plugin, its settings, and the hosts that it may reach. This module knows
+//! no setting by name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,41 +10,41 @@ use serde_json::json;
 use crate::components;
 use crate::image::sha256;
 
-/// Writes `bytes` to `path` as files are deployed: by renaming over.
+/// Writes `bytes` to `path` by a rename, as files are deployed.
 pub fn deploy(path: &Path, bytes: &[u8]) {
     let staged = path.with_extension("staged");
-    fs::write(&staged, bytes).expect("the test's folder takes files");
-    fs::rename(&staged, path).expect("a rename within one folder works");
+    fs::write(&staged, bytes).expect("the test's folder is writable");
+    fs::rename(&staged, path).expect("a rename within one folder succeeds");
 }
 
-/// SHA-256 in lower-case hex, as manifests have it.
+/// The SHA-256 in lower-case hex, as in manifests.
 pub fn hash_of(bytes: &[u8]) -> String {
     sha256(bytes).to_string().trim_start_matches("sha256:").to_owned()
 }
 
-/// An Extism manifest in the making.
+/// A builder for an Extism manifest.
 #[derive(Debug, Clone)]
 pub struct PluginManifest {
     /// The plugin's file.
     pub wasm: PathBuf,
-    /// The lower-case hex SHA-256 that the file must have; `None` leaves it unchecked.
+    /// The SHA-256 that the file must have, in lower-case hex. `None` skips the check.
     pub hash: Option<String>,
-    /// The settings, which Extism hands to the plugin as strings.
+    /// The settings. Extism passes them to the plugin as strings.
     pub config: BTreeMap<String, String>,
     /// The hosts that the plugin may reach, as `host` or `host:port`.
     pub allowed_hosts: Vec<String>,
 }
 
 impl PluginManifest {
-    /// For the project's own plugin, from `$IMAGEWATCH_PLUGIN_WASM` or the target folder.
+    /// A manifest for the built-in policy, from `$IMAGEWATCH_PLUGIN_WASM` or the target folder.
     pub fn new() -> Self {
         Self { wasm: components::plugin_wasm(), hash: None, config: BTreeMap::new(), allowed_hosts: Vec::new() }
     }
 
-    /// Runs the module that is in the file `wasm` now, and no other.
+    /// Uses the current content of the file `wasm` as the module, pinned by its hash.
     #[must_use]
     pub fn module(self, wasm: &Path) -> Self {
-        let hash = hash_of(&fs::read(wasm).expect("the module is there"));
+        let hash = hash_of(&fs::read(wasm).expect("the module can be read"));
         Self { wasm: wasm.to_owned(), hash: Some(hash), ..self }
     }
 
@@ -55,7 +55,7 @@ impl PluginManifest {
         self
     }
 
-    /// Removes one setting: a policy refuses keys that it does not know.
+    /// Removes one setting. A policy refuses keys that it does not know.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {
         self.config.remove(key);
@@ -69,7 +69,7 @@ impl PluginManifest {
         self
     }
 
-    /// Writes `folder/name.json` by renaming over it, as files are deployed, and returns its path.
+    /// Writes `folder/name.json` by a rename, as files are deployed, and returns its path.
     pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
         let mut wasm = json!({"path": self.wasm});
         if let Some(hash) = &self.hash {

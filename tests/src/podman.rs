@@ -1,5 +1,5 @@
-//! A Podman of a test's own, with its own storage, in a network namespace of its own: its service at a socket, and its
-//! command line. Needs root. Whatever it starts is ended with it.
+//! A private Podman for one test, with its own storage and its own network namespace. The test uses its service socket
+//! and its command line. It needs root. Everything that it starts ends with it.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -13,8 +13,9 @@ use tempfile::TempDir;
 use crate::private_engine::{Network, unmount_under};
 use crate::wait::wait_for;
 
-const READY: Duration = Duration::from_secs(60);
-/// Limits that a container may raise itself to, whatever the machine's are; and no systemd is asked for anything.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limits that a container may raise, independent of the machine's limits. The settings also avoid every call to
+/// systemd.
 const CONFIG: &str = r#"[containers]
 default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
 [engine]
@@ -32,22 +33,22 @@ pub struct Podman {
 }
 
 impl Podman {
-    /// Starts one; panics where Podman cannot be had.
+    /// Starts a Podman. Panics if Podman is not available.
     pub async fn start() -> Self {
         let network = Network::create();
-        let folder = TempDir::new().expect("the temp folder takes folders");
+        let folder = TempDir::new().expect("the temp folder is writable");
         let mut podman = Self { network, folder, service: None };
-        fs::write(podman.path("containers.conf"), CONFIG).expect("the folder takes files");
+        fs::write(podman.path("containers.conf"), CONFIG).expect("the folder is writable");
         let trusted = podman.outer_address();
         let registries = format!("[[registry]]\nprefix = \"{trusted}\"\nlocation = \"{trusted}\"\ninsecure = true\n");
-        fs::write(podman.path("registries.conf"), registries).expect("the folder takes files");
-        let log = File::create(podman.path("log")).expect("the folder takes files");
+        fs::write(podman.path("registries.conf"), registries).expect("the folder is writable");
+        let log = File::create(podman.path("log")).expect("the folder is writable");
         let mut command = podman.command();
         command.args(["system", "service", "--time=0", &podman.host()]).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         podman.service = Some(command.spawn().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}")));
         let socket = podman.path("podman.sock");
-        wait_for("Podman's socket", READY, || async {
+        wait_for("Podman's socket", READY_TIMEOUT, || async {
             let answer = tokio::net::UnixStream::connect(&socket).await;
             answer.map(drop).map_err(|error| (error.to_string(), fs::read_to_string(podman.path("log"))))
         })
@@ -55,17 +56,17 @@ impl Podman {
         podman
     }
 
-    /// The address under which it reaches the test; a registry for it listens there.
+    /// The address under which this Podman reaches the test. A registry for it listens there.
     pub fn outer_address(&self) -> Ipv4Addr {
         self.network.outer
     }
 
-    /// For `DOCKER_HOST`.
+    /// The address of the service, for `DOCKER_HOST`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.path("podman.sock").display())
     }
 
-    /// What its command line prints for these arguments; panics when it fails.
+    /// Runs a `podman` command and returns its output. Panics if the command fails.
     pub fn run(&self, args: &[&str]) -> String {
         let output = self.command().args(args).output().expect("podman can be started");
         let said = String::from_utf8_lossy(&output.stderr);
@@ -73,7 +74,7 @@ impl Podman {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Its own inspection of a container; `None` if there is no such container.
+    /// Podman's own inspection of a container. Returns `None` if the container does not exist.
     pub fn inspect(&self, container: &str) -> Option<Value> {
         let output = self.command().args(["container", "inspect", container]).output().expect("podman can be started");
         let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -105,7 +106,7 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        // What does not end now has no more than a folder that is gone.
+        // A failure here is harmless: what remains refers only to a folder that is removed next.
         let _ = self.command().args(["rm", "--all", "--force", "--time", "0"]).output();
         if let Some(mut service) = self.service.take() {
             let _ = service.kill();

@@ -1,6 +1,6 @@
-//! A dockerd of a test's own, in a network namespace of its own, which the test may restart. Needs root. Whatever it
-//! starts is found by its folder and ended with it. `IMAGEWATCH_DOCKERD_OPTIONS` chooses its image store, as options of
-//! dockerd; by default it has a graph driver.
+//! A private dockerd for one test, in its own network namespace. The test may restart it. It needs root. Everything
+//! that it starts is found by its folder and ended with it. `IMAGEWATCH_DOCKERD_OPTIONS` contains options of dockerd
+//! that choose the image store. The default is a graph driver.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -16,12 +16,12 @@ use tempfile::TempDir;
 use crate::engine::TestEngine;
 use crate::wait::wait_for;
 
-/// For its first answer.
-const READY: Duration = Duration::from_secs(60);
-/// It stops its containers in this time, 10 s each but side by side.
-const STOPPED: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Networks of four addresses in 10.200.0.0/16.
+/// Until the first answer.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// dockerd stops its containers in this time. Each takes up to 10 s, but they stop in parallel.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The number of networks with four addresses in 10.200.0.0/16.
 const NETWORKS: u16 = 0x4000;
 
 /// A running engine. Dropping it ends everything that it started, and removes its namespace and folders.
@@ -32,25 +32,25 @@ pub struct PrivateEngine {
     dockerd: Option<Child>,
 }
 
-/// A network namespace and the cable to it; dropping it removes both.
+/// A network namespace and the veth pair to it. Dropping it removes both.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) namespace: String,
-    /// Of the cable's end in the test's namespace.
+    /// The address of the pair's end in the test's namespace.
     pub(crate) outer: Ipv4Addr,
 }
 
 impl PrivateEngine {
-    /// Starts one.
+    /// Starts an engine.
     pub async fn start() -> Self {
-        Self::start_in(TempDir::new().expect("the temp folder takes folders")).await
+        Self::start_in(TempDir::new().expect("the temp folder is writable")).await
     }
 
-    /// Starts one whose images and containers have so many megabytes of disk.
+    /// Starts an engine with `megabytes` of disk space for its images and containers.
     pub async fn start_on_disk(megabytes: u32) -> Self {
-        let folder = TempDir::new().expect("the temp folder takes folders");
+        let folder = TempDir::new().expect("the temp folder is writable");
         let data = folder.path().join("data");
-        fs::create_dir(&data).expect("the folder takes folders");
+        fs::create_dir(&data).expect("the folder is writable");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(&data);
         let mounted = mount.status().expect("mount runs");
@@ -65,22 +65,22 @@ impl PrivateEngine {
         engine
     }
 
-    /// The address under which its containers and itself reach the test; a registry for it listens there.
+    /// The address under which the engine and its containers reach the test. A registry for them listens there.
     pub fn outer_address(&self) -> Ipv4Addr {
         self.network.outer
     }
 
-    /// Its socket's file.
+    /// The file of the engine's socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("docker.sock")
     }
 
-    /// A connection to it.
+    /// Connects to the engine.
     pub async fn connect(&self) -> TestEngine {
         TestEngine::connect_to(self.host()).await
     }
 
-    /// Stops it as a system does that goes down, with its containers, and starts it again.
+    /// Stops the engine and its containers, as a system shutdown does, and starts the engine again.
     pub async fn restart(&mut self) {
         self.stop_dockerd();
         self.launch().await;
@@ -92,9 +92,10 @@ impl PrivateEngine {
 
     async fn launch(&mut self) {
         let path = |name: &str| self.folder.path().join(name);
-        let log = File::options().create(true).append(true).open(path("log")).expect("the folder takes files");
+        let log = File::options().create(true).append(true).open(path("log")).expect("the folder is writable");
         let mut command = Command::new("nsenter");
-        // Not `ip netns exec`: that mounts another /sys, and dockerd does not find the control groups there.
+        // `ip netns exec` does not work here: it mounts another /sys, in which dockerd does not find the control
+        // groups.
         command.arg(format!("--net=/var/run/netns/{}", self.network.namespace)).arg("dockerd");
         command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
         command.arg("--pidfile").arg(path("pid")).arg("-H").arg(self.host());
@@ -105,8 +106,8 @@ impl PrivateEngine {
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.dockerd = Some(command.spawn().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}")));
         let (log, host) = (path("log"), self.host());
-        wait_for("a private engine to answer", READY, || async {
-            // A client can be made only once the socket is there.
+        wait_for("a private engine to answer", READY_TIMEOUT, || async {
+            // The client can be created only when the socket exists.
             let answer = async { Docker::connect_with_host(&host)?.ping().await };
             answer.await.map_err(|error| (error.to_string(), fs::read_to_string(&log).unwrap_or_default()))
         })
@@ -116,7 +117,7 @@ impl PrivateEngine {
     fn stop_dockerd(&mut self) {
         let Some(mut dockerd) = self.dockerd.take() else { return };
         send(Pid::from_child(&dockerd), Signal::TERM);
-        wait_until(STOPPED, || dockerd.try_wait().is_ok_and(|status| status.is_some()));
+        wait_until(STOP_TIMEOUT, || dockerd.try_wait().is_ok_and(|status| status.is_some()));
         let _ = dockerd.kill();
         let _ = dockerd.wait();
     }
@@ -129,16 +130,16 @@ impl Drop for PrivateEngine {
         for pid in processes_of(&folder) {
             send(Some(pid), Signal::KILL);
         }
-        wait_until(STOPPED, || processes_of(&folder).is_empty());
+        wait_until(STOP_TIMEOUT, || processes_of(&folder).is_empty());
         unmount_under(&folder);
     }
 }
 
 impl Network {
-    /// Takes the first free one of the networks, beginning at one of this process's own: another process that wants
-    /// the same is refused by the kernel, and takes the next.
+    /// Takes the first free network, starting at a number that depends on the process id. If another process takes the
+    /// same number, the kernel refuses the namespace, and the next number is tried.
     pub(crate) fn create() -> Self {
-        let first = u16::try_from(std::process::id() % u32::from(NETWORKS)).expect("it is below NETWORKS");
+        let first = u16::try_from(std::process::id() % u32::from(NETWORKS)).expect("the remainder is below NETWORKS");
         for step in 0..64 {
             let number = (first + step * 7) % NETWORKS;
             let [high, low] = (number * 4).to_be_bytes();
@@ -147,12 +148,12 @@ impl Network {
             if ip(&format!("netns add {namespace}")).is_err() {
                 continue;
             }
-            // From here on dropping it cleans up.
+            // From here on, dropping `network` cleans up.
             let network = Self { namespace, outer };
-            network.connect(inner).unwrap_or_else(|error| panic!("failed to make a network for an engine: {error}"));
+            network.connect(inner).unwrap_or_else(|error| panic!("failed to create a network for an engine: {error}"));
             return network;
         }
-        panic!("no network namespace can be made; a private engine needs root, and `ip` on PATH")
+        panic!("failed to create a network namespace; a private engine needs root, and `ip` on PATH")
     }
 
     fn connect(&self, inner: Ipv4Addr) -> io::Result<()> {
@@ -170,7 +171,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // The other end goes with it, even while somebody still has the namespace open.
+        // The other end is removed too, even while a process still has the namespace open.
         let _ = ip(&format!("link del {}h", self.namespace));
         let _ = ip(&format!("netns del {}", self.namespace));
     }
@@ -185,7 +186,7 @@ fn ip(arguments: &str) -> io::Result<()> {
     Err(io::Error::other(format!("ip {arguments}: {}", said.trim())))
 }
 
-/// dockerd, containerd and its shims, which all carry the folder in their arguments, and what those started.
+/// Returns dockerd, containerd and its shims, which all have the folder in their arguments, and all their descendants.
 fn processes_of(folder: &Path) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -219,7 +220,7 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 fn send(pid: impl Into<Option<Pid>>, signal: Signal) {
     if let Some(pid) = pid.into() {
-        // Fails only for one that has ended meanwhile.
+        // This fails only if the process has ended in the meantime.
         let _ = kill_process(pid, signal);
     }
 }
@@ -227,11 +228,11 @@ fn send(pid: impl Into<Option<Pid>>, signal: Signal) {
 fn wait_until(deadline: Duration, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + deadline;
     while !is_so() && Instant::now() < end {
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// The latest mount first.
+/// Unmounts everything below `folder`, the latest mount first.
 pub(crate) fn unmount_under(folder: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);

@@ -1,5 +1,5 @@
-//! A child process whose output is read live and which never outlives its owner.
-//! Knows nothing of what it runs.
+//! A child process whose output is read live. It never outlives its owner. This module does not know which program it
+//! runs.
 
 use std::future::ready;
 use std::io::{BufRead, BufReader, Read};
@@ -14,10 +14,10 @@ use tempfile::TempDir;
 
 use crate::wait::wait_for;
 
-/// So many lines of a program's output are shown when a test fails.
+/// The number of output lines that are shown when a test fails.
 const LAST_LINES: usize = 40;
 
-/// A running or ended child. Dropping it kills it by its pid and waits for its end.
+/// A running or ended child. Dropping it kills the process by its pid and waits for its end.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -27,12 +27,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with no input. Both outputs are collected, in the order in which their lines come.
+    /// Starts `command` without input. Both outputs are collected in the order in which their lines arrive.
     pub fn start(command: Command) -> Self {
         Self::start_in(command, None)
     }
 
-    /// The same; `folder` lives until the process has ended and this is dropped.
+    /// Starts `command` in the same way. `folder` is removed after the process has ended and this value is dropped.
     pub fn start_in(mut command: Command, folder: Option<TempDir>) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -48,17 +48,18 @@ impl Process {
         Self { child, lines, readers, _folder: folder }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// All lines so far, of both outputs.
+    /// All lines of both outputs so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no reader panics").clone()
     }
 
-    /// The first line that contains `pattern`, whenever it came or comes; panics after `deadline` with all the output.
+    /// Waits for a line that contains `pattern` and returns the first one, which may be an earlier line. Panics after
+    /// `deadline` with all output.
     pub async fn wait_for_line(&self, pattern: &str, deadline: Duration) -> String {
         wait_for(&format!("a line with {pattern:?}"), deadline, || async {
             let lines = self.lines();
@@ -67,19 +68,20 @@ impl Process {
         .await
     }
 
-    /// Sends `signal`, if the process still runs.
+    /// Sends `signal` if the process still runs.
     pub fn signal(&mut self, signal: Signal) {
         if self.exit_status().is_none() {
-            kill_process(Pid::from_child(&self.child), signal).expect("a running child of ours takes a signal");
+            kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
         }
     }
 
-    /// How it ended, or `None` while it runs.
+    /// The exit status, or `None` while the process runs.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child of ours can be waited for")
+        self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// Waits for its end and the end of its output. Panics after `deadline`. `None` means that a signal ended it.
+    /// Waits for the end of the process and of its output, and returns the exit code. `None` means that a signal ended
+    /// the process. Panics after `deadline`.
     pub async fn wait_exit(&mut self, deadline: Duration) -> Option<i32> {
         let status = wait_for("the process's end", deadline, || {
             let is_read = self.readers.iter().all(JoinHandle::is_finished);
@@ -90,9 +92,9 @@ impl Process {
         status.code()
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the process and waits for its end.
     pub fn kill(&mut self) {
-        // Fails only for a process that has ended.
+        // This fails only for a process that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -103,10 +105,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            // The log usually says why the test fails.
+            // The log usually explains why the test fails.
             let lines = self.lines();
             println!(
-                "a program ended its output with:\n{}",
+                "the last lines of a program's output:\n{}",
                 lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
             );
         }

@@ -1,4 +1,4 @@
-//! Runs the real `imagewatch` binary as an operator would: arguments, environment, output, signals, exit code.
+//! Runs the real `imagewatch` binary as an operator does: arguments, environment, output, signals, exit code.
 
 use std::env;
 use std::ffi::OsStr;
@@ -10,18 +10,18 @@ use tempfile::TempDir;
 use crate::components;
 use crate::process::Process;
 
-/// The program's file, for a test that runs it in a container.
+/// The path of the program, for a test that runs it in a container.
 pub fn imagewatch() -> PathBuf {
     components::imagewatch()
 }
 
-/// The variable that names the state folder, which only one `imagewatch run` may have.
+/// The variable for the state folder. Only one `imagewatch run` may use a state folder.
 pub const STATE_DIR: &str = "IMAGEWATCH_STATE_DIR";
 
 /// Starts `imagewatch` with `args` against the engine at `docker_host` (`unix:///…`).
-/// Its environment holds that, `PATH`, `HOME` and `envs`, and nothing of the test's own; its state folder
-/// is its own and goes with it, unless `envs` names one in [`STATE_DIR`].
-/// It is killed when the returned [`Process`] is dropped.
+/// The program's environment contains only `DOCKER_HOST`, `PATH`, `HOME` and `envs`. The program gets a temporary state
+/// folder, unless `envs` sets [`STATE_DIR`].
+/// Dropping the returned [`Process`] kills the program.
 pub fn start_imagewatch<Arg: AsRef<OsStr>>(
     docker_host: &str,
     args: impl IntoIterator<Item = Arg>,
@@ -31,7 +31,7 @@ pub fn start_imagewatch<Arg: AsRef<OsStr>>(
     let mut command = Command::new(components::imagewatch());
     command.args(args).env_clear().envs(kept).env("DOCKER_HOST", docker_host).envs(envs.iter().copied());
     let is_named = envs.iter().any(|(name, _)| *name == STATE_DIR);
-    let folder = (!is_named).then(|| TempDir::new().expect("the temp folder takes folders"));
+    let folder = (!is_named).then(|| TempDir::new().expect("the temp folder is writable"));
     command.envs(folder.iter().map(|folder| (STATE_DIR, folder.path())));
     Process::start_in(command, folder)
 }

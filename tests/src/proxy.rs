@@ -1,6 +1,7 @@
-//! An HTTP/1.1 reverse proxy on loopback, in front of the engine's socket or of a registry, that counts what passes,
-//! and delays, holds, cuts, refuses or spoils it. A request that only asks whether a call is allowed, about what does not
-//! exist, is filtered like all others, and otherwise passes unseen. Changes no request, and no response but one that it is told to. Upgraded connections (exec, attach) do not pass.
+//! An HTTP/1.1 reverse proxy on loopback, in front of the engine's socket or of a registry. It counts requests, and can
+//! delay, hold, cut, refuse or change them. It does not record the probe requests with which imagewatch tests its
+//! permissions on objects that do not exist; the filter applies to them. Without a rule, requests and responses pass
+//! unchanged. Upgraded connections (exec, attach) are not supported.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -25,13 +26,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-/// A running proxy; dropping it cuts it for good. Lives in the runtime of the test that started it.
+/// A running proxy. Dropping it closes it permanently. It lives in the runtime of the test that started it.
 #[derive(Debug)]
 pub struct Proxy {
     address: Address,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
-    /// Where the Unix socket lies.
+    /// Contains the Unix socket.
     _folder: Option<TempDir>,
 }
 
@@ -53,10 +54,10 @@ struct Shared {
     latency_ms: AtomicU64,
 }
 
-/// What an access filter lets pass, and how it answers the rest.
+/// An access filter: which requests pass, and how the proxy answers the others.
 #[derive(Debug, Clone, Copy)]
 pub struct Filter {
-    /// Whether a request passes, by its method and its path without version and query.
+    /// Whether a request passes. The arguments are its method and its path, without version and query.
     pub allows: fn(&str, &str) -> bool,
     /// The status of a refusal.
     pub status: u16,
@@ -65,67 +66,67 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// As `HAProxy` answers, which most socket proxies are made of.
+    /// A filter that refuses like `HAProxy`, on which most socket proxies are based.
     pub fn with_page(allows: fn(&str, &str) -> bool) -> Self {
         let body = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>\n";
         Self { allows, status: 403, body }
     }
 }
 
-/// What happens to every request that matches.
+/// What happens to every matching request.
 #[derive(Debug)]
 struct Rule {
-    /// Part of its `METHOD /path?query`.
+    /// Text that `METHOD /path?query` must contain.
     pattern: String,
-    /// What its `User-Agent` starts with.
+    /// Text that the `User-Agent` must start with.
     program: String,
     change: Change,
 }
 
-/// What a [`Rule`] does.
+/// The effect of a [`Rule`].
 #[derive(Debug, Clone)]
 enum Change {
-    /// It is answered so and not passed on.
+    /// The proxy answers with this status and does not forward the request.
     Answer(StatusCode),
-    /// It is passed on with another path.
+    /// The proxy forwards the request with another path.
     Path(String),
-    /// Its answer comes in pieces of so many bytes, with this time between them.
+    /// The answer is sent in pieces of this many bytes, with this pause between them.
     Pace(usize, Duration),
 }
 
-/// A request that came.
+/// A request that arrived.
 #[derive(Debug)]
 struct Seen {
     /// `METHOD /path?query`.
     line: String,
     user_agent: String,
-    /// The bytes of its answer's body that passed so far.
+    /// The number of body bytes of the answer that passed so far.
     bytes: Arc<AtomicU64>,
 }
 
-/// What happens to one request.
+/// A fault for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is answered with status 500 and not passed on.
+    /// The proxy answers with status 500 and does not forward the request.
     Refuse,
-    /// It is passed on, and the connection closed when the answer has come.
+    /// The proxy forwards the request, and closes the connection when the answer arrives.
     SwallowAnswer,
-    /// It is passed on so much later.
+    /// The proxy forwards the request after this delay.
     Delay(Duration),
-    /// The connection is closed, and it is not passed on.
+    /// The proxy closes the connection and does not forward the request.
     Drop,
 }
 
-/// A fault that has not come about.
+/// A fault that has not happened yet.
 #[derive(Debug)]
 struct Planned {
     pattern: String,
-    /// Requests that pass before.
-    spared: usize,
+    /// The number of matching requests that pass first.
+    skipped: usize,
     fault: Fault,
 }
 
-/// Requests that match are held until this is dropped.
+/// Matching requests are held until this value is dropped.
 #[derive(Debug)]
 pub struct Hold {
     shared: Arc<Shared>,
@@ -133,28 +134,28 @@ pub struct Hold {
 }
 
 impl Proxy {
-    /// In front of an engine; `docker_host` is `unix:///…`.
+    /// Starts a proxy in front of an engine, on a Unix socket. `docker_host` is `unix:///…`.
     pub async fn to_engine(docker_host: &str) -> Self {
         let socket = docker_host.strip_prefix("unix://");
-        let socket = socket.unwrap_or_else(|| panic!("DOCKER_HOST={docker_host} is no unix:// address to proxy"));
-        let folder = TempDir::new().expect("the temp folder takes folders");
+        let socket = socket.unwrap_or_else(|| panic!("DOCKER_HOST={docker_host} is not a unix:// address"));
+        let folder = TempDir::new().expect("the temp folder is writable");
         let address = Address::Unix(folder.path().join("engine.sock"));
         Self::start(address, Address::Unix(socket.into()), Some(folder)).await
     }
 
-    /// The same on a port of its own, as `tcp://…`.
+    /// Starts a proxy in front of an engine, on its own TCP port. The address is `tcp://…`.
     pub async fn to_engine_over_tcp(docker_host: &str) -> Self {
         let socket = docker_host.strip_prefix("unix://");
-        let socket = socket.unwrap_or_else(|| panic!("DOCKER_HOST={docker_host} is no unix:// address to proxy"));
+        let socket = socket.unwrap_or_else(|| panic!("DOCKER_HOST={docker_host} is not a unix:// address"));
         Self::start(Address::Tcp("127.0.0.1:0".to_owned()), Address::Unix(socket.into()), None).await
     }
 
-    /// In front of a registry at `host` (`127.0.0.1:5000`), on a port of its own.
+    /// Starts a proxy in front of a registry at `host` (`127.0.0.1:5000`), on its own port.
     pub async fn to_registry(host: &str) -> Self {
         Self::to_registry_at("127.0.0.1:0", host).await
     }
 
-    /// The same at `address`, such as `10.0.0.1:0` where an engine in a network of its own reaches it.
+    /// Starts a proxy in front of a registry at `address`, such as `10.0.0.1:0`, where a private engine reaches it.
     pub async fn to_registry_at(address: &str, host: &str) -> Self {
         Self::start(Address::Tcp(address.to_owned()), Address::Tcp(host.to_owned()), None).await
     }
@@ -175,7 +176,7 @@ impl Proxy {
         proxy
     }
 
-    /// What stands in for the upstream's address: `unix:///…` or `tcp://…` for `DOCKER_HOST`, or `127.0.0.1:PORT`.
+    /// The address that replaces the upstream's: `unix:///…` or `tcp://…` for `DOCKER_HOST`, or `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         match &self.address {
             Address::Unix(path) => format!("unix://{}", path.display()),
@@ -184,53 +185,53 @@ impl Proxy {
         }
     }
 
-    /// Closes every connection, in the middle of a response too, and refuses new ones.
+    /// Closes every connection, even in the middle of a response, and refuses new ones.
     pub async fn cut(&self) {
         let task = self.task.lock().expect("no holder panics").take();
         if let Some(task) = task {
             task.abort();
-            // Only then is the listener closed.
+            // The listener is closed only when the task has ended.
             let _ = task.await;
         }
     }
 
-    /// Ends a [`cut`](Self::cut), on the same address.
+    /// Ends a [`cut`](Self::cut). The address stays the same.
     pub async fn heal(&self) {
         self.cut().await;
         self.listen().await;
     }
 
-    /// Holds every request whose `METHOD /path?query` contains `pattern`, from now until the [`Hold`] is dropped.
-    /// A held request is counted as it comes, so a test can wait for it.
+    /// Holds every request whose `METHOD /path?query` contains `pattern`, until the [`Hold`] is dropped. A held request
+    /// is counted when it arrives, so a test can wait for it.
     pub fn hold(&self, pattern: &str) -> Hold {
         self.shared.held.send_modify(|patterns| patterns.push(pattern.to_owned()));
         Hold { shared: Arc::clone(&self.shared), pattern: pattern.to_owned() }
     }
 
-    /// Of the requests to come whose `METHOD /path?query` contains `pattern`, that after the first `spared` suffers
-    /// `fault`, and no other.
-    pub fn fail_one(&self, pattern: &str, spared: usize, fault: Fault) {
-        let planned = Planned { pattern: pattern.to_owned(), spared, fault };
+    /// Applies `fault` to one later request. It is the request after the first `skipped` requests whose `METHOD
+    /// /path?query` contains `pattern`.
+    pub fn fail_one(&self, pattern: &str, skipped: usize, fault: Fault) {
+        let planned = Planned { pattern: pattern.to_owned(), skipped, fault };
         self.shared.faults.lock().expect("no holder panics").push(planned);
     }
 
-    /// From now on every request whose `METHOD /path?query` contains `pattern` is answered with `status`.
+    /// Answers every later request whose `METHOD /path?query` contains `pattern` with `status`.
     pub fn answer_all(&self, pattern: &str, status: StatusCode) {
         self.add_rule(pattern, "", Change::Answer(status));
     }
 
-    /// From now on every request for `path` whose `User-Agent` starts with `program` gets what is at `other`.
+    /// Forwards every later request for `path` to the path `other`, if its `User-Agent` starts with `program`.
     pub fn redirect_all(&self, path: &str, program: &str, other: &str) {
         self.add_rule(&format!(" {path}"), program, Change::Path(other.to_owned()));
     }
 
-    /// From now on the answer to every request whose `METHOD /path?query` contains `pattern` comes in pieces of `size`
-    /// bytes, with the time `pause` between them.
+    /// Sends the answer to every later request whose `METHOD /path?query` contains `pattern` in pieces of `size` bytes,
+    /// with `pause` between them.
     pub fn pace_all(&self, pattern: &str, size: usize, pause: Duration) {
         self.add_rule(pattern, "", Change::Pace(size, pause));
     }
 
-    /// Requests pass as they are again.
+    /// Removes all rules.
     pub fn clear_rules(&self) {
         self.shared.rules.lock().expect("no holder panics").clear();
     }
@@ -240,47 +241,47 @@ impl Proxy {
         self.shared.rules.lock().expect("no holder panics").push(rule);
     }
 
-    /// From now on only what `filter` allows passes.
+    /// Lets only requests pass that `filter` allows.
     pub fn set_filter(&self, filter: Filter) {
         *self.shared.filter.lock().expect("no holder panics") = Some(filter);
     }
 
-    /// How many of the faults have not come about yet.
+    /// The number of faults that have not happened yet.
     pub fn faults_left(&self) -> usize {
         self.shared.faults.lock().expect("no holder panics").len()
     }
 
-    /// From now on each request waits so long before it goes on.
+    /// Delays every later request by `latency`.
     pub fn set_latency(&self, latency: Duration) {
         let latency_ms = u64::try_from(latency.as_millis()).expect("a test's latency is short");
         self.shared.latency_ms.store(latency_ms, Ordering::Relaxed);
     }
 
-    /// The connections accepted so far.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// The requests that came so far, each as `METHOD /path?query`, in their order.
+    /// The requests so far, each as `METHOD /path?query`, in order.
     pub fn requests(&self) -> Vec<String> {
         self.requests_of("")
     }
 
-    /// Those of [`requests`](Self::requests) whose `User-Agent` starts with `program`, such as `imagewatch/`.
+    /// The [`requests`](Self::requests) whose `User-Agent` starts with `program`, such as `imagewatch/`.
     pub fn requests_of(&self, program: &str) -> Vec<String> {
         let requests = self.shared.requests.lock().expect("no holder panics");
         let of_program = requests.iter().filter(|request| request.user_agent.starts_with(program));
         of_program.map(|request| request.line.clone()).collect()
     }
 
-    /// The bytes of bodies that passed so far in answers to programs whose `User-Agent` starts with `program`.
+    /// The number of body bytes so far in answers to programs whose `User-Agent` starts with `program`.
     pub fn bytes_to(&self, program: &str) -> u64 {
         let requests = self.shared.requests.lock().expect("no holder panics");
         let of_program = requests.iter().filter(|request| request.user_agent.starts_with(program));
         of_program.map(|request| request.bytes.load(Ordering::Relaxed)).sum()
     }
 
-    /// How many of [`requests`](Self::requests) contain `pattern`.
+    /// The number of [`requests`](Self::requests) that contain `pattern`.
     pub fn count(&self, pattern: &str) -> usize {
         self.requests().iter().filter(|request| request.contains(pattern)).count()
     }
@@ -344,7 +345,7 @@ impl Listener {
     }
 }
 
-/// A closed listener leaves its socket's file: connecting is refused, and binding needs it gone.
+/// A closed listener leaves its socket file. The file must be removed before the next bind.
 fn remove_stale_socket(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -352,7 +353,7 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Ends only by being aborted, and then its connections end with it.
+/// Runs until the task is aborted. All its connections end at the same time.
 async fn accept(listener: Listener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -366,10 +367,10 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
     }
 }
 
-/// A response of the upstream, at once or in pieces, or one that was made up.
+/// The upstream's response, complete or in pieces, or an answer of the proxy.
 type AnyBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// An error closes the client's connection, as a dead upstream would.
+/// Forwards one request. An error closes the client's connection, as a dead upstream does.
 async fn forward(
     mut request: Request<Incoming>,
     shared: Arc<Shared>,
@@ -381,12 +382,12 @@ async fn forward(
     let change = shared.change_of(&line, &user_agent);
     let bytes = Arc::new(AtomicU64::new(0));
     let seen = Seen { line: line.clone(), user_agent, bytes: Arc::clone(&bytes) };
-    let is_question = line.contains(ABSENT);
-    if !is_question {
+    let is_probe = line.contains(ABSENT);
+    if !is_probe {
         shared.requests.lock().expect("no holder panics").push(seen);
     }
     sleep(Duration::from_millis(shared.latency_ms.load(Ordering::Relaxed))).await;
-    let is_free = |patterns: &Vec<String>| is_question || !patterns.iter().any(|pattern| line.contains(pattern));
+    let is_free = |patterns: &Vec<String>| is_probe || !patterns.iter().any(|pattern| line.contains(pattern));
     shared.held.subscribe().wait_for(is_free).await?;
     let filter = *shared.filter.lock().expect("no holder panics");
     if let Some(filter) =
@@ -394,7 +395,7 @@ async fn forward(
     {
         return Ok(answer(filter.status, filter.body));
     }
-    let fault = if is_question { None } else { shared.take_fault(&line) };
+    let fault = if is_probe { None } else { shared.take_fault(&line) };
     match fault {
         Some(Fault::Refuse) => return Ok(answer(500, r#"{"message":"the proxy refuses"}"#)),
         Some(Fault::Drop) => return Err("dropped".into()),
@@ -411,7 +412,7 @@ async fn forward(
         Address::Tcp(host) => Box::new(TcpStream::connect(host).await?),
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(upstream)).await?;
-    // Ends when the sender and the response's body are gone.
+    // This task ends when the sender and the body of the response are dropped.
     tokio::spawn(connection);
     let response = sender.send_request(request).await?;
     if fault == Some(Fault::SwallowAnswer) {
@@ -424,7 +425,7 @@ async fn forward(
     Ok(response.map(|body| counted(body, bytes)))
 }
 
-/// The same body; `bytes` grows with what passes.
+/// Returns the same body. `bytes` grows with each frame that passes.
 fn counted(body: AnyBody, bytes: Arc<AtomicU64>) -> AnyBody {
     body.map_frame(move |frame| {
         let length = frame.data_ref().map_or(0, Bytes::len);
@@ -441,7 +442,7 @@ fn answer(status: u16, body: &str) -> Response<AnyBody> {
     response
 }
 
-/// `/containers/json` of `/v1.41/containers/json`.
+/// Returns `/containers/json` for `/v1.41/containers/json`.
 fn unversioned(path: &str) -> &str {
     let rest = path.strip_prefix("/v1.").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
     rest.unwrap_or(path)
@@ -472,8 +473,8 @@ impl Shared {
     fn take_fault(&self, line: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().expect("no holder panics");
         let index = faults.iter().position(|planned| line.contains(&planned.pattern))?;
-        if faults[index].spared > 0 {
-            faults[index].spared -= 1;
+        if faults[index].skipped > 0 {
+            faults[index].skipped -= 1;
             return None;
         }
         Some(faults.remove(index).fault)

@@ -1,4 +1,4 @@
-//! Pushes images to a registry over plain HTTP, and reads digests back. No engine is needed.
+//! Pushes images to a registry over plain HTTP and reads digests. No engine is needed.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::token_server::TokenSigner;
 
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
-/// What a push authenticates with.
+/// The credentials of a push.
 #[derive(Debug, Clone)]
 pub enum PushAuth {
-    /// Nothing.
+    /// No credentials.
     Anonymous,
     /// Basic auth.
     Basic {
@@ -25,11 +25,11 @@ pub enum PushAuth {
         /// The user's password.
         password: String,
     },
-    /// Bearer tokens made on the spot, so that the token server counts only what others ask.
+    /// Bearer tokens that are signed locally, so that the token server counts only the requests of other clients.
     Signer(Arc<TokenSigner>),
 }
 
-/// A registry to push to: `host:port` over plain HTTP, and the right to.
+/// A registry to push to, `host:port` over plain HTTP, with credentials.
 #[derive(Debug, Clone)]
 pub struct RegistryTarget {
     host: String,
@@ -50,7 +50,7 @@ impl RegistryTarget {
         image.manifest.digest
     }
 
-    /// Pushes an index with one image for each platform, `os/arch[/variant]`, and returns the index's digest.
+    /// Pushes an index with one image for each platform (`os/arch[/variant]`) and returns the index's digest.
     pub async fn push_index(&self, repository: &str, tag: &str, images: &[(&str, ImageSpec)]) -> Digest {
         let mut entries = Vec::new();
         for (platform, spec) in images {
@@ -72,7 +72,7 @@ impl RegistryTarget {
         digest
     }
 
-    /// Pushes `spec`, but the registry loses its last layer again, so that whoever pulls it fails in the middle.
+    /// Pushes `spec` and then deletes its last layer in the registry, so that a pull fails in the middle.
     pub async fn push_damaged(&self, repository: &str, tag: &str, spec: &ImageSpec) -> Digest {
         let image = build_image(spec);
         self.push_built(repository, tag, &image, None).await;
@@ -83,8 +83,8 @@ impl RegistryTarget {
         image.manifest.digest
     }
 
-    /// Pushes `spec` as `prefix-0:tag` up to `prefix-{count - 1}:tag`, fast: the blobs are sent once and mounted
-    /// into the other repositories. Returns the digest, which is the same in all of them.
+    /// Pushes `spec` as `prefix-0:tag` up to `prefix-{count - 1}:tag`. To save time, the blobs are sent once and
+    /// mounted into the other repositories. Returns the digest, which is the same in all repositories.
     pub async fn push_many(&self, prefix: &str, count: usize, tag: &str, spec: &ImageSpec) -> Digest {
         let image = build_image(spec);
         let first = format!("{prefix}-0");
@@ -97,13 +97,13 @@ impl RegistryTarget {
         image.manifest.digest
     }
 
-    /// What `repository:tag` points to now; `None` if there is no such tag.
+    /// The digest of `repository:tag`. `None` if the tag does not exist.
     pub async fn digest_of(&self, repository: &str, tag: &str) -> Option<Digest> {
         let request = self.request(Method::HEAD, repository, &format!("manifests/{tag}"));
         let response = send(request.header(header::ACCEPT, MANIFEST_TYPE)).await;
         (response.status() != StatusCode::NOT_FOUND).then(|| {
             let digest = header_text(&expect_status(response, StatusCode::OK), "docker-content-digest");
-            digest.parse().expect("a registry names digests")
+            digest.parse().expect("a registry sends a valid digest")
         })
     }
 
@@ -154,7 +154,7 @@ impl RegistryTarget {
 }
 
 async fn send(request: RequestBuilder) -> Response {
-    request.send().await.unwrap_or_else(|error| panic!("the registry gave no answer: {error:?}"))
+    request.send().await.unwrap_or_else(|error| panic!("the registry did not answer: {error:?}"))
 }
 
 fn expect_status(response: Response, wanted: StatusCode) -> Response {

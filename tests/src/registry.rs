@@ -1,5 +1,5 @@
-//! A real docker-registry on a port of loopback, or of an address that only a test's own engine reaches, in one of its three ways to authenticate.
-//! Starts, stops and restarts it; what is in it comes from [`push`](crate::push).
+//! A real docker-registry with one of three ways to authenticate. It listens on loopback, or on an address that only a
+//! private engine reaches. This module starts, stops and restarts the registry; [`push`](crate::push) fills it.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -19,28 +19,28 @@ use crate::token_server::{ISSUER, SERVICE, TokenServer};
 use crate::unique::free_port;
 use crate::wait::wait_for;
 
-const READY: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How a registry authenticates.
+/// How a registry authenticates its clients.
 #[derive(Debug, Clone)]
 pub enum RegistryAuth {
-    /// Everybody may do everything.
+    /// Every client may do everything.
     None,
     /// Basic auth with one user.
     Htpasswd {
-        /// The one user's name.
+        /// The user's name.
         user: String,
-        /// The one user's password; it may contain `:`.
+        /// The user's password. It may contain `:`.
         password: String,
     },
-    /// Bearer tokens of this server.
+    /// Bearer tokens from this server.
     Token {
-        /// Must outlive the registry's use.
+        /// The token server. It must outlive the registry.
         token_server: Arc<TokenServer>,
     },
 }
 
-/// A running registry with an empty storage folder of its own. Dropping it stops it and removes the folder.
+/// A running registry with its own empty storage folder. Dropping it stops the registry and removes the folder.
 #[derive(Debug)]
 pub struct Registry {
     auth: RegistryAuth,
@@ -51,15 +51,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts it on loopback and waits until it answers.
+    /// Starts a registry on loopback and waits until it answers.
     pub async fn start(auth: RegistryAuth) -> Self {
         Self::start_at(Ipv4Addr::LOCALHOST, auth).await
     }
 
-    /// The same on another address of this machine.
+    /// Starts a registry on another address of this machine.
     pub async fn start_at(address: Ipv4Addr, auth: RegistryAuth) -> Self {
-        // In memory where there is such a place: a registry syncs each file to disk, which a busy one makes ten times slower.
-        let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("the temp folder takes folders");
+        // In memory if possible. The registry syncs each file to disk, which is ten times slower on a busy disk.
+        let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("the temp folder is writable");
         let mut registry = Self { auth, address, port: 0, folder, process: None };
         let mut output = Vec::new();
         for _ in 0..5 {
@@ -67,30 +67,30 @@ impl Registry {
             registry.write_config();
             match registry.run().await {
                 Ok(()) => return registry,
-                // Most likely another process has bound the port since.
+                // Most likely, another process has bound the port in the meantime.
                 Err(lines) => output = lines,
             }
         }
-        panic!("docker-registry started on none of five ports; it said: {output:?}")
+        panic!("docker-registry failed to start on five ports; its output: {output:?}")
     }
 
-    /// The version of the program, such as `2.8.2+ds1`.
+    /// The version of docker-registry, such as `2.8.2+ds1`.
     pub async fn version() -> String {
         let mut command = Command::new(components::docker_registry());
         command.arg("--version").env_clear();
         let mut process = Process::start(command);
-        process.wait_exit(READY).await;
+        process.wait_exit(READY_TIMEOUT).await;
         let lines = process.lines();
         let version = lines.last().and_then(|line| line.split_whitespace().last());
-        version.unwrap_or_else(|| panic!("docker-registry says no version: {lines:?}")).to_owned()
+        version.unwrap_or_else(|| panic!("docker-registry printed no version: {lines:?}")).to_owned()
     }
 
-    /// `ADDRESS:PORT`, as image references name it.
+    /// `ADDRESS:PORT`, as in image references.
     pub fn host(&self) -> String {
         format!("{}:{}", self.address, self.port)
     }
 
-    /// Where to push, with the right to.
+    /// The push target with the registry's credentials.
     pub fn target(&self) -> RegistryTarget {
         let auth = match &self.auth {
             RegistryAuth::None => PushAuth::Anonymous,
@@ -102,30 +102,30 @@ impl Registry {
         RegistryTarget::new(&self.host(), auth)
     }
 
-    /// An outage: connections are refused until [`restart_on_same_port`](Self::restart_on_same_port).
+    /// Stops the registry. Connections are refused until [`restart_on_same_port`](Self::restart_on_same_port).
     pub fn stop(&mut self) {
         self.process = None;
     }
 
-    /// Ends the outage; the images are still there.
+    /// Starts the stopped registry again. The images are still there.
     pub async fn restart_on_same_port(&mut self) {
         self.stop();
-        self.run().await.unwrap_or_else(|output| panic!("docker-registry did not come back: {output:?}"));
+        self.run().await.unwrap_or_else(|output| panic!("docker-registry failed to restart; its output: {output:?}"));
     }
 
-    /// Ready, or the output of a process that has ended.
+    /// Waits until the registry is ready. The error is the output of a process that has ended.
     async fn run(&mut self) -> Result<(), Vec<String>> {
         let mut command = Command::new(components::docker_registry());
         command.arg("serve").arg(self.folder.path().join("config.yml"));
-        // It takes settings from REGISTRY_* variables too; the test's environment must not reach it.
+        // The registry also reads settings from REGISTRY_* variables. The test's environment must not reach it.
         command.env_clear().current_dir(self.folder.path());
         let (client, url) = (build_client(), format!("http://{}/v2/", self.host()));
         let process = self.process.insert(Process::start(command));
-        let is_up = wait_for("docker-registry to answer", READY, || {
+        let is_up = wait_for("docker-registry to answer", READY_TIMEOUT, || {
             let has_ended = process.exit_status().is_some();
             let (request, lines) = (client.get(&url).send(), process.lines());
             async move {
-                // Ended first: a stranger's server on the port might answer in its place.
+                // The exit is checked first: another server on the port might answer in its place.
                 if has_ended { Ok(Err(lines)) } else { request.await.map(|_| Ok(())).map_err(|_| lines) }
             }
         });
@@ -143,7 +143,7 @@ impl Registry {
         match &self.auth {
             RegistryAuth::None => {}
             RegistryAuth::Htpasswd { user, password } => {
-                // 4 is the lowest cost; a test guards nothing.
+                // 4 is the lowest cost. The password protects nothing.
                 let hash = bcrypt::hash(password, 4).expect("4 is a valid cost");
                 write(&file("htpasswd"), &format!("{user}:{hash}\n"));
                 config["auth"] = json!({"htpasswd": {"realm": "basic-realm", "path": file("htpasswd")}});
@@ -156,12 +156,12 @@ impl Registry {
                 }});
             }
         }
-        // JSON is YAML.
+        // JSON is valid YAML.
         write(&file("config.yml"), &config.to_string());
     }
 }
 
-/// The `127.0.0.1:PORT` of a registry that is down and stays so: nobody in this process is given that port.
+/// The `127.0.0.1:PORT` of a registry that does not run. This process never uses this port for anything else.
 pub fn host_that_is_down() -> String {
     format!("127.0.0.1:{}", free_port())
 }

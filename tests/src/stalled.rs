@@ -1,4 +1,5 @@
-//! A registry that accepts connections and never answers. Counts what it is asked, and which of it was given up.
+//! A registry that accepts connections and never answers. It counts the requests and the connections that clients gave
+//! up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Ends with its runtime.
+/// A running server. It ends with the runtime.
 #[derive(Debug)]
 pub struct StalledRegistry {
     host: String,
@@ -15,10 +16,10 @@ pub struct StalledRegistry {
 }
 
 impl StalledRegistry {
-    /// On loopback.
+    /// Starts the server on loopback.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let host = listener.local_addr().expect("it is bound").to_string();
+        let host = listener.local_addr().expect("a bound socket has an address").to_string();
         let (asked, given_up) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let counts = (asked.clone(), given_up.clone());
         tokio::spawn(async move {
@@ -29,12 +30,12 @@ impl StalledRegistry {
         Self { host, asked, given_up }
     }
 
-    /// Host and port.
+    /// The host and the port.
     pub fn host(&self) -> String {
         self.host.clone()
     }
 
-    /// How many requests came, and how many connections were closed by the other side.
+    /// The number of requests, and the number of connections that the client closed.
     pub fn counts(&self) -> (usize, usize) {
         (self.asked.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed))
     }

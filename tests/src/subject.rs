@@ -1,6 +1,6 @@
-//! Containers with all that an update can lose, and what updates them: networks, volumes with data in them, a restart
-//! policy; an image of their own in a registry, and the real program with a state folder that outlives it. Beside
-//! them a container of somebody else, which nothing may touch.
+//! Containers with everything that an update could lose: networks, volumes with data, and a restart policy. Each one
+//! has its own image in a registry, and a real program with a persistent state folder. Beside them, a foreign container
+//! runs that no update may change.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::engine::{RunSpec, Scope, TestEngine};
 use crate::image::ImageSpec;
-use crate::judge::{Picture, Update, Way, journal_files, take_picture};
+use crate::judge::{ContainerState, Outcome, Update, journal_files, read_state};
 use crate::plugin_manifest::PluginManifest;
 use crate::process::Process;
 use crate::program::{STATE_DIR, start_imagewatch};
@@ -19,35 +19,35 @@ use crate::registry::Registry;
 use crate::wait::wait_for;
 
 /// Much longer than any update or recovery takes.
-pub const IN_ORDER_WITHIN: Duration = Duration::from_secs(60);
-/// What its volumes hold, and where.
+pub const IN_ORDER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The content and the paths of the volumes.
 const DATA: &str = "not to be lost";
 const VOLUMES: [&str; 2] = ["/named", "/anonymous"];
 
-/// One engine and one registry for several subjects.
+/// One engine and one registry for several test containers.
 #[derive(Debug)]
-pub struct Arena {
+pub struct Fixture {
     registry: Registry,
     scope: Scope,
-    /// Nobody here may touch this scope's one container.
-    stranger: (Scope, Mutex<Picture>),
+    /// The scope and the state of the foreign container. No update may change it.
+    foreign: (Scope, Mutex<ContainerState>),
     folder: TempDir,
 }
 
 /// A container that is updated.
 #[derive(Debug)]
-pub struct Subject {
-    arena: Arc<Arena>,
+pub struct TestContainer {
+    fixture: Arc<Fixture>,
     name: String,
     manifest: PathBuf,
     state: TempDir,
 }
 
-impl Arena {
-    /// With a stranger in it that would be watched if anybody granted it.
+impl Fixture {
+    /// Creates a fixture. Its foreign container matches the manifest, except for the grant.
     pub async fn new(engine: &TestEngine, registry: Registry) -> Arc<Self> {
-        let (scope, theirs) = (engine.scope(), engine.scope());
-        let name = theirs.name("stranger");
+        let (scope, foreign_scope) = (engine.scope(), engine.scope());
+        let name = foreign_scope.name("foreign");
         registry.target().push(&name, "latest", &ImageSpec::sleeper(&name)).await;
         let spec = RunSpec {
             image: format!("{}/{name}:latest", registry.host()),
@@ -56,47 +56,52 @@ impl Arena {
             restart_policy: Some("always".to_owned()),
             ..RunSpec::default()
         };
-        theirs.run(&spec).await;
-        let picture = take_picture(&theirs, &spec.name).await.expect("it was started");
-        let folder = TempDir::new().expect("the temp folder takes folders");
-        Arc::new(Self { registry, scope, stranger: (theirs, Mutex::new(picture)), folder })
+        foreign_scope.run(&spec).await;
+        let state = read_state(&foreign_scope, &spec.name).await.expect("the container was started");
+        let folder = TempDir::new().expect("the temp folder is writable");
+        Arc::new(Self { registry, scope, foreign: (foreign_scope, Mutex::new(state)), folder })
     }
 
-    /// The scope of the subjects.
+    /// The scope of the test containers.
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// Panics when the stranger is not as it was.
-    pub async fn assert_stranger_untouched(&self) {
-        let (scope, picture) = &self.stranger;
-        let now = take_picture(scope, &scope.name("stranger")).await;
-        assert_eq!(now.as_ref(), Some(&*picture.lock().expect("no holder panics")), "nobody may touch it");
+    /// Panics if the foreign container has changed.
+    pub async fn assert_foreign_untouched(&self) {
+        let (scope, state) = &self.foreign;
+        let now = read_state(scope, &scope.name("foreign")).await;
+        assert_eq!(
+            now.as_ref(),
+            Some(&*state.lock().expect("no holder panics")),
+            "the foreign container must not change"
+        );
         assert_eq!(scope.containers().await.len(), 1);
     }
 
-    /// To be said after a restart of the engine, which starts the stranger anew and changes nothing else of it.
-    pub async fn take_restart_of_engine(&self) {
-        let (scope, picture) = &self.stranger;
-        let now = take_picture(scope, &scope.name("stranger")).await.expect("it is there");
-        let mut picture = picture.lock().expect("no holder panics");
-        assert_eq!((&now.id, &now.kept), (&picture.id, &picture.kept), "nobody may touch it");
-        *picture = now;
+    /// Call this after a restart of the engine. The engine restarts the foreign container, and nothing else of it may
+    /// change.
+    pub async fn accept_engine_restart(&self) {
+        let (scope, state) = &self.foreign;
+        let now = read_state(scope, &scope.name("foreign")).await.expect("the foreign container exists");
+        let mut state = state.lock().expect("no holder panics");
+        assert_eq!((&now.id, &now.preserved), (&state.id, &state.preserved), "the foreign container must not change");
+        *state = now;
     }
 }
 
-impl Subject {
-    /// Runs one for `role` on its image, under a restart policy.
-    pub async fn new(arena: &Arc<Arena>, role: &str, restart_policy: &str) -> Self {
-        let scope = &arena.scope;
+impl TestContainer {
+    /// Runs a container for `role` on its own image, with this restart policy.
+    pub async fn new(fixture: &Arc<Fixture>, role: &str, restart_policy: &str) -> Self {
+        let scope = &fixture.scope;
         let name = scope.name(role);
-        let repository = format!("{}/{name}", arena.registry.host());
+        let repository = format!("{}/{name}", fixture.registry.host());
         let mut first = ImageSpec::sleeper(&scope.name("v1"));
-        // As most programs end on SIGTERM, and a failure in the eyes of the policy `on-failure`.
+        // Most programs exit with this code on SIGTERM. The restart policy `on-failure` counts it as a failure.
         first.cmd = first.cmd.iter().map(|word| word.replace("exit 0", "exit 143")).collect();
-        arena.registry.target().push(&name, "latest", &first).await;
-        // Its own: Docker 20.10 counts wrong, and at times comes to a stop, when many containers of one network start and
-        // end together.
+        fixture.registry.target().push(&name, "latest", &first).await;
+        // Each container has its own networks. Docker 20.10 counts endpoints incorrectly, and sometimes hangs, when
+        // many containers of one network start and end together.
         let [front, back] = networks_of(&name);
         for network in [&front, &back] {
             scope.create_small_network(network).await;
@@ -117,20 +122,20 @@ impl Subject {
             scope.exec(&name, &["sh", "-c", &format!("echo {DATA} > {volume}/data")]).await;
         }
         let manifest = PluginManifest::new()
-            .allow_host(&arena.registry.host())
+            .allow_host(&fixture.registry.host())
             .config("containers", "labelled")
             .config("unknown_origin", scope.engine().unknown_origin())
             .config("interval", "200ms")
             .config("host.stable_for", "1s")
-            .config("host.insecure_registries", &format!("loopback {}", arena.registry.host()))
+            .config("host.insecure_registries", &format!("loopback {}", fixture.registry.host()))
             .config("grant.images", &format!("{repository}:*"))
             .config("grant.containers", &format!("name:{name}*"))
-            .write(arena.folder.path(), &name);
-        let state = TempDir::new().expect("the temp folder takes folders");
-        Self { arena: Arc::clone(arena), name, manifest, state }
+            .write(fixture.folder.path(), &name);
+        let state = TempDir::new().expect("the temp folder is writable");
+        Self { fixture: Arc::clone(fixture), name, manifest, state }
     }
 
-    /// Takes its container and its networks away: its health checks would slow the others down.
+    /// Removes the container and its networks. Its health checks would slow down the other tests.
     pub async fn retire(&self) {
         self.scope().remove_container(&self.name).await;
         for network in networks_of(&self.name) {
@@ -138,14 +143,14 @@ impl Subject {
         }
     }
 
-    /// Its container's name.
+    /// The container's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its scope.
+    /// The container's scope.
     pub fn scope(&self) -> &Scope {
-        &self.arena.scope
+        &self.fixture.scope
     }
 
     /// The program's state folder.
@@ -153,63 +158,63 @@ impl Subject {
         self.state.path()
     }
 
-    /// Starts the program on the engine at `docker_host` and waits until it has ticked.
+    /// Starts the program against the engine at `docker_host` and waits for its first poll.
     pub async fn start_program(&self, docker_host: &str) -> Process {
         let state = self.state.path().to_str().expect("the temp folder's name is text");
         let manifest = self.manifest.to_str().expect("the temp folder's name is text");
         let args = ["run", "--admin-listen", "off", manifest];
         let program = start_imagewatch(docker_host, args, &[(STATE_DIR, state)]);
-        program.wait_for_line("watching; polled again", IN_ORDER_WITHIN).await;
+        program.wait_for_line("watching; polled again", IN_ORDER_TIMEOUT).await;
         program
     }
 
-    /// Pushes a new image, which is healthy after a second, or a bad one, which exits at once.
+    /// Pushes a new image: a good one that is healthy after a second, or a bad one that exits immediately.
     pub async fn release(&self, version: &str, is_good: bool) -> Update {
-        let before = take_picture(self.scope(), &self.name).await.expect("it is there");
+        let before = read_state(self.scope(), &self.name).await.expect("the container exists");
         let version = self.scope().name(version);
         let spec = if is_good {
             ImageSpec { health_command: Some("test -f /version".to_owned()), ..ImageSpec::sleeper(&version) }
         } else {
             ImageSpec::broken(&version)
         };
-        let digest = self.arena.registry.target().push(&self.name, "latest", &spec).await;
+        let digest = self.fixture.registry.target().push(&self.name, "latest", &spec).await;
         Update { name: self.name.clone(), before, digest, is_good }
     }
 
-    /// Which way an update went, or what is not in order on the engine or in the state folder.
-    pub async fn judge(&self, update: &Update) -> Result<Way, String> {
-        let way = update.judge(self.scope()).await?;
+    /// Returns the outcome of an update, or what is wrong on the engine or in the state folder.
+    pub async fn judge(&self, update: &Update) -> Result<Outcome, String> {
+        let outcome = update.judge(self.scope()).await?;
         let files = journal_files(self.state.path());
-        if files.is_empty() { Ok(way) } else { Err(format!("in the journal there are {files:?}")) }
+        if files.is_empty() { Ok(outcome) } else { Err(format!("the journal still contains {files:?}")) }
     }
 
-    /// Waits until a judgement finds nothing, while `program` runs.
-    pub async fn wait_for_order(&self, update: &Update, program: &Process) -> Way {
-        wait_for(&format!("order with {}", self.name), IN_ORDER_WITHIN, || async {
+    /// Waits until [`judge`](Self::judge) returns an outcome, while `program` runs.
+    pub async fn wait_for_order(&self, update: &Update, program: &Process) -> Outcome {
+        wait_for(&format!("a complete or undone update of {}", self.name), IN_ORDER_TIMEOUT, || async {
             self.judge(update).await.map_err(|why| (why, program.lines()))
         })
         .await
     }
 
-    /// The same, until the container runs the new image: an engine that did not answer is asked again by the next
-    /// poll, and until then all may look as if nothing had been begun.
-    pub async fn wait_until_forwards(&self, update: &Update, program: &Process) -> Way {
-        wait_for(&format!("{} on the new image", self.name), IN_ORDER_WITHIN, || async {
+    /// Waits until the container runs the new image. If the engine did not answer, the next poll tries again, and until
+    /// then the update may look as if it never started.
+    pub async fn wait_until_updated(&self, update: &Update, program: &Process) -> Outcome {
+        wait_for(&format!("{} on the new image", self.name), IN_ORDER_TIMEOUT, || async {
             match self.judge(update).await {
-                Ok(Way::Forwards) => Ok(Way::Forwards),
+                Ok(Outcome::Updated) => Ok(Outcome::Updated),
                 other => Err((other, program.lines())),
             }
         })
         .await
     }
 
-    /// Panics unless what its volumes held is there, and nobody else was touched.
+    /// Panics unless the volumes still contain their data and the foreign container is unchanged.
     pub async fn assert_nothing_lost(&self) {
         for volume in VOLUMES {
             let read = self.scope().exec(&self.name, &["cat", &format!("{volume}/data")]).await;
             assert_eq!(read.trim(), DATA, "{volume} of {}", self.name);
         }
-        self.arena.assert_stranger_untouched().await;
+        self.fixture.assert_foreign_untouched().await;
     }
 }
 

@@ -1,8 +1,8 @@
-//! A token server of the test's own, after distribution's `docs/spec/auth/token.md`: GET, Basic users,
-//! anonymous pulls, and a memory of what it was asked. Knows no registry; that trusts its certificate.
+//! A token server for tests, according to distribution's `docs/spec/auth/token.md`: GET, Basic users and anonymous
+//! pulls. It records its requests. The registry trusts its certificate.
 //!
-//! On axum, because the host brings it anyway. Tokens are ES256 rather than RS256: docker-registry takes both,
-//! and only this key can be made without another crate.
+//! The server uses axum, because the host depends on it anyway. Tokens are ES256 instead of RS256. docker-registry
+//! accepts both, and only an ES256 key can be created without another crate.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -26,31 +26,31 @@ pub const SERVICE: &str = "registry.test";
 /// The `iss` of every token.
 pub const ISSUER: &str = "imagewatch-tests";
 
-/// Who gets a token.
+/// Which clients get a token.
 #[derive(Debug, Clone)]
 pub struct TokenPolicy {
-    /// Name to password; they get every action that they ask for.
+    /// Passwords by user name. A user gets all requested actions.
     pub users: BTreeMap<String, String>,
-    /// Whether a request without credentials gets a token that may pull; else it gets 401.
+    /// Whether a request without credentials gets a token for pulls. Otherwise, it gets 401.
     pub is_anonymous_allowed: bool,
     /// The lifetime of a token in seconds.
     pub expires_in_s: u64,
 }
 
-/// One request as the server saw it.
+/// One request to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRequest {
-    /// The first `service`, if any.
+    /// The first `service`, if present.
     pub service: Option<String>,
-    /// All of `scope`, in their order.
+    /// All `scope` values, in order.
     pub scopes: Vec<String>,
-    /// The name of its Basic auth, whether it was right or not; `None` without Basic auth.
+    /// The user name of the Basic auth, whether the password was right or not. `None` without Basic auth.
     pub user: Option<String>,
     /// The status of the answer.
     pub status: u16,
 }
 
-/// A running server; dropping it stops it. Lives in the runtime of the test that started it.
+/// A running server. Dropping it stops it. It lives in the runtime of the test that started it.
 #[derive(Debug)]
 pub struct TokenServer {
     realm: String,
@@ -67,7 +67,7 @@ struct Shared {
 }
 
 impl TokenServer {
-    /// Starts it on a free loopback port with a key of its own.
+    /// Starts the server on a free loopback port with a new key.
     pub async fn start(policy: TokenPolicy) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let realm = format!("http://{}/token", listener.local_addr().expect("a bound socket has an address"));
@@ -79,22 +79,22 @@ impl TokenServer {
         Self { realm, signer, requests, task }
     }
 
-    /// The URL that a challenge names.
+    /// The URL for a challenge.
     pub fn realm(&self) -> &str {
         &self.realm
     }
 
-    /// `host:port` of the realm.
+    /// The `host:port` of the realm.
     pub fn host(&self) -> &str {
         self.realm.trim_start_matches("http://").trim_end_matches("/token")
     }
 
-    /// Everything asked so far, in its order.
+    /// All requests so far, in order.
     pub fn requests(&self) -> Vec<TokenRequest> {
         self.requests.lock().expect("no handler panics").clone()
     }
 
-    /// Makes tokens without a request.
+    /// The signer, which creates tokens without a request.
     pub fn signer(&self) -> &Arc<TokenSigner> {
         &self.signer
     }
@@ -137,7 +137,7 @@ impl Shared {
     }
 }
 
-/// `repository:a/b:pull,push` as an entry of a token's `access`. The name may have colons of its own.
+/// Parses `repository:a/b:pull,push` into an entry of a token's `access`. The name may contain colons.
 fn parse_scope(scope: &str, pull_only: bool) -> Option<serde_json::Value> {
     let (kind, rest) = scope.split_once(':')?;
     let (name, actions) = rest.rsplit_once(':')?;
@@ -145,7 +145,7 @@ fn parse_scope(scope: &str, pull_only: bool) -> Option<serde_json::Value> {
     Some(json!({"type": kind, "name": name, "actions": actions}))
 }
 
-/// Name and password; what is no Basic auth is nobody's login.
+/// Returns the user name and the password. Both are empty if the header is not Basic auth.
 fn parse_basic(header: &[u8]) -> (String, String) {
     let text = String::from_utf8_lossy(header);
     let decoded = text.strip_prefix("Basic ").and_then(|encoded| STANDARD.decode(encoded).ok()).unwrap_or_default();
@@ -153,7 +153,7 @@ fn parse_basic(header: &[u8]) -> (String, String) {
     login.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned())).unwrap_or_default()
 }
 
-/// Signs tokens with a key that was made for it.
+/// Signs tokens with a new key.
 pub struct TokenSigner {
     key: EcdsaKeyPair,
     certificate_der: Vec<u8>,
@@ -165,16 +165,16 @@ impl TokenSigner {
         let made = rcgen::generate_simple_self_signed(vec!["token-signer".to_owned()]).expect("ring makes P-256 keys");
         let pkcs8 = made.signing_key.serialize_der();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8, &SystemRandom::new())
-            .expect("rcgen's key is ring's own");
+            .expect("ring reads the key from rcgen");
         Self { key, certificate_der: made.cert.der().to_vec(), certificate_pem: made.cert.pem() }
     }
 
-    /// What a registry trusts as its `rootcertbundle`.
+    /// The certificate for a registry's `rootcertbundle`.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// A token that grants `user` pulls from and pushes to all `repositories`, for five minutes.
+    /// Issues a token that allows `user` to pull from and push to all `repositories` for five minutes.
     pub fn issue(&self, user: &str, repositories: &[&str]) -> String {
         let grant = |name: &&str| json!({"type": "repository", "name": name, "actions": ["pull", "push"]});
         self.sign(user, &repositories.iter().map(grant).collect(), 300)

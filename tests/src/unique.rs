@@ -1,15 +1,16 @@
-//! What no two tests may share: loopback ports, and names.
+//! Values that two tests must not share: loopback ports and names.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the kernel's ephemeral range (32768..), so that no outgoing connection and no other port 0 takes one of ours.
+/// Below the kernel's ephemeral range (32768 and above), so that no outgoing connection and no bind to port 0 takes one
+/// of these ports.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 
-/// A port on which nobody listens now. This process hands out each one once; another process may
-/// still be faster, so whoever binds it tries again with the next.
+/// Returns a loopback port that is currently free. This process returns each port once. Another process may still take
+/// the port, so the caller tries the next one if the bind fails.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id().wrapping_mul(97);
@@ -23,18 +24,18 @@ pub fn free_port() -> u16 {
         .expect("one of 12,000 loopback ports is free")
 }
 
-/// Eight hex digits that nobody had before.
+/// Eight random hex digits.
 pub(crate) fn random_hex() -> String {
     format!("{:08x}", random() >> 32)
 }
 
-/// Two bytes, at random.
+/// Two random bytes.
 pub(crate) fn random_bytes() -> [u8; 2] {
     let [first, second, ..] = random().to_be_bytes();
     [first, second]
 }
 
 fn random() -> u64 {
-    // Each RandomState is keyed anew, from the system's randomness.
+    // Each RandomState has a new key from the system's randomness.
     RandomState::new().hash_one(())
 }

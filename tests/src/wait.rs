@@ -1,15 +1,15 @@
-//! Waiting for a condition with a deadline, so that no test sleeps for a time that it hopes is enough.
+//! Waits for conditions with a deadline, so that tests do not sleep for a guessed time.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// How often a condition is looked at.
+/// The time between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Looks at `condition` until it is `Ok`, and returns that; `Err` holds what was seen instead.
-/// Panics after `deadline` with `what` and the last thing seen.
+/// Checks `condition` until it returns `Ok`, and returns that value. `Err` contains what was seen instead. Panics after
+/// `deadline` with `what` and the last `Err`.
 pub async fn wait_for<T, Seen, Condition, Look>(what: &str, deadline: Duration, mut condition: Condition) -> T
 where
     Condition: FnMut() -> Look,

@@ -1,5 +1,5 @@
-//! What several host crates of imagewatch share: credentials that stay secret, text that is safe to print, the names of
-//! hosts and registries, and the clock. Knows no engine, no registry and no policy.
+//! Types that several host crates of imagewatch share: secret credentials, printable text, names of hosts and
+//! registries, and the clock. This crate depends on no engine, no registry and no policy.
 
 pub mod clock;
 pub mod hosts;

@@ -1,15 +1,15 @@
-//! The names of registries: one way to write each.
+//! Canonical names of registries.
 
 use url::Url;
 
-/// The name under which Docker Hub is kept, whichever of its names was given.
+/// The canonical name of Docker Hub.
 pub const DOCKER_HUB: &str = "docker.io";
 
-/// All names of Docker Hub's registry: one registry, one credential.
+/// All names of Docker Hub's registry. They share one credential.
 pub const DOCKER_HUB_NAMES: [&str; 3] = [DOCKER_HUB, "index.docker.io", "registry-1.docker.io"];
 
-/// The one way in which a registry's name is written here: lower case, without the port of https,
-/// [`DOCKER_HUB`] for all of its names. `None` when `host` is not a bare `host` or `host:port`.
+/// Returns the canonical name of a registry: lower case, without port 443, and [`DOCKER_HUB`] for every name of
+/// Docker Hub. Returns `None` if `host` is not a bare `host` or `host:port`.
 pub fn parse_registry(host: &str) -> Option<String> {
     let host = host.trim();
     let is_bare = !host.is_empty() && !host.ends_with(':');

@@ -1,5 +1,5 @@
-//! What a credential is inside the host: the one vocabulary that the adapters share.
-//! Holds no credential itself and knows no source of them.
+//! The credential type that the engine and the registry crates share, and redaction of credentials in text.
+//! This module stores no credentials and reads none from disk.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -12,36 +12,37 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};
 
-/// What one registry lets in. `Debug` shows no secret nor anything derived from one.
+/// A credential for one registry. `Debug` shows neither a secret nor anything derived from it.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// A user name and a password, or whatever a registry takes in their place.
+    /// A user name and a password, or what a registry accepts instead of a password.
     Basic {
-        /// Sent in clear to the registry, and shown in logs.
+        /// The user name. It is not secret and appears in logs.
         username: String,
-        /// Redacted everywhere but on the wire.
+        /// The password. It is redacted everywhere except in requests.
         password: SecretString,
     },
-    /// An OAuth refresh token, which only a token realm takes, by POST. Docker keeps it under the user name `<token>`.
+    /// An OAuth refresh token. Only a token realm accepts it, in a POST request. Docker stores it under the user name
+    /// `<token>`.
     IdentityToken(SecretString),
-    /// A bearer token, ready for the registry itself.
+    /// A bearer token that the registry itself accepts.
     RegistryToken(SecretString),
 }
 
-/// The shortest text that is taken for a credential where it stands among others.
-const LEAST_HIDDEN: usize = 8;
+/// The minimum length of a credential that is redacted in text, in bytes.
+const MIN_REDACTED_LEN: usize = 8;
 
 impl Credential {
-    /// The user name that credential helpers give to an identity token.
+    /// The user name that credential helpers return together with an identity token.
     pub const IDENTITY_TOKEN_USER: &str = "<token>";
 
-    /// A user name and a password.
+    /// Creates a [`Basic`](Self::Basic) credential.
     pub fn basic(username: impl Into<String>, password: impl Into<SecretString>) -> Self {
         Self::Basic { username: username.into(), password: password.into() }
     }
 
-    /// What a user name and a secret mean together: [`IDENTITY_TOKEN_USER`](Self::IDENTITY_TOKEN_USER) marks an
-    /// identity token.
+    /// Creates a credential from a user name and a secret. The user name
+    /// [`IDENTITY_TOKEN_USER`](Self::IDENTITY_TOKEN_USER) marks the secret as an identity token.
     pub fn from_login(username: &str, secret: SecretString) -> Self {
         match username {
             Self::IDENTITY_TOKEN_USER => Self::IdentityToken(secret),
@@ -49,8 +50,8 @@ impl Credential {
         }
     }
 
-    /// `text` without this credential, as it is or as it goes over the wire: a registry may send back what it was sent,
-    /// and the engine repeats what a registry says.
+    /// Replaces this credential in `text` by `[redacted]`, both in plain form and in the encodings used in requests. A
+    /// registry may return the credential that it received, and the engine repeats the registry's answer.
     pub fn hide_in(&self, text: &str) -> String {
         let (login, secret) = match self {
             Self::Basic { username, password } => {
@@ -63,12 +64,13 @@ impl Credential {
         let encoded = login.iter().flat_map(encode).map(Zeroizing::new);
         let percent = Zeroizing::new(url::form_urlencoded::byte_serialize(secret.as_bytes()).collect());
         let plain = Zeroizing::new(secret.to_owned());
-        // Shorter ones stand in innocent words, and to take those out of an answer would break it.
-        let shapes = encoded.chain([plain, percent]).filter(|shape: &Zeroizing<String>| shape.len() >= LEAST_HIDDEN);
+        // A shorter secret may occur in ordinary words. Redacting those words would garble the text.
+        let shapes =
+            encoded.chain([plain, percent]).filter(|shape: &Zeroizing<String>| shape.len() >= MIN_REDACTED_LEN);
         shapes.fold(text.to_owned(), |text, shape| text.replace(shape.as_str(), "[redacted]"))
     }
 
-    /// Names this credential without telling anything of it: equal ones have equal ids, until the process ends.
+    /// An id that reveals nothing about the credential. Within one process, equal credentials have equal ids.
     pub fn id(&self) -> String {
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let parts = match self {
@@ -80,19 +82,19 @@ impl Credential {
     }
 }
 
-/// A JSON document that holds secrets. Its texts are overwritten when it is dropped. `Debug` shows nothing of it.
+/// A JSON document that contains secrets. Dropping it overwrites all of its strings. `Debug` shows no content.
 pub struct SecretJson(Value);
 
 impl SecretJson {
-    /// Reads a document.
+    /// Parses a document.
     ///
     /// # Errors
-    /// It is no JSON. The message quotes the document, so it is not for showing.
+    /// Returns an error if `bytes` is not JSON. The error may quote the document, so never show it.
     pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(bytes).map(Self)
     }
 
-    /// The document.
+    /// Gives access to the document and its secrets.
     pub fn expose(&self) -> &Value {
         &self.0
     }
@@ -110,7 +112,7 @@ impl Drop for SecretJson {
     }
 }
 
-/// Overwrites every text in `value`.
+/// Overwrites every string in `value`.
 fn wipe(value: &mut Value) {
     match value {
         Value::String(text) => text.zeroize(),
@@ -120,17 +122,17 @@ fn wipe(value: &mut Value) {
     }
 }
 
-/// `text` without what stands after `Basic` and `Bearer`: proofs that somebody else sent, the engine say, and that came
-/// back in an error.
-pub fn hide_proofs(text: &str) -> String {
+/// Replaces the token after each `Basic` and `Bearer` in `text` by `[redacted]`. Such a token can appear in an error
+/// that quotes a request of another program, for example of the engine.
+pub fn redact_tokens(text: &str) -> String {
     let mut is_after_scheme = false;
     let hide = |word: &str| {
-        let is_of_proof = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
-        let (proof, rest) = word.split_at(word.find(|c| !is_of_proof(c)).unwrap_or(word.len()));
-        let is_proof = is_after_scheme && proof.len() >= LEAST_HIDDEN;
+        let is_token_char = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+        let (token, rest) = word.split_at(word.find(|c| !is_token_char(c)).unwrap_or(word.len()));
+        let is_token = is_after_scheme && token.len() >= MIN_REDACTED_LEN;
         let scheme = word.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
         is_after_scheme = scheme.eq_ignore_ascii_case("basic") || scheme.eq_ignore_ascii_case("bearer");
-        if is_proof { format!("[redacted]{rest}") } else { word.to_owned() }
+        if is_token { format!("[redacted]{rest}") } else { word.to_owned() }
     };
     text.split(' ').map(hide).collect::<Vec<String>>().join(" ")
 }
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_repeats_a_credential_in_any_shape_does_not_show_it() {
+    fn a_credential_is_redacted_in_every_encoding() {
         let credential = Credential::basic("me", "p~?>/+ 1");
         for (shape, text) in [
             ("plain", "sent p~?>/+ 1 back".to_owned()),
@@ -158,11 +160,11 @@ mod tests {
         assert!(
             Credential::IdentityToken("t0k-long-enough".into()).hide_in("a t0k-long-enough").ends_with("[redacted]")
         );
-        assert_eq!(Credential::basic("a", "ok").hide_in("it is ok"), "it is ok", "no secret to speak of");
+        assert_eq!(Credential::basic("a", "ok").hide_in("it is ok"), "it is ok", "too short to redact");
     }
 
     #[test]
-    fn s7_every_text_of_a_document_is_overwritten() {
+    fn s7_every_string_of_a_document_is_overwritten() {
         let mut document =
             serde_json::json!({ "auths": { "r.io": { "auth": "czNjcjN0" } }, "list": ["s3cr3t", 1, null] });
         wipe(&mut document);
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_after_a_scheme_is_hidden_and_a_challenge_is_not() {
+    fn a_token_after_a_scheme_is_redacted_and_a_challenge_is_not() {
         for (text, shown) in [
             (
                 "denied: authorization: Bearer abcdefgh.ij user-agent",
@@ -180,12 +182,12 @@ mod tests {
             ("Bearer realm=\"https://a.io/token\"", "Bearer realm=\"https://a.io/token\""),
             ("the basic idea", "the basic idea"),
         ] {
-            assert_eq!(hide_proofs(text), shown);
+            assert_eq!(redact_tokens(text), shown);
         }
     }
 
     #[test]
-    fn an_id_tells_credentials_apart_and_nothing_else() {
+    fn an_id_distinguishes_credentials_and_reveals_nothing() {
         let all = [
             Credential::basic("me", "canary-1"),
             Credential::basic("me", "canary-2"),

@@ -1,27 +1,28 @@
-//! Text from outside, a policy's, a server's or the engine's, as it may stand in one line of a log, a terminal or a record.
-//! The one place that says which characters such a line may have. Knows nothing of secrets: those are hidden where they
-//! are known.
+//! Makes untrusted text safe to show in one line of a log, a terminal or a stored record. Such text comes from a
+//! policy, a server or the engine. Only this module defines which characters such a line may contain. It does not
+//! redact secrets: the code that knows a secret redacts it.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Longer texts are cut here, in characters: nobody reads on, and what is kept is kept for many targets.
+/// The maximum length of a shown line, in characters. Longer text is truncated: users rarely read more, and imagewatch
+/// stores such lines for many targets.
 pub const MOST_CHARS: usize = 1_000;
 
-/// Text from outside. Shown, it is one line of at most [`MOST_CHARS`] characters that steers no terminal; as JSON, for
-/// machines, it is what it is.
+/// Untrusted text. `Display` writes one line of at most [`MOST_CHARS`] characters without terminal control characters.
+/// JSON, which machines read, contains the original text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Untrusted(String);
 
 impl Untrusted {
-    /// Wraps `text`.
+    /// Wraps `text` without a change.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// As it came, to compare with; never to show.
+    /// The original text. Use it to compare, never to show.
     pub fn raw(&self) -> &str {
         &self.0
     }
@@ -33,13 +34,13 @@ impl fmt::Display for Untrusted {
     }
 }
 
-/// At most [`MOST_CHARS`] of `text`, in one line, see [`sanitize`].
+/// Sanitizes the first [`MOST_CHARS`] characters of `text`, as [`sanitize`] does.
 pub fn sanitize_line(text: &str) -> String {
     text.chars().take(MOST_CHARS).map(shown).collect()
 }
 
-/// All of `text` in one line: a blank stands for each character that could begin another line, steer a terminal, or make
-/// text look like other text.
+/// Returns `text` as one line, without truncating it. A space replaces each character that could start a new line,
+/// control a terminal, or make the text look like other text.
 pub fn sanitize(text: &str) -> String {
     text.chars().map(shown).collect()
 }
@@ -48,13 +49,13 @@ fn shown(c: char) -> char {
     let is_deceptive = matches!(c,
         // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
         '\u{ad}' | '\u{61c}' | '\u{180e}'
-        // Zero width, and left-to-right and right-to-left marks.
+        // Zero-width characters, left-to-right mark, right-to-left mark.
         | '\u{200b}'..='\u{200f}'
-        // Line and paragraph separators, and directions that go on beyond the text.
+        // Line and paragraph separators, and directional embeddings and overrides.
         | '\u{2028}'..='\u{202e}'
-        // Joiners and invisible operators, and isolates.
+        // Word joiner, invisible operators, isolates.
         | '\u{2060}'..='\u{206f}'
-        // Byte order mark, annotations, tags.
+        // Byte order mark, interlinear annotations, tag characters.
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     if c.is_control() || is_deceptive { ' ' } else { c }
 }
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_strangers_say_is_one_line_of_bounded_length() {
+    fn untrusted_text_becomes_one_line_of_bounded_length() {
         assert_eq!(sanitize_line("it is\n2026 ERROR forged\u{1b}[2J"), "it is 2026 ERROR forged [2J");
         assert_eq!(sanitize_line(&"ä".repeat(5_000)).chars().count(), MOST_CHARS);
         assert_eq!(sanitize(&"ä".repeat(5_000)).chars().count(), 5_000);
@@ -91,7 +92,7 @@ mod tests {
     #[case::word_joiner('\u{2060}')]
     #[case::byte_order_mark('\u{feff}')]
     #[case::tag('\u{e0041}')]
-    fn s6_untrusted_text_is_shown_without_what_deceives(#[case] c: char) {
+    fn s6_untrusted_text_is_shown_without_deceptive_characters(#[case] c: char) {
         let text = Untrusted::new(format!("a{c}b"));
         assert_eq!((text.to_string().as_str(), format!("{text:>5}").as_str()), ("a b", "  a b"));
         assert!(!format!("{text:?}").contains(c));
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_every_language_stays() {
+    fn text_of_every_language_is_unchanged() {
         let text = "ключ 鍵 مفتاح clé 🔑";
         assert_eq!(sanitize_line(text), text);
     }

@@ -1,7 +1,7 @@
 //! [`Engine`] over the Docker Engine API, with bollard as its transport.
 //!
-//! Only the pull uses bollard's own calls; all others go out as raw JSON, see `raw`.
-//! Decides nothing and retries nothing.
+//! Only the pull and the log use bollard's own calls. All other calls are raw JSON, see `raw`. This module makes no
+//! decisions about replacements.
 
 mod address;
 mod exec;
@@ -27,14 +27,14 @@ use super::permission::Permission;
 use super::{ApiVersion, Engine, EngineError, EngineFacts, Listed, PullProgress};
 use imagewatch_base::secret::Credential;
 
-/// The engine's grace period for containers that set none.
+/// The engine's grace period for containers without a stop timeout.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-/// A negative grace period means for ever; waiting still ends some time.
+/// The wait for a container with a negative stop timeout. Docker waits for such a container without a limit.
 const ENDLESS_GRACE: Duration = Duration::from_hours(1);
-/// Beyond the grace period: the kill, and what the engine does after it.
+/// Added to the grace period, for the kill and the engine's work after it.
 const STOP_MARGIN: Duration = Duration::from_mins(1);
 const PARALLEL_INSPECTIONS: usize = 8;
-/// For the end of a container's log.
+/// The time limit for reading the end of a container's log.
 const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 /// A Docker engine behind a unix socket or plain TCP.
@@ -44,23 +44,23 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
-    /// The engine at `docker_host`. Connects with the first call only, so the engine need not run yet.
+    /// Creates a client for the engine at `docker_host`. It connects on the first call, so the engine need not run yet.
     ///
     /// # Errors
-    /// The address has another scheme than `unix://`, `tcp://` and `http://`.
+    /// Returns an error if the scheme of the address is not `unix://`, `tcp://` or `http://`.
     pub fn connect(docker_host: &str) -> Result<Self, EngineError> {
         Self::connect_to(EngineChoice { host: docker_host.to_owned(), api: None })
     }
 
-    /// The same for what [`choose_engine`] chose.
+    /// Creates a client for the engine that [`choose_engine`] returned.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// Returns the same errors as [`connect`](Self::connect).
     pub fn connect_to(choice: EngineChoice) -> Result<Self, EngineError> {
         Ok(Self { connection: Connection::new(choice)? })
     }
 
-    /// For bollard's own calls.
+    /// A client for bollard's own calls, with the negotiated API version.
     async fn versioned_client(&self) -> Result<Docker, EngineError> {
         let version = self.connection.known().await?.version;
         Ok(self.connection.client()?.with_request_modifier(move |request| pull::correct_request(request, version)))
@@ -70,8 +70,8 @@ impl DockerEngine {
         self.connection.call(call).await
     }
 
-    /// What the list shows of one container, completed from an inspection where the tag has moved on
-    /// and the list shows an id; `None` if it is gone by now.
+    /// The reference that a container was created with. If the tag now points to another image, the list shows an id
+    /// and this method inspects the container. Returns `None` if the container no longer exists.
     async fn reference_as_created(&self, listed: &Listed) -> Result<Option<String>, EngineError> {
         if !listed.image.starts_with("sha256:") {
             return Ok(Some(listed.image.clone()));
@@ -95,9 +95,9 @@ impl DockerEngine {
         };
         let mut facts = ImageFacts::parse(&inspection.unwrap_or_default(), has_identity);
         if facts.repo_digests.is_empty() && is_podman {
-            // Its own inspection still has the digest of an image that lost its name.
-            let own = self.call(Call::new("GET", &["libpod", "images", image_id, "json"])).await?;
-            facts.target = own["Digest"].as_str().and_then(|digest| digest.parse().ok());
+            // Podman's native inspection still contains the digest of an image without a name.
+            let native = self.call(Call::new("GET", &["libpod", "images", image_id, "json"])).await?;
+            facts.target = native["Digest"].as_str().and_then(|digest| digest.parse().ok());
         }
         Ok(facts)
     }
@@ -173,7 +173,7 @@ impl Engine for DockerEngine {
                 EngineError::pull_failed(reference, Some(status_code), message)
             }
             other => match self.connection.translate(other, "POST /images/create") {
-                away @ EngineError::Unavailable { .. } => away,
+                unavailable @ EngineError::Unavailable { .. } => unavailable,
                 refusal => EngineError::pull_failed(reference, None, refusal.to_string()),
             },
         })
@@ -321,12 +321,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t29_a_stop_is_waited_for_as_long_as_the_container_was_given_and_longer_than_any_other_call() {
+    fn t29_a_stop_gets_the_containers_grace_period_and_a_margin() {
         let limit = |stop_timeout: Value| {
             (grace_period(&json!({ "Config": { "StopTimeout": stop_timeout } })) + STOP_MARGIN).as_secs()
         };
         assert_eq!((limit(json!(300)), limit(Value::Null), limit(json!(0))), (360, 70, 60));
-        assert!(limit(json!(300)) > raw::CALL_LIMIT.as_secs(), "no other call is waited for so long");
-        assert!(limit(json!(-1)) < raw::TRANSPORT_LIMIT_S, "nor does the transport give up before");
+        assert!(limit(json!(300)) > raw::CALL_LIMIT.as_secs(), "longer than the limit of other calls");
+        assert!(limit(json!(-1)) < raw::TRANSPORT_LIMIT_S, "shorter than the limit of the transport");
     }
 }

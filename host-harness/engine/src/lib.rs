@@ -1,6 +1,6 @@
-//! The container engine as the rest of the host sees it: what it can be asked, and how it fails.
-//! Inspections and creations are raw JSON, so that a field this program does not know survives a
-//! replacement. Knows no adapter, takes no decision, and keeps nothing between calls.
+//! The interface to the container engine: its operations, the types they use, and their errors. Inspections and create
+//! bodies are raw JSON, so that fields that imagewatch does not know survive a replacement. This crate makes no
+//! decisions about replacements and keeps no state about containers between calls.
 
 pub mod docker;
 pub mod image_facts;
@@ -26,34 +26,35 @@ use image_facts::{ImageFacts, platform_of_manifest};
 use mounts::writable_mounts;
 use permission::Permission;
 
-/// A container engine. Every method may be called at any time, also while the engine is away:
-/// it then answers [`EngineError::Unavailable`], and works again as soon as the engine is back.
+/// A container engine. Every method may be called at any time. While the engine is unreachable, methods return
+/// [`EngineError::Unavailable`]. They work again as soon as the engine is reachable again.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// The address that the engine is reached at, as in `DOCKER_HOST`.
+    /// The address of the engine, in the form of `DOCKER_HOST`.
     fn address(&self) -> &str;
 
-    /// What kind of engine it is.
+    /// The engine's API version, and whether it is Podman.
     async fn facts(&self) -> Result<EngineFacts, EngineError>;
 
-    /// Whether the engine is a node of a swarm, where names of running containers are better left alone. Calls
-    /// `GET /info`, which some filters in front of an engine refuse.
+    /// Whether the engine is a node of a swarm, where imagewatch should not rename running containers. Calls `GET
+    /// /info`, which some filters in front of an engine refuse.
     async fn is_swarm(&self) -> Result<bool, EngineError>;
 
-    /// The calls that a replacement needs and that something in front of the engine refuses. Asks in a way that changes
-    /// nothing. Asks again only when `again` is set, when a call was refused, or when the engine was away.
+    /// The calls that a replacement needs and that a filter in front of the engine refuses. The check sends requests
+    /// that change nothing. Its result is cached until `again` is set, a call is refused, or the engine becomes
+    /// unreachable.
     async fn refused_calls(&self, again: bool) -> Result<Vec<&'static Permission>, EngineError>;
 
-    /// All containers, stopped ones too, as the engine lists them: one call, nothing completed.
+    /// All containers, including stopped ones, as the engine lists them. Makes one call and inspects nothing.
     async fn list(&self) -> Result<Vec<Listed>, EngineError>;
 
-    /// All containers that `selector` matches, stopped ones too, sorted by name. Their `image` is the
-    /// reference as created. Fails only with [`EngineError::Unavailable`] and [`EngineError::ListFailed`].
+    /// All containers that `selector` matches, including stopped ones, sorted by name. Their `image` is the reference
+    /// that they were created with. Fails only with [`EngineError::Unavailable`] and [`EngineError::ListFailed`].
     async fn containers(&self, selector: &Selector) -> Result<Vec<Container>, EngineError>;
 
-    /// Pulls `reference` by its tag (by its digest, if it is pinned) and waits for the end.
-    /// `platform` is `os/arch[/variant]`, absent: the engine's default. No deadline of its own;
-    /// dropping the future abandons the pull.
+    /// Pulls `reference` by its digest if it has one, otherwise by its tag, and waits until the pull ends. `platform`
+    /// is `os/arch[/variant]`; `None` means the engine's default. The pull has no deadline. Dropping the future aborts
+    /// it.
     async fn pull(
         &self,
         reference: &Reference,
@@ -62,121 +63,125 @@ pub trait Engine: Send + Sync + fmt::Debug {
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<(), EngineError>;
 
-    /// The engine's inspection of a container, by id or name.
+    /// Inspects a container by id or name.
     async fn inspect_container(&self, container: &str) -> Result<Value, EngineError>;
 
-    /// The engine's inspection of an image, by id or reference; `None` if there is no such image.
+    /// Inspects an image by id or reference. Returns `None` if the engine does not have the image.
     async fn inspect_image(&self, image: &str) -> Result<Option<Value>, EngineError>;
 
-    /// The same as one of its platforms, `os/arch[/variant]`, has it; `None` also if the engine has no such platform of
-    /// it. An engine that knows one platform of each image, or cannot be asked for one, shows the image as it is.
+    /// Inspects an image for one platform, `os/arch[/variant]`. Returns `None` if the engine does not have the image or
+    /// does not have it for that platform. An engine that stores one platform per image, or whose API has no platform
+    /// parameter, ignores `platform`.
     async fn inspect_platform(&self, image: &str, platform: &str) -> Result<Option<Value>, EngineError>;
 
-    /// The platform of the engine's machine, `os/arch`: what it pulls and runs where nothing else is asked for.
+    /// The platform of the engine's machine, `os/arch`. The engine pulls and runs this platform by default.
     async fn platform(&self) -> Result<String, EngineError>;
 
-    /// What a container's file system has that its image has not: the engine's list of `Path` and `Kind`.
+    /// The differences between a container's file system and its image, as the engine's list of `Path` and `Kind`.
     async fn changes(&self, container: &str) -> Result<Value, EngineError>;
 
-    /// Podman's own inspection, which knows more of how a container was made; `None` from any other engine.
+    /// Podman's native inspection, which contains more about how a container was created. `None` for other engines.
     async fn inspect_libpod(&self, container: &str) -> Result<Option<Value>, EngineError>;
 
-    /// The last lines that a container logged, oldest first; at most `lines`.
+    /// The last lines of a container's log, oldest first. Returns at most `lines` lines.
     async fn last_log(&self, container: &str, lines: u16) -> Result<Vec<String>, EngineError>;
 
-    /// Runs `command` in a running container and returns its exit code; one that takes longer than `limit` is killed,
-    /// with all that it started, and is an [`EngineError::Timeout`].
+    /// Runs `command` in a running container and returns its exit code. A command that takes longer than `limit` is
+    /// killed together with its child processes, and the result is [`EngineError::Timeout`].
     async fn exec(&self, container: &str, command: &[&str], limit: Duration) -> Result<i64, EngineError>;
 
-    /// Creates a container from the engine's own create body and returns its id.
+    /// Creates a container and returns its id. `body` is the engine's raw create body.
     async fn create_container(&self, name: &str, body: &Value, platform: Option<&str>) -> Result<String, EngineError>;
 
-    /// Connects a container to a network, with the engine's own endpoint settings.
+    /// Connects a container to a network. `endpoint` is the engine's raw endpoint settings.
     async fn connect_network(&self, network: &str, container: &str, endpoint: &Value) -> Result<(), EngineError>;
 
-    /// Takes a container off a network.
+    /// Disconnects a container from a network.
     async fn disconnect_network(&self, network: &str, container: &str) -> Result<(), EngineError>;
 
-    /// Gives a container another restart policy, in the engine's own words.
+    /// Changes a container's restart policy. `policy` is the engine's raw `RestartPolicy` object.
     async fn set_restart_policy(&self, container: &str, policy: &Value) -> Result<(), EngineError>;
 
-    /// Starts a container; one that runs already is fine.
+    /// Starts a container. Succeeds if it already runs.
     async fn start(&self, container: &str) -> Result<(), EngineError>;
 
-    /// Stops a container within the grace period it was created with; one that is stopped is fine.
+    /// Stops a container with the grace period that it was created with. Succeeds if it is already stopped.
     async fn stop(&self, container: &str) -> Result<(), EngineError>;
 
-    /// Gives a container another name.
+    /// Renames a container. Fails with [`EngineError::Conflict`] if the name is taken.
     async fn rename(&self, container: &str, name: &str) -> Result<(), EngineError>;
 
-    /// Removes a container, never its volumes. `force` removes a running one too.
+    /// Removes a container, but never its volumes. `force` also removes a running container.
     async fn remove(&self, container: &str, force: bool) -> Result<(), EngineError>;
 
-    /// Lets `reference`'s tag name the image of that id.
+    /// Makes the tag of `reference` point to the image `image_id`.
     async fn tag_image(&self, image_id: &str, reference: &Reference) -> Result<(), EngineError>;
 
-    /// Removes an image that nothing uses; the engine refuses any other with [`EngineError::Conflict`].
+    /// Removes an image. Fails with [`EngineError::Conflict`] if a container uses the image.
     async fn remove_image(&self, image_id: &str) -> Result<(), EngineError>;
 }
 
-/// What kind of engine it is.
+/// The API version and the kind of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineFacts {
-    /// The API version that calls are made with.
+    /// The API version that imagewatch uses for its calls.
     pub api: ApiVersion,
-    /// Podman behind Docker's API, which shows less and merges less.
+    /// Whether the engine is Podman behind Docker's API. Podman reports less and merges fewer image settings than
+    /// Docker.
     pub is_podman: bool,
 }
 
-/// A line of the engine's container list.
+/// One entry of the engine's container list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Listed {
-    /// The full id.
+    /// The full container id.
     pub id: String,
     names: Option<Vec<String>>,
-    /// The reference as created, or an id where its tag has moved on.
+    /// The reference that the container was created with, or an image id if the tag now points to another image.
     pub image: String,
-    /// The id of the image that it runs.
+    /// The id of the image that the container runs.
     #[serde(rename = "ImageID")]
     pub image_id: String,
-    /// The descriptor of the manifest that it runs, in the engine's own form; null on graph drivers.
+    /// The descriptor of the manifest that the container runs, as raw JSON. Null on graph drivers.
     #[serde(default)]
     pub image_manifest_descriptor: Value,
     labels: Option<BTreeMap<String, String>>,
-    /// When it was created, seconds since 1970.
+    /// The creation time in seconds since the Unix epoch.
     #[serde(default, rename = "Created")]
     pub created_s: u64,
-    /// The engine's word: `running`, `exited`, `created`, …
+    /// The state that the engine reports: `running`, `exited`, `created`, …
     pub state: String,
-    /// The ports that it publishes, in the engine's own form; null where the engine lists none.
+    /// The published ports, as raw JSON. Null if the engine lists none.
     #[serde(default)]
     pub ports: Value,
-    /// Its network mode, in the engine's own form.
+    /// The engine's `HostConfig` summary with the network mode, as raw JSON.
     #[serde(default)]
     pub host_config: Value,
-    /// Its networks with its addresses, in the engine's own form.
+    /// The networks and addresses, as raw JSON.
     #[serde(default)]
     pub network_settings: Value,
-    /// Its mounts, in the engine's own form.
+    /// The mounts, as raw JSON.
     #[serde(default)]
     pub mounts: Value,
 }
 
 impl Listed {
-    /// Its own name, without the slash; legacy links add `/other/alias` to the list.
+    /// The container's name without the leading slash. Legacy links add names such as `/other/alias` to the list; this
+    /// method skips them.
     pub fn name(&self) -> &str {
         let names = self.names.iter().flatten().map(|name| name.strip_prefix('/').unwrap_or(name));
         names.clone().find(|name| !name.contains('/')).unwrap_or_default()
     }
 
-    /// Its labels.
+    /// The container's labels. Empty if the engine lists none.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         self.labels.as_ref().unwrap_or(&NONE)
     }
 
-    /// As a policy sees it: created from `image`, of which the engine knows `facts`.
+    /// Converts this entry to the form that a policy sees. `image` is the reference that the container was created
+    /// with, and `facts` is what the engine reports about that image.
     pub fn complete(&self, image: String, facts: ImageFacts, is_podman: bool) -> Container {
         let manifest = &self.image_manifest_descriptor;
         Container {
@@ -190,7 +195,8 @@ impl Listed {
         }
     }
 
-    /// As a policy sees it, but for the digests, and with the image as it is listed.
+    /// Converts this entry to the form that a policy sees, without digests, platform and origin. `image` stays as
+    /// listed.
     pub fn to_container(&self) -> Container {
         Container {
             name: self.name().to_owned(),
@@ -208,20 +214,20 @@ impl Listed {
 /// A version of the engine's API, `major.minor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion {
-    /// 1 since ever.
+    /// The major version. Always 1 so far.
     pub major: u16,
-    /// What actually moves.
+    /// The minor version. It grows with each change of the API.
     pub minor: u16,
 }
 
 impl ApiVersion {
-    /// From here on a container is created with all its networks, and an endpoint carries its MAC address.
+    /// Since this version, a create call accepts several networks, and an endpoint contains its MAC address.
     pub const MANY_ENDPOINTS: Self = Self { major: 1, minor: 44 };
-    /// From here on an inspected image lists the manifests behind it.
+    /// Since this version, an image inspection lists the image's manifests.
     pub const IMAGE_MANIFESTS: Self = Self { major: 1, minor: 48 };
-    /// From here on an image is inspected as one of its platforms has it.
+    /// Since this version, an image can be inspected for one platform.
     pub const IMAGE_PLATFORM: Self = Self { major: 1, minor: 49 };
-    /// From here on an inspected image says from which repositories it was pulled.
+    /// Since this version, an image inspection says from which repositories the image was pulled.
     pub const IMAGE_IDENTITY: Self = Self { major: 1, minor: 55 };
 }
 
@@ -240,38 +246,38 @@ impl std::str::FromStr for ApiVersion {
     }
 }
 
-/// How far a pull is; the sums grow while layers are discovered.
+/// The progress of a pull. Both sums grow while the engine discovers layers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullProgress {
-    /// Downloaded so far, over all layers known yet.
+    /// The downloaded bytes of all layers known so far.
     pub done_bytes: u64,
-    /// The size of all layers known yet; 0 while nothing is known.
+    /// The size of all layers known so far, in bytes. 0 until the first size is known.
     pub total_bytes: u64,
-    /// The engine's last word, for people.
+    /// The engine's latest status line, for display.
     pub status: String,
-    /// Whether the engine got or did something since its last word: data came, or a layer reached its next step.
+    /// Whether the pull advanced since the previous status line: data arrived, or a layer reached its next step.
     pub advances: bool,
 }
 
-/// Why the engine did not do it. Never holds a secret.
+/// Why a call to the engine failed. Never contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// No connection, or it broke off before the answer.
+    /// The connection failed or broke before the answer arrived.
     #[error(
-        "the container engine at {host} does not answer ({reason}); check that it runs and that this user may use it, or point DOCKER_HOST elsewhere"
+        "the container engine at {host} does not answer ({reason}); check that it runs and that this user may use it, or set DOCKER_HOST to another engine"
     )]
     Unavailable {
-        /// Its address.
+        /// The engine's address.
         host: String,
-        /// What the connection said.
+        /// The error of the connection.
         reason: String,
     },
-    /// The engine's address, or what the environment says about the engine, cannot be used. Lasting.
+    /// The engine's address, or a setting in the environment, cannot be used. Permanent.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// Something between this program and the engine does not let the call pass, or the engine lets nobody make it.
+    /// A filter in front of the engine, or an authorization plugin of the engine, refuses the call.
     #[error(
-        "{call} was refused by what is between imagewatch and the engine (status {status}); allow this call in the socket proxy, the access filter or the authorization plugin"
+        "{call} was refused by a proxy or plugin in front of the engine (status {status}); allow this call in the socket proxy, the access filter or the authorization plugin"
     )]
     Forbidden {
         /// The call, `METHOD /path`, without ids.
@@ -279,102 +285,102 @@ pub enum EngineError {
         /// The HTTP status.
         status: u16,
     },
-    /// The engine knows no such container, image or network.
+    /// The container, image or network does not exist.
     #[error("{message}")]
     NotFound {
-        /// The engine's words.
+        /// The engine's error message.
         message: String,
     },
-    /// A name is taken, or something is in use or in progress.
+    /// A name is taken, a resource is in use, or another operation on it is in progress.
     #[error("{message}")]
     Conflict {
-        /// The engine's words.
+        /// The engine's error message.
         message: String,
     },
-    /// Any other refusal.
+    /// The engine refused the call for another reason.
     #[error("the engine refused with status {status}: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The engine's words.
+        /// The engine's error message.
         message: String,
     },
-    /// The image was not pulled.
+    /// A pull failed.
     #[error("{reference} was not pulled: {reason}")]
     PullFailed {
-        /// What was to be pulled.
+        /// The reference of the image.
         reference: String,
-        /// What kind of failure it is.
+        /// The cause of the failure.
         cause: PullCause,
-        /// The engine's words.
+        /// The engine's error message.
         reason: String,
     },
-    /// The containers were not listed.
+    /// Listing the containers failed.
     #[error("the containers could not be listed: {reason}")]
     ListFailed {
-        /// The engine's words.
+        /// The error of the call that failed.
         reason: String,
     },
-    /// No answer in time; whether the engine did it is unknown.
+    /// No answer arrived in time. It is unknown whether the engine did what was requested.
     #[error("the engine did not {action} within {} s", limit.as_secs())]
     Timeout {
-        /// What was asked.
+        /// The requested action.
         action: String,
-        /// How long was waited.
+        /// The time limit that was exceeded.
         limit: Duration,
     },
-    /// The answer is none that the API describes.
-    #[error("the engine's answer to {action} makes no sense: {reason}")]
+    /// The answer does not have the form that the API describes.
+    #[error("the engine's answer to {action} is not valid: {reason}")]
     BadAnswer {
-        /// What was asked.
+        /// The requested action.
         action: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         reason: String,
     },
 }
 
 impl EngineError {
-    /// The engine did not pull `reference` and says `reason`; `status` is that of its answer, absent where the pull failed
-    /// after it had begun.
+    /// Creates a [`PullFailed`](Self::PullFailed) error and classifies its cause. `reason` is the engine's error
+    /// message. `status` is the HTTP status of the answer; `None` if the pull failed after it began.
     pub fn pull_failed(reference: &Reference, status: Option<u16>, reason: String) -> Self {
         Self::PullFailed { reference: reference.to_string(), cause: pull_cause::classify(status, &reason), reason }
     }
 
-    /// Whether there is no such thing, or no longer.
+    /// Whether the container, image or network does not exist or no longer exists.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
 
-    /// Whether the engine itself is away, so that asking for something else is of no use.
+    /// Whether the engine is unreachable, so that other calls would fail too.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 
-    /// The same as data, for a report or a host function's answer.
+    /// Converts the error to the form used in reports and in answers of host functions.
     pub fn failure(&self) -> Failure {
         let message = self.to_string();
         match self {
-            Self::Unavailable { .. } => Failure::passing(FailureCode::EngineUnavailable, message),
+            Self::Unavailable { .. } => Failure::retryable(FailureCode::EngineUnavailable, message),
             Self::PullFailed { cause, .. } => Failure::pull(*cause, message),
-            Self::ListFailed { .. } => Failure::passing(FailureCode::ListFailed, message),
-            Self::Timeout { .. } => Failure::passing(FailureCode::Timeout, message),
-            Self::Address(_) => Failure::lasting(FailureCode::EngineUnavailable, message),
+            Self::ListFailed { .. } => Failure::retryable(FailureCode::ListFailed, message),
+            Self::Timeout { .. } => Failure::retryable(FailureCode::Timeout, message),
+            Self::Address(_) => Failure::permanent(FailureCode::EngineUnavailable, message),
             Self::Forbidden { .. }
             | Self::NotFound { .. }
             | Self::Conflict { .. }
             | Self::Refused { .. }
-            | Self::BadAnswer { .. } => Failure::lasting(FailureCode::Other, message),
+            | Self::BadAnswer { .. } => Failure::permanent(FailureCode::Other, message),
         }
     }
 
-    /// What a listing fails with: [`EngineError::ListFailed`], unless the engine is away.
+    /// Converts an error of a listing to [`EngineError::ListFailed`], unless it is [`EngineError::Unavailable`].
     #[must_use]
     pub fn while_listing(self) -> Self {
         if self.is_unavailable() { self } else { Self::ListFailed { reason: self.to_string() } }
     }
 }
 
-/// Whether two references, each as somebody wrote it, name the same image: `app` is `docker.io/library/app:latest`.
+/// Whether two references name the same image. Short forms are expanded: `app` means `docker.io/library/app:latest`.
 pub fn names_same_image(one: &str, other: &str) -> bool {
     let parse = |text: &str| text.parse::<Reference>().ok().map(Reference::with_explicit_tag);
     one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
@@ -385,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_name_the_same_image_however_they_are_written() {
+    fn short_and_full_references_name_the_same_image() {
         for (one, other, expected) in [
             ("nextcloud:29", "docker.io/library/nextcloud:29", true),
             ("nextcloud", "nextcloud:latest", true),
@@ -400,16 +406,16 @@ mod tests {
     }
 
     #[test]
-    fn f06_a_refused_call_is_named_wherever_it_shows() {
+    fn f06_the_message_names_the_refused_call() {
         let refused = EngineError::Forbidden { call: "POST /containers/*/update".to_owned(), status: 403 };
         for error in [refused.clone(), refused.while_listing()] {
             let message = error.failure().message;
-            assert!(message.contains("POST /containers/*/update was refused by what is between"), "{message}");
+            assert!(message.contains("POST /containers/*/update was refused by a proxy or plugin"), "{message}");
         }
     }
 
     #[test]
-    fn failures_say_whether_trying_again_helps() {
+    fn failures_say_whether_a_retry_can_help() {
         let unavailable = EngineError::Unavailable { host: "unix:///x.sock".into(), reason: "refused".into() };
         let refused = EngineError::Refused { status: 500, message: "no".into() };
         let pull =
@@ -423,7 +429,7 @@ mod tests {
             let failure = error.failure();
             assert_eq!((failure.code, failure.retryable), (code, retryable), "{error}");
         }
-        assert!(unavailable.to_string().contains("unix:///x.sock"), "names the socket");
+        assert!(unavailable.to_string().contains("unix:///x.sock"), "the message names the socket");
     }
 
     #[test]

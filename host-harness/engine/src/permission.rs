@@ -1,12 +1,13 @@
-//! The calls of the engine's API that imagewatch makes beyond reading, and what each is for. A socket proxy or an access
-//! filter in front of the engine has to allow them.
+//! The API calls with which imagewatch changes something, the purpose of each call, and `GET /info`. A socket proxy or
+//! an access filter in front of the engine must allow them.
 //!
-//! The only table of them: what is asked before a replacement, and what reasons name. The README lists the needed ones.
+//! This table is the only one: the check before a replacement and the reasons in messages use it. The README lists the
+//! calls that a replacement needs.
 
 use serde_json::{Value, json};
 
-/// The id of a container, a network or an image that no engine has. A call about it changes nothing: the engine answers
-/// that it does not exist, and a filter that refuses the call refuses it here too.
+/// The id of a container, network or image that does not exist. A call with this id changes nothing: the engine answers
+/// that the object does not exist. A filter that refuses the call for real ids also refuses it for this id.
 pub const ABSENT: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// One call of the engine's API.
@@ -16,13 +17,14 @@ pub struct Permission {
     pub method: &'static str,
     /// The path without the version; `*` stands for an id or a name.
     pub path: &'static str,
-    /// The section of tecnativa/docker-socket-proxy and its relatives that allows it, with `POST=1` for all but `GET`.
+    /// The section of tecnativa/docker-socket-proxy and similar proxies that allows the call. Methods other than `GET`
+    /// also need `POST=1`.
     pub section: &'static str,
-    /// What imagewatch makes it for.
+    /// What imagewatch uses the call for. Reads after "imagewatch needs it to".
     pub purpose: &'static str,
-    /// When it is needed.
+    /// When the call is needed.
     pub needed: Needed,
-    /// The query with which it changes nothing.
+    /// The query with which the call changes nothing.
     query: &'static [(&'static str, &'static str)],
 }
 
@@ -33,11 +35,11 @@ pub enum Needed {
     Always,
     /// For containers on more than one network.
     ManyNetworks,
-    /// For one feature, which works less well without it.
+    /// For one feature, which is limited without the call.
     Optional,
 }
 
-/// All of them.
+/// All calls that a filter must allow.
 pub const PERMISSIONS: &[Permission] = &[
     always("POST", "/images/create", "IMAGES", "pull an image", INVALID_IMAGE),
     always("POST", "/containers/create", "CONTAINERS", "create the new container", NEW_NAME),
@@ -56,18 +58,18 @@ pub const PERMISSIONS: &[Permission] = &[
             "POST",
             "/networks/*/disconnect",
             "NETWORKS",
-            "take a new container from a network it is not to be on",
+            "disconnect a new container from a network that it must not be on",
             &[],
         )
     },
-    optional("GET", "/info", "INFO", "tell a swarm node, for strategy start-first"),
-    optional("POST", "/containers/*/exec", "CONTAINERS", "run the hooks that labels name"),
-    optional("POST", "/exec/*/start", "EXEC", "run the hooks that labels name"),
-    optional("POST", "/images/*/tag", "IMAGES", "give a tag back to the old image after a failure"),
+    optional("GET", "/info", "INFO", "detect a swarm node, for strategy start-first"),
+    optional("POST", "/containers/*/exec", "CONTAINERS", "run the hooks that labels define"),
+    optional("POST", "/exec/*/start", "EXEC", "run the hooks that labels define"),
+    optional("POST", "/images/*/tag", "IMAGES", "restore the tag of the old image after a failure"),
     optional("DELETE", "/images/*", "IMAGES", "remove old images, with host.keep_images"),
 ];
 
-/// The engine parses the name before it does anything.
+/// An image name that is not valid. The engine parses the name first, so the call changes nothing.
 const INVALID_IMAGE: &[(&str, &str)] = &[("fromImage", "INVALID:NAME:"), ("tag", ABSENT)];
 const NEW_NAME: &[(&str, &str)] = &[("name", ABSENT)];
 
@@ -91,21 +93,21 @@ const fn optional(
 }
 
 impl Permission {
-    /// `METHOD /path`, as reasons have it.
+    /// The call as messages show it: `METHOD /path`.
     pub fn call(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 
-    /// Why a container is not replaced without it, as a lowercase fragment.
+    /// The reason why a container cannot be replaced without this call, as a sentence fragment.
     pub fn reason(&self) -> String {
         format!(
-            "{} was refused by what is between imagewatch and the engine; allow it there, imagewatch needs it to {}",
+            "{} was refused by a proxy or plugin in front of the engine; allow it there, imagewatch needs it to {}",
             self.call(),
             self.purpose
         )
     }
 
-    /// The path, the query and the body of a request that changes nothing.
+    /// The path segments, the query and the body of a request that makes this call but changes nothing.
     pub fn harmless_request(&self) -> (Vec<&'static str>, &'static [(&'static str, &'static str)], Option<Value>) {
         let path = self.path.split('/').skip(1).map(|part| if part == "*" { ABSENT } else { part }).collect();
         let body = match self.path {
@@ -118,7 +120,7 @@ impl Permission {
     }
 }
 
-/// The first of `refused` that a container on so many networks cannot be replaced without.
+/// The first call in `refused` that the replacement of a container on `networks` networks needs.
 pub fn first_needed(refused: &[&'static Permission], networks: usize) -> Option<&'static Permission> {
     refused.iter().copied().find(|permission| match permission.needed {
         Needed::Always => true,
@@ -127,7 +129,7 @@ pub fn first_needed(refused: &[&'static Permission], networks: usize) -> Option<
     })
 }
 
-/// A call, `METHOD /path`, without its ids, as the table writes it: `POST /containers/*/update`.
+/// Replaces the ids in a call of the form `METHOD /path` by `*`, as in the table: `POST /containers/*/update`.
 pub fn without_ids(call: &str) -> String {
     let (method, path) = call.split_once(' ').unwrap_or(("GET", call));
     let path: Vec<&str> = path.split('/').skip(1).collect();
@@ -140,7 +142,8 @@ pub fn without_ids(call: &str) -> String {
     PERMISSIONS.iter().find(is_same).map_or_else(|| general_form(method, &path), Permission::call)
 }
 
-/// The first and the last part of a path are words of the API, and what is between them is an id or a name.
+/// Replaces everything between the first and the last segment of a path by `*`. For calls that are not in the table,
+/// the first and the last segment belong to the API, and an id or a name is between them.
 fn general_form(method: &str, path: &[&str]) -> String {
     match path {
         [first, _, .., last] => format!("{method} /{first}/*/{last}"),
@@ -153,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_is_written_as_in_the_table() {
+    fn ids_in_a_call_are_replaced_as_in_the_table() {
         for (call, expected) in [
             ("POST /containers/web/update", "POST /containers/*/update"),
             ("DELETE /containers/0a1b", "DELETE /containers/*"),
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_call_matters_only_to_a_container_on_several_networks() {
+    fn network_calls_are_needed_only_for_several_networks() {
         let refused = |path: &str| PERMISSIONS.iter().filter(|p| p.path == path).collect::<Vec<_>>();
         for (path, networks, matters) in [
             ("/networks/*/connect", 1, false),
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_harmless_request_names_nothing_that_exists() {
+    fn a_harmless_request_names_only_absent_objects() {
         for permission in PERMISSIONS.iter().filter(|permission| permission.needed != Needed::Optional) {
             let (path, query, _) = permission.harmless_request();
             let is_absent = path.contains(&ABSENT) || query.iter().any(|(_, value)| *value == ABSENT);

@@ -1,12 +1,12 @@
-//! Why an engine did not pull an image: from the status of its answer and, as often nothing else tells, from its text.
+//! Classifies why an engine could not pull an image, from the status and the text of its answer.
 //!
-//! Docker answers most failures of a registry with status 500 or, once the pull has begun, with 200 and a text in the
-//! stream. So the text counts first, and the status where the text is not known.
+//! Docker answers most registry failures with status 500. After a pull has begun, it answers with 200 and an error text
+//! in the stream. So the text is checked first, and the status is used only if the text is unknown.
 
 use imagewatch_abi::PullCause;
 
-/// What the texts of engines contain, in lower case, and what it means. The first row that matches counts, as a text
-/// quotes what caused it. Every part has a space or a colon, which the name of an image never has.
+/// Parts of engine error texts, in lower case, with their causes. The first row that matches decides, because an error
+/// text quotes the error that caused it. Every part contains a space or a colon: no repository name can contain these.
 const TEXTS: &[(&str, PullCause)] = &[
     ("no space left on device", PullCause::NoSpace),
     ("disk quota exceeded", PullCause::NoSpace),
@@ -69,9 +69,9 @@ const TEXTS: &[(&str, PullCause)] = &[
     ("error from registry", PullCause::RegistryUnreachable),
 ];
 
-/// The kind of a failure that the engine answers with `status`, absent for one in the middle of the pull, and `text`.
+/// Classifies a failed pull. `status` is `None` if the pull failed after it began.
 pub(super) fn classify(status: Option<u16>, text: &str) -> PullCause {
-    // A text may begin with what elsewhere follows a colon.
+    // Several rows begin with a colon. The prefix lets them match at the beginning of the text too.
     let text = format!(": {}", text.to_ascii_lowercase());
     let known = TEXTS.iter().find(|(part, _)| text.contains(part)).map(|(_, cause)| *cause);
     known.unwrap_or(match status {

@@ -1,6 +1,6 @@
-//! An engine in memory, for tests: keeps containers as raw inspections, writes down every call that
-//! changes something, fails where it is told to, and lets its caller die at any call. Merges no image defaults. Panics where
-//! a test misuses it.
+//! An in-memory engine for tests. It stores containers as raw inspections and records every call. A test can make calls
+//! fail, and can simulate that the caller is killed at any call. The engine merges no image defaults. It panics if a
+//! test misuses it.
 
 #![expect(clippy::missing_panics_doc, reason = "stated above for the whole module")]
 
@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use super::permission::{PERMISSIONS, Permission};
 use super::{ApiVersion, EngineError, EngineFacts, PullProgress};
 
-/// See the module.
+/// An engine that keeps its containers and images in memory.
 #[derive(Debug)]
 pub struct MemoryEngine {
-    /// As in `DOCKER_HOST`.
+    /// The address that [`Engine::address`](crate::Engine::address) returns.
     pub address: String,
     state: Mutex<State>,
     /// Whether the caller is dead.
@@ -37,19 +37,20 @@ struct State {
     registry: BTreeMap<String, Value>,
     credentials: Vec<String>,
     calls: Vec<String>,
+    reads: Vec<String>,
     faults: Vec<Fault>,
     interruption: Option<(usize, Interruption)>,
-    /// A container that the engine is still stopping.
+    /// The id of a container that the engine is still stopping.
     stopping: Option<String>,
-    /// Calls since the interruption was set.
+    /// The number of changing calls since the interruption was set.
     changes: usize,
     pulls_hang: bool,
-    /// What pulls say before they end or hang, at intervals of a second.
+    /// The lines that a pull reports before it ends or hangs, one per second.
     pull_lines: Vec<PullProgress>,
     last_id: u32,
 }
 
-/// Fails calls whose line starts so, so many times.
+/// Makes the next `times` calls fail whose recorded line starts with `call`.
 #[derive(Debug)]
 struct Fault {
     call: String,
@@ -57,34 +58,35 @@ struct Fault {
     error: EngineError,
 }
 
-/// What happens at one call that changes something.
+/// What happens at one changing call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interruption {
-    /// The caller is killed before the engine does it.
+    /// The caller is killed before the engine executes the call.
     DieBefore,
-    /// The caller is killed once the engine has done it.
+    /// The caller is killed after the engine executed the call.
     DieAfter,
-    /// The caller is killed while the engine is at it, which it ends later if it is a stop, and never if it is not.
+    /// The caller is killed while the engine executes the call. The engine completes a stop later, see
+    /// [`MemoryEngine::let_time_pass`]. It never completes any other call.
     DieMeanwhile,
-    /// The engine refuses.
+    /// The call fails with this error.
     Refuse(EngineError),
-    /// The answer does not come in time, and it was not done.
+    /// The call times out and was not executed.
     HangUndone,
-    /// The answer does not come in time, and it was done.
+    /// The call times out but was executed.
     HangDone,
-    /// The connection breaks, and it was done.
+    /// The connection breaks but the call was executed.
     BreakDone,
-    /// Somebody has removed the container of this id meanwhile.
+    /// Another program removes the container with this id before the call.
     Lose(String),
 }
 
-/// What a call found on entering: it goes on, and ends so.
+/// How a call that the engine executes ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    Well,
-    Death,
-    Silence,
-    Break,
+    Success,
+    CallerKilled,
+    Timeout,
+    ConnectionBroken,
 }
 
 impl Default for MemoryEngine {
@@ -102,6 +104,7 @@ impl Default for MemoryEngine {
                 registry: BTreeMap::new(),
                 credentials: Vec::new(),
                 calls: Vec::new(),
+                reads: Vec::new(),
                 faults: Vec::new(),
                 interruption: None,
                 stopping: None,
@@ -116,7 +119,7 @@ impl Default for MemoryEngine {
 }
 
 impl MemoryEngine {
-    /// An engine of API 1.41 with no container and no image.
+    /// Creates an engine of API 1.41 without containers and images.
     pub fn new() -> Self {
         Self::default()
     }
@@ -125,19 +128,20 @@ impl MemoryEngine {
         self.state.lock().expect("no test panics while it holds the state")
     }
 
-    /// Puts an image here, as if pulled before, and lets `reference` name it. Fields the image lacks are made up.
-    /// `Behaves` says how its containers do: `exits`, `restarts`, `unhealthy`, `starting`, `healthy`; `BehavesBeside`
-    /// the same for those that share the network of a container on that image.
+    /// Adds an image as if it was pulled before, makes the tag of `reference` point to it, and returns its id. Missing
+    /// fields get defaults. The field `Behaves` sets the state of its containers after a start: `exits`, `restarts`,
+    /// `unhealthy`, `starting` or `healthy`. `BehavesAs` sets it by container name. `BehavesBeside` sets it by image
+    /// id, for containers that share the network of a container on that image.
     pub fn add_image(&self, reference: &str, image: &Value) -> String {
         self.state().tag(reference, image)
     }
 
-    /// What the next pull of `reference` brings.
+    /// Sets the image that the next pull of `reference` downloads.
     pub fn publish(&self, reference: &str, image: Value) {
         self.state().registry.insert(reference.to_owned(), image);
     }
 
-    /// Creates and perhaps starts a container.
+    /// Creates a container, starts it if `running` is set, and returns its id. Clears the recorded calls.
     pub async fn add_container(&self, name: &str, reference: &str, body: Value, running: bool) -> String {
         use super::Engine as _;
         let mut body = body;
@@ -150,55 +154,57 @@ impl MemoryEngine {
         id
     }
 
-    /// Lets the next `times` calls fail whose line in [`calls`](Self::calls) starts with `call`.
+    /// Makes the next `times` calls fail whose line in [`calls`](Self::calls) or [`reads`](Self::reads) starts with
+    /// `call`.
     pub fn fail(&self, call: &str, times: u32, error: EngineError) {
         self.state().faults.push(Fault { call: call.to_owned(), times, error });
     }
 
-    /// Nothing fails any more.
+    /// Removes all faults that [`fail`](Self::fail) added.
     pub fn heal(&self) {
         self.state().faults.clear();
     }
 
-    /// From now on the `nth` call (from 0) that changes something is interrupted.
+    /// Interrupts the `nth` changing call from now on, counted from 0.
     pub fn interrupt(&self, nth: usize, interruption: Interruption) {
         let mut state = self.state();
         state.changes = 0;
         state.interruption = Some((nth, interruption));
     }
 
-    /// Comes when the caller is dead; whoever waits for it drops the caller.
+    /// Waits until the caller is killed. The test then drops the caller's future.
     pub async fn death(&self) {
         let mut dead = self.dead.subscribe();
         dead.wait_for(|dead| *dead).await.expect("the engine outlives its callers");
     }
 
-    /// A new caller: nothing is interrupted any more.
+    /// Starts a new caller, and removes the interruption.
     pub fn revive(&self) {
         self.state().interruption = None;
         self.dead.send_replace(false);
     }
 
-    /// Time passes: what the engine was still at is done.
+    /// Completes the stop that an interruption left unfinished.
     pub fn let_time_pass(&self) {
         let mut state = self.state();
         if let Some(container) = state.stopping.take() {
-            // It may be gone by now.
+            // The container may no longer exist.
             let _ = state.stop(&container);
         }
     }
 
-    /// What the engine's daemon does when it is restarted: everything ends, and what has a policy to comes back.
+    /// Simulates a restart of the engine's daemon: all containers stop, and the daemon starts those with a restart
+    /// policy.
     pub fn restart_daemon(&self) {
         let mut state = self.state();
         state.stopping = None;
         for container in state.containers.values_mut() {
             let was_started = container["State"]["Status"] != "created";
             let policy = text(&container["HostConfig"]["RestartPolicy"]["Name"]).to_owned();
-            // `on-failure` and `always` come back even if they were stopped by hand.
-            let comes_back = matches!(policy.as_str(), "always" | "on-failure")
+            // The daemon starts `on-failure` and `always` even if a user stopped them.
+            let is_restarted = matches!(policy.as_str(), "always" | "on-failure")
                 || (policy == "unless-stopped" && container["State"]["Running"] == true);
-            let running = was_started && comes_back;
+            let running = was_started && is_restarted;
             if container["State"]["Running"] == true || running {
                 container["State"]["Running"] = json!(running);
                 container["State"]["Status"] = json!(if running { "running" } else { "exited" });
@@ -206,42 +212,47 @@ impl MemoryEngine {
         }
     }
 
-    /// From now on no pull ends.
+    /// Makes all pulls from now on hang.
     pub fn let_pulls_hang(&self) {
         self.state().pulls_hang = true;
     }
 
-    /// Each pull reports these lines, one per second, before it ends or hangs.
+    /// Makes each pull report these lines, one per second, before it ends or hangs.
     pub fn let_pulls_say(&self, lines: Vec<PullProgress>) {
         self.state().pull_lines = lines;
     }
 
-    /// Sets what kind of engine it is.
+    /// Sets the engine's API version and whether it is Podman.
     pub fn set_facts(&self, facts: EngineFacts) {
         self.state().facts = facts;
     }
 
-    /// Whether the engine is a node of a swarm.
+    /// Sets whether the engine is a node of a swarm.
     pub fn set_swarm(&self, is_swarm: bool) {
         self.state().is_swarm = is_swarm;
     }
 
-    /// From now on a filter in front of the engine refuses the calls with these paths.
+    /// Makes [`refused_calls`](crate::Engine::refused_calls) report the calls with these paths.
     pub fn refuse_calls(&self, paths: &[&str]) {
         self.state().refused = PERMISSIONS.iter().filter(|permission| paths.contains(&permission.path)).collect();
     }
 
-    /// What was asked, reading aside, with containers by the name they had then.
+    /// The calls so far, except reads. A container appears with the name that it had at the time of the call.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
     }
 
-    /// User names that pulls came with.
+    /// The read calls so far, in order: `list…` and `inspect…`.
+    pub fn reads(&self) -> Vec<String> {
+        self.state().reads.clone()
+    }
+
+    /// The user names of the credentials of all pulls.
     pub fn credentials(&self) -> Vec<String> {
         self.state().credentials.clone()
     }
 
-    /// Every container as `name image-id status`, sorted.
+    /// All containers as `name image-id status`, sorted.
     pub fn overview(&self) -> Vec<String> {
         let state = self.state();
         let line = |c: &Value| format!("{} {} {}", name_of(c), text(&c["Image"]), text(&c["State"]["Status"]));
@@ -250,12 +261,12 @@ impl MemoryEngine {
         lines
     }
 
-    /// Every container's inspection, by name.
+    /// The inspections of all containers, by name.
     pub fn inspections(&self) -> BTreeMap<String, Value> {
         self.state().containers.values().map(|c| (name_of(c).to_owned(), c.clone())).collect()
     }
 
-    /// The id of the image that `reference` names.
+    /// The id of the image that the tag of `reference` points to.
     pub fn tagged(&self, reference: &str) -> Option<String> {
         self.state().image_id(reference)
     }
@@ -265,25 +276,25 @@ impl MemoryEngine {
         self.state().images.keys().cloned().collect()
     }
 
-    /// All containers were created at that time.
+    /// Sets the creation time of all containers, in seconds since the Unix epoch.
     pub fn created_at(&self, created_s: u64) {
         let mut state = self.state();
         state.containers.values_mut().for_each(|container| container["TestCreated"] = json!(created_s));
     }
 
-    /// Takes an image away, as `docker rmi -f` does.
+    /// Removes an image and its tags, as `docker rmi -f` does.
     pub fn forget_image(&self, image_id: &str) {
         let mut state = self.state();
         state.images.remove(image_id);
         state.tags.retain(|_, id| id != image_id);
     }
 
-    /// Changes a container's inspection.
+    /// Changes the inspection of the container `id`.
     pub fn edit(&self, id: &str, edit: impl FnOnce(&mut Value)) {
         edit(self.state().containers.get_mut(id).expect("the test's own container"));
     }
 
-    /// Writes a changing call down and finds out how it goes. The dead wait for ever.
+    /// Records a changing call and returns how it must end. A killed caller waits forever.
     async fn enter(&self, line: String) -> Result<Ending, EngineError> {
         if *self.dead.borrow() {
             std::future::pending::<()>().await;
@@ -297,35 +308,35 @@ impl MemoryEngine {
             state.interruption.clone().filter(|(at, _)| *at == nth).map(|(_, interruption)| interruption)
         };
         match interruption {
-            None => Ok(Ending::Well),
-            Some(Interruption::DieAfter) => Ok(Ending::Death),
-            Some(Interruption::HangDone) => Ok(Ending::Silence),
-            Some(Interruption::BreakDone) => Ok(Ending::Break),
+            None => Ok(Ending::Success),
+            Some(Interruption::DieAfter) => Ok(Ending::CallerKilled),
+            Some(Interruption::HangDone) => Ok(Ending::Timeout),
+            Some(Interruption::BreakDone) => Ok(Ending::ConnectionBroken),
             Some(Interruption::DieBefore) => self.die().await,
             Some(Interruption::DieMeanwhile) => {
-                self.go_on_stopping(stopped);
+                self.leave_stopping(stopped);
                 self.die().await
             }
             Some(Interruption::Refuse(error)) => Err(error),
-            Some(Interruption::HangUndone) => Err(late()),
+            Some(Interruption::HangUndone) => Err(timeout()),
             Some(Interruption::Lose(id)) => {
                 self.state().containers.remove(&id);
-                Ok(Ending::Well)
+                Ok(Ending::Success)
             }
         }
     }
 
-    fn go_on_stopping(&self, container: Option<String>) {
+    fn leave_stopping(&self, container: Option<String>) {
         let mut state = self.state();
         state.stopping = container.and_then(|name| state.find(&name).ok());
     }
 
     async fn leave<T>(&self, ending: Ending, value: T) -> Result<T, EngineError> {
         match ending {
-            Ending::Well => Ok(value),
-            Ending::Death => self.die().await,
-            Ending::Silence => Err(late()),
-            Ending::Break => {
+            Ending::Success => Ok(value),
+            Ending::CallerKilled => self.die().await,
+            Ending::Timeout => Err(timeout()),
+            Ending::ConnectionBroken => {
                 Err(EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: "reset".to_owned() })
             }
         }
@@ -337,7 +348,7 @@ impl MemoryEngine {
     }
 }
 
-fn late() -> EngineError {
+fn timeout() -> EngineError {
     EngineError::Timeout { action: "answer".to_owned(), limit: std::time::Duration::from_secs(1) }
 }
 
@@ -363,7 +374,10 @@ impl State {
             fault.times -= 1;
             Err(fault.error.clone())
         });
-        if !call.starts_with("inspect") && !call.starts_with("list") {
+        let is_read = call.starts_with("inspect") || call.starts_with("list");
+        if is_read {
+            self.reads.push(call);
+        } else {
             self.calls.push(call);
         }
         result
@@ -379,7 +393,7 @@ impl State {
         Ok(name_of(&self.containers[&self.find(container)?]).to_owned())
     }
 
-    /// The inspection to be changed.
+    /// The inspection of a container, by id or name.
     fn at(&mut self, container: &str) -> Result<&mut Value, EngineError> {
         let id = self.find(container)?;
         Ok(self.containers.get_mut(&id).expect("just found"))

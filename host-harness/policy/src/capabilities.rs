@@ -1,42 +1,44 @@
-//! What a module says that it needs, in a custom section of its own that is read without running it, and how that
-//! compares with what a manifest grants. The host holds it to both.
+//! The capabilities that a module requests, and their comparison with what a manifest grants.
+//!
+//! A module declares them in a custom section, which is read without running the module. The host enforces both the
+//! declared capabilities and the grants.
 
 use imagewatch_abi::Strategy;
 use serde::{Deserialize, Serialize};
 
 use super::grants::{Grants, is_covered};
 
-/// Name of the custom section: [`Capabilities`] as JSON.
+/// Name of the custom section. It contains [`Capabilities`] as JSON.
 pub const CAPABILITIES_SECTION: &str = "imagewatch.capabilities";
 
-/// What a module asks for. Everything must be said: a module that leaves one out is refused.
+/// The capabilities that a module requests. All fields are required: a module that omits one is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capabilities {
-    /// The host functions that it imports.
+    /// The host functions that the module imports.
     pub functions: Vec<String>,
-    /// The strategies that it may order.
+    /// The strategies that the module orders.
     pub strategies: Vec<Strategy>,
-    /// Hosts, as in `allowed_hosts`.
+    /// Hosts, written as in `allowed_hosts`.
     pub hosts: Need,
-    /// Images, as in `grant.images`.
+    /// Images, written as in `grant.images`.
     pub images: Need,
-    /// Containers, as in `grant.containers`.
+    /// Containers, written as in `grant.containers`.
     pub containers: Need,
 }
 
-/// What a module asks for of one kind.
+/// The hosts, images or containers that a module requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", untagged)]
 pub enum Need {
-    /// `"any"`: its config says what; it works with whatever is granted.
+    /// `"any"`: the module works with everything that is granted. Its config says what it uses.
     #[serde(with = "any")]
     Any,
-    /// Patterns: it never needs another.
+    /// A list of patterns: the module needs nothing else.
     Only(Vec<String>),
 }
 
-/// The word `any`.
+/// Serializes [`Need::Any`] as `"any"`.
 mod any {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -53,21 +55,21 @@ mod any {
     }
 }
 
-/// One kind of thing, asked for and granted.
+/// One kind of capability: what is requested and what is granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Compared {
     /// `functions`, `strategies`, `hosts`, `images` or `containers`.
     pub what: &'static str,
-    /// What the module asks for; none: whatever is granted.
+    /// What the module requests. `None` means everything that is granted.
     pub asked: Option<Vec<String>>,
     /// What the manifest grants.
     pub granted: Vec<String>,
-    /// What of it is not granted.
+    /// What the module requests, but the manifest does not grant.
     pub beyond: Vec<String>,
 }
 
 impl Capabilities {
-    /// Each kind of thing with what is asked for of it; none: whatever is granted.
+    /// Returns each kind of capability with what is requested. `None` means everything that is granted.
     pub fn wants(&self) -> [(&'static str, Option<Vec<String>>); 5] {
         let need = |need: &Need| match need {
             Need::Any => None,
@@ -82,7 +84,7 @@ impl Capabilities {
         ]
     }
 
-    /// Each kind beside what `grants` has of it.
+    /// Compares each kind of capability with `grants`.
     pub fn compare(&self, grants: &Grants) -> Vec<Compared> {
         let granted = [
             grants.functions.clone(),
@@ -100,11 +102,14 @@ impl Capabilities {
         self.wants().into_iter().zip(granted).map(compare).collect()
     }
 
-    /// Whether all of it lies within `grants`; else a fragment that says what does not, and what to do.
+    /// Checks that `grants` cover everything that the module requests.
+    ///
+    /// # Errors
+    /// A fragment that names what is not granted, and what to do.
     pub fn fits(&self, grants: &Grants) -> Result<(), String> {
         if let Need::Only(hosts) = &self.hosts {
             grants.hosts.narrow(hosts).map_err(|wrong| {
-                format!("it asks for a host that cannot be read: {wrong}; correct its section `{CAPABILITIES_SECTION}`")
+                format!("it requests an invalid host: {wrong}; correct its section `{CAPABILITIES_SECTION}`")
             })?;
         }
         match self.compare(grants).into_iter().find(|compared| !compared.beyond.is_empty()) {
@@ -113,7 +118,7 @@ impl Capabilities {
                 let key =
                     if what == "hosts" { "`allowed_hosts`".to_owned() } else { format!("config key `grant.{what}`") };
                 Err(format!(
-                    "it asks for {what} {}, which the manifest does not grant; add that to {key} if it is to have it",
+                    "it requests {what} {}, which the manifest does not grant; to grant this, add it to {key}",
                     beyond.join(", ")
                 ))
             }
@@ -121,7 +126,7 @@ impl Capabilities {
     }
 }
 
-/// As they stand in JSON.
+/// The names of the strategies, as in JSON.
 fn names(strategies: &[Strategy]) -> Vec<String> {
     let name = |strategy: &Strategy| serde_json::to_value(strategy).ok()?.as_str().map(str::to_owned);
     strategies.iter().filter_map(name).collect()
@@ -153,7 +158,7 @@ mod tests {
     #[case::image(r#""*""#, r#""grant.images": "ghcr.io/p/*""#, Some("images ghcr.io/o/a:v1"))]
     #[case::strategy(r#""*""#, r#""grant.images": "*", "grant.strategies": "replace""#, Some("`grant.strategies`"))]
     #[case::function(r#""*""#, r#""grant.images": "*", "grant.functions": "host_log""#, Some("functions http_send"))]
-    fn what_a_module_asks_for_must_be_granted(#[case] hosts: &str, #[case] config: &str, #[case] part: Option<&str>) {
+    fn requested_capabilities_must_be_granted(#[case] hosts: &str, #[case] config: &str, #[case] part: Option<&str>) {
         let asked: Capabilities = serde_json::from_str(ASKED).expect("capabilities");
         match (asked.fits(&grants(hosts, config)), part) {
             (Ok(()), None) => {}
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_gets_no_more_than_it_asks_for() {
+    fn a_policy_gets_only_what_it_requests() {
         let asked: Capabilities = serde_json::from_str(ASKED).expect("capabilities");
         let given =
             grants(r#""*""#, r#""grant.images": "*", "grant.containers": "name:web""#).narrow(&asked).expect("good");
@@ -174,12 +179,12 @@ mod tests {
     }
 
     #[rstest]
-    #[case::field_left_out(&ASKED.replace(r#", "containers": "any""#, ""), "containers")]
-    #[case::more_than_there_is(&ASKED.replace("functions", "files"), "files")]
+    #[case::missing_field(&ASKED.replace(r#", "containers": "any""#, ""), "containers")]
+    #[case::unknown_field(&ASKED.replace("functions", "files"), "files")]
     #[case::strategy(&ASKED.replace("notify", "explode"), "explode")]
     #[case::word(&ASKED.replace("any", "all"), "Need")]
-    fn a_declaration_that_says_something_else_is_none(#[case] text: &str, #[case] part: &str) {
-        let error = serde_json::from_str::<Capabilities>(text).expect_err("no declaration").to_string();
+    fn a_malformed_declaration_is_refused(#[case] text: &str, #[case] part: &str) {
+        let error = serde_json::from_str::<Capabilities>(text).expect_err("malformed").to_string();
         assert!(error.contains(part), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! The same policy under Extism, as other control planes load it, and under this host: the same bytes come out, and this is
-//! what each costs. `docs/adr/0001-guest-memory.md` has the figures.
+//! Compares a policy under Extism, as other control planes load it, with the same policy in this host: the output bytes
+//! must be equal. A benchmark measures the cost of each. `docs/adr/0001-guest-memory.md` has the figures.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use extism::{CompiledPlugin, Function, Manifest, PTR, Plugin, PluginBuilder, UserData, Wasm};
 use imagewatch_abi::{
-    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector, exports,
+    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, OrdersAccepted, Selector,
+    exports,
 };
 
-use super::compiling;
+use super::compile_cache;
 use super::functions::Effects;
 use super::inline::Inline;
 use super::instance::{Compiled, call_bytes};
@@ -20,7 +21,7 @@ static POLICY: &[u8] = include_bytes!(env!("IMAGEWATCH_PLUGIN_WASM"));
 
 const PAGES: u32 = 4096;
 
-/// A registry that has every image.
+/// A registry that contains every image.
 struct Registry;
 
 impl Effects for Registry {
@@ -33,8 +34,8 @@ impl Effects for Registry {
     fn docker_containers(&self, _: Selector) -> Answer<Containers> {
         Answer::Ok(Containers::default())
     }
-    fn docker_refresh(&self, _: Orders) -> Answer<Placed> {
-        Answer::Err(Failure::lasting(FailureCode::Other, "nothing moved"))
+    fn docker_refresh(&self, _: Orders) -> Answer<OrdersAccepted> {
+        Answer::Err(Failure::permanent(FailureCode::Other, "nothing moved"))
     }
     fn log(&self, _: LogLine) {}
 }
@@ -44,7 +45,7 @@ fn config(images: usize) -> BTreeMap<String, String> {
     BTreeMap::from([("images".to_owned(), images.join(" "))])
 }
 
-fn ours(wasm: &[u8], images: usize) -> Compiled {
+fn in_this_host(wasm: &[u8], images: usize) -> Compiled {
     let limits = CallLimits { fuel: u64::MAX / 2, ..HostSettings::default().limits };
     Compiled::new(wasm, config(images), PAGES as usize * 65_536, limits).expect("it compiles")
 }
@@ -75,7 +76,7 @@ fn under_extism(wasm: &[u8], images: usize) -> CompiledPlugin {
         Function::new("host_log", [PTR], [], UserData::<()>::default(), |_, _, _, _| Ok(())),
     ];
     PluginBuilder::new(manifest)
-        .with_wasmtime_config(compiling::settings().expect("this machine"))
+        .with_wasmtime_config(compile_cache::settings().expect("this machine"))
         .with_wasi(true)
         .with_functions(functions)
         .with_cache_disabled()
@@ -88,13 +89,13 @@ fn call_extism(compiled: &CompiledPlugin, export: &str, input: &[u8]) -> Vec<u8>
     Plugin::new_from_compiled(compiled).and_then(|mut plugin| plugin.call(export, input)).expect("an answer")
 }
 
-fn call_ours(compiled: &Compiled, export: &'static str, input: &[u8]) -> Vec<u8> {
+fn call_host(compiled: &Compiled, export: &'static str, input: &[u8]) -> Vec<u8> {
     call_bytes(compiled, export, input, Arc::new(Registry)).expect("an answer").0
 }
 
-/// A poll after which everything is known.
+/// The input of the second poll, with the state and the cache of the first one.
 fn second_poll(compiled: &Compiled) -> Vec<u8> {
-    let first = call_ours(compiled, exports::POLL, br#"{"now_ms": 1000}"#);
+    let first = call_host(compiled, exports::POLL, br#"{"now_ms": 1000}"#);
     let first: serde_json::Value = serde_json::from_slice(&first).expect("JSON");
     serde_json::to_vec(&serde_json::json!({"now_ms": 400_000, "state": first["state"], "cache": first["cache"]}))
         .expect("JSON")
@@ -102,8 +103,8 @@ fn second_poll(compiled: &Compiled) -> Vec<u8> {
 
 #[test]
 fn a_policy_gives_the_same_bytes_as_under_extism() {
-    let (extism, ours) = (under_extism(POLICY, 500), ours(POLICY, 500));
-    let polled = second_poll(&ours);
+    let (extism, host) = (under_extism(POLICY, 500), in_this_host(POLICY, 500));
+    let polled = second_poll(&host);
     for (export, input) in [
         (exports::DESCRIBE, &b"{}"[..]),
         (exports::POLL, br#"{"now_ms": 1000}"#),
@@ -111,43 +112,44 @@ fn a_policy_gives_the_same_bytes_as_under_extism() {
         (exports::SETTLE, br#"{"now_ms": 1000, "reports": []}"#),
         (exports::REFRESH, br#"{"now_ms": 1000, "targets": null, "recreate": true}"#),
     ] {
-        let (expected, actual) = (call_extism(&extism, export, input), call_ours(&ours, export, input));
+        let (expected, actual) = (call_extism(&extism, export, input), call_host(&host, export, input));
         assert_eq!(String::from_utf8_lossy(&actual), String::from_utf8_lossy(&expected), "{export}");
     }
 }
 
-/// The shortest of several, so that what else runs on the machine counts less.
+/// The shortest of several runs, to reduce the influence of other programs on the machine.
 fn shortest(times: u32, mut work: impl FnMut()) -> Duration {
     let timed = (0..times).map(|_| {
         let start = Instant::now();
         work();
         start.elapsed()
     });
-    timed.min().expect("more than none")
+    timed.min().expect("at least one run")
 }
 
-/// `cargo test --release -p imagewatch --lib compared -- --ignored --nocapture`
+/// `cargo test --release -p imagewatch-policy --lib compared -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement for the ADR; it asserts nothing"]
-fn what_a_call_costs_under_extism_and_here() {
+fn cost_of_a_call_under_extism_and_in_this_host() {
     let empty = Inline { poll: "(call $output «{}»)".to_owned(), ..Inline::default() }.build();
     for (what, wasm, images, times) in
         [("an empty call", &empty[..], 1, 300), ("a poll of 500 images", POLICY, 500, 15)]
     {
-        let (extism, ours) = (under_extism(wasm, images), ours(wasm, images));
-        let input = if images == 1 { b"{}".to_vec() } else { second_poll(&ours) };
+        let (extism, host) = (under_extism(wasm, images), in_this_host(wasm, images));
+        let input = if images == 1 { b"{}".to_vec() } else { second_poll(&host) };
         let there = shortest(times, || drop(call_extism(&extism, exports::POLL, &input)));
-        let here = shortest(times, || drop(call_ours(&ours, exports::POLL, &input)));
-        let output = call_ours(&ours, exports::POLL, &input);
-        // A worker process is given the input and gives the output by pipes; what it computes is as in this process.
+        let here = shortest(times, || drop(call_host(&host, exports::POLL, &input)));
+        let output = call_host(&host, exports::POLL, &input);
+        // A worker process would receive the input and send the output through pipes. Its computation would cost the
+        // same.
         let pipe = shortest(times, || through_a_process(&input, &output));
         println!("{what}: Extism {there:?}, here {here:?}, a worker's pipes alone {pipe:?}");
     }
-    let (there, here) = (shortest(3, || drop(under_extism(POLICY, 1))), shortest(3, || drop(ours(POLICY, 1))));
+    let (there, here) = (shortest(3, || drop(under_extism(POLICY, 1))), shortest(3, || drop(in_this_host(POLICY, 1))));
     println!("compiling the default policy: Extism {there:?}, here {here:?}");
 }
 
-/// Writes to a process that echoes, and reads as much back.
+/// Writes to a process that echoes its input, and reads the same number of bytes back.
 fn through_a_process(input: &[u8], output: &[u8]) {
     use std::io::{Read as _, Write as _};
     use std::process::{Command, Stdio};

@@ -1,5 +1,6 @@
-//! The whole memory of a policy at a moment of its poll, for tests of what it never gets to see. The policy is called as in
-//! the program, with fuel that ends at that moment.
+//! Dumps the whole memory of a policy during a poll, for tests that it never contains a secret.
+//!
+//! The policy is called as in the program. Limited fuel stops the poll at the chosen moment.
 
 #![expect(clippy::missing_panics_doc, reason = "a test that misuses it fails")]
 
@@ -9,31 +10,31 @@ use imagewatch_abi::exports;
 
 use super::functions::{Context, Effects};
 use super::instance::{Compiled, call_export};
-use super::loader::admit;
+use super::loader::validate;
 use super::manifest::PluginManifest;
-use super::meter::Meter;
+use super::quota::Quota;
 use super::settings::{CallLimits, HostSettings};
 
-/// More than the policy needs for anything.
+/// More memory than the policy ever needs.
 const MEMORY_BYTES: usize = 256 << 20;
 
-/// A poll, and what the policy's memory was when it ended or was ended.
+/// The result of a poll, and the memory of the policy when the poll ended or was aborted.
 #[derive(Debug)]
 pub struct Dumped {
-    /// What it used; no more than it was given.
+    /// The fuel that the poll used.
     pub fuel: u64,
-    /// Its output, unless the fuel was not enough.
+    /// The output. `None` if the fuel was not enough.
     pub output: Option<Vec<u8>>,
-    /// Its linear memory, and the blocks through which the host's answers come.
+    /// The linear memory, and the blocks with the data that the policy and the host exchanged.
     pub memory: String,
 }
 
-/// Polls with `fuel` and no more. Blocks.
+/// Polls with at most `fuel`, and dumps the memory. Blocks.
 pub fn poll_and_dump(manifest: &PluginManifest, fuel: u64, input: &[u8], effects: Arc<dyn Effects>) -> Dumped {
-    let policy = admit(manifest).expect("the policy is admitted").wasm;
+    let policy = validate(manifest).expect("the policy is valid").wasm;
     let limits = CallLimits { fuel, ..HostSettings::default().limits };
     let compiled = Compiled::new(&policy, manifest.config.clone(), MEMORY_BYTES, limits.clone()).expect("it compiles");
-    let context = Context { effects, meter: Arc::new(Meter::new(limits)) };
+    let context = Context { effects, quota: Arc::new(Quota::new(limits)) };
     let mut store = compiled.store(input, context).expect("the input fits");
     let instance = compiled.start(&mut store).expect("it starts");
     let polled = call_export(&mut store, &instance, exports::POLL);

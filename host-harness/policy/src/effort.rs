@@ -1,26 +1,28 @@
-//! How much work a module is to compile, told from its code before anything is compiled: the compiler cannot be
-//! interrupted, and neither its time nor its memory can be bounded from outside.
+//! Estimates the work to compile a module, from its code, before the compilation.
+//!
+//! The compiler cannot be interrupted, and its time and memory cannot be limited from outside. So modules that need too
+//! much are refused before.
 
 use wasmparser::{FuncToValidate, FuncValidatorAllocations, FunctionBody, Operator, ValidatorResources};
 
-/// Bytes of a module's file. The default policy has 400 KB.
+/// Maximum size of a module file in bytes. The default policy has 400 KB.
 pub(super) const MAX_MODULE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The default policy has 1,110.
+/// Maximum number of functions. The default policy has 1,110.
 const MAX_FUNCTIONS: u64 = 20_000;
 
-/// Of one function; the hardest one of the default policy has 479,000. Cranelift takes up to 1.2 µs and 170 bytes for one
-/// unit, measured in an unoptimised build: at most 1.5 s and 210 MB for a function.
+/// Maximum effort of one function. The most complex function of the default policy has 479,000. Cranelift takes up to
+/// 1.2 µs and 170 bytes for one unit, measured in an unoptimised build. So a function takes at most 1.5 s and 210 MB.
 const MAX_FUNCTION_EFFORT: u64 = 1_200_000;
 
-/// Of all functions together; the default policy has 1,690,000.
+/// Maximum effort of all functions in total. The default policy has 1,690,000.
 const MAX_MODULE_EFFORT: u64 = 5_000_000;
 
-/// Of each operator, besides: code without a branch is translated too, and each of its values needs a register. Conversions
-/// of numbers take most, 2.5 µs for one.
+/// Additional effort of each operator. Code without branches is translated too, and each of its values needs a
+/// register. Number conversions take longest, 2.5 µs each.
 const OPERATOR_EFFORT: u64 = 2;
 
-/// The work that a module's functions are together, as far as they were added.
+/// The total effort of the functions that were added.
 #[derive(Default)]
 pub(super) struct Effort {
     functions: u64,
@@ -29,10 +31,10 @@ pub(super) struct Effort {
 }
 
 impl Effort {
-    /// Validates a function and adds it.
+    /// Validates a function and adds its effort.
     ///
     /// # Errors
-    /// A fragment: the function is invalid, or the module takes more to compile than any policy does.
+    /// A fragment: the function is invalid, or a limit is exceeded.
     pub(super) fn add(
         &mut self,
         function: FuncToValidate<ValidatorResources>,
@@ -43,22 +45,24 @@ impl Effort {
         self.functions += 1;
         self.total = self.total.saturating_add(effort);
         let too_much = |what: &str, is: u64, most: u64| {
-            Err(format!("{what}, {is}, more than {most}; split it into smaller functions with fewer branches"))
+            Err(format!("{what}: {is}, more than {most}; use smaller functions with fewer branches"))
         };
         if effort > MAX_FUNCTION_EFFORT {
-            return too_much(&format!("its function {index} takes too much to compile"), effort, MAX_FUNCTION_EFFORT);
+            return too_much(&format!("its function {index} is too complex to compile"), effort, MAX_FUNCTION_EFFORT);
         }
         if self.total > MAX_MODULE_EFFORT {
-            return too_much("its functions together take too much to compile", self.total, MAX_MODULE_EFFORT);
+            return too_much("its functions together are too complex to compile", self.total, MAX_MODULE_EFFORT);
         }
         if self.functions > MAX_FUNCTIONS {
-            return Err(format!("it has more than {MAX_FUNCTIONS} functions, which no policy has"));
+            return Err(format!("it has more than {MAX_FUNCTIONS} functions, the limit for a policy"));
         }
         Ok(())
     }
 
-    /// Register allocation looks at each value that is alive at each branch, and other passes compare branches with each
-    /// other: the product is what decides.
+    /// Validates a function and returns its effort.
+    ///
+    /// Register allocation looks at each value that is live at each branch, and other passes compare branches with each
+    /// other. So the effort is a product.
     fn validate(
         &mut self,
         function: FuncToValidate<ValidatorResources>,
@@ -70,7 +74,7 @@ impl Effort {
         let locals = u64::from(validator.len_locals());
         let (mut branches, mut deepest, mut plain, mut effort) = (0, 0, 0, 0);
         let mut operators = body.get_operators_reader()?;
-        // What is too much is refused, valid or not.
+        // A function over the limit is refused, so its remaining operators need no validation.
         while !operators.eof() && effort <= MAX_FUNCTION_EFFORT {
             let (operator, offset) = operators.read_with_offset()?;
             validator.op(offset, &operator)?;
@@ -87,8 +91,8 @@ impl Effort {
     }
 }
 
-/// How many places `operator` begins or leads to. A call counts: what it costs is checked behind it. What is done by a
-/// function of the runtime is a call.
+/// The number of branches that `operator` adds. A call counts as one, because the fuel is checked after it. An operator
+/// that the runtime implements as a function counts as a call.
 fn branches_of(operator: &Operator<'_>) -> u64 {
     match operator {
         Operator::Block { .. }
@@ -112,7 +116,7 @@ fn branches_of(operator: &Operator<'_>) -> u64 {
         | Operator::TableCopy { .. }
         | Operator::TableInit { .. }
         | Operator::ElemDrop { .. } => 1,
-        // An entry is made when it is first read.
+        // A table entry is initialised when it is first read.
         Operator::TableGet { .. } | Operator::CallIndirect { .. } | Operator::ReturnCallIndirect { .. } => 3,
         Operator::BrTable { targets } => u64::from(targets.len()) + 1,
         _ => 0,
@@ -134,49 +138,49 @@ mod tests {
 
     const BR_IF: &str = "(br_if 0 (local.get 0))";
     const ZERO: &str = "(i32.const 0)";
-    /// Of 7 bytes: as many as fit into a module.
+    /// 7 bytes of code. Repeating it fills a module.
     const ADD: &str = "(local.set 0 (i32.add (local.get 0) (local.get 0)))";
 
-    /// A function with 500 locals that are alive at each of 2,000 times `operator`.
+    /// A function with 2,000 repetitions of `operator`, and 500 locals that are live at each of them.
     fn with_locals(operator: &str) -> Vec<u8> {
         module(500, 1, &operator.replace('Z', ZERO).repeat(2_000))
     }
 
     #[rstest]
-    #[case::many_branches(&module(1, 1, &format!("(block {})", BR_IF.repeat(436_000))), "function 0 takes too much")]
-    #[case::many_loops(&module(1, 1, &"(loop (br_if 0 (local.get 0)))".repeat(10_000)), "function 0 takes too much")]
-    #[case::many_nested_blocks(&module(1, 1, &format!("{}{}", "(block ".repeat(5_000), ")".repeat(5_000))), "function 0 takes too much")]
-    #[case::branches_and_locals(&module(2_000, 1, &format!("(block {})", BR_IF.repeat(1_000))), "function 0 takes too much")]
-    #[case::a_large_branch_table(&module(1, 1, &format!("(block (br_table {} (local.get 0)))", "0 ".repeat(50_000))), "function 0 takes too much")]
-    #[case::many_values_at_once(&module(1, 1, &format!("{}{}(drop)", "(local.get 0)".repeat(2_000), "i32.add ".repeat(1_999))), "function 0 takes too much")]
-    #[case::many_calls(&module(500, 1, &"(drop (call 0 (local.get 0)))".repeat(2_000)), "function 0 takes too much")]
-    #[case::growths_of_the_memory(&with_locals("(drop (memory.grow Z))"), "function 0 takes too much")]
-    #[case::fills(&with_locals("(memory.fill Z Z Z)"), "function 0 takes too much")]
-    #[case::copies(&with_locals("(memory.copy Z Z Z)"), "function 0 takes too much")]
-    #[case::initialisations(&with_locals("(memory.init 0 Z Z Z)"), "function 0 takes too much")]
-    #[case::drops_of_data(&with_locals("(data.drop 0)"), "function 0 takes too much")]
-    #[case::growths_of_a_table(&with_locals("(drop (table.grow 0 (ref.null func) Z))"), "function 0 takes too much")]
-    #[case::reads_of_a_table(&with_locals("(drop (table.get 0 Z))"), "function 0 takes too much")]
-    #[case::writes_to_a_table(&with_locals("(table.set 0 Z (ref.null func))"), "function 0 takes too much")]
-    #[case::fills_of_a_table(&with_locals("(table.fill 0 Z (ref.null func) Z)"), "function 0 takes too much")]
-    #[case::copies_of_a_table(&with_locals("(table.copy 0 0 Z Z Z)"), "function 0 takes too much")]
-    #[case::initialisations_of_a_table(&with_locals("(table.init 0 0 Z Z Z)"), "function 0 takes too much")]
-    #[case::drops_of_elements(&with_locals("(elem.drop 0)"), "function 0 takes too much")]
-    #[case::references(&with_locals("(drop (ref.func 0))"), "function 0 takes too much")]
-    #[case::a_long_straight_line(&module(1, 1, &ADD.repeat(550_000)), "function 0 takes too much")]
+    #[case::many_branches(&module(1, 1, &format!("(block {})", BR_IF.repeat(436_000))), "function 0 is too complex")]
+    #[case::many_loops(&module(1, 1, &"(loop (br_if 0 (local.get 0)))".repeat(10_000)), "function 0 is too complex")]
+    #[case::many_nested_blocks(&module(1, 1, &format!("{}{}", "(block ".repeat(5_000), ")".repeat(5_000))), "function 0 is too complex")]
+    #[case::branches_and_locals(&module(2_000, 1, &format!("(block {})", BR_IF.repeat(1_000))), "function 0 is too complex")]
+    #[case::a_large_branch_table(&module(1, 1, &format!("(block (br_table {} (local.get 0)))", "0 ".repeat(50_000))), "function 0 is too complex")]
+    #[case::many_values_at_once(&module(1, 1, &format!("{}{}(drop)", "(local.get 0)".repeat(2_000), "i32.add ".repeat(1_999))), "function 0 is too complex")]
+    #[case::many_calls(&module(500, 1, &"(drop (call 0 (local.get 0)))".repeat(2_000)), "function 0 is too complex")]
+    #[case::growths_of_the_memory(&with_locals("(drop (memory.grow Z))"), "function 0 is too complex")]
+    #[case::fills(&with_locals("(memory.fill Z Z Z)"), "function 0 is too complex")]
+    #[case::copies(&with_locals("(memory.copy Z Z Z)"), "function 0 is too complex")]
+    #[case::initialisations(&with_locals("(memory.init 0 Z Z Z)"), "function 0 is too complex")]
+    #[case::drops_of_data(&with_locals("(data.drop 0)"), "function 0 is too complex")]
+    #[case::growths_of_a_table(&with_locals("(drop (table.grow 0 (ref.null func) Z))"), "function 0 is too complex")]
+    #[case::reads_of_a_table(&with_locals("(drop (table.get 0 Z))"), "function 0 is too complex")]
+    #[case::writes_to_a_table(&with_locals("(table.set 0 Z (ref.null func))"), "function 0 is too complex")]
+    #[case::fills_of_a_table(&with_locals("(table.fill 0 Z (ref.null func) Z)"), "function 0 is too complex")]
+    #[case::copies_of_a_table(&with_locals("(table.copy 0 0 Z Z Z)"), "function 0 is too complex")]
+    #[case::initialisations_of_a_table(&with_locals("(table.init 0 0 Z Z Z)"), "function 0 is too complex")]
+    #[case::drops_of_elements(&with_locals("(elem.drop 0)"), "function 0 is too complex")]
+    #[case::references(&with_locals("(drop (ref.func 0))"), "function 0 is too complex")]
+    #[case::a_long_straight_line(&module(1, 1, &ADD.repeat(550_000)), "function 0 is too complex")]
     #[case::many_straight_lines(&module(1, 100, &"(drop (local.get 0))".repeat(13_500)), "functions together")]
     #[case::many_heavy_functions(&module(1_000, 12, &format!("(block {})", BR_IF.repeat(500))), "functions together")]
     #[case::many_small_functions(&module(1, 20_001, ""), "more than 20000 functions")]
-    fn s3_what_takes_too_long_to_compile_is_refused_before(#[case] wasm: &[u8], #[case] part: &str) {
+    fn s3_modules_that_compile_too_slowly_are_refused_before(#[case] wasm: &[u8], #[case] part: &str) {
         let start = std::time::Instant::now();
-        let error = inspect(wasm).expect_err("too much");
+        let error = inspect(wasm).expect_err("too complex");
         assert!(error.contains(part), "{error}");
-        assert!(start.elapsed().as_secs() < 20, "it was told before anything was compiled: {:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 20, "it is refused before the compilation: {:?}", start.elapsed());
     }
 
     #[rstest]
     #[case::default_policy(env!("IMAGEWATCH_PLUGIN_WASM"))]
-    fn s3_the_policy_of_this_program_is_half_of_what_may_be(#[case] path: &str) {
+    fn s3_the_built_in_policy_uses_less_than_half_of_the_limits(#[case] path: &str) {
         let wasm = std::fs::read(path).expect("it is built");
         inspect(&wasm).expect("a policy");
         let mut effort = super::Effort::default();

@@ -1,13 +1,18 @@
-//! `${NAME}`, `${NAME:-default}` (unset or empty) and `${NAME-default}` (unset) in a manifest's
-//! values, as in a shell; a default may hold further ones. `$$` is a dollar sign.
+//! Expands variables in the values of a manifest, as in a shell.
+//!
+//! - `${NAME}` is the value of the environment variable.
+//! - `${NAME:-default}` is the default if the variable is unset or empty.
+//! - `${NAME-default}` is the default if the variable is unset.
+//! - A default may contain further variables.
+//! - `$$` is a dollar sign.
 
-/// Where values come from; tests give their own.
+/// Returns the value of an environment variable. Tests provide their own function.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Replaces every variable of `text`.
+/// Replaces every variable in `text`.
 ///
 /// # Errors
-/// A fragment saying which variable is missing or what is malformed.
+/// A fragment that says which variable is not set, or what is malformed.
 pub(super) fn expand(text: &str, env: Environment<'_>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
@@ -18,11 +23,11 @@ pub(super) fn expand(text: &str, env: Environment<'_>) -> Result<String, String>
             out.push('$');
             rest = after;
         } else if let Some(after) = after.strip_prefix('{') {
-            let end = closing_brace(after).ok_or_else(|| format!("{text:?} has `${{` without its `}}`"))?;
+            let end = closing_brace(after).ok_or_else(|| format!("{text:?} has `${{` without a matching `}}`"))?;
             out.push_str(&value_of(&after[..end], env)?);
             rest = &after[end + 1..];
         } else {
-            return Err(format!("{text:?} has a `$` that starts no `${{NAME}}`; write `$$` for a dollar sign"));
+            return Err(format!("{text:?} has a `$` that is not part of `${{NAME}}`; write `$$` for a dollar sign"));
         }
     }
     out.push_str(rest);
@@ -46,7 +51,7 @@ fn value_of(variable: &str, env: Environment<'_>) -> Result<String, String> {
     let end = variable.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(variable.len());
     let (name, default) = variable.split_at(end);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(format!("`${{{variable}}}` names no environment variable"));
+        return Err(format!("`${{{variable}}}` does not name an environment variable"));
     }
     let (default, empty_counts) = match (default.strip_prefix(":-"), default.strip_prefix('-')) {
         (Some(default), _) => (Some(default), false),
@@ -93,19 +98,19 @@ mod tests {
 
     #[rstest]
     #[case::unset("${NO}", "NO is not set")]
-    #[case::unclosed("${A", "without its")]
-    #[case::bare("$A", "starts no")]
-    #[case::no_name("${}", "names no")]
-    #[case::digit("${1}", "names no")]
+    #[case::unclosed("${A", "without a matching")]
+    #[case::bare("$A", "is not part of")]
+    #[case::no_name("${}", "does not name")]
+    #[case::digit("${1}", "does not name")]
     #[case::operator("${A?x}", "neither")]
-    fn malformed_variables_say_what_is_wrong(#[case] text: &str, #[case] part: &str) {
+    fn errors_about_malformed_variables_say_what_is_wrong(#[case] text: &str, #[case] part: &str) {
         let error = expand(text, &env).expect_err("malformed");
         assert!(error.contains(part), "{error}");
     }
 
     proptest::proptest! {
         #[test]
-        fn any_text_expands_or_is_refused_without_a_panic(text in "[${}A:a-]{0,24}") {
+        fn expand_never_panics(text in "[${}A:a-]{0,24}") {
             let _ = expand(&text, &env);
         }
     }

@@ -1,44 +1,44 @@
-//! What a policy can do wrong, by name: for logs, the admin API and metrics. Judges nothing but the runtime's words.
+//! The kinds of faults and refusals of a policy, for logs, the admin API and metrics.
 
 use serde::Serialize;
 
 use imagewatch_base::text::sanitize_line;
 
-/// Why a call of a policy was ended, or came to nothing.
+/// Why a policy call was aborted or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// It computed more than `host.fuel`.
+    /// The call used more instructions than `host.fuel`.
     Fuel,
-    /// It wanted more memory than the manifest's `memory.max_pages`.
+    /// The policy needed more memory than the manifest's `memory.max_pages`.
     Memory,
-    /// Its calls went too deep.
+    /// The call stack overflowed.
     Stack,
-    /// Its output was larger than `host.max_output_bytes`.
+    /// The output was larger than `host.max_output_bytes`.
     Output,
-    /// It called host functions more often than `host.max_host_calls`.
+    /// The policy called host functions more often than `host.max_host_calls`.
     HostCalls,
-    /// It went on after `host.call_timeout`.
+    /// The policy called a host function after `host.call_timeout`.
     Time,
-    /// It moved more bytes than `host.max_host_bytes`.
+    /// The policy exchanged more bytes with host functions than `host.max_host_bytes`.
     HostBytes,
-    /// It placed more orders than `host.max_orders`.
+    /// The policy placed more orders than `host.max_orders`.
     Orders,
-    /// It said what was wrong and gave up: a panic.
+    /// The policy panicked with a message.
     Panic,
-    /// It trapped.
+    /// The policy trapped.
     Trap,
-    /// Its output is not what the export returns.
+    /// The output does not have the structure that the export must return.
     InvalidOutput,
-    /// The host's own fault.
+    /// The host failed, not the policy.
     Host,
 }
 
-/// What a policy was refused, while its call went on.
+/// What the host refused to a policy during a call. The call itself continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Denied {
-    /// A request: its host, its method of asking, or the credential that it named.
+    /// An HTTP request, because of its host, its method, or the credential that it named.
     Http,
     /// An image that is not granted.
     Image,
@@ -48,21 +48,20 @@ pub enum Denied {
     Strategy,
     /// A batch of more than `host.max_batch` requests.
     Batch,
-    /// An order beside as many as `host.max_orders` allows, or one that is under way already.
+    /// An order over the limit `host.max_orders`, or an order that is already in progress.
     Orders,
-    /// Log lines beyond `host.max_log_lines`.
+    /// Log lines over the limit `host.max_log_lines`.
     LogLines,
-    /// Something that the host function does not take, or an order id that one call uses twice.
+    /// Invalid input of a host function, or an order id that one call uses twice.
     InvalidOutput,
 }
 
-/// Why a call ended, as the host's side of the boundary says it.
+/// Why the host aborted a call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub(super) struct Fault {
-    /// In a word.
     pub(super) kind: FaultKind,
-    /// In a line.
+    /// The reason, in one line.
     pub(super) reason: String,
 }
 
@@ -71,7 +70,7 @@ impl Fault {
         Self { kind, reason: reason.into() }
     }
 
-    /// What the runtime's error comes to, and what the policy says of it (`said`), if that says anything.
+    /// Converts an error of the runtime. `said` is the error message that the policy set, if any.
     pub(super) fn of(error: &wasmtime::Error, said: Option<String>) -> Self {
         let own = error.downcast_ref::<Self>().map(|fault| (fault.kind, fault.reason.clone()));
         let (kind, reason) = own.unwrap_or_else(|| match error.downcast_ref::<wasmtime::Trap>() {
@@ -81,13 +80,13 @@ impl Fault {
             None => (FaultKind::Trap, error.root_cause().to_string()),
         });
         match said {
-            // A limit that ended the call outweighs what the policy says.
+            // If a limit aborted the call, the policy's message does not matter.
             Some(said) if kind == FaultKind::Trap => Self::said(&format!("{reason}: {said}")),
             _ => Self::new(kind, sanitize_line(&reason)),
         }
     }
 
-    /// The policy says itself that it failed.
+    /// A failure that the policy itself reported with `text`.
     pub(super) fn said(text: &str) -> Self {
         let kind = if text.contains("panicked") { FaultKind::Panic } else { FaultKind::Trap };
         Self::new(kind, sanitize_line(text))

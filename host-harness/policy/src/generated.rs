@@ -1,12 +1,15 @@
-//! Generated calls of everything that a policy can call, with every kind of number: each case ends in an answer or a typed
-//! fault. `IMAGEWATCH_CASES` says how many; `tests/README.md` says how to run a million.
+//! Generated tests: calls of all functions that a policy can import, with all kinds of numbers. Each case must end in
+//! an answer or a typed fault.
+//!
+//! `IMAGEWATCH_CASES` sets the number of cases. `tests/README.md` explains how to run a million.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use imagewatch_abi::{
-    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector, exports,
+    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, OrdersAccepted, Selector,
+    exports,
 };
 
 use super::fault::FaultKind;
@@ -18,12 +21,13 @@ use super::settings::{CallLimits, HostSettings};
 
 const DEFAULT_CASES: u64 = 10_000;
 
-/// Compiled for themselves; the other cases are scripts for one module.
+/// Number of cases that are compiled as modules. The other cases are scripts for one interpreter module.
 const MODULES: u64 = 40;
 
 const MEMORY_BYTES: usize = 1 << 20;
 
-/// Parameters and results of everything that a policy can import, and the WAT that calls it with the numbers $a and $b.
+/// All functions that a policy can import: namespace, name, signature, and the WAT that calls it with the numbers $a
+/// and $b.
 const FUNCTIONS: [(&str, &str, &str, &str); 23] = [
     ("extism:host/env", "alloc", "(param i64) (result i64)", "(local.set $last (call $alloc (local.get $a)))"),
     ("extism:host/env", "free", "(param i64)", "(call $free (local.get $a))"),
@@ -80,7 +84,7 @@ const FUNCTIONS: [(&str, &str, &str, &str); 23] = [
     ("wasi_snapshot_preview1", "proc_exit", "(param i32)", "(call $proc_exit (i32.wrap_i64 (local.get $a)))"),
 ];
 
-/// What a policy does beside its imports.
+/// Operations of a policy that are not imports.
 const OTHERS: [&str; 5] = [
     "(local.set $last (local.get $a))",
     "(drop (memory.grow (i32.wrap_i64 (local.get $a))))",
@@ -89,7 +93,8 @@ const OTHERS: [&str; 5] = [
     "unreachable",
 ];
 
-/// A block with `$b` bytes of the module's data from `$a` on: what the host functions take, or nonsense.
+/// Creates a block with `$b` bytes of the module's data from `$a` on. They may be valid input of a host function, or
+/// not.
 const GIVE: &str = "(local.set $last (call $give (i32.and (i32.wrap_i64 (local.get $a)) (i32.const 1023))
     (i32.and (i32.wrap_i64 (local.get $b)) (i32.const 255))))";
 const GIVES: u64 = FUNCTIONS.len() as u64 + 3;
@@ -105,7 +110,7 @@ const TEXTS: [&str; 6] = [
     "policy panicked: at the disco",
 ];
 
-/// One step of a script: what is called, which numbers are counted from the last result, and the numbers.
+/// One step of a script: the operation, which numbers are relative to the last result, and the numbers.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     operation: u64,
@@ -114,7 +119,7 @@ struct Step {
     b: u64,
 }
 
-/// Numbers that are the same for the same case, and as good as any others.
+/// A pseudo-random number generator. The seed is the number of the case.
 struct Numbers(u64);
 
 impl Numbers {
@@ -131,7 +136,7 @@ impl Numbers {
         self.next() % most
     }
 
-    /// Mostly one at a border of something.
+    /// Returns a number, mostly one near a boundary value.
     fn number(&mut self) -> u64 {
         const BORDERS: [u64; 12] =
             [0, 1, 8, 64, 1 << 16, 1 << 20, 1 << 31, 1 << 32, 1 << 48, 1 << 63, u64::MAX, 0x0101_0101_0101_0101];
@@ -156,7 +161,7 @@ impl Numbers {
                 let start: usize = TEXTS[..text].iter().map(|text| text.len()).sum();
                 Step { operation, relative: 0, a: start as u64, b: TEXTS[text].len() as u64 }
             }
-            // A small block, so that something is there to be near to.
+            // Allocate a small block, so that later relative numbers are near a block.
             0 if relative != 0 => Step { operation, relative: 0, a: 1 + self.below(300), b },
             _ if relative & 1 == 1 => {
                 Step { operation, relative, a: near[usize::try_from(self.below(6)).expect("small")], b }
@@ -212,11 +217,11 @@ fn module(body: &str) -> Vec<u8> {
         exports.concat()
     );
     let wasm = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"));
-    inspect(&wasm).and_then(|info| info.admit().map(drop)).expect("a policy that would be loaded");
+    inspect(&wasm).and_then(|info| info.validate().map(drop)).expect("a valid policy");
     wasm
 }
 
-/// A module that does what the script in its input says.
+/// A module that runs the script in its input.
 fn interpreter() -> Vec<u8> {
     let number = |at: u64| format!("(call $input_load_u64 (i64.add (local.get $at) (i64.const {at})))");
     let relative = |bit: u32, name: &str| {
@@ -243,18 +248,18 @@ fn interpreter() -> Vec<u8> {
     ))
 }
 
-/// Answers everything, with bytes.
+/// Effects that answer every request with some bytes.
 struct Answering;
 
 impl Effects for Answering {
     fn http_send(&self, _: HttpBatch, _: usize) -> Answer<HttpResponses> {
-        Answer::Err(Failure::lasting(FailureCode::Other, "x".repeat(5_000)))
+        Answer::Err(Failure::permanent(FailureCode::Other, "x".repeat(5_000)))
     }
     fn docker_containers(&self, _: Selector) -> Answer<Containers> {
-        Answer::Err(Failure::lasting(FailureCode::Other, ""))
+        Answer::Err(Failure::permanent(FailureCode::Other, ""))
     }
-    fn docker_refresh(&self, _: Orders) -> Answer<Placed> {
-        Answer::Err(Failure::lasting(FailureCode::Other, "x".repeat(70)))
+    fn docker_refresh(&self, _: Orders) -> Answer<OrdersAccepted> {
+        Answer::Err(Failure::permanent(FailureCode::Other, "x".repeat(70)))
     }
     fn log(&self, _: LogLine) {}
 }
@@ -266,7 +271,7 @@ fn compile(wasm: &[u8]) -> Compiled {
     Compiled::new(wasm, config, MEMORY_BYTES, limits).expect("it compiles")
 }
 
-/// How often calls ended in what.
+/// Counts how calls ended.
 #[derive(Default)]
 struct Ends {
     answers: u64,
@@ -324,10 +329,10 @@ fn every_generated_module_ends_in_an_answer_or_a_typed_fault() {
     assert!(ends.answers > 0 && !ends.faults.is_empty());
 }
 
-/// The script of a case does the same in the module that reads it as in a module of its own: it is not the reading that is
-/// tested.
+/// The interpreter must run a script exactly like a module that is compiled from the script. Otherwise, the tests would
+/// test the interpreter instead of the operations.
 #[test]
-fn each_operation_does_in_a_script_what_it_does_in_a_module() {
+fn an_interpreted_operation_behaves_like_a_compiled_one() {
     let interpreter = compile(&interpreter());
     for index in 0..OPERATIONS {
         let give = Step { operation: GIVES, relative: 0, a: 0, b: TEXTS[0].len() as u64 };

@@ -1,6 +1,7 @@
-//! What the operator lets a policy have: host functions, strategies, images and containers by the manifest's config, and
-//! its allowed hosts, each less what the module does not ask for. Whatever the guest says, the host asks here; hosts are
-//! judged in `http::egress`.
+//! What a manifest grants to its policy: host functions, strategies, images, containers and hosts.
+//!
+//! A policy gets only what the manifest grants and its module requests. The host checks every request of a policy here.
+//! Only the hosts of HTTP requests are checked by the egress rules of `imagewatch-registry`.
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use imagewatch_abi::label::means_same;
@@ -25,23 +26,23 @@ pub(super) const STRATEGIES_KEY: &str = "grant.strategies";
 /// Config key of the host functions.
 pub(super) const FUNCTIONS_KEY: &str = "grant.functions";
 
-/// What a policy may have. Nothing is granted that no pattern matches.
+/// The grants of a policy. An image, container or host that no pattern matches is not granted.
 #[derive(Debug, Clone)]
 pub struct Grants {
     pub(super) hosts: AllowedHosts,
-    /// As written in the manifest.
+    /// Image patterns, as written in the manifest.
     pub(super) images: Vec<String>,
-    /// As written in the manifest.
+    /// Container patterns, as written in the manifest.
     pub(super) containers: Vec<String>,
-    /// What may be ordered.
+    /// Strategies that the policy may order.
     pub(super) strategies: Vec<Strategy>,
-    /// What may be imported.
+    /// Host functions that the module may import.
     pub(super) functions: Vec<String>,
-    /// The manifest's patterns, then the module's: all of them must match.
+    /// The patterns of the manifest, then those of the module. An image or container must match all of them.
     patterns: Vec<Patterns>,
 }
 
-/// Images and containers, as one list of patterns has them.
+/// Compiled patterns of images and containers, from the manifest or from the module.
 #[derive(Debug, Clone)]
 struct Patterns {
     images: GlobSet,
@@ -87,30 +88,32 @@ impl Patterns {
 }
 
 impl Grants {
-    /// Reads the four keys by `value`, and the manifest's `allowed_hosts`: images are globs over `registry/repository:tag`
-    /// as Docker writes it in full (`docker.io/library/nginx:latest`); containers are `*`, `name:<glob>` or
-    /// `label:<key>=<value>`; strategies and functions are names.
+    /// Parses the values of the four `grant.` keys, which `value` returns, and the manifest's `allowed_hosts`.
+    ///
+    /// - Images are globs over the full `registry/repository:tag` (`docker.io/library/nginx:latest`).
+    /// - Containers are `*`, `name:<glob>` or `label:<key>=<value>`.
+    /// - Strategies and functions are names.
     ///
     /// # Errors
-    /// The key at fault and what is wrong with its value.
+    /// The key with the invalid value, and what is wrong with it.
     pub fn parse<'a>(allowed_hosts: &[String], value: &impl Fn(&str) -> &'a str) -> Result<Self, BadValue> {
         let functions: Vec<String> = owned(value(FUNCTIONS_KEY));
         if let Some(unknown) = functions.iter().find(|name| !host_functions::ALL.contains(&name.as_str())) {
-            let message = format!("{unknown:?} is none of {}", host_functions::ALL.join(", "));
+            let message = format!("{unknown:?} is not one of {}", host_functions::ALL.join(", "));
             return Err((FUNCTIONS_KEY, message));
         }
         let hosts = AllowedHosts::parse(allowed_hosts).map_err(|error| (error.key, error.to_string()))?;
-        // A prefix that ends in a slash leaves two.
+        // A variable that ends in a slash can leave two slashes.
         let (images, containers) = (owned(&value(IMAGES_KEY).replace("//", "/")), owned(value(CONTAINERS_KEY)));
         let patterns = vec![Patterns::parse(&images, &containers)?];
         let strategies = entries(value(STRATEGIES_KEY)).map(parse_strategy).collect::<Result<_, _>>()?;
         Ok(Self { hosts, images, containers, strategies, functions, patterns })
     }
 
-    /// The same, less whatever `asked` does not list: a module's list can only narrow what the manifest grants.
+    /// Removes everything that the module does not request in `asked`. A request never extends the grants.
     ///
     /// # Errors
-    /// A fragment that names the first entry of `asked` that cannot be read.
+    /// A fragment that names the first invalid entry of `asked`.
     pub fn narrow(mut self, asked: &Capabilities) -> Result<Self, String> {
         if let Need::Only(hosts) = &asked.hosts {
             self.hosts = self.hosts.narrow(hosts)?;
@@ -131,7 +134,7 @@ impl Grants {
         &self.hosts
     }
 
-    /// Whether the policy may have `reference` pulled.
+    /// Whether the policy may order a pull of `reference`.
     pub fn has_image(&self, reference: &Reference) -> bool {
         let full = reference.clone().with_explicit_tag().to_string();
         self.patterns.iter().all(|patterns| patterns.images.is_match(&full))
@@ -142,26 +145,30 @@ impl Grants {
         self.strategies.contains(&strategy)
     }
 
-    /// Whether the policy may see and have handled `container`, whatever its image.
+    /// Whether the policy may see and act on `container`. Does not check the image.
     pub fn has_container(&self, container: &Container) -> bool {
         self.patterns.iter().all(|patterns| patterns.has_container(container))
     }
 
-    /// Whether `container` is granted and runs a granted image. Those whose image is no reference
-    /// are shown, so that a policy can say why it does not watch them; they can never be ordered.
+    /// Whether the policy sees `container`: the container and its image must be granted.
+    ///
+    /// A granted container is also shown if its image is not a reference (for example, an image id). The policy can
+    /// then report why it does not watch the container. An order for such a container is never possible.
     pub fn shows(&self, container: &Container) -> bool {
         self.has_container(container)
             && container.image.parse::<Reference>().map_or(true, |reference| self.has_image(&reference))
     }
 
-    /// Whether no container of the name `name` can be granted, whatever its labels.
+    /// Whether no container with the name `name` is granted, for any labels.
     pub fn never_has_name(&self, name: &str) -> bool {
         self.patterns.iter().any(|patterns| patterns.never_has_name(name))
     }
 }
 
-/// Whether every text that the pattern `asked` matches is matched by one of `granted`: told for equal patterns, for `*`,
-/// and for texts without a wildcard; of what cannot be told, no.
+/// Whether one of the patterns in `granted` matches every text that the pattern `asked` matches.
+///
+/// The answer is exact for equal patterns, for `*`, and for an `asked` without wildcards. In all other cases it is
+/// `false`.
 pub(super) fn is_covered(asked: &str, granted: &[String]) -> bool {
     let is_text = !asked.contains(['*', '?', '[', '{', '\\']);
     granted.iter().any(|pattern| {
@@ -173,8 +180,9 @@ pub(super) fn is_covered(asked: &str, granted: &[String]) -> bool {
 
 fn parse_strategy(name: &str) -> Result<Strategy, BadValue> {
     let deserializer: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
-    Strategy::deserialize(deserializer)
-        .map_err(|_| (STRATEGIES_KEY, format!("{name:?} is none of {}", default_of(STRATEGIES_KEY).replace(' ', ", "))))
+    Strategy::deserialize(deserializer).map_err(|_| {
+        (STRATEGIES_KEY, format!("{name:?} is not one of {}", default_of(STRATEGIES_KEY).replace(' ', ", ")))
+    })
 }
 
 fn entries(text: &str) -> impl Iterator<Item = &str> {
@@ -228,7 +236,7 @@ mod tests {
     #[case::tag_written_out("docker.io/library/nginx:latest", "nginx", true)]
     #[case::prefix("ghcr.io/o/workspace-template-*", "ghcr.io/o/workspace-template-codex:latest", true)]
     #[case::another_org("ghcr.io/o/*", "ghcr.io/p/a", false)]
-    #[case::host_that_only_looks_alike("ghcr.io/*", "ghcr.io.evil.com/o/a", false)]
+    #[case::host_with_the_same_prefix("ghcr.io/*", "ghcr.io.evil.com/o/a", false)]
     #[case::second_of_two("a.io/*, b.io/*", "b.io/x", true)]
     fn images_are_granted_by_pattern(#[case] patterns: &str, #[case] image: &str, #[case] granted: bool) {
         let grants = grants(patterns, "").expect("patterns");
@@ -242,9 +250,9 @@ mod tests {
     #[case::name_elsewhere("name:ws-*", "my-ws-1", None, false)]
     #[case::label("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "true")), true)]
     #[case::label_value("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "false")), false)]
-    #[case::label_in_other_words("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "Yes")), true)]
-    #[case::label_unreadable("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "enabled")), false)]
-    #[case::label_of_others("label:com.example=true", "x", Some(("com.example", "True")), false)]
+    #[case::label_with_equivalent_value("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "Yes")), true)]
+    #[case::label_with_invalid_value("label:imagewatch.enable=true", "x", Some(("imagewatch.enable", "enabled")), false)]
+    #[case::foreign_label_compared_exactly("label:com.example=true", "x", Some(("com.example", "True")), false)]
     fn containers_are_granted_by_name_or_label(
         #[case] patterns: &str,
         #[case] name: &str,
@@ -278,11 +286,11 @@ mod tests {
     #[case::second("b", "a, b", true)]
     #[case::wider("ghcr.io/*", "ghcr.io/o/*", false)]
     #[case::everything("*", "ghcr.io/*", false)]
-    #[case::a_pattern_is_no_text("ghcr.io/o/[ab]", "ghcr.io/o/?ab?", false)]
+    #[case::pattern_under_a_pattern("ghcr.io/o/[ab]", "ghcr.io/o/?ab?", false)]
     #[case::name("name:ws-1", "name:ws-*", true)]
-    #[case::a_label_has_no_pattern("label:a=bc", "label:a=b*", false)]
+    #[case::labels_have_no_wildcards("label:a=bc", "label:a=b*", false)]
     #[case::nothing("a", "", false)]
-    fn what_is_asked_for_is_within_what_is_granted(
+    fn is_covered_compares_a_request_with_the_grants(
         #[case] asked: &str,
         #[case] granted: &str,
         #[case] is_within: bool,
@@ -293,7 +301,7 @@ mod tests {
     #[rstest]
     #[case::strategy(STRATEGIES_KEY, "replace, delete")]
     #[case::function(FUNCTIONS_KEY, "http_send, exec")]
-    fn names_that_do_not_exist_name_their_key(#[case] key: &str, #[case] value: &str) {
+    fn errors_about_unknown_names_name_the_key(#[case] key: &str, #[case] value: &str) {
         let parsed = Grants::parse(&[], &|asked| if asked == key { value } else { default_of(asked) });
         let (named, reason) = parsed.expect_err("no such name");
         let unknown = value.rsplit(' ').next().expect("a word");

@@ -1,17 +1,16 @@
-//! Policies written inline as WAT, for tests: here, and by path in the end-to-end tests. Knows the boundary's shapes; what
-//! a policy does with them is each test's.
+//! Builds policies from inline WAT, for unit tests and end-to-end tests.
 
 #![expect(clippy::missing_panics_doc, clippy::panic, reason = "a test that misuses it fails")]
 
-/// A policy in the making. Bodies are WAT instructions; `«text»` in one is that text, handed over as the boundary wants
-/// it (`\hh` in it is a byte).
+/// The source of a policy module. Bodies are WAT instructions. In a body, `«text»` becomes a block with that text, as
+/// the ABI requires. In the text, `\hh` is a byte in hex.
 #[derive(Debug, Clone)]
 pub struct Inline {
-    /// The ABI section's content.
+    /// The content of the ABI section.
     pub abi: &'static str,
-    /// The capabilities section's content.
+    /// The content of the capabilities section.
     pub capabilities: String,
-    /// More fields of the module: imports, functions, tables.
+    /// Additional fields of the module: imports, functions, tables.
     pub fields: String,
     /// The body of `describe`.
     pub describe: String,
@@ -23,11 +22,11 @@ pub struct Inline {
     pub refresh: String,
 }
 
-/// All there is, of whatever is granted.
+/// Capabilities with all functions and strategies, and `any` for hosts, images and containers.
 pub const ASKS_FOR_ALL: &str = r#"{"functions": ["docker_containers", "docker_refresh", "host_log", "http_send"],
     "strategies": ["replace", "start-first", "remove", "pull-only", "notify"], "hosts": "any", "images": "any", "containers": "any"}"#;
 
-/// What a poll says that found nothing.
+/// The body of a poll without targets.
 pub const NOTHING_FOUND: &str =
     r#"(call $output «{"state": {"polls": 1}, "cache": null, "next_poll_ms": 100, "outcomes": []}»)"#;
 
@@ -57,7 +56,7 @@ const PRELUDE: &str = r#"
     (func $output (param $block i64) (call $output_set (local.get $block) (call $length (local.get $block))))"#;
 
 impl Default for Inline {
-    /// One that polls and finds nothing.
+    /// A policy without targets.
     fn default() -> Self {
         let description =
             r#"{"name": "inline", "version": "1", "abi": 1, "config_keys": [], "enabled": true, "interval_ms": 100}"#;
@@ -75,25 +74,25 @@ impl Default for Inline {
 }
 
 impl Inline {
-    /// One that does `poll`, and finds nothing.
+    /// A policy that runs `poll` and then returns the output of [`NOTHING_FOUND`].
     pub fn polling(poll: &str) -> Self {
         Self { poll: format!("{poll} {NOTHING_FOUND}"), ..Self::default() }
     }
 
-    /// The module.
+    /// Builds the module.
     pub fn build(&self) -> Vec<u8> {
         let mut data = Vec::new();
         let exports =
             [("describe", &self.describe), ("poll", &self.poll), ("settle", &self.settle), ("refresh", &self.refresh)];
         let exports: String = exports
             .map(|(name, body)| {
-                let body = hand_over(body, &mut data);
+                let body = replace_texts(body, &mut data);
                 format!("(func (export \"{name}\") (result i32) (local $a i64) (local $n i32) {body} (i32.const 0))\n")
             })
             .concat();
         let data = data.iter().fold(String::new(), |text, byte| text + &format!("\\{byte:02x}"));
         let (abi, capabilities) = (self.abi, self.capabilities.replace('\n', " ").replace('"', "\\\""));
-        // Imports stand before all else.
+        // Imports must come before all other fields.
         let is_import = self.fields.starts_with("(import");
         let (before, after) = if is_import { (self.fields.as_str(), "") } else { ("", self.fields.as_str()) };
         let text = format!(
@@ -104,12 +103,12 @@ impl Inline {
     }
 }
 
-/// Puts the texts of `body` into `data`, and calls in their places.
-fn hand_over(body: &str, data: &mut Vec<u8>) -> String {
+/// Moves the texts of `body` into `data`, and replaces them by calls that create their blocks.
+fn replace_texts(body: &str, data: &mut Vec<u8>) -> String {
     let mut out = String::new();
     let mut rest = body;
     while let Some((before, after)) = rest.split_once('«') {
-        let (text, after) = after.split_once('»').expect("« has its »");
+        let (text, after) = after.split_once('»').expect("each « has a »");
         let bytes = unescape(text);
         out = out + before + &format!("(call $give (i32.const {}) (i32.const {}))", data.len(), bytes.len());
         data.extend(bytes);
@@ -130,7 +129,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// What each policy does that made hosts crash in which Extism reads the policy's memory (field reports S1 and S2).
+/// Bodies that crash a host in which Extism reads the policy's memory (field reports S1 and S2), with their names.
 pub const MEMORY_EXPLOITS: [(&str, &str); 5] = [
     (
         "forged_length_to_a_host_function",
@@ -148,7 +147,7 @@ pub const MEMORY_EXPLOITS: [(&str, &str); 5] = [
     ("output_of_four_gibibytes", "(call $output_set (call $alloc (i64.const 10)) (i64.const 0x100000000))"),
 ];
 
-/// Writes over the four bytes before a block, in which Extism keeps its length.
+/// A function that overwrites the four bytes before a block, where Extism stores the length of the block.
 pub const FORGE: &str = "(func $forge (param $a i64)
     (call $store_u8 (i64.sub (local.get $a) (i64.const 1)) (i32.const 255))
     (call $store_u8 (i64.sub (local.get $a) (i64.const 2)) (i32.const 255))
@@ -156,12 +155,12 @@ pub const FORGE: &str = "(func $forge (param $a i64)
     (call $store_u8 (i64.sub (local.get $a) (i64.const 4)) (i32.const 255)))";
 
 impl Inline {
-    /// One that does `exploit` of [`MEMORY_EXPLOITS`] when it describes itself.
+    /// A policy that runs `exploit` of [`MEMORY_EXPLOITS`] in `describe`.
     pub fn describing(exploit: &str) -> Self {
         Self { fields: FORGE.to_owned(), describe: exploit.to_owned(), ..Self::default() }
     }
 
-    /// One that does `exploit` of [`MEMORY_EXPLOITS`] when it polls.
+    /// A policy that runs `exploit` of [`MEMORY_EXPLOITS`] in `poll`.
     pub fn exploiting(exploit: &str) -> Self {
         Self { fields: FORGE.to_owned(), poll: exploit.to_owned(), ..Self::default() }
     }

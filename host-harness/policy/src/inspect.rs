@@ -1,5 +1,6 @@
 //! Reads a wasm module without compiling or running it: imports, exports, declared ABI version and capabilities.
-//! Refuses what is no module, or imports what no policy may have.
+//!
+//! It refuses bytes that are not a valid module, and modules that import forbidden functions.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,8 @@ use imagewatch_base::text::Untrusted;
 /// Import module of Extism's own functions.
 pub(super) const EXTISM_NAMESPACE: &str = "extism:host/env";
 
-/// Of Extism's functions only those that move bytes in and out and read the config: no HTTP, no variables.
+/// The Extism functions that a policy may import. They exchange bytes with the host and read the config. Extism's
+/// functions for HTTP and for variables are not among them.
 const EXTISM_FUNCTIONS: [&str; 15] = [
     "alloc",
     "config_get",
@@ -36,26 +38,27 @@ const EXTISM_FUNCTIONS: [&str; 15] = [
 
 pub(super) const WASI_NAMESPACE: &str = "wasi_snapshot_preview1";
 
-/// What Rust's standard library cannot do without: they give a policy neither files nor a clock.
+/// The WASI functions that Rust's standard library needs. They give a policy neither files nor a clock.
 const WASI_FUNCTIONS: [&str; 4] = ["environ_get", "environ_sizes_get", "fd_write", "proc_exit"];
 
-/// What compilers of policies emit today. Garbage collection, threads, exceptions and 64-bit memories are left out: they
-/// would be one more way to use memory that nobody bounds.
+/// The WebAssembly features that compilers use for policies today. Garbage collection, threads, exceptions and 64-bit
+/// memories are not allowed, because each of them would be another way to use unlimited memory.
 const FEATURES: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST).union(WasmFeatures::TAIL_CALL);
 
-/// So that a table is bounded before it is made, a module must say how large its tables become, together.
+/// Maximum number of elements that all tables of a module declare as their maximum, in total. It limits tables before
+/// they are created.
 const MAX_TABLE_ELEMENTS: u64 = 100_000;
 
-/// What a module says of itself.
+/// What a module's bytes declare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModuleInfo {
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub size_bytes: usize,
-    /// SHA-256 of the file in hex: what a manifest's `hash` is compared with.
+    /// SHA-256 of the file in hex. The manifest's `hash` is compared with it.
     pub sha256: String,
-    /// The ABI version in its custom section, if it has one.
+    /// The ABI version, if the module has a custom section with one.
     pub abi: Option<u32>,
-    /// What it asks for, in its custom section, if that has it.
+    /// The requested capabilities, if the module has a custom section with them.
     pub capabilities: Option<Capabilities>,
     /// Exported functions, sorted.
     pub exports: Vec<Untrusted>,
@@ -64,42 +67,48 @@ pub struct ModuleInfo {
 }
 
 impl ModuleInfo {
-    /// Imports that no policy may have.
+    /// Imports that a policy must not have.
     pub fn foreign_imports(&self) -> Vec<&Untrusted> {
         self.imports.iter().filter(|import| !is_allowed(import.raw())).collect()
     }
 
-    /// Exports that a policy must have and this one lacks.
+    /// Exports that a policy must have, but this module lacks.
     pub fn missing_exports(&self) -> Vec<&'static str> {
         exports::ALL.into_iter().filter(|export| !self.exports.iter().any(|has| has.raw() == *export)).collect()
     }
 
-    /// What it asks for, if a host may compile it; or why not: a fragment that says what to do.
-    pub fn admit(&self) -> Result<&Capabilities, String> {
+    /// Checks imports, exports, ABI version and capabilities. Returns the requested capabilities.
+    ///
+    /// # Errors
+    /// A fragment with the reason why the module must not be compiled, and what to do.
+    pub fn validate(&self) -> Result<&Capabilities, String> {
         if let Some(import) = self.foreign_imports().first() {
             return Err(format!(
-                "it imports `{import}`, which no policy may have; build it for wasm32-wasip1 against imagewatch-abi alone"
+                "it imports `{import}`, which a policy must not use; build it for wasm32-wasip1 with only \
+                 imagewatch-abi"
             ));
         }
         if let Some(export) = self.missing_exports().first() {
-            return Err(format!("it does not export `{export}`; a policy exports {}", exports::ALL.join(", ")));
+            return Err(format!("it does not export `{export}`; a policy must export {}", exports::ALL.join(", ")));
         }
         match self.abi {
-            Some(ABI_VERSION) => self.admit_capabilities(),
+            Some(ABI_VERSION) => self.validate_capabilities(),
             Some(other) => Err(format!(
-                "it is built for ABI {other}, this host speaks ABI {ABI_VERSION}; use the policy and the host of one release"
+                "it is built for ABI {other}, but this host uses ABI {ABI_VERSION}; use a policy and a host of the \
+                 same release"
             )),
             None => Err(format!(
-                "it declares no ABI version; a policy has a custom section `{ABI_SECTION}` with `{ABI_VERSION}`"
+                "it declares no ABI version; a policy must have a custom section `{ABI_SECTION}` with `{ABI_VERSION}`"
             )),
         }
     }
 
-    /// It must say what it needs, and import nothing else.
-    fn admit_capabilities(&self) -> Result<&Capabilities, String> {
+    /// Checks that the module declares its capabilities, and that it imports only declared functions.
+    fn validate_capabilities(&self) -> Result<&Capabilities, String> {
         let Some(capabilities) = &self.capabilities else {
             return Err(format!(
-                "it does not declare what it needs; a policy says so in a custom section `{CAPABILITIES_SECTION}` (docs/configuration.md, Limits)"
+                "it does not declare its capabilities; a policy must have a custom section `{CAPABILITIES_SECTION}` \
+                 (docs/configuration.md, Limits)"
             ));
         };
         let imported = self.imports.iter().filter_map(|import| import.raw().split_once(' '));
@@ -122,10 +131,10 @@ fn is_allowed(import: &str) -> bool {
     }
 }
 
-/// Reads `wasm`, checking all of it as the compiler will.
+/// Reads `wasm` and validates all of it, like the compiler does.
 ///
 /// # Errors
-/// A fragment saying why it is no valid module.
+/// A fragment with the reason why it is not a valid module.
 pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, String> {
     let mut info = ModuleInfo {
         size_bytes: wasm.len(),
@@ -136,7 +145,7 @@ pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, String> {
         imports: Vec::new(),
     };
     if !wasm.starts_with(b"\0asm") {
-        return Err("it does not start as a wasm module does".to_owned());
+        return Err("it does not start like a wasm module".to_owned());
     }
     check_size(wasm.len() as u64)?;
     let mut validator = Validator::new_with_features(FEATURES);
@@ -151,7 +160,7 @@ pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, String> {
         if let Payload::CustomSection(section) = &payload
             && let name @ (ABI_SECTION | CAPABILITIES_SECTION) = section.name()
         {
-            // Whoever audits it and whoever loads it might read another one.
+            // With two sections, an audit and the host could read different ones.
             if !seen.insert(name.to_owned()) {
                 return Err(format!("it has two sections `{name}`"));
             }
@@ -166,7 +175,7 @@ pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, String> {
         note(&mut info, payload).map_err(|error| broken(&error))?;
     }
     if table_elements > MAX_TABLE_ELEMENTS {
-        return Err(format!("its tables may grow beyond {MAX_TABLE_ELEMENTS} elements; declare their maximum"));
+        return Err(format!("its tables may grow beyond {MAX_TABLE_ELEMENTS} elements; declare a smaller maximum"));
     }
     info.exports.sort();
     info.imports.sort();
@@ -179,7 +188,7 @@ fn note_section(info: &mut ModuleInfo, name: &str, data: &[u8]) -> Result<(), St
         return Ok(());
     }
     let read = serde_json::from_slice(data);
-    info.capabilities = Some(read.map_err(|error| format!("its section `{name}` is not what that holds: {error}"))?);
+    info.capabilities = Some(read.map_err(|error| format!("its section `{name}` is malformed: {error}"))?);
     Ok(())
 }
 
@@ -188,7 +197,7 @@ fn note(info: &mut ModuleInfo, payload: Payload<'_>) -> Result<(), wasmparser::B
         Payload::ImportSection(imports) => {
             for import in imports.into_imports() {
                 let import = import?;
-                let kind = if matches!(import.ty, TypeRef::Func(_)) { "" } else { " (no function)" };
+                let kind = if matches!(import.ty, TypeRef::Func(_)) { "" } else { " (not a function)" };
                 info.imports.push(Untrusted::new(format!("{} {}{kind}", import.module, import.name)));
             }
         }
@@ -205,16 +214,19 @@ fn note(info: &mut ModuleInfo, payload: Payload<'_>) -> Result<(), wasmparser::B
     Ok(())
 }
 
-/// Whether a policy may have so many bytes; else a fragment.
+/// Checks the size of a module.
+///
+/// # Errors
+/// A fragment that says that the module is too large.
 pub(super) fn check_size(bytes: u64) -> Result<(), String> {
     if bytes <= MAX_MODULE_BYTES {
         return Ok(());
     }
-    Err(format!("it is larger than {MAX_MODULE_BYTES} bytes, which no policy is"))
+    Err(format!("it is larger than {MAX_MODULE_BYTES} bytes, the limit for a policy"))
 }
 
 pub(super) fn broken(error: &wasmparser::BinaryReaderError) -> String {
-    format!("it is no valid wasm module: {error}")
+    format!("it is not a valid wasm module: {error}")
 }
 
 /// SHA-256 of `bytes` in lower-case hex.

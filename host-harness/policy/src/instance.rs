@@ -1,5 +1,6 @@
-//! The one path by which a policy is called: a fresh instance, one export, JSON both ways, a
-//! trace before and after. A call that goes wrong leaves nothing for the next one.
+//! Calls a policy. All calls use this module: a fresh instance, one export, JSON as input and output.
+//!
+//! A failed call leaves no data for the next one, because every call gets its own instance.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,22 +12,23 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use wasmtime::{Engine, Instance, InstancePre, Module, Store};
 
-use super::compiling;
+use super::compile_cache;
 use super::fault::{Denied, Fault, FaultKind};
 use super::functions::{Context, Effects};
 use super::kernel::Kernel;
 use super::linking::{Guest, linker};
-use super::meter::Meter;
+use super::quota::Quota;
 use super::settings::CallLimits;
 use imagewatch_base::text::sanitize_line;
 
-/// What a module may compute before it is called: compilers emit no `start` function, or one that fills some memory.
+/// Fuel for the start of a module, before its export is called. Compilers emit no `start` function, or one that only
+/// fills memory.
 const MAX_START_FUEL: u64 = 100_000_000;
 
-/// What compilers call the function that has to run before all others; the first that is there is called.
+/// Names that compilers use for the function that must run first. The first one that exists is called.
 const INITIALISERS: [&str; 2] = ["__wasm_call_ctors", "_initialize"];
 
-/// A compiled module with what a call of it may use. Every call gets a fresh instance.
+/// A compiled module with its config and limits. Every call gets a fresh instance.
 pub struct Compiled {
     module: InstancePre<Guest>,
     config: Arc<BTreeMap<String, String>>,
@@ -35,18 +37,18 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Compiles `wasm`, which [`super::inspect()`] has admitted. Its config is `config`; its memories may have
-    /// `memory_bytes` together.
+    /// Compiles `wasm`, which [`super::inspect()`] must have validated. Its memories share a limit of `memory_bytes`.
     ///
     /// # Errors
-    /// A fragment saying why it cannot be compiled.
+    /// A fragment with the reason why it cannot be compiled.
     pub(super) fn new(
         wasm: &[u8],
         config: BTreeMap<String, String>,
         memory_bytes: usize,
         limits: CallLimits,
     ) -> Result<Self, String> {
-        let settings = compiling::settings().map_err(|error| format!("nothing can be compiled here: {error}"))?;
+        let settings =
+            compile_cache::settings().map_err(|error| format!("this machine cannot compile modules: {error}"))?;
         let link = || {
             let engine = Engine::new(&settings)?;
             let module = Module::from_binary(&engine, wasm)?;
@@ -57,7 +59,7 @@ impl Compiled {
         Ok(Self { module, config: Arc::new(config), memory_bytes, limits })
     }
 
-    /// What a call works in.
+    /// Creates the store for one call, with `input` in its kernel.
     pub(super) fn store(&self, input: &[u8], context: Context) -> Result<Store<Guest>, Fault> {
         let kernel = Kernel::new(self.memory_bytes, input)?;
         let guest = Guest { kernel, context, config: self.config.clone() };
@@ -66,10 +68,10 @@ impl Compiled {
         Ok(store)
     }
 
-    /// Makes an instance. What the module does before it is called has a fuel of its own.
+    /// Creates an instance and runs its initialiser. The start has its own fuel limit, [`MAX_START_FUEL`].
     ///
     /// # Errors
-    /// A trap, a fault, or an import that does not fit.
+    /// The module traps or faults, or one of its imports has the wrong type.
     pub(super) fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Instance> {
         store.set_fuel(self.limits.fuel.min(MAX_START_FUEL))?;
         let instance = self.module.instantiate(&mut *store)?;
@@ -83,7 +85,7 @@ impl Compiled {
         Ok(instance)
     }
 
-    /// What a call may use.
+    /// The limits of one call.
     pub fn limits(&self) -> &CallLimits {
         &self.limits
     }
@@ -95,32 +97,32 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// A fault of the policy: it trapped, ran out of its limits, or returned invalid output. The tick is
-/// tried again later.
+/// A failed policy call: the policy trapped, exceeded a limit, or returned invalid output. The caller tries again
+/// later.
 #[derive(Debug, Error)]
 #[error("call `{export}` of the policy: {reason}")]
 pub struct CallError {
-    /// The export called.
+    /// The export that was called.
     pub export: &'static str,
-    /// What went wrong, in a word.
+    /// The kind of the failure.
     pub kind: FaultKind,
-    /// What the runtime, the host or the decoder said.
+    /// The message of the runtime, the host or the decoder.
     pub reason: String,
 }
 
-/// What a call took, for logs and benches.
+/// The cost of a call, for logs and benchmarks.
 #[derive(Debug, Clone, Copy)]
 pub struct CallCost {
-    /// Time inside the call, host functions included.
+    /// Duration of the call, including host functions.
     pub elapsed: Duration,
-    /// Fuel spent by the guest.
+    /// Fuel that the policy used.
     pub fuel: u64,
 }
 
-/// Calls `export` of `compiled` with `input`. Blocks; call it where that is allowed.
+/// Calls `export` of `compiled` with `input`. Blocks, so do not call it on an async runtime thread.
 ///
 /// # Errors
-/// [`CallError`]; expected failures are in the output instead.
+/// The call failed. Expected failures are in the output instead.
 pub fn call<I: Serialize, O: DeserializeOwned>(
     compiled: &Compiled,
     export: &'static str,
@@ -136,32 +138,32 @@ pub fn call<I: Serialize, O: DeserializeOwned>(
     Ok((output, cost))
 }
 
-/// As [`call`], over the bytes themselves.
+/// Like [`call`], but with the raw bytes of input and output.
 ///
 /// # Errors
-/// [`CallError`].
+/// The call failed.
 pub fn call_bytes(
     compiled: &Compiled,
     export: &'static str,
     input: &[u8],
     effects: Arc<dyn Effects>,
 ) -> Result<(Vec<u8>, CallCost), CallError> {
-    debug_assert!(exports::ALL.contains(&export), "only exports of the boundary are called");
+    debug_assert!(exports::ALL.contains(&export), "only exports of the ABI are called");
     tracing::trace!(export, input_bytes = input.len(), "calling the policy");
-    let meter = Arc::new(Meter::new(compiled.limits.clone()));
-    let context = Context { effects, meter: meter.clone() };
+    let quota = Arc::new(Quota::new(compiled.limits.clone()));
+    let context = Context { effects, quota: quota.clone() };
     let called = run(compiled, export, input, context.clone());
-    say_dropped(&context);
+    report_dropped_log_lines(&context);
     let (output, cost) = called.map_err(|fault| {
-        // A limit that a host function found passed says so best.
-        let (kind, reason) = meter.passed().unwrap_or((fault.kind, fault.reason));
+        // If a host function found an exceeded limit, that is the best reason.
+        let (kind, reason) = quota.exceeded().unwrap_or((fault.kind, fault.reason));
         CallError { export, kind, reason }
     })?;
     tracing::trace!(export, output_bytes = output.len(), fuel = cost.fuel, elapsed = ?cost.elapsed, "policy answered");
     Ok((output, cost))
 }
 
-/// Runs `export` in a fresh instance. Whatever the policy does in it ends in its output or in a fault.
+/// Runs `export` in a fresh instance. The result is the output or a fault.
 fn run(compiled: &Compiled, export: &str, input: &[u8], context: Context) -> Result<(Vec<u8>, CallCost), Fault> {
     let start = Instant::now();
     let mut store = compiled.store(input, context)?;
@@ -181,8 +183,8 @@ fn run(compiled: &Compiled, export: &str, input: &[u8], context: Context) -> Res
     Ok((output.to_vec(), CallCost { elapsed: start.elapsed(), fuel }))
 }
 
-/// Calls `export` of `instance`. The number that it may return says that it failed; so does the error that it sets, which
-/// also says why.
+/// Calls `export` of `instance`. The number that the export may return is ignored, because a policy that fails also
+/// sets an error with the reason.
 pub(super) fn call_export(store: &mut Store<Guest>, instance: &Instance, export: &str) -> wasmtime::Result<()> {
     match instance.get_typed_func::<(), i32>(&mut *store, export) {
         Ok(function) => function.call(store, ()).map(drop),
@@ -190,9 +192,9 @@ pub(super) fn call_export(store: &mut Store<Guest>, instance: &Instance, export:
     }
 }
 
-fn say_dropped(Context { effects, meter }: &Context) {
-    let dropped = meter.dropped_log_lines();
+fn report_dropped_log_lines(Context { effects, quota }: &Context) {
+    let dropped = quota.dropped_log_lines();
     if dropped > 0 {
-        effects.denied(Denied::LogLines, dropped, "log lines of one call beyond `host.max_log_lines` were dropped");
+        effects.denied(Denied::LogLines, dropped, "log lines of one call over `host.max_log_lines` were dropped");
     }
 }

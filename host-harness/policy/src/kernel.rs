@@ -1,35 +1,37 @@
-//! The memory that a policy and the host exchange data in: what the Extism kernel is in other hosts, in safe Rust. The
-//! policy names blocks by number; every number is looked up here, so no number that a policy invents reaches memory of
-//! the host. `docs/adr/0001-guest-memory.md` says why it is ours.
+//! The memory in which a policy and the host exchange data. It replaces the Extism kernel with safe Rust.
+//!
+//! A policy names blocks by number. The kernel looks up every number, so no invented number reaches memory of the host.
+//! `docs/adr/0001-guest-memory.md` explains why imagewatch has its own kernel.
 
 use std::collections::BTreeMap;
 
 use super::fault::{Fault, FaultKind};
 
-/// Blocks start above zero, which means "no block", and leave a gap: the end of one block is never the start of the next.
+/// The first block starts above 0, because 0 means "no block". The gap ensures that the end of a block is never the
+/// start of the next one.
 const FIRST: u64 = 64;
 const GAP: u64 = 64;
 
-/// What a block takes of the budget beside its bytes: its entry here.
+/// Bytes that each block takes from the budget in addition to its content, for its map entry.
 const ENTRY_BYTES: usize = 96;
 
-/// How much of an error text is read; the rest is not shown anyway.
+/// Maximum number of bytes read from an error text. The rest would not be shown.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
 
-/// What all memories of a call may have together: its linear memories, its tables, and the blocks.
+/// The memory budget of one call. Linear memories, tables and blocks share it.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: usize,
 }
 
 impl Budget {
-    /// Takes `bytes`.
+    /// Takes `bytes` from the budget.
     ///
     /// # Errors
-    /// A fault of the kind [`FaultKind::Memory`]: there are fewer left.
+    /// A fault of kind [`FaultKind::Memory`] if fewer bytes are left.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Fault> {
         self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            Fault::new(FaultKind::Memory, "oom: it wants more memory than the manifest's `memory.max_pages`")
+            Fault::new(FaultKind::Memory, "oom: it needs more memory than the manifest's `memory.max_pages` allows")
         })?;
         Ok(())
     }
@@ -42,16 +44,16 @@ pub(super) struct Kernel {
     blocks: BTreeMap<u64, Vec<u8>>,
     next: u64,
     input: u64,
-    /// Block, first byte, number of bytes: all within the block when the policy says it.
+    /// Block, first byte and number of bytes. They are within the block at the time of the call.
     output: Option<(u64, usize, usize)>,
     error: u64,
 }
 
 impl Kernel {
-    /// A memory of at most `max_bytes`, with `input` in it.
+    /// Creates a kernel with a budget of `max_bytes`, and puts `input` into a block.
     ///
     /// # Errors
-    /// The input is too large.
+    /// The input does not fit.
     pub(super) fn new(max_bytes: usize, input: &[u8]) -> Result<Self, Fault> {
         let mut kernel = Self {
             budget: Budget { left: max_bytes },
@@ -65,10 +67,10 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// A block of `length` zeros; its number. None (0) of no length.
+    /// Allocates a block of `length` zeros and returns its number. Returns 0 if `length` is 0.
     ///
     /// # Errors
-    /// The budget does not have it.
+    /// The budget is too small.
     pub(super) fn alloc(&mut self, length: u64) -> Result<u64, Fault> {
         if length == 0 {
             return Ok(0);
@@ -77,10 +79,10 @@ impl Kernel {
         Ok(self.add(vec![0; bytes]))
     }
 
-    /// A block that holds `bytes`; its number.
+    /// Allocates a block with the content `bytes` and returns its number. Returns 0 if `bytes` is empty.
     ///
     /// # Errors
-    /// The budget does not have it.
+    /// The budget is too small.
     pub(super) fn put(&mut self, bytes: &[u8]) -> Result<u64, Fault> {
         if bytes.is_empty() {
             return Ok(0);
@@ -97,14 +99,16 @@ impl Kernel {
 
     fn add(&mut self, block: Vec<u8>) -> u64 {
         let offset = self.next;
-        // The budget is far smaller than what numbers there are, and numbers are not used again.
+        // Numbers are never reused. The budget is far too small to run out of them.
         self.next = (offset + block.len() as u64 + GAP).next_multiple_of(8);
         self.blocks.insert(offset, block);
         offset
     }
 
-    /// Frees a block. What is no block is left alone, as Extism does it. The input, the output and the error stay until
-    /// the call ends, because a PDK may free them before the host reads them.
+    /// Frees a block. Ignores a number that is not a block, as Extism does.
+    ///
+    /// The input, the output and the error stay until the call ends, because a PDK may free them before the host reads
+    /// them.
     pub(super) fn free(&mut self, offset: u64) {
         let is_output = self.output.is_some_and(|(block, ..)| block == offset);
         if is_output || offset == self.error || offset == self.input {
@@ -120,10 +124,10 @@ impl Kernel {
         self.blocks.get(&offset).map_or(0, |block| block.len() as u64)
     }
 
-    /// The bytes of a block that a policy hands over; 0 is empty.
+    /// The bytes of a block that a policy passes to the host. 0 means empty.
     ///
     /// # Errors
-    /// It is no block.
+    /// `offset` is not a block.
     pub(super) fn block(&self, offset: u64) -> Result<&[u8], Fault> {
         match self.blocks.get(&offset) {
             Some(block) => Ok(block),
@@ -132,7 +136,7 @@ impl Kernel {
         }
     }
 
-    /// `N` bytes from `offset`.
+    /// Reads `N` bytes at `offset`.
     ///
     /// # Errors
     /// They are not all in one block.
@@ -141,10 +145,10 @@ impl Kernel {
         part(&self.blocks[&block], at).ok_or_else(|| outside(offset, "reads", N))
     }
 
-    /// `N` bytes of the input.
+    /// Reads `N` bytes of the input at `at`.
     ///
     /// # Errors
-    /// It does not have them.
+    /// The input is too short.
     pub(super) fn load_input<const N: usize>(&self, at: u64) -> Result<[u8; N], Fault> {
         let input = self.blocks.get(&self.input).map_or(&[][..], Vec::as_slice);
         let found = usize::try_from(at).ok().and_then(|at| part(input, at));
@@ -164,19 +168,19 @@ impl Kernel {
         Ok(())
     }
 
-    /// The block that has `offset`, and where in it.
+    /// The block that contains `offset`, and the position in it.
     fn find(&self, offset: u64) -> Option<(u64, usize)> {
         let (start, block) = self.blocks.range(..=offset).next_back()?;
         let at = usize::try_from(offset - start).ok()?;
         (at < block.len()).then_some((*start, at))
     }
 
-    /// The input's block.
+    /// The number of the block with the input.
     pub(super) fn input(&self) -> u64 {
         self.input
     }
 
-    /// The policy's answer is these bytes, as they are when the call ends.
+    /// Sets the output of the policy to these bytes. Their content is read when the call ends.
     ///
     /// # Errors
     /// They are not all in one block.
@@ -197,29 +201,29 @@ impl Kernel {
         Ok(())
     }
 
-    /// The policy's answer.
+    /// The output of the policy.
     pub(super) fn output(&self) -> &[u8] {
         let Some((block, at, length)) = self.output else { return &[] };
         self.blocks.get(&block).and_then(|block| block.get(at..at + length)).unwrap_or_default()
     }
 
-    /// The policy's error is this block; 0 takes it back.
+    /// Sets the error of the policy to the content of this block. 0 clears the error.
     ///
     /// # Errors
-    /// It is no block.
+    /// `offset` is not a block.
     pub(super) fn set_error(&mut self, offset: u64) -> Result<(), Fault> {
         self.block(offset)?;
         self.error = offset;
         Ok(())
     }
 
-    /// What the policy says went wrong, from its beginning.
+    /// The error text of the policy, if any, up to [`MAX_ERROR_BYTES`].
     pub(super) fn error(&self) -> Option<String> {
         let text = self.blocks.get(&self.error)?;
         Some(String::from_utf8_lossy(&text[..text.len().min(MAX_ERROR_BYTES)]).into_owned())
     }
 
-    /// Every block, one after the other.
+    /// The content of all blocks, concatenated.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn dump(&self) -> Vec<u8> {
         self.blocks.values().flatten().copied().collect()

@@ -1,5 +1,7 @@
-//! What a policy can import: Extism's functions over our [`Kernel`], the four of WASI that Rust's standard library cannot do
-//! without, and the host functions. Moves numbers and bytes; every check of a number is in the kernel.
+//! Defines the functions that a policy can import: Extism's functions over the [`Kernel`], the four WASI functions that
+//! Rust's standard library needs, and the host functions.
+//!
+//! The kernel checks every number that a policy passes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +13,16 @@ use super::functions::{self, Context};
 use super::inspect::{EXTISM_NAMESPACE, WASI_NAMESPACE};
 use super::kernel::Kernel;
 
-/// Fuel that one allocation, release or look-up costs; a loop of them is no cheaper for the policy than for the host.
+/// Fuel for one allocation, release or look-up. So a loop of them costs the policy as much as the host.
 const FUEL_OF_A_LOOKUP: u64 = 200;
 
-/// Bytes that the host moves for one unit of fuel.
+/// Number of bytes that the host copies for one unit of fuel.
 const BYTES_FOR_FUEL: u64 = 8;
 
-/// Elements of a table take this much of the budget each.
+/// Bytes that each table element takes from the budget.
 const TABLE_ELEMENT_BYTES: usize = 16;
 
-/// What belongs to one call.
+/// The data of one call.
 pub(super) struct Guest {
     pub(super) kernel: Kernel,
     pub(super) context: Context,
@@ -38,7 +40,7 @@ impl ResourceLimiter for Guest {
 }
 
 impl Guest {
-    /// What is more than the module itself allows fails as WebAssembly says; what is more than the budget ends the call.
+    /// Growth over the module's own maximum fails as WebAssembly specifies. Growth over the budget aborts the call.
     fn growing(&mut self, current: usize, desired: usize, maximum: Option<usize>, size: usize) -> Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
@@ -48,7 +50,7 @@ impl Guest {
     }
 }
 
-/// Everything that a policy may import.
+/// Creates a linker with everything that a policy may import.
 ///
 /// # Errors
 /// A name is defined twice, which is a bug.
@@ -66,7 +68,7 @@ type Called<'a> = Caller<'a, Guest>;
 fn link_blocks(linker: &mut Linker<Guest>) -> Result<()> {
     let extism = EXTISM_NAMESPACE;
     linker.func_wrap(extism, "alloc", |mut caller: Called<'_>, length: u64| -> Result<u64> {
-        // The budget bounds the length, so that what is charged is what was done.
+        // The budget limits the length. Charge after the allocation, so that only real work costs fuel.
         let offset = caller.data_mut().kernel.alloc(length)?;
         charge(&mut caller, length)?;
         Ok(offset)
@@ -121,7 +123,7 @@ fn link_exchange(linker: &mut Linker<Guest>) -> Result<()> {
         let guest = caller.data_mut();
         let key = std::str::from_utf8(guest.kernel.block(offset)?).ok();
         let value = key.and_then(|key| guest.config.get(key)).cloned().unwrap_or_default();
-        // As in Extism, the key's block is given up.
+        // As in Extism, the block of the key is freed.
         guest.kernel.free(offset);
         charge(&mut caller, value.len() as u64)?;
         Ok(caller.data_mut().kernel.put(value.as_bytes())?)
@@ -129,7 +131,7 @@ fn link_exchange(linker: &mut Linker<Guest>) -> Result<()> {
     Ok(())
 }
 
-/// A policy has no environment, its output goes nowhere, and to exit is to fail.
+/// WASI for a policy: no environment variables, output is discarded, and an exit is a fault.
 fn link_wasi(linker: &mut Linker<Guest>) -> Result<()> {
     const SUCCESS: i32 = 0;
     let wasi = WASI_NAMESPACE;
@@ -146,7 +148,7 @@ fn link_wasi(linker: &mut Linker<Guest>) -> Result<()> {
             charge(&mut caller, u64::from(count) * BYTES_FOR_FUEL)?;
             let mut total = 0_u32;
             for part in 0..count {
-                // Each is a pointer and, four bytes on, a length.
+                // Each part is a pointer, followed by a length at offset 4.
                 let length = u64::from(parts) + u64::from(part) * 8 + 4;
                 total = total.saturating_add(read_number(&mut caller, length)?);
             }
@@ -155,14 +157,14 @@ fn link_wasi(linker: &mut Linker<Guest>) -> Result<()> {
         },
     )?;
     linker.func_wrap(wasi, "proc_exit", |code: i32| -> Result<()> {
-        Err(Fault::new(FaultKind::Trap, format!("exits with code {code}; a policy returns")).into())
+        Err(Fault::new(FaultKind::Trap, format!("exits with code {code}; a policy must return instead")).into())
     })?;
     Ok(())
 }
 
 fn linear_memory(caller: &mut Called<'_>) -> Result<wasmtime::Memory> {
     let memory = caller.get_export("memory").and_then(Extern::into_memory);
-    memory.ok_or_else(|| Fault::new(FaultKind::Trap, "calls WASI and exports no memory".to_owned()).into())
+    memory.ok_or_else(|| Fault::new(FaultKind::Trap, "calls WASI but exports no memory".to_owned()).into())
 }
 
 fn read_number(caller: &mut Called<'_>, at: u64) -> Result<u32> {
@@ -178,7 +180,7 @@ fn write_number(caller: &mut Called<'_>, at: u32, number: u32) -> Result<()> {
     Ok(())
 }
 
-/// Takes the fuel for what the host does on the policy's behalf: one look-up, and moving `bytes`.
+/// Charges fuel for the work of the host: one look-up, and copying `bytes`.
 fn charge(caller: &mut Called<'_>, bytes: u64) -> Result<()> {
     let left = caller.get_fuel()?.checked_sub(FUEL_OF_A_LOOKUP + bytes / BYTES_FOR_FUEL);
     caller.set_fuel(left.unwrap_or_default())?;

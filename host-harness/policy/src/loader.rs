@@ -1,5 +1,7 @@
-//! From a manifest to a policy that can be called: read once, check hash and signature, imports, ABI and capabilities,
-//! and only then compile, describe and check the config. Swaps and keeps nothing.
+//! Loads the policy of a manifest.
+//!
+//! The module is read once. Its hash, signature, imports, ABI version and capabilities are checked before it is
+//! compiled. After compilation, the policy describes itself, and the config is checked against the description.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use imagewatch_abi::{
     ABI_VERSION, Answer, Containers, DescribeOutput, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders,
-    Placed, Selector, SettleInput, SettleOutput, exports,
+    OrdersAccepted, Selector, SettleInput, SettleOutput, exports,
 };
 use serde_json::Value;
 use thiserror::Error;
@@ -21,24 +23,24 @@ use super::inspect::{ModuleInfo, check_size, inspect, sha256_hex};
 use super::instance::{CallError, Compiled, call};
 use super::manifest::{DEFAULT_MEMORY_PAGES, ManifestError, PluginManifest, WasmSource};
 use super::settings::{CallLimits, HostSettings};
-use super::trust;
+use super::verify;
 use imagewatch_base::text::Untrusted;
 
 /// A page of WebAssembly memory.
 const PAGE_BYTES: u64 = 64 * 1024;
 
-/// The policy that is built into this program, for manifests of its own only.
+/// The policy that is built into this program.
 static EMBEDDED: &[u8] = include_bytes!(env!("IMAGEWATCH_PLUGIN_WASM"));
 
 /// A policy that can be called.
 pub struct LoadedPlugin {
-    /// Compiled once; every call gets a fresh instance.
+    /// The compiled module. Every call gets a fresh instance.
     pub compiled: Compiled,
-    /// What the module says of itself.
+    /// What the module's bytes declare.
     pub info: ModuleInfo,
-    /// What it may have: what the manifest grants, or of that what the module asks for.
+    /// The grants of the policy: what the manifest grants and the module requests.
     pub grants: Grants,
-    /// What it says of its config.
+    /// The policy's answer to `describe`.
     pub description: DescribeOutput,
 }
 
@@ -54,7 +56,7 @@ impl std::fmt::Debug for LoadedPlugin {
 /// Why a manifest's policy cannot be used.
 #[derive(Debug, Error)]
 pub enum PluginError {
-    /// The manifest itself.
+    /// The manifest is invalid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The module cannot be read.
@@ -62,48 +64,48 @@ pub enum PluginError {
         "read policy {wasm} of manifest {manifest}: {source}; build it with `cargo xtask plugin`, or correct `path`"
     )]
     Unreadable {
-        /// The manifest's file.
+        /// The manifest file.
         manifest: String,
-        /// The module's file.
+        /// The module file.
         wasm: String,
-        /// Why.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The module is refused; it was not compiled, or not kept.
+    /// The module is refused, before or after compilation.
     #[error("load policy {wasm} of manifest {manifest}: {reason}")]
     Refused {
-        /// The manifest's file.
+        /// The manifest file.
         manifest: String,
-        /// The module's file.
+        /// The module file.
         wasm: String,
-        /// Why, and what to do. Quotes the module.
+        /// Why it is refused, and what to do. May quote the module.
         reason: Untrusted,
     },
 }
 
-/// A module that may be compiled. Its bytes are those that were checked.
+/// A module that passed all checks and may be compiled.
 #[derive(Debug)]
-pub struct Admitted {
-    /// The file's bytes.
+pub struct Validated {
+    /// The bytes that were checked.
     pub wasm: Vec<u8>,
-    /// What the module says of itself.
+    /// What the module's bytes declare.
     pub info: ModuleInfo,
     grants: Grants,
 }
 
-/// Loads the policy of `manifest`. Compiling takes a second or so: call it off the runtime.
+/// Loads the policy of `manifest`. Blocks for about a second to compile, so do not call it on an async runtime thread.
 ///
 /// # Errors
-/// [`PluginError`].
+/// The manifest or the module cannot be used.
 pub fn load(manifest: &PluginManifest) -> Result<LoadedPlugin, PluginError> {
-    compile(manifest, admit(manifest)?)
+    compile(manifest, validate(manifest)?)
 }
 
-/// Reads the module of `manifest`, once, and checks all that can be checked without compiling it.
+/// Reads the module of `manifest` once, and makes all checks that do not need compilation.
 ///
 /// # Errors
-/// [`PluginError`].
-pub fn admit(manifest: &PluginManifest) -> Result<Admitted, PluginError> {
+/// The module cannot be read, or a check refuses it.
+pub fn validate(manifest: &PluginManifest) -> Result<Validated, PluginError> {
     let wasm = match &manifest.wasm {
         WasmSource::Embedded => EMBEDDED.to_vec(),
         WasmSource::File(path) => read_module(path).map_err(|source| PluginError::Unreadable {
@@ -115,39 +117,41 @@ pub fn admit(manifest: &PluginManifest) -> Result<Admitted, PluginError> {
     check(manifest, wasm).map_err(|reason| refused(manifest, reason))
 }
 
-/// The bytes of the module at `path`; of a file that is too large for one, the first ones.
+/// Reads the module at `path`. If the file is larger than a module may be, it returns only the first bytes, and a later
+/// check refuses them.
 ///
 /// # Errors
-/// When it cannot be read.
+/// The file cannot be read.
 pub fn read_module(path: &Path) -> io::Result<Vec<u8>> {
     let mut wasm = Vec::new();
     File::open(path)?.take(MAX_MODULE_BYTES + 1).read_to_end(&mut wasm)?;
     Ok(wasm)
 }
 
-fn check(manifest: &PluginManifest, wasm: Vec<u8>) -> Result<Admitted, String> {
+fn check(manifest: &PluginManifest, wasm: Vec<u8>) -> Result<Validated, String> {
     static EMBEDDED_SHA256: OnceLock<String> = OnceLock::new();
     check_size(wasm.len() as u64)?;
-    trust::check(manifest, &wasm, &sha256_hex(&wasm), EMBEDDED_SHA256.get_or_init(|| sha256_hex(EMBEDDED)))?;
+    verify::check(manifest, &wasm, &sha256_hex(&wasm), EMBEDDED_SHA256.get_or_init(|| sha256_hex(EMBEDDED)))?;
     let info = inspect(&wasm)?;
-    let capabilities = info.admit()?;
+    let capabilities = info.validate()?;
     capabilities.fits(&manifest.grants)?;
     let grants = manifest.grants.clone().narrow(capabilities)?;
-    Ok(Admitted { wasm, info, grants })
+    Ok(Validated { wasm, info, grants })
 }
 
-/// Compiles what was admitted, and lets it describe itself.
+/// Compiles a validated module, calls its `describe`, and checks the config of `manifest`.
 ///
 /// # Errors
-/// [`PluginError`].
-pub fn compile(manifest: &PluginManifest, admitted: Admitted) -> Result<LoadedPlugin, PluginError> {
-    let Admitted { wasm, info, grants } = admitted;
+/// The module cannot be compiled, does not describe itself correctly, or the config is invalid.
+pub fn compile(manifest: &PluginManifest, validated: Validated) -> Result<LoadedPlugin, PluginError> {
+    let Validated { wasm, info, grants } = validated;
     let refused = |reason: String| refused(manifest, reason);
     let limits = manifest.host.limits.clone();
     let compiled = compile_module(&wasm, manifest.config.clone(), manifest.memory_pages, limits).map_err(refused)?;
     let description = describe(&compiled).map_err(|error| refused(error.to_string()))?;
     if description.abi != ABI_VERSION {
-        return Err(refused(format!("it describes itself as ABI {}, its section says {ABI_VERSION}", description.abi)));
+        let described = description.abi;
+        return Err(refused(format!("it describes itself as ABI {described}, but its section says {ABI_VERSION}")));
     }
     manifest.check_keys(&description.config_keys)?;
     if let Some(failure) = &description.err {
@@ -158,33 +162,33 @@ pub fn compile(manifest: &PluginManifest, admitted: Admitted) -> Result<LoadedPl
 }
 
 impl LoadedPlugin {
-    /// Its name and version, as the module says.
+    /// The name and version that the policy declares.
     pub fn title(&self) -> Untrusted {
         Untrusted::new(format!("{} {}", self.description.name, self.description.version))
     }
 
-    /// Whether it can go on from `state`, which another policy or another version of it may have written: it is given
-    /// that with nothing to settle.
+    /// Checks whether the policy can use `state`, which another policy or another version may have written.
+    ///
+    /// It calls `settle` with the state and without reports.
     ///
     /// # Errors
-    /// A fragment saying why not.
+    /// A fragment that reads after "failed to", with the reason.
     pub fn can_read(&self, state: &Value) -> Result<(), String> {
         let input = SettleInput { state: state.clone(), ..SettleInput::default() };
         let called = call::<_, SettleOutput>(&self.compiled, exports::SETTLE, &input, Arc::new(Nothing));
         match called.map_err(|fault| fault.to_string())?.0.err {
-            Some(failure) => Err(format!("go on from the state that is there: {failure}")),
+            Some(failure) => Err(format!("continue from the existing state: {failure}")),
             None => Ok(()),
         }
     }
 }
 
-/// Loads a module without a manifest, granted nothing, to look at it: its description is that of
-/// an empty config.
+/// Loads a module without a manifest, to inspect it. The policy gets no grants and an empty config.
 ///
 /// # Errors
-/// A fragment saying why it is refused.
+/// A fragment with the reason why the module is refused.
 pub fn load_module(wasm: &[u8]) -> Result<DescribeOutput, String> {
-    inspect(wasm)?.admit()?;
+    inspect(wasm)?.validate()?;
     let compiled = compile_module(wasm, BTreeMap::new(), DEFAULT_MEMORY_PAGES, HostSettings::default().limits)?;
     describe(&compiled).map_err(|error| error.to_string())
 }
@@ -218,7 +222,7 @@ fn compile_module(
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has begun to compile.
+    /// How often this thread has started a compilation.
     static COMPILATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
@@ -226,11 +230,14 @@ fn describe(compiled: &Compiled) -> Result<DescribeOutput, CallError> {
     call(compiled, exports::DESCRIBE, &serde_json::json!({}), Arc::new(Nothing)).map(|(description, _)| description)
 }
 
-/// The effects of a policy that is only being described: none.
+/// Effects that refuse every request, for calls that must have no effects.
 struct Nothing;
 
 fn nothing<T>() -> Answer<T> {
-    Answer::Err(Failure::lasting(FailureCode::Denied, "a policy does nothing while it describes itself"))
+    Answer::Err(Failure::permanent(
+        FailureCode::Denied,
+        "a policy may not use host functions while it describes itself",
+    ))
 }
 
 impl Effects for Nothing {
@@ -240,7 +247,7 @@ impl Effects for Nothing {
     fn docker_containers(&self, _: Selector) -> Answer<Containers> {
         nothing()
     }
-    fn docker_refresh(&self, _: Orders) -> Answer<Placed> {
+    fn docker_refresh(&self, _: Orders) -> Answer<OrdersAccepted> {
         nothing()
     }
     fn log(&self, _: LogLine) {}

@@ -1,11 +1,11 @@
-//! How many log lines one policy may write in one minute, over all of its calls and reloads.
+//! Limits the log lines of one policy per minute, over all of its calls and reloads.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// The lines of one policy in the present minute.
+/// Counts the log lines of one policy in the current minute.
 #[derive(Debug, Default)]
 pub struct LogQuota(Mutex<Window>);
 
@@ -23,11 +23,12 @@ impl Window {
 }
 
 impl LogQuota {
-    /// Whether one more line may be written at `now`, of `most` in a minute. One that may not is suppressed.
+    /// Counts a line at `now`. Returns whether it may be written, with a limit of `most` lines per minute. Otherwise,
+    /// the line counts as suppressed.
     pub fn take(&self, most: u64, now: Instant) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.is_over(now) {
-            // What was suppressed and not told yet is told with the next ones.
+            // Suppressed lines that were not reported yet are added to those of the next minute.
             *window = Window { began: Some(now), lines: 0, suppressed: window.suppressed };
         }
         window.lines += 1;
@@ -36,7 +37,7 @@ impl LogQuota {
         is_taken
     }
 
-    /// How many lines were suppressed in a minute that is over by `now`; told once.
+    /// Returns the number of suppressed lines, once, if their minute has ended by `now`.
     pub fn suppressed_before(&self, now: Instant) -> Option<u64> {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = window.suppressed > 0 && window.is_over(now);
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s8_lines_beyond_the_limit_of_a_minute_are_counted_and_told_once() {
+    fn s8_lines_over_the_limit_are_counted_and_reported_once() {
         let (quota, start) = (LogQuota::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let taken = (0..50).filter(|n| quota.take(10, at(*n))).count();
@@ -57,14 +58,14 @@ mod tests {
         assert_eq!(quota.suppressed_before(at(59)), None, "the minute is not over");
         assert_eq!((quota.suppressed_before(at(60)), quota.suppressed_before(at(61))), (Some(40), None));
         assert!(quota.take(10, at(62)), "another minute");
-        assert_eq!(quota.suppressed_before(at(200)), None, "nothing was suppressed in it");
+        assert_eq!(quota.suppressed_before(at(200)), None, "no line was suppressed in that minute");
     }
 
     #[test]
-    fn s8_what_was_suppressed_is_told_also_when_the_next_minute_began() {
+    fn s8_suppressed_lines_are_reported_after_the_next_minute_starts() {
         let (quota, start) = (LogQuota::default(), Instant::now());
         assert!(quota.take(1, start) && !quota.take(1, start));
-        assert!(quota.take(1, start + WINDOW), "a new minute began before anybody asked");
+        assert!(quota.take(1, start + WINDOW), "a new minute started before the report");
         assert_eq!(quota.suppressed_before(start + WINDOW * 2), Some(1));
     }
 }

@@ -1,6 +1,7 @@
-//! An Extism manifest, read and checked: which module, its config, and what the operator grants.
-//! Extism's own format allows no fields of ours, so what the host reads stands in `config` under
-//! `host.` and `grant.`, and the same file loads in any Extism host.
+//! Reads and checks an Extism manifest: the module, its config, and what the operator grants.
+//!
+//! Extism's format allows no additional fields. So the settings of the host are in `config`, under `host.` and
+//! `grant.`. The same file loads in any Extism host.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,72 +15,72 @@ use super::grants::Grants;
 use super::settings::{HOST_KEYS, HostSettings, default_of};
 use imagewatch_base::hosts::ALLOWED_HOSTS;
 
-/// Memory of a policy unless the manifest says otherwise: 64 MiB in pages of 64 KiB.
+/// The default memory limit of a policy: 64 MiB in pages of 64 KiB.
 pub(super) const DEFAULT_MEMORY_PAGES: u32 = 1024;
 
 /// A manifest that can be loaded.
 #[derive(Debug)]
 pub struct PluginManifest {
-    /// The file's name without its ending; names the manifest in logs and answers.
+    /// The file name without the extension. Logs and responses use it to name the manifest.
     pub name: String,
-    /// For messages.
+    /// The path of the file, for messages.
     pub path: String,
-    /// Where the module is.
+    /// The location of the module.
     pub wasm: WasmSource,
-    /// SHA-256 in hex that the module must have.
+    /// The SHA-256 in hex that the module must have.
     pub hash: Option<String>,
-    /// The guest's memory limit in pages of 64 KiB.
+    /// The memory limit of the policy in pages of 64 KiB.
     pub memory_pages: u32,
-    /// Given to the guest, variables expanded.
+    /// The config that the policy gets. Variables are expanded.
     pub config: BTreeMap<String, String>,
-    /// Hosts that may be asked, as patterns; what stands after a `/` does not count.
+    /// Patterns of the hosts that the policy may contact. The part after a `/` is ignored.
     pub allowed_hosts: Vec<String>,
-    /// All that a policy may have. What it does get is narrower where its module asks for less.
+    /// What the manifest grants. A policy gets less if its module requests less.
     pub grants: Grants,
-    /// What the host itself reads.
+    /// The settings of the host.
     pub host: HostSettings,
-    /// The file's whole text.
+    /// The full text of the file.
     pub text: String,
-    /// Config values as written, for messages.
+    /// The config values as written in the file, for messages.
     written: BTreeMap<String, String>,
 }
 
-/// Where a module comes from.
+/// The location of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WasmSource {
-    /// A file; relative to the working directory, as in every Extism host.
+    /// A file. A relative path is relative to the working directory, as in every Extism host.
     File(PathBuf),
-    /// The one built into this program.
+    /// The module that is built into this program.
     Embedded,
 }
 
-/// Why a manifest cannot be used. Names the file, and the key where there is one.
+/// Why a manifest cannot be used.
 #[derive(Debug, Error)]
 pub enum ManifestError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("read manifest {path}: {source}; check the path")]
     Unreadable {
         /// The file.
         path: String,
-        /// Why.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// It is no Extism manifest.
+    /// The file is not an Extism manifest that imagewatch can use.
     #[error("parse manifest {path}: {reason}")]
     Malformed {
         /// The file.
         path: String,
-        /// Where and why.
+        /// What is wrong, and where.
         reason: String,
     },
-    /// One value cannot be used.
+    /// A config key is unknown, or its value is invalid.
     #[error("use manifest {path}: config key `{key}`{written}: {reason}")]
     BadKey {
         /// The file.
         path: String,
         /// The key.
         key: String,
-        /// The value as written, when variables made it something else.
+        /// The value as written, if it contains variables. Otherwise empty.
         written: String,
         /// What is wrong.
         reason: String,
@@ -87,10 +88,10 @@ pub enum ManifestError {
 }
 
 impl PluginManifest {
-    /// Reads the file at `path`.
+    /// Reads the manifest file at `path`. `env` returns the values of environment variables.
     ///
     /// # Errors
-    /// [`ManifestError`].
+    /// The file cannot be read, or the manifest is invalid.
     pub fn read(path: &Path, env: Environment<'_>) -> Result<Self, ManifestError> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
@@ -98,25 +99,28 @@ impl PluginManifest {
         Self::parse(&Self::name_of(path), &shown, &text, env)
     }
 
-    /// The name of the manifest at `path`: its file's, without the ending.
+    /// The name of the manifest at `path`: the file name without the extension.
     pub fn name_of(path: &Path) -> String {
         path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
     }
 
-    /// Reads the manifest `name` from `text`; `path` is for messages.
+    /// Parses the manifest `name` from `text`. `path` is only for messages. `env` returns the values of environment
+    /// variables.
     ///
     /// # Errors
-    /// [`ManifestError`].
+    /// The manifest is invalid.
     pub fn parse(name: &str, path: &str, text: &str, env: Environment<'_>) -> Result<Self, ManifestError> {
         let malformed = |reason: String| ManifestError::Malformed { path: path.to_owned(), reason };
         let raw: extism_manifest::Manifest =
             serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
         if raw.allowed_paths.is_some_and(|paths| !paths.is_empty()) {
-            return Err(malformed("`allowed_paths` gives a policy files, which none may have; remove it".to_owned()));
+            return Err(malformed(
+                "`allowed_paths` gives a policy access to files, which is not allowed; remove it".to_owned(),
+            ));
         }
         if raw.timeout_ms.is_some() {
             return Err(malformed(
-                "`timeout_ms` does not bound host functions; bound the policy with config key `host.fuel`".to_owned(),
+                "`timeout_ms` does not limit host functions; limit the policy with config key `host.fuel`".to_owned(),
             ));
         }
         let (wasm, hash) = single_module(raw.wasm).map_err(malformed)?;
@@ -128,7 +132,7 @@ impl PluginManifest {
         let hosts = raw.allowed_hosts.unwrap_or_default().into_iter().map(|host| expand(&host, env));
         let allowed_hosts: Vec<String> =
             hosts.collect::<Result<_, _>>().map_err(|reason| malformed(format!("`allowed_hosts`: {reason}")))?;
-        // An empty value is an absent one.
+        // An empty value counts as absent.
         let value = |key: &str| match config.get(key).map(|value| value.trim()) {
             None | Some("") => default_of(key),
             Some(value) => value,
@@ -138,10 +142,10 @@ impl PluginManifest {
             config.keys().find(|key| is_host_key(key) && !HOST_KEYS.iter().any(|known| known.0 == key.as_str()))
         {
             let known: Vec<&str> = HOST_KEYS.iter().map(|key| key.0).collect();
-            return Err(bad(unknown, format!("is not known; the host reads {}", known.join(", "))));
+            return Err(bad(unknown, format!("is unknown; the host reads {}", known.join(", "))));
         }
         let grants = Grants::parse(&allowed_hosts, &value).map_err(|(key, reason)| match key {
-            // It stands beside `config`, not in it; the reason names it.
+            // `allowed_hosts` is not a config key. The reason names it.
             ALLOWED_HOSTS => malformed(reason),
             _ => bad(key, reason),
         })?;
@@ -161,40 +165,41 @@ impl PluginManifest {
         })
     }
 
-    /// The same with the module that is built into this program.
+    /// Returns this manifest with the built-in module.
     #[must_use]
     pub fn with_embedded(self) -> Self {
         Self { wasm: WasmSource::Embedded, ..self }
     }
 
-    /// The same with the module in the file at `path`.
+    /// Returns this manifest with the module in the file at `path`.
     #[must_use]
     pub fn with_file(self, path: &Path) -> Self {
         Self { wasm: WasmSource::File(path.to_owned()), ..self }
     }
 
-    /// Refuses config keys that neither the host nor the policy reads.
+    /// Checks that the host or the policy reads each config key. `known` are the keys of the policy.
     ///
     /// # Errors
-    /// Names the first one and what there is.
+    /// Names the first unknown key, and the keys that the policy reads.
     pub fn check_keys(&self, known: &[ConfigKey]) -> Result<(), ManifestError> {
         let is_known = |key: &String| is_host_key(key) || known.iter().any(|known| known.key == *key);
         match self.config.keys().find(|key| !is_known(key)) {
             None => Ok(()),
             Some(key) => {
                 let known: Vec<&str> = known.iter().map(|key| key.key.as_str()).collect();
-                Err(self.bad_key(key, &format!("is not known; the policy reads {}", known.join(", "))))
+                Err(self.bad_key(key, &format!("is unknown; the policy reads {}", known.join(", "))))
             }
         }
     }
 
-    /// Config key `key` with its value, and as written when variables made it something else.
+    /// Names config key `key` and its value for a message. If the value contains variables, it adds the value as
+    /// written.
     pub fn shown_key(&self, key: &str) -> String {
         let value = self.config.get(key).map_or("", String::as_str);
         format!("config key `{key}`{} is {value:?},", written_as(&self.written, key))
     }
 
-    /// An error about `key`, with the value as written when variables made it something else.
+    /// Returns an error about `key`. If its value contains variables, the error shows the value as written.
     pub fn bad_key(&self, key: &str, reason: &str) -> ManifestError {
         bad_key(&self.path, &self.written, key, reason)
     }
@@ -221,7 +226,7 @@ fn is_host_key(key: &str) -> bool {
 fn single_module(mut modules: Vec<Wasm>) -> Result<(WasmSource, Option<String>), String> {
     match (modules.pop(), modules.is_empty()) {
         (Some(Wasm::File { path, meta }), true) => Ok((WasmSource::File(path), meta.hash)),
-        (Some(_), true) => Err("`wasm` must name a file by `path`; data and URLs are not taken".to_owned()),
+        (Some(_), true) => Err("`wasm` must name a file by `path`; data and URLs are not supported".to_owned()),
         _ => Err("`wasm` must have exactly one module".to_owned()),
     }
 }

@@ -1,5 +1,7 @@
-//! What one manifest's policy has done wrong and how its loads went, since the program started: counted, and the last of
-//! each told. Shared by who calls it, who does its effects, who loads it, and who shows it.
+//! Statistics of one manifest's policy since the program started: faults, refusals and loads, with the last event of
+//! each.
+//!
+//! The parts of the program that call, load and show the policy share one [`Record`].
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,81 +19,81 @@ use imagewatch_base::text::{Untrusted, sanitize_line};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadResult {
-    /// It is at work.
+    /// The policy was loaded and is in use.
     Loaded,
-    /// It was at work already.
+    /// The same policy was already in use.
     Unchanged,
-    /// The one before, if any, goes on.
+    /// The policy was refused. The previous policy, if any, stays in use.
     Refused,
 }
 
-/// The record; filled as things happen.
+/// Collects the statistics of one policy.
 #[derive(Debug, Default)]
 pub struct Record {
-    recorded: Mutex<Recorded>,
-    /// The policy's log lines of the present minute.
+    recorded: Mutex<PolicyStats>,
+    /// Counts the policy's log lines of the current minute.
     pub log_quota: LogQuota,
 }
 
-/// The policy at work.
+/// The policy that is in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Running {
-    /// Its name and version.
+    /// The name and version of the policy.
     pub policy: Untrusted,
     /// The SHA-256 of its module, in lowercase hex.
     pub sha256: String,
-    /// Since when, milliseconds since 1970.
+    /// When it came into use, in milliseconds since 1970.
     pub since_ms: u64,
 }
 
-/// What a [`Record`] holds.
+/// The statistics in a [`Record`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Recorded {
-    /// What is at work.
+pub struct PolicyStats {
+    /// The policy in use, if any.
     pub running: Option<Running>,
-    /// Calls that were ended or came to nothing.
+    /// Number of calls that were aborted or failed, by kind.
     pub faults: BTreeMap<FaultKind, u64>,
-    /// What was refused while a call went on.
+    /// Number of refusals during calls, by kind.
     pub denied: BTreeMap<Denied, u64>,
-    /// Loads, the first one included.
+    /// Number of loads by result, including the first load.
     pub loads: BTreeMap<LoadResult, u64>,
     /// The last fault.
-    pub last_fault: Option<Noted>,
-    /// The last refusal in a call.
-    pub last_denied: Option<Noted>,
-    /// Why the files as they are now are not what runs; none when they are.
-    pub refused: Option<Noted>,
+    pub last_fault: Option<LastEvent>,
+    /// The last refusal during a call.
+    pub last_denied: Option<LastEvent>,
+    /// Why the current files are not in use. `None` if they are in use.
+    pub refused: Option<LastEvent>,
 }
 
-/// Something that happened.
+/// The last event of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Noted {
-    /// Milliseconds since 1970.
+pub struct LastEvent {
+    /// Time of the event, in milliseconds since 1970.
     pub at_ms: u64,
-    /// A fragment that reads after "failed to", or names what was refused; no secrets.
+    /// A fragment that reads after "failed to", or that names what was refused. Contains no secrets.
     pub reason: String,
 }
 
-fn noted(reason: &str) -> Noted {
-    Noted { at_ms: now_ms(), reason: sanitize_line(reason) }
+fn last_event(reason: &str) -> LastEvent {
+    LastEvent { at_ms: now_ms(), reason: sanitize_line(reason) }
 }
 
 impl Record {
-    /// A call came to nothing.
+    /// Counts a call that was aborted or failed.
     pub fn fault(&self, fault: &CallError) {
         let mut inner = self.lock();
         *inner.faults.entry(fault.kind).or_default() += 1;
-        inner.last_fault = Some(noted(&fault.to_string()));
+        inner.last_fault = Some(last_event(&fault.to_string()));
     }
 
-    /// Something was refused, `count` times.
+    /// Counts `count` refusals of the kind `what`.
     pub fn denied(&self, what: Denied, count: u64, message: &str) {
         let mut inner = self.lock();
         *inner.denied.entry(what).or_default() += count;
-        inner.last_denied = Some(noted(message));
+        inner.last_denied = Some(last_event(message));
     }
 
-    /// `plugin` is at work from now on; what was refused before is no more.
+    /// Records that `plugin` is in use from now on. Clears the last refused load.
     pub fn loaded(&self, plugin: &LoadedPlugin) {
         let mut inner = self.lock();
         *inner.loads.entry(LoadResult::Loaded).or_default() += 1;
@@ -100,26 +102,26 @@ impl Record {
         inner.running = Some(Running { policy, sha256, since_ms: now_ms() });
     }
 
-    /// The files are those of what is at work.
+    /// Records a load that found the policy in use unchanged. Clears the last refused load.
     pub fn unchanged(&self) {
         let mut inner = self.lock();
         *inner.loads.entry(LoadResult::Unchanged).or_default() += 1;
         inner.refused = None;
     }
 
-    /// A load was refused, and why.
+    /// Records a refused load with its reason.
     pub fn refused(&self, reason: &str) {
         let mut inner = self.lock();
         *inner.loads.entry(LoadResult::Refused).or_default() += 1;
-        inner.refused = Some(noted(reason));
+        inner.refused = Some(last_event(reason));
     }
 
-    /// All of it, as it is now.
-    pub fn read(&self) -> Recorded {
+    /// Returns a copy of the current statistics.
+    pub fn read(&self) -> PolicyStats {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recorded> {
+    fn lock(&self) -> MutexGuard<'_, PolicyStats> {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,7 @@
-//! When to load a manifest's policy again, and the loading: follows the folders of its files, waits until they are quiet,
-//! reads and checks and compiles. Keeps the last two that were good, so that going back costs no compilation. Swaps
-//! nothing: who runs the policy does.
+//! Reloads a manifest's policy when its files change.
+//!
+//! It watches the folders of the files, waits until writes stop, then reads, checks and compiles. It caches the last
+//! two valid policies, so that a rollback needs no compilation. The caller swaps the running policy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,24 +12,24 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::loader::{LoadedPlugin, PluginError, admit, compile};
+use super::loader::{LoadedPlugin, PluginError, compile, validate};
 use super::manifest::{ManifestError, PluginManifest, WasmSource};
-use super::trust::signature_path;
+use super::verify::signature_path;
 
-/// Files are read once nothing was written for so long: a copy in the middle is no policy.
-const QUIET: Duration = Duration::from_millis(400);
+/// Files are read after this time without changes, because a half-copied file is not a valid policy.
+const DEBOUNCE: Duration = Duration::from_millis(400);
 
-/// A folder that is never quiet is read all the same.
-const LATEST: Duration = Duration::from_secs(2);
+/// Files are read at the latest after this time, even if they still change.
+const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// How long a policy may take to be compiled and to describe itself, at the start and at a reload. The default policy takes
-/// 0.1 s, the hardest one that may be compiled some seconds.
+/// How long the compilation and `describe` of a policy may take, at the start and at a reload. The default policy takes
+/// 0.1 s. The most complex module that passes the checks takes a few seconds.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The one at work and the one before.
+/// Number of cached policies: the current one and the previous one.
 const RECENT: usize = 2;
 
-/// A manifest with its policy.
+/// A manifest with its loaded policy.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The manifest.
@@ -38,19 +39,19 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Whether it comes from that manifest's bytes, and from the module with the hash `sha256`.
+    /// Whether it was loaded from the same manifest text, and from a module with the hash `sha256`.
     pub fn is_same(&self, manifest: &PluginManifest, sha256: &str) -> bool {
         self.manifest.text == manifest.text && self.plugin.info.sha256 == sha256
     }
 }
 
-/// Reads a manifest anew.
+/// Reads a manifest again.
 pub type ReadManifest = Box<dyn Fn() -> Result<PluginManifest, ManifestError> + Send + Sync>;
 
-/// Loads one manifest, as often as asked.
+/// Loads one manifest repeatedly, with a cache of the last two policies.
 pub struct Reloader {
     read: ReadManifest,
-    /// The last one at the end.
+    /// The cached policies. The newest is at the end.
     recent: Mutex<Vec<Loaded>>,
 }
 
@@ -61,34 +62,34 @@ impl std::fmt::Debug for Reloader {
 }
 
 impl Reloader {
-    /// Loads what `read` reads.
+    /// Creates a reloader for the manifest that `read` reads.
     pub fn new(read: ReadManifest) -> Self {
         Self { read, recent: Mutex::default() }
     }
 
-    /// Loads the files as they are now, and returns the module's bytes with that. Blocks for as long as a compilation
-    /// takes, unless the same bytes were loaded lately.
+    /// Loads the current files, and returns the policy and the bytes of its module. Blocks while the module is
+    /// compiled, unless the same files are in the cache.
     ///
     /// # Errors
-    /// [`PluginError`].
+    /// The manifest or the module cannot be used.
     pub fn load(&self) -> Result<(Loaded, Vec<u8>), PluginError> {
         self.load_told(|_| ())
     }
 
-    /// The same, and tells of the manifest before its module is read.
+    /// Like [`Self::load`], but calls `is_read` with the manifest before it reads the module.
     ///
     /// # Errors
-    /// [`PluginError`].
+    /// The manifest or the module cannot be used.
     pub fn load_told(&self, is_read: impl FnOnce(&PluginManifest)) -> Result<(Loaded, Vec<u8>), PluginError> {
         let manifest = (self.read)()?;
         is_read(&manifest);
-        let admitted = admit(&manifest)?;
-        let known = self.recent().iter().find(|loaded| loaded.is_same(&manifest, &admitted.info.sha256)).cloned();
-        let wasm = admitted.wasm.clone();
+        let validated = validate(&manifest)?;
+        let known = self.recent().iter().find(|loaded| loaded.is_same(&manifest, &validated.info.sha256)).cloned();
+        let wasm = validated.wasm.clone();
         let loaded = if let Some(loaded) = known {
             loaded
         } else {
-            let plugin = Arc::new(compile(&manifest, admitted)?);
+            let plugin = Arc::new(compile(&manifest, validated)?);
             Loaded { manifest: Arc::new(manifest), plugin }
         };
         let mut recent = self.recent();
@@ -105,7 +106,7 @@ impl Reloader {
     }
 }
 
-/// The files that a manifest's policy comes from; none of the built-in manifest, which has the embedded one.
+/// Returns the files of a manifest's policy: manifest, module and signature. Empty for the built-in module.
 pub fn files_of(manifest: &PluginManifest) -> Vec<PathBuf> {
     match &manifest.wasm {
         WasmSource::Embedded => Vec::new(),
@@ -113,17 +114,17 @@ pub fn files_of(manifest: &PluginManifest) -> Vec<PathBuf> {
     }
 }
 
-/// Waits until something changed and then until it is quiet.
+/// Waits for a change, then until there are no changes for 400 ms, but at most 2 s.
 pub async fn settled(changed: &Notify) {
     changed.notified().await;
-    let latest = Instant::now() + LATEST;
-    while timeout_at(latest.min(Instant::now() + QUIET), changed.notified()).await.is_ok() {}
+    let latest = Instant::now() + MAX_DEBOUNCE;
+    while timeout_at(latest.min(Instant::now() + DEBOUNCE), changed.notified()).await.is_ok() {}
 }
 
-/// Followed files by the manifest they belong to, and who is told.
+/// By manifest: the watched files, and the notification for their changes.
 type Followed = BTreeMap<String, (Vec<PathBuf>, Arc<Notify>)>;
 
-/// Follows files by their folders, since files are deployed by renaming over them.
+/// Watches files for changes. It watches their folders, because deployments replace files by renaming.
 pub struct FileWatch {
     watcher: Mutex<RecommendedWatcher>,
     followed: Arc<Mutex<Followed>>,
@@ -136,10 +137,10 @@ impl std::fmt::Debug for FileWatch {
 }
 
 impl FileWatch {
-    /// Follows nothing yet.
+    /// Creates a watcher without files.
     ///
     /// # Errors
-    /// The system's word.
+    /// The operating system refused the watcher.
     pub fn new() -> notify::Result<Self> {
         let followed: Arc<Mutex<Followed>> = Arc::default();
         let told = followed.clone();
@@ -154,15 +155,16 @@ impl FileWatch {
         Ok(Self { watcher: Mutex::new(watcher), followed })
     }
 
-    /// From now on `changed` is told of changes of `files`, those of `manifest`, in place of the ones before.
+    /// Notifies `changed` when one of `files` changes. Replaces the files that were watched for `manifest` before.
     ///
     /// # Errors
-    /// A fragment naming the folder that cannot be watched; the others are.
+    /// A fragment that names a folder that cannot be watched. The other folders are watched.
     pub fn follow(&self, manifest: &str, files: &[PathBuf], changed: Arc<Notify>) -> Result<(), String> {
         let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
         let files: Vec<PathBuf> = files.iter().map(absolute).collect();
         let folders: Vec<PathBuf> = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
-        // The watcher waits for its own thread, which may wait for this lock: so it is not held longer.
+        // Release this lock before the watcher is used. The watcher waits for its own thread, which may wait for this
+        // lock.
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).insert(manifest.to_owned(), (files, changed));
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         let mut failed = Ok(());
@@ -175,8 +177,10 @@ impl FileWatch {
     }
 }
 
-/// Whether an event may be about one of `files`. Of an error, yes. Where volumes of Kubernetes are, it is the link
-/// `..data` that moves. Reading is no change, ours least of all.
+/// Whether an event may be a change of one of `files`.
+///
+/// An error (`None`) counts as a change. In Kubernetes volumes, the link `..data` changes instead of the file. A read
+/// access is not a change.
 fn is_about(event: Option<&Event>, files: &[PathBuf]) -> bool {
     let Some(event) = event else { return true };
     if matches!(event.kind, EventKind::Access(_)) {

@@ -1,4 +1,4 @@
-//! The config keys that the host itself reads: their table, and the values of one manifest. Enforces none of them.
+//! The config keys that the host reads: the table of keys, and the parsed values of one manifest.
 
 use std::time::Duration;
 
@@ -6,59 +6,61 @@ use imagewatch_abi::{MAX_BATCH, parse_duration_ms};
 
 use super::grants::{CONTAINERS_KEY, FUNCTIONS_KEY, IMAGES_KEY, STRATEGIES_KEY};
 
-/// Config key that lets a module go without a hash.
+/// Config key that allows a module without a hash.
 pub(super) const ALLOW_UNHASHED_KEY: &str = "host.allow_unhashed";
 
-/// Config key of the public key for signatures.
+/// Config key for the public key of signatures.
 pub(super) const SIGNATURE_KEY: &str = "host.signature_key";
 
-/// The `host.` keys.
+/// The values of the `host.` keys of one manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSettings {
-    /// For one request, body included.
+    /// Deadline of one registry request, including the response body.
     pub http_timeout: Duration,
-    /// For the pull of one order.
+    /// How long the pull of one order may go without receiving data.
     pub pull_timeout: Duration,
     /// How long a replaced container without a health check must stay up.
     pub stable_for: Duration,
-    /// How many images before the present one are kept of each repository; none: all.
+    /// How many previous images of each repository are kept. `None` keeps all.
     pub keep_images: Option<usize>,
-    /// What one call of the policy may use.
+    /// Limits of one policy call.
     pub limits: CallLimits,
-    /// The largest body of a registry's answer.
+    /// Maximum size in bytes of a manifest, or of one page of a tag list, from a registry.
     pub max_response_bytes: usize,
-    /// Whether a module may go without a hash.
+    /// Whether a module without a hash is loaded.
     pub allow_unhashed: bool,
-    /// The minisign public key that a module must be signed with; empty: none.
+    /// The minisign public key that must have signed the module. If empty, no signature is required.
     pub signature_key: String,
-    /// Whether what the policy has seen outlives the process.
+    /// Whether the state of the policy persists across restarts.
     pub state: StateKeeping,
-    /// Requests under way at once to one registry.
+    /// Maximum number of concurrent requests to one registry.
     pub connections: usize,
-    /// See `http::egress`.
+    /// Registries that may be contacted over plain HTTP, as written. The egress rules of `imagewatch-registry` parse
+    /// it.
     pub insecure_registries: String,
-    /// See `http::egress`.
+    /// Token servers of registries, as written. The egress rules of `imagewatch-registry` parse it.
     pub auth_realms: String,
 }
 
-/// What one call of a policy may use. Who goes beyond is ended, and the call has not happened; of log lines the rest is dropped.
+/// Limits of one policy call. A call that exceeds a limit is aborted and has no effect. Only log lines over the limit
+/// are dropped instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallLimits {
-    /// Instructions, about.
+    /// Fuel: approximately the number of instructions.
     pub fuel: u64,
-    /// Calls of `http_send`, `docker_containers` and `docker_refresh` together.
+    /// Calls of `http_send`, `docker_containers` and `docker_refresh` in total.
     pub host_calls: u64,
-    /// What goes to host functions and comes back from them, together.
+    /// Bytes passed to host functions and received from them, in total.
     pub host_bytes: usize,
     /// Requests in one `http_send`.
     pub batch: usize,
-    /// Orders in all `docker_refresh` together.
+    /// Orders in all calls of `docker_refresh` in total.
     pub orders: usize,
-    /// The output.
+    /// Size of the output in bytes.
     pub output_bytes: usize,
-    /// Log lines.
+    /// Number of log lines.
     pub log_lines: u64,
-    /// Time of the call.
+    /// Duration of the call, including host functions.
     pub call: Duration,
     /// Deadline of one `http_send`.
     pub http_send: Duration,
@@ -66,54 +68,56 @@ pub struct CallLimits {
     pub docker_containers: Duration,
 }
 
-/// Whether a policy's state outlives the process.
+/// Whether the state of a policy persists across restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateKeeping {
-    /// In the store: what moves while nobody watches is noticed afterwards.
+    /// The store keeps the state. A tag that moves while imagewatch is not running is noticed at the next start.
     Persisted,
-    /// Until the process ends: the first poll seeds, as in the seed system.
+    /// The state exists until the process ends. The first poll after a start records what it sees, and changes nothing.
     Memory,
 }
 
-/// The keys that the host reads, as `(key, type, default, meaning)`; policies declare their own.
+/// The keys that the host reads, as `(key, type, default, description)`. Policies declare their own keys.
+///
+/// `docs/configuration.md` shows the same table; a test compares them.
 pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
     (
         IMAGES_KEY,
         "list of patterns",
         "",
-        "Images that may be pulled, written in full (`docker.io/library/nginx:*`); nothing else is, and a container on another image is not seen.",
+        "Images that the policy may have pulled, written in full (`docker.io/library/nginx:*`). No other image is pulled, and the policy does not see containers on other images.",
     ),
     (
         CONTAINERS_KEY,
         "list of `*`, `name:<pattern>`, `label:<key>=<value>`",
         "",
-        "Containers that may be seen and handled; no other is.",
+        "Containers that the policy may see and act on. It does not see any other container.",
     ),
     (
         STRATEGIES_KEY,
         "list of strategies",
         "replace start-first remove pull-only notify",
-        "Strategies that may be ordered; any other is refused. A container's own label still takes precedence.",
+        "Strategies that the policy may order. Others are refused. A container's own label still takes precedence.",
     ),
     (
         FUNCTIONS_KEY,
         "list of host functions",
         "http_send docker_containers docker_refresh host_log",
-        "Host functions that the module may import; one that imports another is not compiled.",
+        "Host functions that the module may import. A module that imports another one is not compiled.",
     ),
-    ("host.http_timeout", "duration", "10s", "Deadline of one registry request, body included."),
+    ("host.http_timeout", "duration", "10s", "Deadline of one registry request, including the response body."),
     (
         "host.connections",
         "number",
         "48",
-        "Requests under way at once to one registry. Over HTTP/1.1 as many connections are kept, and at most 2¼ \
-         times as many open for a moment; over HTTP/2 it is one.",
+        "Maximum number of concurrent requests to one registry. With HTTP/1.1, that many connections stay open, and \
+         briefly up to 2¼ times as many. With HTTP/2, it is one connection.",
     ),
     (
         "host.pull_timeout",
         "duration",
         "5m",
-        "How long a pull may go without data; how long it takes as a whole is not limited.",
+        "How long a pull may go without receiving data. The total duration of a pull is not limited.",
     ),
     (
         "host.stable_for",
@@ -125,89 +129,109 @@ pub const HOST_KEYS: [(&str, &str, &str, &str); 25] = [
         "host.keep_images",
         "number, or `all`",
         "all",
-        "How many images before the present one are kept of each repository, of those that were replaced here; older ones that nothing uses are removed.",
+        "How many previous images of each repository are kept, besides the current one. It counts images that imagewatch replaced. Older ones are removed if nothing uses them.",
     ),
-    ("host.fuel", "instructions", "5000000000", "What one call of the policy may compute before it is ended."),
-    ("host.max_host_calls", "number", "200", "Calls of host functions in one call of the policy, log lines aside."),
+    (
+        "host.fuel",
+        "instructions",
+        "5000000000",
+        "Maximum number of instructions in one policy call. A call that exceeds it is aborted.",
+    ),
+    (
+        "host.max_host_calls",
+        "number",
+        "200",
+        "Maximum number of host function calls in one policy call. Log lines do not count.",
+    ),
     (
         "host.max_host_bytes",
         "bytes",
         "67108864",
-        "What one call gives to host functions and gets from them, together; an answer of a registry that finds no room is a failed request.",
+        "Maximum number of bytes that one policy call passes to host functions and receives from them, in total. If a registry's response does not fit, its request fails.",
     ),
     (
         "host.max_batch",
         "number",
         "512",
-        "Requests in one `http_send`, 512 at most; a larger one is refused. The built-in policy sends as many as that.",
+        "Maximum number of requests in one `http_send`, at most 512. A larger batch is refused. The built-in policy sends batches of up to 512.",
     ),
     (
         "host.max_orders",
         "number",
         "10000",
-        "Orders that one call may place, and of a manifest that may be under way at once.",
+        "Maximum number of orders that one policy call may place. Also the maximum number of orders of a manifest in progress.",
     ),
-    ("host.max_output_bytes", "bytes", "16777216", "The output of one call, its state included."),
+    (
+        "host.max_output_bytes",
+        "bytes",
+        "16777216",
+        "Maximum size of the output of one policy call, including its state.",
+    ),
     (
         "host.max_response_bytes",
         "bytes",
         "4194304",
-        "A manifest, or a page of a tag list, that a registry answers; a larger one is a failed request. Tokens and errors have 64 KiB.",
+        "Maximum size of an image manifest or of one page of a tag list from a registry. If it is larger, the request fails. For tokens and errors, the limit is 64 KiB.",
     ),
     (
         "host.max_log_lines",
         "number",
         "1000",
-        "Log lines of the policy in one minute, and of one call; the rest is dropped, counted, and reported once a minute.",
+        "Maximum number of log lines of the policy in one minute, and in one call. Further lines are dropped and counted. The count is reported once a minute.",
     ),
     (
         "host.call_timeout",
         "duration",
         "30m",
-        "Time of one call, host functions included, after which it may call none; that ends it.",
+        "Maximum duration of one policy call, including host functions. A host function call after this time aborts the policy call.",
     ),
     (
         "host.http_send_timeout",
         "duration",
         "5m",
-        "Deadline of one `http_send`, waiting for a free connection included; what has come by then counts.",
+        "Deadline of one `http_send`, including the wait for a free connection. Responses that arrive in time are returned.",
     ),
     ("host.docker_containers_timeout", "duration", "30s", "Deadline of one `docker_containers`."),
-    (ALLOW_UNHASHED_KEY, "bool", "false", "Load a module without a `hash` beside its `path`: for who is writing one."),
+    (
+        ALLOW_UNHASHED_KEY,
+        "bool",
+        "false",
+        "Load a module without a `hash` next to its `path`. Use this only while you develop a policy.",
+    ),
     (
         SIGNATURE_KEY,
         "minisign public key",
         "",
-        "The module must be signed with this key, in a file `<module>.minisig` beside it.",
+        "If set, the module must be signed with this key. The signature is in the file `<module>.minisig` next to the module.",
     ),
     (
         "host.state",
         "`persisted`, or `memory`",
         "persisted",
-        "Whether what was seen outlives the program; with `memory` a move that happens while it is down goes unnoticed.",
+        "Whether the state of the policy persists across restarts. With `memory`, a tag that moves while imagewatch is not running goes unnoticed.",
     ),
     (
         "host.insecure_registries",
         "list of hosts, or `loopback`",
         "loopback",
-        "Registries that may be asked over plain HTTP; `loopback` stands for every loopback address.",
+        "Registries that may be contacted over plain HTTP. `loopback` means every loopback address.",
     ),
     (
         "host.auth_realms",
         "list of `registry=host`",
         "",
-        "Token servers on another host than their registry that may be given its credential, and be on a private network.",
+        "Token servers on another host than their registry. They may receive the credential of the registry, and may be on a private network.",
     ),
 ];
 
-/// What `key` is when a manifest does not say.
+/// The default value of `key`. Empty for an unknown key.
 pub(super) fn default_of(key: &str) -> &'static str {
     HOST_KEYS.iter().find(|known| known.0 == key).map_or("", |known| known.2)
 }
 
 impl Default for HostSettings {
     fn default() -> Self {
-        Self::parse(&|key| default_of(key)).expect("the defaults in HOST_KEYS are good values")
+        Self::parse(&|key| default_of(key)).expect("the defaults in HOST_KEYS are valid values")
     }
 }
 
@@ -215,16 +239,19 @@ impl Default for HostSettings {
 type BadValue = (&'static str, String);
 
 impl HostSettings {
-    /// From the values of a manifest, [`default_of`] where it has none.
+    /// Parses the values that `value` returns for each key.
+    ///
+    /// # Errors
+    /// The key with the invalid value, and what is wrong with it.
     pub(super) fn parse<'a>(value: &impl Fn(&str) -> &'a str) -> Result<Self, BadValue> {
         let duration = |key| {
             parse_duration(value(key)).ok_or_else(|| {
-                (key, format!("{:?} is no duration; expected for example `500ms`, `10s` or `5m`", value(key)))
+                (key, format!("{:?} is not a duration; expected for example `500ms`, `10s` or `5m`", value(key)))
             })
         };
         let at_most = |key, most: u64| {
             let number = value(key).parse().ok().filter(|number| (1..=most).contains(number));
-            number.ok_or_else(|| (key, format!("{:?} is no number from 1 to {most}", value(key))))
+            number.ok_or_else(|| (key, format!("{:?} is not a number from 1 to {most}", value(key))))
         };
         let bytes = |key| at_most(key, 1 << 31).map(as_usize);
         Ok(Self {
@@ -270,12 +297,12 @@ impl HostSettings {
     }
 }
 
-/// Of numbers that were checked to fit.
+/// Converts a number that was already checked to fit.
 fn as_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// At most a day.
+/// Parses a duration of at most one day.
 fn parse_duration(text: &str) -> Option<Duration> {
     parse_duration_ms(text).filter(|ms| *ms <= 86_400_000).map(Duration::from_millis)
 }
@@ -295,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_none_names_its_key() {
+    fn an_invalid_value_is_reported_with_its_key() {
         for (key, bad) in [
             ("host.fuel", "0"),
             ("host.max_batch", "513"),

@@ -1,52 +1,53 @@
-//! A transcript: what policies were asked and answered, call by call, with what the world told them, so
-//! that another policy can be tried on the same days. Written by `run --record`, played by `plugin replay`.
+//! Transcripts: recordings of policy calls, with their inputs, their outputs, and all host function calls.
 //!
-//! A file of JSON lines. It holds no credential and no token: the cache is left out, and so is every header
-//! that proves something and every token that a token server gave.
+//! `run --record` writes a transcript. `plugin replay` replays it, to try another policy on the same data.
+//!
+//! A transcript is a file of JSON lines. It contains no credentials and no tokens. The cache is omitted. Headers with
+//! credentials, and the tokens of token servers, are redacted.
 
 mod compare;
-mod player;
 mod recorder;
 mod redact;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, Orders, Placed, Selector};
+use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, Orders, OrdersAccepted, Selector};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-pub use compare::{Difference, Said};
-pub use player::{Replayed, play};
+pub use compare::{Decision, Difference};
 pub use recorder::Recorder;
+pub use replay::{Replayed, play};
 
-/// Grows when a file can no longer be read by the version before.
+/// The format version. It increases when the previous version cannot read new files.
 const FORMAT: u32 = 1;
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
 pub enum Line {
-    /// A policy begins, or takes another's place.
+    /// A policy starts, or replaces another one.
     Policy(PolicyLine),
-    /// It was called.
+    /// A call of a policy.
     Call(Box<CallLine>),
 }
 
-/// Which policy the following calls of a manifest are of.
+/// The policy that made the calls of a manifest that follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyLine {
-    /// The file's format.
+    /// The format version of the file.
     pub format: u32,
     /// The manifest's name.
     pub manifest: String,
-    /// The module's, in hex.
+    /// SHA-256 of the module in hex.
     pub sha256: String,
-    /// As the guest got it.
+    /// The config that the policy got.
     pub config: BTreeMap<String, String>,
-    /// As granted.
+    /// The hosts that the manifest allows.
     pub allowed_hosts: Vec<String>,
 }
 
@@ -55,93 +56,96 @@ pub struct PolicyLine {
 pub struct CallLine {
     /// The manifest's name.
     pub manifest: String,
-    /// The export.
+    /// The export that was called.
     pub export: String,
-    /// What went in, without the cache.
+    /// The input, without the cache.
     pub input: Value,
-    /// What the policy asked of the world meanwhile, in its order.
+    /// The host function calls, in order.
     pub asked: Vec<Exchange>,
-    /// What came out, without the cache; null when the call was ended.
+    /// The output, without the cache. Null if the call failed.
     pub output: Value,
-    /// Why the call was ended, if it was.
+    /// Why the call failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
 }
 
-/// One use of a host function.
+/// One call of a host function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exchange {
     /// `http_send`.
     Http {
-        /// What was sent, without what proves something.
+        /// The requests, without credentials.
         batch: HttpBatch,
-        /// What came back, without tokens.
+        /// The responses, without tokens.
         answer: Answer<HttpResponses>,
     },
     /// `docker_containers`.
     Containers {
-        /// Which.
+        /// The selector.
         selector: Selector,
-        /// Those that there were.
+        /// The containers.
         answer: Answer<Containers>,
     },
     /// `docker_refresh`.
     Refresh {
-        /// What was ordered.
+        /// The orders.
         orders: Orders,
-        /// What the host took.
-        answer: Answer<Placed>,
+        /// The host's answer.
+        answer: Answer<OrdersAccepted>,
     },
 }
 
-/// A transcript cannot be written, read or played.
+/// Why a transcript cannot be written, read or replayed.
 #[derive(Debug, Error)]
 pub enum TranscriptError {
-    /// The system refused.
+    /// The operating system refused.
     #[error("{what} transcript {file}: {source}; check the path and its permissions")]
     File {
-        /// `open`, `read`.
+        /// What failed: `open` or `read`.
         what: &'static str,
         /// The file.
         file: String,
-        /// The system's word.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// It is something else.
-    #[error("read transcript {file}: line {line} is none of `imagewatch run --record` ({reason})")]
+    /// The file is not a transcript, or has another format version.
+    #[error(
+        "read transcript {file}: line {line} is invalid ({reason}); use a file that `imagewatch run --record` wrote"
+    )]
     Malformed {
         /// The file.
         file: String,
-        /// From 1.
+        /// The line number, from 1.
         line: usize,
-        /// What was found.
+        /// What is wrong.
         reason: String,
     },
-    /// Several manifests are in it, or not the one asked for.
-    #[error("replay transcript {file}: it holds {known}; choose one with --manifest")]
+    /// The transcript contains several manifests, or does not contain the requested one.
+    #[error("replay transcript {file}: it contains {known}; choose a manifest with --manifest")]
     Which {
         /// The file.
         file: String,
-        /// The manifests in it.
+        /// The manifests in the transcript.
         known: String,
     },
 }
 
-/// What was recorded of one manifest.
+/// The recorded calls of one manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transcript {
-    /// Its policy when the recording began.
+    /// The policy at the start of the recording.
     pub policy: PolicyLine,
-    /// In their order.
+    /// The calls, in order.
     pub calls: Vec<CallLine>,
 }
 
 impl Transcript {
-    /// Reads what `file` holds of `manifest`, or of the only one in it. Lines that a kill cut short are left out.
+    /// Reads the calls of `manifest` from `file`. Without `manifest`, the file must contain exactly one. Incomplete
+    /// lines, which a kill leaves, are skipped.
     ///
     /// # Errors
-    /// When it cannot be read, is no transcript, or holds no such manifest.
+    /// The file cannot be read, is not a transcript, or does not contain the manifest.
     pub fn read(file: &Path, manifest: Option<&str>) -> Result<Self, TranscriptError> {
         let shown = file.display().to_string();
         let refused = |what, source| TranscriptError::File { what, file: shown.clone(), source };
@@ -155,7 +159,7 @@ impl Transcript {
         for (index, text) in lines.iter().enumerate() {
             let line = match parse_line(text) {
                 Ok(line) => line,
-                // Cut short by a kill; what another recording added begins on a line of its own.
+                // A kill left an incomplete line. A later recording starts on a new line.
                 Err(_) if index > 0 && is_cut_short(text) => continue,
                 Err(reason) => return Err(TranscriptError::Malformed { file: shown, line: index + 1, reason }),
             };
@@ -190,7 +194,7 @@ fn parse_line(text: &str) -> Result<Line, String> {
     let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
     match &line {
         Line::Policy(policy) if policy.format != FORMAT => {
-            Err(format!("it has format {}, this imagewatch reads format {FORMAT}", policy.format))
+            Err(format!("it has format {}, but this imagewatch reads format {FORMAT}", policy.format))
         }
         _ => Ok(line),
     }

@@ -1,4 +1,4 @@
-//! Why a policy does not get to see a container, for the operator: the host tells it, since the policy cannot.
+//! Explains to the operator why a policy does not see a container. The policy cannot explain it, so the host does.
 
 use globset::Glob;
 use imagewatch_abi::{Container, Reference, label};
@@ -7,7 +7,8 @@ use super::Grants;
 use super::grants::{CONTAINERS_KEY, IMAGES_KEY};
 
 impl Grants {
-    /// Why the policy does not see `container`, a lowercase fragment that says what to write. `None` if it sees it.
+    /// Returns why the policy does not see `container`, as a lowercase fragment that says what to write. `None` if the
+    /// policy sees it.
     pub fn reason_against(&self, container: &Container) -> Option<String> {
         if self.shows(container) {
             return None;
@@ -15,20 +16,21 @@ impl Grants {
         if !self.has_container(container) {
             let labels = container.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
             let not_granted = || format!("config key `{CONTAINERS_KEY}` does not grant it");
-            // A label that was meant to grant it, say.
+            // For example, a misspelled label that was meant to grant it.
             return Some(label::check(labels).err().unwrap_or_else(not_granted));
         }
         let reference = container.image.parse::<Reference>().ok()?.with_explicit_tag();
         Some(match self.images.iter().find_map(|pattern| in_full(pattern, &reference).map(|full| (pattern, full))) {
             Some((pattern, full)) => {
-                format!("{pattern:?} in config key `{IMAGES_KEY}` is a short form, which grants nothing: write {full}")
+                format!("{pattern:?} in config key `{IMAGES_KEY}` is a short form, which grants nothing; write {full}")
             }
             None => format!("config key `{IMAGES_KEY}` does not grant its image {reference}"),
         })
     }
 }
 
-/// The pattern in full where `pattern` is meant to grant `reference`, but lacks the registry, `library/` or the tag.
+/// Returns the full form of `pattern` if it seems meant to grant `reference`, but lacks the registry, `library/` or the
+/// tag.
 fn in_full(pattern: &str, reference: &Reference) -> Option<String> {
     let name = reference.name();
     let on_hub = name.strip_prefix("docker.io/");
@@ -39,7 +41,7 @@ fn in_full(pattern: &str, reference: &Reference) -> Option<String> {
     let with_tag = |name: &String| format!("{name}:{}", reference.tag_or_latest());
     let is_meant = short.into_iter().any(|short| glob.is_match(with_tag(&short)) || glob.is_match(&short));
     let tag = pattern.rsplit_once(':').map_or("*", |(_, tag)| tag);
-    // What stands behind the colon of a port is no tag.
+    // The text after the colon of a port is not a tag.
     let tag = if tag.contains('/') { "*" } else { tag };
     is_meant.then(|| format!("{name}:{tag}"))
 }
@@ -75,15 +77,19 @@ mod tests {
     #[case::without_tag("ghcr.io/o/app", "ghcr.io/o/app:v1", "ghcr.io/o/app:*")]
     #[case::with_port("r.lan:5000/app", "r.lan:5000/app:v1", "r.lan:5000/app:*")]
     #[case::second_pattern("ghcr.io/* redis", "redis:7", "docker.io/library/redis:*")]
-    fn a_grant_in_short_form_says_what_to_write(#[case] images: &str, #[case] image: &str, #[case] write: &str) {
+    fn the_reason_for_a_short_form_suggests_the_full_form(
+        #[case] images: &str,
+        #[case] image: &str,
+        #[case] write: &str,
+    ) {
         let reason = reason(images, "*", image, &[]).expect("it is not granted");
-        assert!(reason.ends_with(&format!("a short form, which grants nothing: write {write}")), "{reason}");
-        // What it says to write grants the image.
+        assert!(reason.ends_with(&format!("a short form, which grants nothing; write {write}")), "{reason}");
+        // The suggested pattern grants the image.
         assert_eq!(self::reason(write, "*", image, &[]), None);
     }
 
     #[test]
-    fn a_container_that_is_not_granted_says_by_which_key() {
+    fn the_reason_against_a_container_names_the_key() {
         for (case, images, containers, image, labels, says) in [
             (
                 "no image",

@@ -1,6 +1,6 @@
-//! Sends what `egress` permits: whole batches side by side, with a bound on connections, time and
-//! size, and attaches the stored credential where the permit says so. Decides nothing about hosts
-//! and understands no answer; neither a password nor a query ever reaches a message.
+//! Sends the requests that `egress` permits. The requests of a batch run concurrently, with limits on connections, time
+//! and size. The client attaches a stored credential if the permit allows it. It makes no decisions about hosts and
+//! does not interpret answers. Messages never contain a password or a URL query.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use reqwest::dns::Resolve;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::exchange::Answered;
-use self::lane::Lanes;
+use self::exchange::Reply;
+use self::host_pool::HostPools;
 use self::proxies::{Proxies, ProxyError};
 use super::egress::{EgressRules, Permit};
 use super::realms::Realms;
@@ -22,44 +22,44 @@ use crate::credentials::store::CredentialStore;
 use imagewatch_base::secret::Credential;
 
 mod attach;
+mod byte_budget;
 mod certificates;
 mod exchange;
 mod failure;
-mod lane;
+mod host_pool;
 mod names;
 pub mod proxies;
-mod room;
 
-pub use self::room::{Room, Share, fit};
+pub use self::byte_budget::{ByteBudget, Share, fit};
 
-/// Requests in flight to one registry host, when nothing else is configured.
+/// The default limit of concurrent requests to one host.
 pub const DEFAULT_CONNECTIONS_PER_HOST: usize = 48;
 
-/// Redirects followed for one request.
+/// The maximum number of redirects for one request.
 const MAX_REDIRECTS: usize = 5;
 
-/// Where Docker keeps the certificates of registries.
+/// The folder of Docker with the certificates of registries.
 const DOCKER_CERTIFICATES: &str = "/etc/docker/certs.d";
 
-/// What one request may cost.
+/// The limits of requests and batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// From the moment it is sent to the end of the body, redirects included; waiting for a free connection is not
-    /// counted.
+    /// The time limit from sending a request to the end of the body, including redirects. It excludes the wait for a
+    /// free connection.
     pub deadline: Duration,
-    /// The largest body that is read as text.
+    /// The maximum size of a body that is read as text.
     pub max_text_bytes: usize,
-    /// The largest body that is read as a document or hashed.
+    /// The maximum size of a body that is read as a document or hashed.
     pub max_document_bytes: usize,
-    /// The largest value of a wanted header.
+    /// The maximum size of the value of a requested header.
     pub max_header_bytes: usize,
-    /// All header names and values of one response.
+    /// The maximum total size of all header names and values of one response.
     pub max_head_bytes: usize,
-    /// Requests under way at once to one host.
+    /// The maximum number of concurrent requests to one host.
     pub connections_per_host: usize,
-    /// All bodies of one batch together, as JSON: they are in memory at once, and a call may not have more.
+    /// The maximum total size of all bodies of one batch, as JSON. All of these bodies are in memory at the same time.
     pub batch_bytes: usize,
-    /// From when a batch is handed over; what has not come by then is a failure of its own.
+    /// The time limit of a batch. A request without an answer at that time fails; the other answers are kept.
     pub batch_deadline: Duration,
 }
 
@@ -79,72 +79,79 @@ impl Default for HttpLimits {
     }
 }
 
-/// What the machine says of how to reach registries.
+/// The machine's settings for reaching registries.
 #[derive(Debug, Clone, Default)]
 pub struct HttpSettings {
-    /// The proxies to go through.
+    /// The configured proxies.
     pub proxies: Proxies,
-    /// Folders with one folder for each registry in them, which has its certificates; the first that has the
-    /// registry counts.
+    /// Folders that contain one folder of certificates per registry. The first folder that contains the registry is
+    /// used.
     pub certificates: Vec<PathBuf>,
 }
 
-/// The HTTP client could not be set up.
+/// The HTTP client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpClientError {
-    /// TLS cannot be set up at all.
+    /// TLS cannot be set up.
     #[error("set up the http client: {0}; are the system's CA certificates installed (package ca-certificates)?")]
     Tls(#[from] rustls::Error),
-    /// A proxy that is none.
+    /// A proxy variable does not contain a proxy URL.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
 }
 
-/// One set of connections for all plugins.
+/// An HTTP client whose connections all plugins share.
 #[derive(Debug)]
 pub struct HttpClient {
-    lanes: Lanes,
+    pools: HostPools,
     realms: Realms,
 }
 
-/// What all requests of one batch share.
+/// The data that all requests of one batch share.
 struct Exchange<'a> {
     rules: &'a EgressRules,
     credentials: &'a CredentialStore,
     limits: &'a HttpLimits,
     cancel: &'a CancellationToken,
-    /// What is left of its bytes.
-    room: Share,
+    /// The byte budget of the batch.
+    budget: Share,
     until: Instant,
 }
 
 impl HttpSettings {
-    /// From `environment`, pairs of name and value: [`Proxies::parse`], and the certificates in `certs.d` of
-    /// `DOCKER_CONFIG`, or else of `~/.docker`, and in `/etc/docker/certs.d`.
+    /// Reads the settings from `environment`, pairs of name and value. The certificates are in `certs.d` in
+    /// `DOCKER_CONFIG`, by default `~/.docker`, and then in `/etc/docker/certs.d`. For the proxies, see
+    /// [`Proxies::parse`].
+    ///
+    /// # Errors
+    /// Returns an error if a variable does not contain a proxy URL.
     pub fn parse(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ProxyError> {
         let environment: BTreeMap<String, String> =
             environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let own = environment.get("DOCKER_CONFIG").map(PathBuf::from);
-        let own = own.or_else(|| environment.get("HOME").map(|home| PathBuf::from(home).join(".docker")));
-        let certificates = own.map(|folder| folder.join("certs.d")).into_iter();
+        let user = environment.get("DOCKER_CONFIG").map(PathBuf::from);
+        let user = user.or_else(|| environment.get("HOME").map(|home| PathBuf::from(home).join(".docker")));
+        let certificates = user.map(|folder| folder.join("certs.d")).into_iter();
         let certificates = certificates.chain([PathBuf::from(DOCKER_CERTIFICATES)]).collect();
         Ok(Self { proxies: Proxies::parse(environment)?, certificates })
     }
 }
 
 impl HttpClient {
-    /// A client that keeps no cookies, undoes no compression, and follows only those redirects that the rules of a
-    /// request permit.
+    /// Creates a client. It stores no cookies and decompresses no bodies. It follows only the redirects that the egress
+    /// rules permit.
+    ///
+    /// # Errors
+    /// Returns an error if TLS cannot be set up.
     pub fn new(settings: &HttpSettings) -> Result<Self, HttpClientError> {
         Self::with_names(settings, Arc::new(names::SystemNames))
     }
 
     fn with_names(settings: &HttpSettings, names: Arc<dyn Resolve>) -> Result<Self, HttpClientError> {
-        Ok(Self { lanes: Lanes::new(settings, names)?, realms: Realms::default() })
+        Ok(Self { pools: HostPools::new(settings, names)?, realms: Realms::default() })
     }
 
-    /// Sends what `rules` permit of `batch` and answers in its order, a failure where something was
-    /// refused or went wrong. After `cancel` the rest is not waited for.
+    /// Sends the requests of `batch` that `rules` permit. Returns the answers in the order of the requests. A request
+    /// that is refused or fails gets a failure. When `cancel` is triggered, all open requests fail.
     pub async fn send_all(
         &self,
         rules: &EgressRules,
@@ -153,14 +160,15 @@ impl HttpClient {
         limits: &HttpLimits,
         cancel: &CancellationToken,
     ) -> HttpResponses {
-        let room = Share::of(Arc::new(Room::of(limits.batch_bytes)), None);
+        let budget = Share::of(Arc::new(ByteBudget::of(limits.batch_bytes)), None);
         let until = Instant::now() + limits.batch_deadline;
-        let exchange = Exchange { rules, credentials, limits, cancel, room, until };
+        let exchange = Exchange { rules, credentials, limits, cancel, budget, until };
         let answers = batch.requests.iter().map(|request| self.send(&exchange, request));
         HttpResponses { responses: join_all(answers).await.into_iter().map(Answer::from).collect() }
     }
 
-    /// Sends one request as [`send_all`](Self::send_all) does; its body takes from `room`, which comes back with the answer.
+    /// Sends one request, like [`send_all`](Self::send_all). The body is counted in `budget`, which is returned with
+    /// the answer.
     pub async fn send_one(
         &self,
         rules: &EgressRules,
@@ -168,17 +176,17 @@ impl HttpClient {
         request: &HttpRequest,
         limits: &HttpLimits,
         cancel: &CancellationToken,
-        room: Share,
+        budget: Share,
     ) -> (Answer<HttpResponse>, Share) {
         let until = Instant::now() + limits.batch_deadline;
-        let exchange = Exchange { rules, credentials, limits, cancel, room, until };
+        let exchange = Exchange { rules, credentials, limits, cancel, budget, until };
         let answer = self.send(&exchange, request).await;
-        (Answer::from(answer), exchange.room)
+        (Answer::from(answer), exchange.budget)
     }
 
-    /// How many requests were sent so far, by `host` or `host:port`.
+    /// The number of requests sent so far, by `host` or `host:port`.
     pub fn requests_sent(&self) -> BTreeMap<String, u64> {
-        self.lanes.requests_sent()
+        self.pools.requests_sent()
     }
 
     async fn send(&self, exchange: &Exchange<'_>, request: &HttpRequest) -> Result<HttpResponse, Failure> {
@@ -187,7 +195,7 @@ impl HttpClient {
         tokio::select! {
             biased;
             () = exchange.cancel.cancelled() => Err(failure::shutting_down(&host)),
-            () = sleep_until(exchange.until) => Err(failure::too_late(&host, exchange.limits.batch_deadline)),
+            () = sleep_until(exchange.until) => Err(failure::batch_timeout(&host, exchange.limits.batch_deadline)),
             answer = self.send_permitted(exchange, permit, request) => answer,
         }
     }
@@ -198,8 +206,8 @@ impl HttpClient {
         permit: Permit,
         request: &HttpRequest,
     ) -> Result<HttpResponse, Failure> {
-        let unless = request.unless_credential.as_deref();
-        let credential = attach::find(&permit, unless, exchange.credentials).await?;
+        let rejected = request.rejected_credential_id.as_deref();
+        let credential = attach::select_credential(&permit, rejected, exchange.credentials).await?;
         let response = self.follow(exchange, permit, credential.as_ref(), request).await?;
         let credential_id = credential.as_ref().map(Credential::id);
         Ok(HttpResponse { authenticated: credential.is_some(), credential_id, ..response })
@@ -215,17 +223,17 @@ impl HttpClient {
         let (first, mut left) = (permit.host.clone(), exchange.limits.deadline);
         for _ in 0..=MAX_REDIRECTS {
             match self.send_once(exchange, &permit, credential, request, &mut left).await? {
-                Answered::Whole(response) => {
+                Reply::Complete(response) => {
                     let answered_by = Some(permit.host).filter(|host| *host != first);
                     return Ok(HttpResponse { answered_by, ..response });
                 }
-                Answered::Elsewhere(location) => permit = exchange.rules.check_redirect(&permit, &location)?,
+                Reply::Redirect(location) => permit = exchange.rules.check_redirect(&permit, &location)?,
             }
         }
         Err(failure::too_many_redirects(&first, MAX_REDIRECTS))
     }
 
-    /// `left` of the deadline is what this may take, and less by what it took.
+    /// Sends the request without following a redirect. `left` is the remaining time; it is reduced by the time used.
     async fn send_once(
         &self,
         exchange: &Exchange<'_>,
@@ -233,18 +241,18 @@ impl HttpClient {
         credential: Option<&Credential>,
         request: &HttpRequest,
         left: &mut Duration,
-    ) -> Result<Answered, Failure> {
+    ) -> Result<Reply, Failure> {
         let limits = exchange.limits;
-        let lane = self.lanes.lane(permit, limits.connections_per_host)?;
-        let Some(mut turn) = lane.turn().await else { return Err(failure::shutting_down(&permit.host)) };
-        self.lanes.count(&permit.host);
+        let pool = self.pools.pool(permit, limits.connections_per_host)?;
+        let Some(mut slot) = pool.acquire_slot().await else { return Err(failure::shutting_down(&permit.host)) };
+        self.pools.count(&permit.host);
         let started = Instant::now();
-        let answer = self.exchange((&lane, &mut turn), permit, credential, request, exchange);
+        let answer = self.exchange((&pool, &mut slot), permit, credential, request, exchange);
         let answer = tokio::time::timeout(*left, answer).await;
         *left = left.saturating_sub(started.elapsed());
-        let answer = answer.unwrap_or_else(|_| Err(failure::no_answer(&lane.shown, limits.deadline)));
+        let answer = answer.unwrap_or_else(|_| Err(failure::no_answer(&pool.shown, limits.deadline)));
         if answer.as_ref().is_err_and(|failure| failure.code == FailureCode::Tls) {
-            self.lanes.forget(&lane);
+            self.pools.forget(&pool);
         }
         answer
     }

@@ -1,5 +1,5 @@
-//! Who may log in where: the credentials that the operator gave this program, by registry.
-//! Gathers and looks up; decides nothing about who may be given one, and never shows a password.
+//! The registry credentials that the operator gave to imagewatch. This module finds credentials by registry. It does
+//! not decide which requests may use a credential, and it never shows a password.
 
 mod cache;
 mod docker_config;

@@ -1,6 +1,6 @@
-//! Requests of one manifest that may outlive the call that asked them. A batch waits as long as answers keep coming; a
-//! request without one by then goes on here, and the same request gets its answer in a later call. Sends nothing itself
-//! and knows no rules: it is given what is to run. A request that is under way is never sent a second time.
+//! Requests of one manifest that may outlive the call that sent them. A batch waits while answers keep arriving. A
+//! request without an answer continues in the background. When a later call sends the same request, it gets the answer.
+//! A request in flight is never sent a second time. This module sends nothing itself and checks no rules.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,22 +14,23 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// A batch in which nothing arrives for so long is answered as it is.
-const QUIET: Duration = Duration::from_secs(1);
+/// A batch returns if no answer arrives for this time.
+const DEBOUNCE: Duration = Duration::from_secs(1);
 
-/// No batch waits longer, also where answers keep coming: they are of use to others already.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The maximum wait of a batch, even if answers keep arriving. Other targets can already use the answers.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// So many requests to one host may be under way or uncollected, for one manifest. More are put off.
+/// The maximum number of requests to one host that are in flight or not collected, for one manifest. Further requests
+/// are answered with `pending` and not sent.
 const MAX_FOR_HOST: usize = MAX_BATCH;
 
-/// The same for all hosts of a manifest.
-const MAX_IN_ALL: usize = 8 * MAX_BATCH;
+/// The same limit for all hosts of a manifest together.
+const MAX_TOTAL: usize = 8 * MAX_BATCH;
 
-/// An answer, and what it holds of the room for bodies; that is free again when this is dropped.
+/// An answer, and its share of the byte budget. Dropping the share returns its bytes.
 pub type Arrived<R> = (Answer<HttpResponse>, R);
 
-/// The requests of one manifest.
+/// The deferred requests of one manifest. `R` is the share of the byte budget.
 #[derive(Debug)]
 pub struct Deferred<R> {
     shared: Arc<Shared<R>>,
@@ -38,22 +39,22 @@ pub struct Deferred<R> {
 #[derive(Debug)]
 struct Shared<R> {
     entries: Mutex<Entries<R>>,
-    /// Told of each answer, and of each hurry.
-    news: watch::Sender<()>,
-    /// Somebody waits for the call to end.
+    /// Notified on each answer and on each call of [`Deferred::hurry`].
+    changed: watch::Sender<()>,
+    /// Whether the current call must return without waiting for answers.
     is_hurried: AtomicBool,
 }
 
-/// Method and URL: of two such requests with different headers one waits for the other.
+/// Method and URL. If two requests have the same key but different headers, one waits for the other.
 type Key = (String, String);
 
 #[derive(Debug)]
 struct Entries<R> {
     by_key: BTreeMap<Key, Entry<R>>,
     by_host: BTreeMap<String, usize>,
-    /// Tells an answer from that of an earlier request with the same key.
-    next: u64,
-    /// The number of the call.
+    /// The number of the latest request. Distinguishes its answer from that of an earlier request with the same key.
+    latest: u64,
+    /// The number of the current call.
     call: u64,
 }
 
@@ -63,14 +64,14 @@ struct Entry<R> {
     request: HttpRequest,
     host: String,
     task: Option<AbortHandle>,
-    arrived: Option<Kept<R>>,
+    arrived: Option<StoredAnswer<R>>,
 }
 
 #[derive(Debug)]
-struct Kept<R> {
+struct StoredAnswer<R> {
     answer: Answer<HttpResponse>,
-    room: Option<R>,
-    /// The call in which it came.
+    share: Option<R>,
+    /// The call during which the answer arrived.
     call: u64,
 }
 
@@ -83,7 +84,7 @@ impl<R> Drop for Entry<R> {
 }
 
 impl<R> Drop for Deferred<R> {
-    /// The tasks hold the rest.
+    /// Aborts all requests. The tasks hold the other references to the shared data.
     fn drop(&mut self) {
         self.shared.lock().by_key.clear();
     }
@@ -91,24 +92,24 @@ impl<R> Drop for Deferred<R> {
 
 impl<R: Send + 'static> Default for Deferred<R> {
     fn default() -> Self {
-        let entries = Entries { by_key: BTreeMap::new(), by_host: BTreeMap::new(), next: 0, call: 0 };
+        let entries = Entries { by_key: BTreeMap::new(), by_host: BTreeMap::new(), latest: 0, call: 0 };
         let (entries, is_hurried) = (Mutex::new(entries), AtomicBool::new(false));
-        Self { shared: Arc::new(Shared { entries, news: watch::Sender::new(()), is_hurried }) }
+        Self { shared: Arc::new(Shared { entries, changed: watch::Sender::new(()), is_hurried }) }
     }
 }
 
 impl<R: Send + 'static> Deferred<R> {
-    /// A call of the policy begins.
+    /// Begins a call of the policy.
     pub fn begin_call(&self) {
         self.shared.is_hurried.store(false, Ordering::Release);
         self.shared.lock().call += 1;
     }
 
-    /// The call is over: answers that were there when it began, and that it did not want, are of no use any more.
+    /// Ends the call. Drops answers that arrived before the call and that the call did not request.
     pub fn end_call(&self) {
         let mut entries = self.shared.lock();
         let call = entries.call;
-        let is_stale = |entry: &Entry<R>| entry.arrived.as_ref().is_some_and(|kept| kept.call < call);
+        let is_stale = |entry: &Entry<R>| entry.arrived.as_ref().is_some_and(|stored| stored.call < call);
         let stale: Vec<Key> =
             entries.by_key.iter().filter(|(_, entry)| is_stale(entry)).map(|(key, _)| key.clone()).collect();
         for key in stale {
@@ -116,29 +117,29 @@ impl<R: Send + 'static> Deferred<R> {
         }
     }
 
-    /// Has the call that is under way wait for no more answers.
+    /// Makes the current call return without waiting for further answers.
     pub fn hurry(&self) {
         self.shared.is_hurried.store(true, Ordering::Release);
-        self.shared.news.send_replace(());
+        self.shared.changed.send_replace(());
     }
 
-    /// Whether anything is under way, or an answer is there that no call has collected.
+    /// Whether a request is in flight, or an answer is not collected yet.
     pub fn is_busy(&self) -> bool {
         !self.shared.lock().by_key.is_empty()
     }
 
-    /// Waits until there is an answer that no call has collected.
+    /// Waits until an answer has arrived that no call has collected.
     pub async fn arrived(&self) {
-        let mut news = self.shared.news.subscribe();
+        let mut changed = self.shared.changed.subscribe();
         while !self.shared.lock().by_key.values().any(|entry| entry.arrived.is_some()) {
-            if news.changed().await.is_err() {
+            if changed.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Answers `requests` in their order; those that have no answer yet by `pending`. What is not under way is started
-    /// by `send`.
+    /// Returns the answers to `requests` in their order. A request without an answer gets a `pending` failure. `send`
+    /// creates the future of each request that is not in flight; it runs on `runtime`.
     pub async fn send<F>(
         &self,
         runtime: &Handle,
@@ -162,18 +163,18 @@ impl<R: Send + 'static> Deferred<R> {
         answers
     }
 
-    /// Waits for the answers of `open`, as long as there is reason to.
+    /// Waits for the answers to `open` while answers keep arriving, but at most [`MAX_WAIT`].
     async fn wait(&self, mut open: Vec<Key>) {
-        let mut news = self.shared.news.subscribe();
-        let end = Instant::now() + LONGEST;
+        let mut changed = self.shared.changed.subscribe();
+        let end = Instant::now() + MAX_WAIT;
         loop {
             self.shared.lock().drop_answered(&mut open);
             if open.is_empty() || self.shared.is_hurried.load(Ordering::Acquire) {
                 return;
             }
-            let until = (Instant::now() + QUIET).min(end);
+            let until = (Instant::now() + DEBOUNCE).min(end);
             tokio::select! {
-                _ = news.changed() => {}
+                _ = changed.changed() => {}
                 () = sleep_until(until) => return,
             }
         }
@@ -185,20 +186,21 @@ impl<R> Shared<R> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arrive(&self, key: &Key, number: u64, (answer, room): Arrived<R>) {
+    fn arrive(&self, key: &Key, number: u64, (answer, share): Arrived<R>) {
         {
             let mut entries = self.lock();
             let call = entries.call;
             if let Some(entry) = entries.by_key.get_mut(key).filter(|entry| entry.number == number) {
-                entry.arrived = Some(Kept { answer, room: Some(room), call });
+                entry.arrived = Some(StoredAnswer { answer, share: Some(share), call });
             }
         }
-        self.news.send_replace(());
+        self.changed.send_replace(());
     }
 }
 
 impl<R: Send + 'static> Entries<R> {
-    /// The key under which `request` is answered; none where it has to wait for others first.
+    /// Starts `request` unless it is in flight or answered, and returns its key. Returns `None` if it must wait for
+    /// other requests.
     fn enter<F>(
         &mut self,
         shared: &Arc<Shared<R>>,
@@ -213,21 +215,21 @@ impl<R: Send + 'static> Entries<R> {
         match self.by_key.get(&key) {
             Some(entry) if entry.request == *request => return Some(key),
             Some(entry) if entry.arrived.is_none() => return None,
-            // An answer to other headers, an older token say.
+            // The stored answer belongs to other headers, for example to an older token.
             Some(_) => self.remove(&key),
             None => {}
         }
         let host = host_of(&request.url).to_owned();
-        if self.by_key.len() >= MAX_IN_ALL || self.by_host.get(&host).is_some_and(|count| *count >= MAX_FOR_HOST) {
+        if self.by_key.len() >= MAX_TOTAL || self.by_host.get(&host).is_some_and(|count| *count >= MAX_FOR_HOST) {
             return None;
         }
-        self.next += 1;
-        let (number, sent, own) = (self.next, send(request.clone()), key.clone());
+        self.latest += 1;
+        let (number, sent, task_key) = (self.latest, send(request.clone()), key.clone());
         let shared = Arc::downgrade(shared);
         let task = runtime.spawn(async move {
             let arrived = sent.await;
             if let Some(shared) = shared.upgrade() {
-                shared.arrive(&own, number, arrived);
+                shared.arrive(&task_key, number, arrived);
             }
         });
         *self.by_host.entry(host.clone()).or_default() += 1;
@@ -238,7 +240,7 @@ impl<R: Send + 'static> Entries<R> {
 }
 
 impl<R> Entries<R> {
-    /// Takes from the end of `open` what is answered.
+    /// Removes answered requests from the end of `open`.
     fn drop_answered(&self, open: &mut Vec<Key>) {
         while open.last().is_some_and(|key| self.by_key.get(key).is_none_or(|entry| entry.arrived.is_some())) {
             open.pop();
@@ -255,14 +257,14 @@ impl<R> Entries<R> {
         }
     }
 
-    /// A request that stands twice in a batch reads the same answer twice.
+    /// The answer to `request`. A batch that contains a request twice gets the same answer twice.
     fn read(&mut self, request: &HttpRequest, key: Option<&Key>) -> Arrived<Option<R>> {
         let entry = key.and_then(|key| self.by_key.get_mut(key));
-        if let Some(kept) = entry.and_then(|entry| entry.arrived.as_mut()) {
-            return (kept.answer.clone(), kept.room.take());
+        if let Some(stored) = entry.and_then(|entry| entry.arrived.as_mut()) {
+            return (stored.answer.clone(), stored.share.take());
         }
         let message = format!("{} has not answered yet", host_of(&request.url));
-        (Answer::Err(Failure::passing(FailureCode::Pending, message)), None)
+        (Answer::Err(Failure::retryable(FailureCode::Pending, message)), None)
     }
 
     fn forget_answer(&mut self, key: &Key) {
@@ -272,7 +274,7 @@ impl<R> Entries<R> {
     }
 }
 
-/// Host and port of `url`, without what may stand before an `@`.
+/// The host and port of `url`, without user information.
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

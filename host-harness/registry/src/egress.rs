@@ -1,6 +1,6 @@
-//! What a plugin may send and where: hosts, schemes, methods, headers, and towards whom a stored
-//! credential may be attached. Pure rules over one request: opens no connection, holds no
-//! credential, and takes the guest's word for nothing.
+//! The rules for requests of plugins: hosts, schemes, methods, headers, and the hosts that may receive a stored
+//! credential. The rules are pure functions of one request. This module opens no connections, holds no credentials, and
+//! does not trust the guest.
 
 use imagewatch_abi::{Failure, FailureCode, HttpRequest, Method, ReadBody, is_loopback_host};
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -13,15 +13,17 @@ use imagewatch_base::registry_name::{DOCKER_HUB, parse_registry};
 
 mod purpose;
 
-/// The manifest's field that lists the hosts a policy may contact.
+/// The config key that lists the hosts that requests may reach without TLS.
 const INSECURE_REGISTRIES: &str = "host.insecure_registries";
+/// The config key that lists pairs of a registry and the host that issues its tokens.
 const AUTH_REALMS: &str = "host.auth_realms";
+/// The entry of [`INSECURE_REGISTRIES`] that allows all loopback hosts.
 const LOOPBACK: &str = "loopback";
 
-/// RFC 1035; messages quote the host.
+/// The maximum length of a host name (RFC 1035). Messages quote the host.
 const MAX_HOST_BYTES: usize = 253;
 
-/// Registries whose tokens are issued by another host, as they document it themselves.
+/// Registries whose tokens are issued by another host, according to the registries' documentation.
 const KNOWN_REALMS: [(&str, &str); 5] = [
     (DOCKER_HUB, "auth.docker.io"),
     (DOCKER_HUB, "auth.ipv6.docker.com"),
@@ -30,8 +32,8 @@ const KNOWN_REALMS: [(&str, &str); 5] = [
     ("rg.fr-par.scw.cloud", "api.scaleway.com"),
 ];
 
-/// What the connection itself needs, or what would speak for somebody else than the guest. Bodies are taken as they
-/// are, so nothing may ask for a compressed one.
+/// Headers that a guest may not set. The connection sets them, or they would authenticate as somebody other than the
+/// guest. `accept-encoding` is included because bodies are not decompressed.
 const REFUSED_HEADERS: [&str; 12] = [
     "accept-encoding",
     "connection",
@@ -47,10 +49,10 @@ const REFUSED_HEADERS: [&str; 12] = [
     "upgrade",
 ];
 
-/// Form fields that are secrets: the host sets them.
+/// Form fields that contain secrets. Only the host sets them.
 const REFUSED_FIELDS: [&str; 2] = ["refresh_token", "password"];
 
-/// The operator's grant for HTTP, from one plugin manifest.
+/// The operator's rules for the HTTP requests of one plugin manifest.
 #[derive(Debug, Clone)]
 pub struct EgressRules {
     allowed: AllowedHosts,
@@ -59,54 +61,59 @@ pub struct EgressRules {
     realms: Vec<(String, String)>,
 }
 
-/// A request that may be sent, in the form in which it was checked.
+/// A permitted request, in the form in which it was checked.
 #[derive(Debug, Clone)]
 pub struct Permit {
-    /// The method.
+    /// The HTTP method.
     pub method: Method,
-    /// The URL; its host is [`host`](Self::host).
+    /// The URL. Its host is [`host`](Self::host).
     pub url: Url,
     /// The guest's headers.
     pub headers: HeaderMap,
-    /// `host`, or `host:port` when the port is not the scheme's own.
+    /// `host`, or `host:port` if the port is not the scheme's default port.
     pub host: String,
-    /// Which addresses the host may be at.
+    /// The addresses that the request may reach.
     pub network: Network,
-    /// Whose stored credential may go along.
+    /// The stored credential that may be attached.
     pub credential: Option<CredentialPermit>,
-    /// The credential that was asked for in vain, and why: the request may be sent only while none is stored.
-    pub withheld: Option<(CredentialPermit, Failure)>,
-    /// Whether to do without when none is stored.
-    pub or_anonymous: bool,
-    /// Whether a redirect may be followed, see [`EgressRules::check_redirect`]. What asks for a token never is.
+    /// A requested credential that may not be attached, and the reason. If this credential is stored, the request fails
+    /// with that reason. Otherwise the request is sent anonymously.
+    pub denied_credential: Option<(CredentialPermit, Failure)>,
+    /// Whether the request is sent anonymously if no credential is stored.
+    pub allow_anonymous: bool,
+    /// Whether the client may follow a redirect, see [`EgressRules::check_redirect`]. Always `false` for token
+    /// requests.
     pub may_redirect: bool,
 }
 
-/// The one stored credential that may be attached to a request.
+/// The stored credential that may be attached to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialPermit {
-    /// The registry that it belongs to.
+    /// The registry of the credential.
     pub registry: String,
-    /// The repository that it is for, when the guest named one.
+    /// The repository of the credential, if the guest named one.
     pub repository: Option<String>,
-    /// The URL's host is a token realm of that registry, not the registry itself.
+    /// Whether the URL's host is a token realm of the registry, not the registry itself.
     pub is_realm: bool,
 }
 
 impl EgressRules {
-    /// Reads the manifest's `allowed_hosts` (globs of hosts, with the port where it is not the
-    /// scheme's own; from the first `/` on an entry is ignored) and two config values, lists
-    /// separated by commas or blanks: `host.insecure_registries` (hosts that may be spoken to
-    /// without TLS; `loopback` is all of this machine's) and `host.auth_realms` (pairs
-    /// `registry=realmhost`).
+    /// Parses the manifest's `allowed_hosts` and two config values. An entry of `allowed_hosts` is a glob of a host,
+    /// with a port unless it is the scheme's default port. The text after the first `/` of an entry is ignored. The
+    /// config values are lists separated by commas or spaces. `host.insecure_registries` lists hosts that requests may
+    /// reach without TLS; `loopback` means all loopback hosts. `host.auth_realms` lists pairs `registry=realmhost`.
+    ///
+    /// # Errors
+    /// Returns an error for the first entry that is not valid.
     pub fn parse(allowed_hosts: &[String], insecure: &str, auth_realms: &str) -> Result<Self, EgressError> {
         Self::over(AllowedHosts::parse(allowed_hosts)?, insecure, auth_realms)
     }
 
-    /// The same over hosts that were parsed before, and perhaps narrowed.
+    /// Creates rules from hosts that were parsed before and may have been narrowed. For the config values, see
+    /// [`parse`](Self::parse).
     ///
     /// # Errors
-    /// The entry of one of the two config values that cannot be used.
+    /// Returns an error for the first entry of the config values that is not valid.
     pub fn over(allowed: AllowedHosts, insecure: &str, auth_realms: &str) -> Result<Self, EgressError> {
         let mut rules = Self { allowed, allow_insecure_loopback: false, insecure: Vec::new(), realms: Vec::new() };
         for entry in list(insecure) {
@@ -125,33 +132,37 @@ impl EgressRules {
         Ok(rules)
     }
 
-    /// Whether `request` may be sent and with whose credential; else a failure that names the URL's
-    /// host and the key that would allow it. `realms` are those that registries have named so far.
+    /// Checks whether `request` may be sent, and with which credential. `realms` contains the realms that registries
+    /// have named so far.
+    ///
+    /// # Errors
+    /// Returns a failure that names the URL's host and the key that would allow the request.
     pub fn check(&self, request: &HttpRequest, realms: &Realms) -> Result<Permit, Failure> {
         let (url, host) = parse_url(&request.url)?;
         let headers = check_headers(&request.headers, &host, self.allowed.has(&host))?;
         let is_realm = self.is_realm(&host)
-            || is_like_a_token_request(request, &headers)
+            || is_anonymous_token_request(request, &headers)
                 && realms.has(&url, |registry| !host.is(registry) && self.allowed.has(&UrlHost::named(registry)));
         let is_known = self.allowed.has(&host) || is_realm;
-        let mut withheld = None;
+        let mut denied_credential = None;
         let credential = match request.credential.as_deref().map(|named| self.check_credential(named, &host)) {
             None => None,
             Some(Ok(permit)) => Some(permit),
-            // A public image of a registry whose tokens another host issues needs no credential.
+            // Another host may issue the tokens of a registry. A public image then needs no credential.
             Some(Err(refusal)) => match *refusal {
-                (Some(permit), failure) if request.or_anonymous && is_known && url.scheme() == "https" => {
-                    withheld = Some((permit, failure));
+                (Some(permit), failure) if request.allow_anonymous && is_known && url.scheme() == "https" => {
+                    denied_credential = Some((permit, failure));
                     None
                 }
                 (_, failure) => return Err(failure),
             },
         };
         if !is_known {
-            return denied(format!("{host} is not among the plugin manifest's {ALLOWED_HOSTS}: add it there"));
+            return denied(format!("{host} is not in {ALLOWED_HOSTS} of the plugin manifest: add it there"));
         }
         self.check_scheme(&url, &host)?;
-        let is_chosen = is_realm || withheld.is_some() || credential.as_ref().is_some_and(|found| found.is_realm);
+        let is_chosen =
+            is_realm || denied_credential.is_some() || credential.as_ref().is_some_and(|found| found.is_realm);
         let network = self.check_network(&host, is_chosen)?;
         let credential = credential.filter(|_| !headers.contains_key(AUTHORIZATION));
         check_form(request, &host, credential.is_some())?;
@@ -166,21 +177,25 @@ impl EgressRules {
             host: host.short,
             network,
             credential,
-            withheld,
-            or_anonymous: request.or_anonymous,
+            denied_credential,
+            allow_anonymous: request.allow_anonymous,
             may_redirect: is_document && request.method != Method::Post && !is_chosen,
         })
     }
 
-    /// Whether the answer to `permit` may lead on to `location`, and how: to another origin without credential and
-    /// without any header but `accept`, never from https to http, and only to where a registry's choice may lead.
+    /// Checks whether the client may follow a redirect from `permit` to `location`. A redirect to another origin
+    /// carries no credential and no header except `accept`. It may reach only addresses that a registry may choose. A
+    /// redirect from https to http is never allowed.
+    ///
+    /// # Errors
+    /// Returns a failure that names the hosts and, if one exists, the key that would allow the redirect.
     pub fn check_redirect(&self, permit: &Permit, location: &str) -> Result<Permit, Failure> {
         let target = match permit.url.join(location) {
             Ok(target) => check_url(target),
             Err(error) => denied(format!("the url is malformed: {error}")),
         };
         let refuse = |failure: Failure| -> Failure {
-            let message = format!("{} redirects to where it may not: {}", permit.host, failure.message);
+            let message = format!("{} redirects to a target that is not allowed: {}", permit.host, failure.message);
             Failure { message, ..failure }
         };
         let (url, host) = target.map_err(refuse)?;
@@ -188,7 +203,7 @@ impl EgressRules {
             return Ok(Permit { url, ..permit.clone() });
         }
         if permit.url.scheme() == "https" && url.scheme() != "https" {
-            let message = format!("{host} without TLS, which no key allows after https");
+            let message = format!("{host} without TLS; no key allows a redirect from https to http");
             return denied(message).map_err(refuse);
         }
         self.check_scheme(&url, &host).map_err(refuse)?;
@@ -199,8 +214,8 @@ impl EgressRules {
         Ok(Permit { url, headers, host: host.short, network, credential: None, ..permit.clone() })
     }
 
-    /// `named` is the guest's word; that its credential may go to `host` is decided here alone. A refusal comes with
-    /// the credential that it is about, if there is one by that name.
+    /// Decides whether the credential that the guest named may be sent to `host`. This function alone makes that
+    /// decision. A refusal contains the credential, if the name is valid.
     fn check_credential(
         &self,
         named: &str,
@@ -212,12 +227,12 @@ impl EgressRules {
         };
         let Some(registry) = parse_registry(registry).filter(|_| repository.as_deref().is_none_or(is_repository))
         else {
-            let message = format!("the credential asked for towards {host} is not named by a registry host");
+            let message = format!("the credential requested for {host} is not named by a registry host");
             return denied(message).map_err(|failure| Box::new((None, failure)));
         };
         if !self.allowed.has(&UrlHost::named(&registry)) {
             let message = format!(
-                "the credential of {registry} is not this plugin's to use towards {host}: add {registry} to {ALLOWED_HOSTS}"
+                "this plugin may not send the credential of {registry} to {host}: add {registry} to {ALLOWED_HOSTS}"
             );
             return denied(message).map_err(|failure| Box::new((None, failure)));
         }
@@ -226,8 +241,8 @@ impl EgressRules {
         if is_realm && !self.is_bound(&permit.registry, host) {
             let registry = &permit.registry;
             let message = format!(
-                "the credential of {registry} does not go to {host}: if that is where {registry} has its tokens \
-                 issued, add {registry}={host} to {AUTH_REALMS}"
+                "the credential of {registry} may not be sent to {host}: if {host} issues the tokens of {registry}, \
+                 add {registry}={host} to {AUTH_REALMS}"
             );
             return denied(message).map_err(|failure| Box::new((Some(permit), failure)));
         }
@@ -240,11 +255,11 @@ impl EgressRules {
         if url.scheme() == "https" || is_insecure {
             return Ok(());
         }
-        denied(format!("{host} may not be spoken to without TLS: use https, or add it to {INSECURE_REGISTRIES}"))
+        denied(format!("{host} may not be contacted without TLS: use https, or add it to {INSECURE_REGISTRIES}"))
     }
 
-    /// Which addresses `host` may be at; `is_chosen` says that a registry's answer chose it. Of hosts that are
-    /// addresses themselves that is decided here, of names when they are connected to.
+    /// Decides which addresses a request to `host` may reach. `is_chosen` means that a registry's answer chose the
+    /// host. A host that is an address is checked here. A host name is checked on each connection, see [`Network`].
     fn check_network(&self, host: &UrlHost, is_chosen: bool) -> Result<Network, Failure> {
         let is_named = self.allowed.names(host) || self.realms.iter().any(|(_, realm)| host.is(realm));
         let network = match host.address {
@@ -256,19 +271,19 @@ impl EgressRules {
             network.check(&host.short, address).or_else(|refused| denied(refused.to_string()))?;
         } else if network == Network::Public && is_loopback_host(&host.short) {
             return denied(format!(
-                "{host} is this machine, where a registry's answer may not lead: add it to {ALLOWED_HOSTS} or, with \
-                 its registry, to {AUTH_REALMS}"
+                "{host} is this machine, and a registry's answer may not lead there: add {host} to {ALLOWED_HOSTS}, or \
+                 add <registry>={host} to {AUTH_REALMS}"
             ));
         }
         Ok(network)
     }
 
-    /// Whether `host` issues tokens for `registry`, as is known or configured.
+    /// Whether `host` issues tokens for `registry`, according to the built-in list or the configuration.
     fn is_bound(&self, registry: &str, host: &UrlHost) -> bool {
         self.pairs().any(|(of, realm)| of == registry && host.is(realm))
     }
 
-    /// Whether `host` issues tokens for any registry that the plugin may ask.
+    /// Whether `host` issues tokens for any registry that the plugin may contact.
     fn is_realm(&self, host: &UrlHost) -> bool {
         self.pairs().any(|(registry, realm)| host.is(realm) && self.allowed.has(&UrlHost::named(registry)))
     }
@@ -279,12 +294,13 @@ impl EgressRules {
     }
 }
 
-/// Asks for something that anybody may have, and as tokens are asked for.
-fn is_like_a_token_request(request: &HttpRequest, headers: &HeaderMap) -> bool {
+/// Whether the request can be an anonymous token request: a GET for text without an `authorization` header.
+fn is_anonymous_token_request(request: &HttpRequest, headers: &HeaderMap) -> bool {
     request.method == Method::Get && request.read == ReadBody::Text && !headers.contains_key(AUTHORIZATION)
 }
 
-/// Only what a reference's grammar has: a credential's name is looked up in files and handed to programs.
+/// Whether `text` matches the grammar of repositories. The check is strict, because the name of a credential is looked
+/// up in files and passed to programs.
 fn is_repository(text: &str) -> bool {
     let is_component = |part: &str| {
         let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -294,29 +310,29 @@ fn is_repository(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '/' | '.' | '_' | '-'))
 }
 
-/// A form is for whom its credential is for, and no secret of the guest's is in it.
+/// Checks a form. It may be sent only with a permitted credential, and the guest may not set secret fields.
 fn check_form(request: &HttpRequest, host: &UrlHost, has_credential: bool) -> Result<(), Failure> {
     if request.method != Method::Post {
         let is_empty = request.form.is_empty();
-        return if is_empty { Ok(()) } else { denied(format!("a form for {host} is to be posted")) };
+        return if is_empty { Ok(()) } else { denied(format!("a form for {host} must be sent with POST")) };
     }
     if !has_credential {
         return denied(format!(
-            "a form may go to {host} only with a credential that may: name its registry, and if {host} issues that \
+            "a form may be sent to {host} only with a credential: name its registry, and if {host} issues that \
              registry's tokens, add <registry>={host} to {AUTH_REALMS}"
         ));
     }
     match request.form.iter().find(|(name, _)| REFUSED_FIELDS.contains(&name.as_str())) {
-        Some((name, _)) => denied(format!("form field {name} towards {host} is not a plugin's to set")),
+        Some((name, _)) => denied(format!("a plugin may not set form field {name} for {host}")),
         None => Ok(()),
     }
 }
 
 fn denied<T>(message: String) -> Result<T, Failure> {
-    Err(Failure::lasting(FailureCode::Denied, message))
+    Err(Failure::permanent(FailureCode::Denied, message))
 }
 
-/// The message never quotes the URL: its query is nobody else's business.
+/// Parses a URL. The message never quotes the URL, because its query may be secret.
 fn parse_url(text: &str) -> Result<(Url, UrlHost), Failure> {
     match Url::parse(text) {
         Ok(url) => check_url(url),
@@ -327,16 +343,16 @@ fn parse_url(text: &str) -> Result<(Url, UrlHost), Failure> {
 fn check_url(url: Url) -> Result<(Url, UrlHost), Failure> {
     let name = url.host_str().unwrap_or("a url without a host");
     if name.len() > MAX_HOST_BYTES {
-        return denied(format!("the url's host has more than {MAX_HOST_BYTES} characters, which no name server knows"));
+        return denied(format!("the url's host has more than {MAX_HOST_BYTES} characters, the limit of DNS"));
     }
     if !matches!(url.scheme(), "https" | "http") {
-        return denied(format!("{name} may be spoken to by https only, not by {}", url.scheme()));
+        return denied(format!("{name} may be contacted by https only, not by {}", url.scheme()));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return denied(format!("the url for {name} carries a user name or password: name a credential instead"));
+        return denied(format!("the url for {name} contains a user name or password: name a credential instead"));
     }
     if url.fragment().is_some() {
-        return denied(format!("the url for {name} has a fragment, which no registry sees"));
+        return denied(format!("the url for {name} has a fragment, which is never sent: remove it"));
     }
     match UrlHost::of(&url) {
         Some(host) => Ok((url, host)),
@@ -351,7 +367,7 @@ fn check_headers(headers: &[(String, String)], host: &UrlHost, is_allowed: bool)
             return denied(format!("a header for {host} is malformed"));
         };
         if REFUSED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
-            return denied(format!("header {name} towards {host} is not a plugin's to set"));
+            return denied(format!("a plugin may not set header {name} for {host}"));
         }
         if name == AUTHORIZATION {
             check_authorization(&value, host, is_allowed)?;
@@ -365,10 +381,10 @@ fn check_headers(headers: &[(String, String)], host: &UrlHost, is_allowed: bool)
 fn check_authorization(value: &HeaderValue, host: &UrlHost, is_allowed: bool) -> Result<(), Failure> {
     let is_bearer = value.as_bytes().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
     if !is_bearer {
-        return denied(format!("a plugin may send {host} a bearer token only: for a password name a credential"));
+        return denied(format!("a plugin may send only a bearer token to {host}: for a password, name a credential"));
     }
     if !is_allowed {
-        return denied(format!("a bearer token may not go to {host}: add it to {ALLOWED_HOSTS}"));
+        return denied(format!("a bearer token may not be sent to {host}: add {host} to {ALLOWED_HOSTS}"));
     }
     Ok(())
 }
@@ -378,7 +394,7 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn parse_host(key: &'static str, entry: &str, host: &str) -> Result<String, EgressError> {
-    parse_registry(host).ok_or_else(|| refuse_entry(key, entry, "it needs a bare <host> or <host>:<port>"))
+    parse_registry(host).ok_or_else(|| refuse_entry(key, entry, "write only <host> or <host>:<port>"))
 }
 
 #[cfg(test)]

@@ -1,24 +1,23 @@
-//! Which addresses a connection may be made to. Pure: an address and how its URL came about go in,
-//! yes or a reason comes out. Resolves no name; that the check is made on the address that is then
-//! connected to is the client's part.
+//! Decides which addresses a request may reach. The decision depends on the address and on who chose its host. This
+//! module resolves no names. The client checks the address that it then connects to.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How far a URL may lead, by who chose its host.
+/// The addresses that a request may reach, by who chose its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Network {
-    /// The operator wrote this very address: anywhere.
+    /// The operator listed exactly this address. Every address is allowed.
     Literal,
-    /// The operator allows the host, by name or by pattern: self-hosters' registries are on private networks and
-    /// on loopback. Not to addresses that no registry has: link-local ones, where clouds keep their metadata,
-    /// unspecified and multicast ones.
+    /// The operator allows the host by name or by pattern. Private and loopback addresses are allowed, because many
+    /// registries have one. Addresses that no registry has are refused: link-local addresses, which clouds use for
+    /// metadata, and unspecified, multicast and reserved addresses.
     Operators,
-    /// A registry's answer chose it (a realm, a redirect): to public addresses only.
+    /// A registry's answer chose the host, for example as a realm or a redirect. Only public addresses are allowed.
     Public,
 }
 
-/// What kind of address it is.
+/// The class of an address, with a description for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Public,
@@ -26,7 +25,7 @@ enum Kind {
     Reserved(&'static str),
 }
 
-/// An address that may not be connected to. Its text names the setting that would allow it.
+/// An address that a request may not reach. The message names the setting that would allow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedAddress {
     host: String,
@@ -41,15 +40,15 @@ impl fmt::Display for RefusedAddress {
         if *network == Network::Public {
             write!(
                 f,
-                "{host} is at {address}, {kind}, where a registry's answer may not lead: if that registry has its \
-                 tokens issued there, add <registry>={host} to host.auth_realms; if it redirects there, add {host} \
-                 itself to allowed_hosts"
+                "{host} is at {address}, {kind}, and a registry's answer may not lead there: if {host} issues the \
+                 registry's tokens, add <registry>={host} to host.auth_realms; if the registry redirects there, add \
+                 {host} itself to allowed_hosts"
             )
         } else {
             write!(
                 f,
-                "{host} is at {address}, {kind}, where no registry is: if one is, ask it by that address, and add the \
-                 address to allowed_hosts"
+                "{host} is at {address}, {kind}, and no registry is expected there: if a registry has this address, \
+                 refer to it by the address, and add the address to allowed_hosts"
             )
         }
     }
@@ -58,7 +57,10 @@ impl fmt::Display for RefusedAddress {
 impl std::error::Error for RefusedAddress {}
 
 impl Network {
-    /// Whether `host` may be connected to at `address`.
+    /// Checks whether a request to `host` may reach `address`.
+    ///
+    /// # Errors
+    /// Returns an error that names the host, the address and the setting that would allow it.
     pub fn check(self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
         let kind = match (self, kind_of(address)) {
             (Self::Literal, _) | (_, Kind::Public) | (Self::Operators, Kind::Private(_)) => return Ok(()),
@@ -75,7 +77,7 @@ fn kind_of(address: IpAddr) -> Kind {
     }
 }
 
-/// IANA's IPv4 special-purpose registry, and two addresses that clouds keep their metadata at.
+/// Follows IANA's registry of special-purpose IPv4 addresses, and adds two metadata addresses of clouds.
 fn kind_of_v4(address: Ipv4Addr) -> Kind {
     match address.octets() {
         [0, ..] => Kind::Reserved("an unspecified address"),
@@ -92,20 +94,21 @@ fn kind_of_v4(address: Ipv4Addr) -> Kind {
     }
 }
 
-/// Public is what lies in `2000::/3` and holds no IPv4 address: a gateway would lead to that one.
+/// An address is public if it is in `2000::/3` and contains no IPv4 address. A gateway would forward to a contained
+/// IPv4 address, so that address is classified too.
 fn kind_of_v6(address: Ipv6Addr) -> Kind {
-    let holds = |high: u16, low: u16, kind| {
-        let held = Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
-        kind_of_v4(held).max(Kind::Private(kind))
+    let embedded = |high: u16, low: u16, kind| {
+        let v4 = Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+        kind_of_v4(v4).max(Kind::Private(kind))
     };
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => Kind::Reserved("an unspecified address"),
         [0, 0, 0, 0, 0, 0, 0, 1] => Kind::Private("a loopback address"),
-        [0, 0, 0, 0, 0, 0xffff, high, low] => holds(high, low, "an IPv4-mapped address"),
-        [0, 0, 0, 0, 0, 0, high, low] => holds(high, low, "an IPv4-compatible address"),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => holds(high, low, "a NAT64 address"),
+        [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low, "an IPv4-mapped address"),
+        [0, 0, 0, 0, 0, 0, high, low] => embedded(high, low, "an IPv4-compatible address"),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low, "a NAT64 address"),
         [0x64, 0xff9b, 1, ..] => Kind::Private("a NAT64 address"),
-        [0x2002, high, low, ..] => holds(high, low, "a 6to4 address"),
+        [0x2002, high, low, ..] => embedded(high, low, "a 6to4 address"),
         [0x2001, 0, ..] => Kind::Private("a Teredo address"),
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Kind::Private("an address for documentation"),
         [0xfe80..=0xfebf, ..] => Kind::Reserved("a link-local address"),
@@ -125,14 +128,15 @@ mod tests {
 
     use super::*;
 
-    /// Which of the three may connect to it: a registry's choice, the operator's host, the literal address.
+    /// Whether the addresses are allowed for a host that a registry chose, and for a host that the operator allows. A
+    /// literal address is always allowed.
     #[rstest]
     #[case::public(&["8.8.8.8", "140.82.121.33", "2606:4700::6810:84e5", "2a00:1450:4001::1"], true, true)]
     #[case::rfc1918(&["10.0.0.1", "172.16.3.4", "172.31.255.255", "192.168.1.1"], false, true)]
-    #[case::beside_rfc1918(&["172.15.0.1", "172.32.0.1", "192.169.0.1", "11.0.0.1"], true, true)]
+    #[case::next_to_rfc1918(&["172.15.0.1", "172.32.0.1", "192.169.0.1", "11.0.0.1"], true, true)]
     #[case::loopback(&["127.0.0.1", "127.255.0.9", "::1"], false, true)]
     #[case::carrier(&["100.64.0.1", "100.127.255.255"], false, true)]
-    #[case::beside_carrier(&["100.63.0.1", "100.128.0.1"], true, true)]
+    #[case::next_to_carrier(&["100.63.0.1", "100.128.0.1"], true, true)]
     #[case::unique_local(&["fd12::1", "fc00::1"], false, true)]
     #[case::site_local(&["fec0::1", "feff::1"], false, true)]
     #[case::six_to_four(&["2002:0808:0808::1", "2002:c0a8:0101::1"], false, true)]
@@ -143,21 +147,21 @@ mod tests {
     #[case::special(&["192.0.0.8", "198.18.0.1", "198.19.255.255", "4000::1", "100::1"], false, true)]
     #[case::link_local(&["169.254.169.254", "169.254.170.2", "fe80::1", "febf::1"], false, false)]
     #[case::metadata(&["fd00:ec2::254", "100.100.100.200", "168.63.129.16"], false, false)]
-    #[case::metadata_within_another(&["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"], false, false)]
+    #[case::embedded_metadata(&["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"], false, false)]
     #[case::unspecified(&["0.0.0.0", "0.1.2.3", "::", "::ffff:0.0.0.0"], false, false)]
     #[case::multicast(&["224.0.0.1", "239.255.255.255", "ff02::1"], false, false)]
     #[case::reserved(&["240.0.0.1", "255.255.255.255"], false, false)]
-    fn an_address_is_reached_by_those_who_may(
+    fn the_class_of_an_address_decides_who_may_reach_it(
         #[case] addresses: &[&str],
         #[case] by_a_registry: bool,
         #[case] by_the_operator: bool,
     ) {
         for text in addresses {
             let address: IpAddr = text.parse().expect("an address");
-            let may = |network: Network| network.check("r.example", address).is_ok();
-            assert_eq!(may(Network::Public), by_a_registry, "{text}");
-            assert_eq!(may(Network::Operators), by_the_operator, "{text}");
-            assert!(may(Network::Literal), "{text}");
+            let is_allowed = |network: Network| network.check("r.example", address).is_ok();
+            assert_eq!(is_allowed(Network::Public), by_a_registry, "{text}");
+            assert_eq!(is_allowed(Network::Operators), by_the_operator, "{text}");
+            assert!(is_allowed(Network::Literal), "{text}");
         }
     }
 
@@ -177,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn who_may_less_never_may_more(bytes: [u8; 16], is_v4: bool) {
+        fn operators_may_reach_every_address_that_registries_may_reach(bytes: [u8; 16], is_v4: bool) {
             let [a, b, c, d, ..] = bytes;
             let address = if is_v4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(bytes) };
             if Network::Public.check("h", address).is_ok() {
@@ -187,7 +191,7 @@ mod tests {
         }
 
         #[test]
-        fn an_ipv4_address_within_an_ipv6_one_is_never_public(bytes: [u8; 4]) {
+        fn an_embedded_ipv4_address_is_never_public(bytes: [u8; 4]) {
             let v4 = Ipv4Addr::from(bytes);
             for address in [v4.to_ipv6_mapped(), v4.to_ipv6_compatible()] {
                 prop_assert!(Network::Public.check("h", address.into()).is_err(), "{}", address);

@@ -1,6 +1,7 @@
-//! Which token realms registries have named in their challenges. A policy may ask a realm for an
-//! anonymous token that is not among its hosts, and with a credential for a token at all, but only one that a registry
-//! did name: else it could send whatever it likes to whomever it likes. Knows no challenge's grammar, holds no token.
+//! The token realms that registries have named in their challenges. A policy may request an anonymous token from a
+//! realm outside its allowed hosts, and may request tokens with a credential. But in both cases a registry must have
+//! named the realm. Otherwise the policy could send arbitrary requests to arbitrary hosts. This module does not parse
+//! challenges fully, and it stores no tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -9,22 +10,24 @@ use url::Url;
 
 use imagewatch_base::registry_name::parse_registry;
 
-/// A registry has one, or one for each of its repositories; this only bounds what a hostile one can make us keep.
+/// The maximum number of realms per registry. A registry normally names one realm, or one per repository. The limit
+/// bounds the memory that a hostile registry can use.
 const MAX_REALMS_PER_REGISTRY: usize = 64;
+/// The maximum length of a realm's URL.
 const MAX_REALM_BYTES: usize = 1_024;
 
-/// And this what one can that leads to ever more hosts.
+/// The maximum number of registries. The limit bounds the memory that a registry can use by redirecting to many hosts.
 const MAX_REGISTRIES: usize = 1_024;
 
-/// Realms (`https://auth.docker.io/token`), with their queries, by the registry that named them.
+/// Realms (`https://auth.docker.io/token`) with their queries, by the registry that named them.
 #[derive(Debug, Default)]
 pub struct Realms {
     by_registry: Mutex<BTreeMap<String, BTreeSet<Url>>>,
 }
 
 impl Realms {
-    /// Notes every URL in `challenge`, a value of `WWW-Authenticate` from the host `registry`.
-    pub fn note(&self, registry: &str, challenge: &str) {
+    /// Stores every URL in `challenge`, a value of `WWW-Authenticate` from the host `registry`.
+    pub fn learn(&self, registry: &str, challenge: &str) {
         let named: Vec<Url> = urls(challenge).filter(|url| url.as_str().len() <= MAX_REALM_BYTES).collect();
         let mut by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = by_registry.len() >= MAX_REGISTRIES && !by_registry.contains_key(registry);
@@ -39,22 +42,22 @@ impl Realms {
         }
     }
 
-    /// Whether a registry for which `is_trusted` holds named a realm at the origin of `url`, by https.
+    /// Whether a registry for which `is_trusted` returns `true` named an https realm at the origin of `url`.
     pub fn has(&self, url: &Url, is_trusted: impl Fn(&str) -> bool) -> bool {
-        let is_there = |known: &Url| known.scheme() == "https" && known.origin() == url.origin();
+        let is_same_origin = |known: &Url| known.scheme() == "https" && known.origin() == url.origin();
         let by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
-        by_registry.iter().any(|(registry, named)| is_trusted(registry) && named.iter().any(is_there))
+        by_registry.iter().any(|(registry, named)| is_trusted(registry) && named.iter().any(is_same_origin))
     }
 
-    /// The realms that `registry`, under any of its names, named and that `url` is but for the query.
+    /// The realms that `registry` named under any of its names and that equal `url` except for the query.
     pub fn named_by(&self, registry: &str, url: &Url) -> Vec<Url> {
-        let is_it = |known: &&Url| known.origin() == url.origin() && known.path() == url.path();
-        // Without TLS a host goes without that port.
+        let is_same_path = |known: &&Url| known.origin() == url.origin() && known.path() == url.path();
+        // A host that uses plain http is stored without port 80.
         let is_registry =
             |host: &str| parse_registry(host).as_deref() == Some(registry) || format!("{host}:80") == registry;
         let by_registry = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_it = by_registry.iter().filter(|(host, _)| is_registry(host));
-        of_it.flat_map(|(_, named)| named).filter(is_it).cloned().collect()
+        let of_registry = by_registry.iter().filter(|(host, _)| is_registry(host));
+        of_registry.flat_map(|(_, named)| named).filter(is_same_path).cloned().collect()
     }
 }
 
@@ -65,7 +68,7 @@ fn urls(challenge: &str) -> impl Iterator<Item = Url> {
     unnamed.filter(is_url).filter_map(|word| Url::parse(word).ok()).filter(Url::has_host)
 }
 
-/// What follows `prefix`, in capitals or not.
+/// Strips `prefix`, ignoring case.
 fn without_prefix<'a>(word: &'a str, prefix: &str) -> Option<&'a str> {
     word.split_at_checked(prefix.len()).filter(|(start, _)| start.eq_ignore_ascii_case(prefix)).map(|(_, rest)| rest)
 }
@@ -79,10 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn a_realm_is_known_by_its_origin_and_by_who_named_it() {
+    fn a_realm_is_identified_by_its_origin_and_its_registry() {
         let realms = Realms::default();
-        realms.note("r.io", r#"Bearer realm="https://Auth.r.io/token?a=b",service="r.io",scope="x:https://s.io""#);
-        realms.note("other.io", "Bearer realm=https://auth.other.io:8443/token, service=other");
+        realms.learn("r.io", r#"Bearer realm="https://Auth.r.io/token?a=b",service="r.io",scope="x:https://s.io""#);
+        realms.learn("other.io", "Bearer realm=https://auth.other.io:8443/token, service=other");
         for (text, registry, is_known) in [
             ("https://auth.r.io/token?service=r.io&scope=x", "r.io", true),
             ("https://auth.r.io:443/elsewhere", "r.io", true),
@@ -97,25 +100,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_registry_can_make_us_keep_is_bounded() {
+    fn the_number_and_length_of_stored_realms_is_limited() {
         let realms = Realms::default();
         for n in 0..1000 {
-            realms.note("r.io", &format!("Bearer realm=\"https://a{n}.io/\""));
+            realms.learn("r.io", &format!("Bearer realm=\"https://a{n}.io/\""));
         }
         assert!(realms.has(&url("https://a0.io/"), |_| true) && !realms.has(&url("https://a999.io/"), |_| true));
-        realms.note("long.io", &format!("Bearer realm=\"https://long.io/{}\"", "x".repeat(MAX_REALM_BYTES)));
+        realms.learn("long.io", &format!("Bearer realm=\"https://long.io/{}\"", "x".repeat(MAX_REALM_BYTES)));
         assert!(!realms.has(&url("https://long.io/"), |_| true));
         for n in 0..2 * MAX_REGISTRIES {
-            realms.note(&format!("r{n}.evil.example"), "Bearer realm=\"https://evil.example/\"");
+            realms.learn(&format!("r{n}.evil.example"), "Bearer realm=\"https://evil.example/\"");
         }
         assert_eq!(realms.by_registry.lock().expect("not poisoned").len(), MAX_REGISTRIES);
     }
 
     #[test]
-    fn a_realm_is_the_url_that_its_registry_named_under_any_name_but_for_the_query() {
+    fn named_by_ignores_the_query_and_accepts_every_registry_name() {
         let realms = Realms::default();
-        realms.note("registry-1.docker.io", r#"Bearer realm="https://auth.docker.io/token",service="s""#);
-        realms.note("r.lan:5000", "Bearer realm=http://r.lan:5001/auth?kind=a&own=b, service=other");
+        realms.learn("registry-1.docker.io", r#"Bearer realm="https://auth.docker.io/token",service="s""#);
+        realms.learn("r.lan:5000", "Bearer realm=http://r.lan:5001/auth?kind=a&own=b, service=other");
         for (text, registry, is_named) in [
             ("https://auth.docker.io/token?scope=x", "docker.io", true),
             ("https://auth.docker.io/token/", "docker.io", false),
@@ -126,10 +129,12 @@ mod tests {
         ] {
             assert_eq!(realms.named_by(registry, &url(text)).len(), usize::from(is_named), "{text}");
         }
-        let [own] = &realms.named_by("r.lan:5000", &url("http://r.lan:5001/auth"))[..] else { panic!("it was named") };
-        assert_eq!(own.query(), Some("kind=a&own=b"));
-        realms.note("plain.lan", "Bearer realm=http://plain.lan/token");
+        let [realm] = &realms.named_by("r.lan:5000", &url("http://r.lan:5001/auth"))[..] else {
+            panic!("it was named")
+        };
+        assert_eq!(realm.query(), Some("kind=a&own=b"));
+        realms.learn("plain.lan", "Bearer realm=http://plain.lan/token");
         assert_eq!(realms.named_by("plain.lan:80", &url("http://plain.lan:80/token")).len(), 1);
-        assert!(!realms.has(&url("http://r.lan:5001/auth"), |_| true), "by https only");
+        assert!(!realms.has(&url("http://r.lan:5001/auth"), |_| true), "only https realms count");
     }
 }

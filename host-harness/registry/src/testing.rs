@@ -8,10 +8,10 @@ pub(crate) fn request(method: Method, url: impl Into<String>) -> HttpRequest {
         method,
         url: url.into(),
         headers: Vec::new(),
-        want: Vec::new(),
+        response_headers: Vec::new(),
         credential: None,
-        or_anonymous: false,
-        unless_credential: None,
+        allow_anonymous: false,
+        rejected_credential_id: None,
         form: Vec::new(),
         read: ReadBody::Text,
     }

@@ -3,15 +3,15 @@
 
 use imagewatch_abi::Report;
 
-use super::Replacer;
+use super::Rollout;
 use super::ending::Transaction;
-use super::facts::{Handling, Origin, Part};
-use super::journal::{Entry, Record};
+use super::journal::{JournalEntry, JournalHandle};
+use super::label::{MemberAction, MemberState, OrderRef};
 use super::recovery::report_of;
 use imagewatch_engine::EngineError;
 use tracing::debug;
 
-impl Replacer {
+impl Rollout {
     /// The new containers of `transaction` have passed: its old ones go, the hooks for afterwards run, and old images go.
     /// What its policy is to know of it.
     ///
@@ -20,8 +20,8 @@ impl Replacer {
     pub(super) async fn commit(
         &self,
         transaction: &Transaction,
-        entry: &mut Entry,
-        record: Option<&Record>,
+        entry: &mut JournalEntry,
+        record: Option<&JournalHandle>,
     ) -> Result<Report, EngineError> {
         entry.is_passed = true;
         if let Some(record) = record
@@ -30,11 +30,11 @@ impl Replacer {
             debug!(%error, "failed to write the journal; labels and names tell the rest");
         }
         self.finish(transaction).await?;
-        let parts: Vec<&Part> = transaction.sides.iter().map(|side| &side.part).collect();
+        let states: Vec<&MemberState> = transaction.members.iter().map(|member| &member.state).collect();
         let made_by = Some(transaction.id.as_str());
-        self.clean_up(&transaction.origin, &parts, made_by, record.map(|record| (record, entry))).await;
-        let recreated = parts.iter().filter(|part| part.handling == Handling::Recreate);
-        let recreated = recreated.map(|part| part.name.clone()).collect();
+        self.clean_up(&transaction.origin, &states, made_by, record.map(|record| (record, entry))).await;
+        let recreated = states.iter().filter(|state| state.action == MemberAction::Recreate);
+        let recreated = recreated.map(|state| state.name.clone()).collect();
         Ok(Report { recreated, ..report_of(transaction) })
     }
 
@@ -42,16 +42,16 @@ impl Replacer {
     /// transaction `made_by` made or a unit, and removes old images.
     pub(super) async fn clean_up(
         &self,
-        origin: &Origin,
-        parts: &[&Part],
+        origin: &OrderRef,
+        states: &[&MemberState],
         made_by: Option<&str>,
-        journal: Option<(&Record, &mut Entry)>,
+        journal: Option<(&JournalHandle, &mut JournalEntry)>,
     ) {
-        self.run_hooks_after(parts, made_by, journal).await;
+        self.run_hooks_after(states, made_by, journal).await;
         let Some(reference) = &origin.reference else { return };
-        let updated = parts.iter().enumerate().filter(|(index, part)| *index == 0 || part.is_member);
-        for (_, part) in updated {
-            self.retire_image(reference, &part.old_image, origin.keep_images, made_by).await;
+        let updated = states.iter().enumerate().filter(|(index, state)| *index == 0 || state.is_companion);
+        for (_, state) in updated {
+            self.retire_image(reference, &state.old_image, origin.keep_images, made_by).await;
         }
     }
 }

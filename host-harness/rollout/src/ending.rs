@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::Replacer;
-use super::facts::{self, Handling, Origin, Part, Swap};
-use super::journal::{Entry, Snapshot};
+use super::Rollout;
+use super::journal::{JournalEntry, Snapshot};
+use super::label::{self, MemberAction, MemberState, OrderRef, SwapMode};
 use imagewatch_engine::EngineError;
 
 /// How long an engine that is away is waited for to bring a container back; less than a shutdown waits.
 const RESTORE_FOR: Duration = Duration::from_secs(20);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// For the engine to remove what it has begun to remove.
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+const GONE_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A transaction as far as it is known, by itself or from labels.
@@ -30,62 +30,62 @@ pub struct Transaction {
     /// Eight hex digits.
     pub id: String,
     /// How the swap goes.
-    pub swap: Swap,
+    pub swap: SwapMode,
     /// The root first, then each after those that it needs.
-    pub sides: Vec<Side>,
+    pub members: Vec<Member>,
     /// How long a container without a health check must stay up.
     pub stable_for: Duration,
     /// On whose behalf.
-    pub origin: Origin,
+    pub origin: OrderRef,
     /// Whose it is.
     pub owner: String,
 }
 
 /// One container of a transaction, before and after.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Side {
+pub struct Member {
     /// Before.
-    pub part: Part,
+    pub state: MemberState,
     /// The id of the new one, once there is one.
     pub new: Option<String>,
 }
 
 impl Transaction {
     /// The container that it is about.
-    pub fn root(&self) -> &Side {
-        &self.sides[0]
+    pub fn root(&self) -> &Member {
+        &self.members[0]
     }
 
-    /// Whether the side `index` comes to run the new image; the others stay on theirs.
+    /// Whether the member `index` comes to run the new image; the others stay on theirs.
     pub(super) fn is_updated(&self, index: usize) -> bool {
-        index == 0 || self.sides[index].part.is_member
+        index == 0 || self.members[index].state.is_companion
     }
 
-    /// The sides in the order in which they are swapped: each range is stopped and started as a whole, after those before
+    /// The members in the order in which they are swapped: each range is stopped and started as a whole, after those before
     /// it have passed.
     pub(super) fn stages(&self) -> Vec<Range<usize>> {
-        let leads = (1..self.sides.len()).filter(|index| self.sides[*index].part.leads);
+        let leads = (1..self.members.len()).filter(|index| self.members[*index].state.leads);
         let starts: Vec<usize> = std::iter::once(0).chain(leads).collect();
-        let ends = starts.iter().skip(1).copied().chain([self.sides.len()]);
+        let ends = starts.iter().skip(1).copied().chain([self.members.len()]);
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
 }
 
-impl Replacer {
+impl Rollout {
     /// Forwards: what rested is started, then the old containers go, those first that need others.
     ///
     /// # Errors
     /// The first step that the engine did not do; to be begun again.
     pub(super) async fn finish(&self, transaction: &Transaction) -> Result<(), EngineError> {
-        let resting = transaction.sides.iter().filter(|side| side.part.handling == Handling::Restart);
-        for side in resting.filter(|side| side.part.was_running) {
-            gone_is_fine(self.engine.start(&side.part.old).await)?;
+        let resting = transaction.members.iter().filter(|member| member.state.action == MemberAction::Restart);
+        for member in resting.filter(|member| member.state.was_running) {
+            gone_is_fine(self.engine.start(&member.state.old).await)?;
         }
-        for side in transaction.sides.iter().rev().filter(|side| side.part.handling == Handling::Recreate) {
-            if transaction.swap != Swap::StopFirst {
-                self.stop(&side.part.old).await?;
+        for member in transaction.members.iter().rev().filter(|member| member.state.action == MemberAction::Recreate) {
+            if transaction.swap != SwapMode::StopFirst {
+                self.stop(&member.state.old).await?;
             }
-            self.remove(&side.part.old).await?;
+            self.remove(&member.state.old).await?;
         }
         Ok(())
     }
@@ -93,15 +93,15 @@ impl Replacer {
     /// Back, and again while the engine is away, as long as a shutdown waits.
     ///
     /// # Errors
-    /// As [`Self::abort`]; a later recovery goes on.
-    pub(super) async fn abort_patiently(
+    /// As [`Self::roll_back`]; a later recovery goes on.
+    pub(super) async fn roll_back_with_retry(
         &self,
         transaction: &Transaction,
-        known: &Entry,
+        known: &JournalEntry,
     ) -> Result<Vec<String>, EngineError> {
         let until = Instant::now() + RESTORE_FOR;
         loop {
-            match self.abort(transaction, known).await {
+            match self.roll_back(transaction, known).await {
                 Err(error) if Instant::now() < until => {
                     debug!(%error, "not restored yet");
                     sleep(RETRY_EVERY).await;
@@ -118,33 +118,33 @@ impl Replacer {
     ///
     /// # Errors
     /// The first step that the engine did not do; to be begun again.
-    async fn abort(&self, transaction: &Transaction, known: &Entry) -> Result<Vec<String>, EngineError> {
+    async fn roll_back(&self, transaction: &Transaction, known: &JournalEntry) -> Result<Vec<String>, EngineError> {
         let lasting = self.lasting(transaction, known).await?;
-        for side in transaction.sides.iter().rev().filter(|side| !lasting.contains(side)) {
-            self.put_aside_new(transaction, side).await?;
+        for member in transaction.members.iter().rev().filter(|member| !lasting.contains(member)) {
+            self.park_new(transaction, member).await?;
         }
         if known.is_stopping {
-            let is_touched = |side: &&Side| !known.untouched.contains(&side.part.old);
-            for side in transaction.sides.iter().filter(is_touched) {
-                self.await_stop(transaction, side).await?;
+            let is_touched = |member: &&Member| !known.untouched.contains(&member.state.old);
+            for member in transaction.members.iter().filter(is_touched) {
+                self.await_stop(transaction, member).await?;
             }
         }
         let mut problems = Vec::new();
         let mut back = Vec::new();
-        for index in (0..transaction.sides.len()).filter(|index| !lasting.contains(&&transaction.sides[*index])) {
-            match self.give_name_back(transaction, index, known).await? {
+        for index in (0..transaction.members.len()).filter(|index| !lasting.contains(&&transaction.members[*index])) {
+            match self.restore_name(transaction, index, known).await? {
                 Ok(id) => back.push((index, id)),
                 Err(problem) => problems.push(problem),
             }
         }
         for (index, id) in back {
-            self.bring_up(transaction, index, &id, known).await?;
+            self.start_and_verify(transaction, index, &id, known).await?;
         }
-        for side in &lasting {
-            problems.push(self.let_new_stay(transaction, side).await?);
+        for member in &lasting {
+            problems.push(self.keep_new(transaction, member).await?);
         }
-        let going = transaction.sides.iter().rev().filter(|side| !lasting.contains(side));
-        for new in going.filter_map(|side| side.new.as_ref()) {
+        let going = transaction.members.iter().rev().filter(|member| !lasting.contains(member));
+        for new in going.filter_map(|member| member.new.as_ref()) {
             self.remove(new).await?;
         }
         Ok(problems)
@@ -153,15 +153,15 @@ impl Replacer {
     /// An engine goes on with a stop whose asker died. A container that still runs then is not back: it is about to
     /// end. Asking once more waits for that. One that has its policy still was not asked to stop, and one that was
     /// started since is back already.
-    async fn await_stop(&self, transaction: &Transaction, side: &Side) -> Result<(), EngineError> {
-        let Some(inspection) = self.find(&side.part.old).await? else { return Ok(()) };
+    async fn await_stop(&self, transaction: &Transaction, member: &Member) -> Result<(), EngineError> {
+        let Some(inspection) = self.find(&member.state.old).await? else { return Ok(()) };
         // Who asks is not stopping, and would not come back to start itself.
         if self.is_own(&inspection) {
             return Ok(());
         }
         let has_policy = is_restarted_by_engine(&inspection["HostConfig"]["RestartPolicy"]);
-        let was_asked = side.part.handling == Handling::Restart || !has_policy;
-        if transaction.swap != Swap::StopFirst || inspection["State"]["Running"] != true || !was_asked {
+        let was_asked = member.state.action == MemberAction::Restart || !has_policy;
+        if transaction.swap != SwapMode::StopFirst || inspection["State"]["Running"] != true || !was_asked {
             return Ok(());
         }
         let new = match &transaction.root().new {
@@ -171,16 +171,16 @@ impl Replacer {
         if new.is_some_and(|new| was_started_since(&inspection, &new)) {
             return Ok(());
         }
-        self.stop(&side.part.old).await?;
+        self.stop(&member.state.old).await?;
         if inspection["HostConfig"]["AutoRemove"] == true {
-            self.wait_until_gone(&side.part.old).await?;
+            self.wait_until_gone(&member.state.old).await?;
         }
         Ok(())
     }
 
     /// Before an old container starts, its successor must not hold its ports, its addresses or its name.
-    async fn put_aside_new(&self, transaction: &Transaction, side: &Side) -> Result<(), EngineError> {
-        let Some(new) = &side.new else { return Ok(()) };
+    async fn park_new(&self, transaction: &Transaction, member: &Member) -> Result<(), EngineError> {
+        let Some(new) = &member.new else { return Ok(()) };
         let Some(inspection) = self.find(new).await? else { return Ok(()) };
         if inspection["State"]["Running"] == true {
             // One that ends again and again is started by the engine in the middle of its being stopped, which then
@@ -190,70 +190,73 @@ impl Replacer {
             }
             self.stop(new).await?;
         }
-        if name_of(&inspection) == side.part.name {
-            gone_is_fine(self.engine.rename(new, &side.part.temporary_name(&transaction.id)).await)?;
+        if name_of(&inspection) == member.state.name {
+            gone_is_fine(self.engine.rename(new, &member.state.temporary_name(&transaction.id)).await)?;
         }
         Ok(())
     }
 
     /// The id under which the old container is there again, or why it is not.
-    async fn give_name_back(
+    async fn restore_name(
         &self,
         transaction: &Transaction,
         index: usize,
-        known: &Entry,
+        known: &JournalEntry,
     ) -> Result<Result<String, String>, EngineError> {
-        let Side { part, new } = &transaction.sides[index];
-        let Some(inspection) = self.find(&part.old).await? else {
+        let Member { state, new } = &transaction.members[index];
+        let Some(inspection) = self.find(&state.old).await? else {
             let is_new_there = match new {
                 Some(new) => self.find(new).await?.is_some(),
                 None => false,
             };
             // Where both are gone somebody took the service down, unless they went by themselves.
-            let snapshot = known.snapshot_of(&part.old);
+            let snapshot = known.snapshot_of(&state.old);
             return match snapshot.filter(|snapshot| is_new_there || snapshot.goes_when_stopped()) {
-                Some(snapshot) => self.make_again(transaction, index, snapshot).await.map(Ok),
-                None => Ok(Err(format!("{} is gone, and nothing is left to make it from", part.name))),
+                Some(snapshot) => self.recreate_removed(transaction, index, snapshot).await.map(Ok),
+                None => Ok(Err(format!("{} is gone, and nothing is left to make it from", state.name))),
             };
         };
-        let aside = part.aside_name(&transaction.id);
+        let aside = state.aside_name(&transaction.id);
         if name_of(&inspection) == aside
-            && let Err(error) = self.engine.rename(&part.old, &part.name).await
+            && let Err(error) = self.engine.rename(&state.old, &state.name).await
         {
-            let owner = self.find(&part.name).await?.filter(|owner| owner["Id"] != part.old.as_str());
+            let owner = self.find(&state.name).await?.filter(|owner| owner["Id"] != state.old.as_str());
             let is_stranger = |owner: &Value| {
-                !transaction.sides.iter().any(|side| owner["Id"] == side.new.as_deref().unwrap_or_default())
+                !transaction.members.iter().any(|member| owner["Id"] == member.new.as_deref().unwrap_or_default())
             };
             if !owner.is_some_and(|owner| is_stranger(&owner)) {
                 return Err(error);
             }
-            return Ok(Err(format!("somebody else took the name {}; the container from before is {aside}", part.name)));
+            return Ok(Err(format!(
+                "somebody else took the name {}; the container from before is {aside}",
+                state.name
+            )));
         }
-        Ok(Ok(part.old.clone()))
+        Ok(Ok(state.old.clone()))
     }
 
     /// Policy, networks and life of an old container, as they were. One that cannot be started now, because somebody
     /// took its port say, is tried again with each poll.
-    async fn bring_up(
+    async fn start_and_verify(
         &self,
         transaction: &Transaction,
         index: usize,
         id: &str,
-        known: &Entry,
+        known: &JournalEntry,
     ) -> Result<(), EngineError> {
-        let part = &transaction.sides[index].part;
+        let state = &transaction.members[index].state;
         let Some(inspection) = self.find(id).await? else { return Ok(()) };
         // A start that fails may take endpoints away, this one or one before.
         let mut before = Snapshot { container: inspection.clone(), image: Value::Null };
-        if let Some(networks) = known.networks.get(&part.old) {
+        if let Some(networks) = known.networks.get(&state.old) {
             before.container["NetworkSettings"]["Networks"] = networks.clone();
         }
-        let snapshot = known.snapshot_of(&part.old).unwrap_or(&before);
-        if part.handling == Handling::Recreate {
-            self.rearm(part, id, &inspection).await?;
+        let snapshot = known.snapshot_of(&state.old).unwrap_or(&before);
+        if state.action == MemberAction::Recreate {
+            self.restore_restart_policy(state, id, &inspection).await?;
             self.reconnect(transaction, id, &inspection, snapshot).await?;
         }
-        if !part.was_running || inspection["State"]["Running"] == true || self.engine.start(id).await.is_ok() {
+        if !state.was_running || inspection["State"]["Running"] == true || self.engine.start(id).await.is_ok() {
             return Ok(());
         }
         sleep(RETRY_EVERY).await;
@@ -263,11 +266,16 @@ impl Replacer {
     }
 
     /// Gives a container the policy that the old one had.
-    pub(super) async fn rearm(&self, part: &Part, id: &str, inspection: &Value) -> Result<(), EngineError> {
-        if inspection["HostConfig"]["RestartPolicy"]["Name"] == part.policy["Name"] {
+    pub(super) async fn restore_restart_policy(
+        &self,
+        state: &MemberState,
+        id: &str,
+        inspection: &Value,
+    ) -> Result<(), EngineError> {
+        if inspection["HostConfig"]["RestartPolicy"]["Name"] == state.policy["Name"] {
             return Ok(());
         }
-        tolerate_fixed_policy(self.engine.set_restart_policy(id, &part.policy).await)
+        tolerate_fixed_policy(self.engine.set_restart_policy(id, &state.policy).await)
     }
 
     /// Gives a container the networks back that it has no longer.
@@ -298,9 +306,9 @@ impl Replacer {
     /// # Errors
     /// The first one that the engine did not remove.
     pub(super) async fn discard(&self, transaction: &Transaction) -> Result<(), EngineError> {
-        for side in transaction.sides.iter().rev() {
-            self.put_aside_new(transaction, side).await?;
-            if let Some(new) = &side.new {
+        for member in transaction.members.iter().rev() {
+            self.park_new(transaction, member).await?;
+            if let Some(new) = &member.new {
                 self.remove(new).await?;
             }
         }
@@ -308,11 +316,11 @@ impl Replacer {
     }
 
     /// Takes a container's restart policy away, so that a restart of the engine does not wake it.
-    pub(super) async fn disarm(&self, part: &Part) -> Result<(), EngineError> {
-        if !is_restarted_by_engine(&part.policy) {
+    pub(super) async fn suspend_restart_policy(&self, state: &MemberState) -> Result<(), EngineError> {
+        if !is_restarted_by_engine(&state.policy) {
             return Ok(());
         }
-        tolerate_fixed_policy(self.engine.set_restart_policy(&part.old, &json!({ "Name": "no" })).await)
+        tolerate_fixed_policy(self.engine.set_restart_policy(&state.old, &json!({ "Name": "no" })).await)
     }
 
     /// Stops a container; one that is gone is stopped. An answer that does not come is not taken for one.
@@ -341,10 +349,10 @@ impl Replacer {
     }
 
     pub(super) async fn wait_until_gone(&self, container: &str) -> Result<(), EngineError> {
-        let until = Instant::now() + GONE_WITHIN;
+        let until = Instant::now() + GONE_TIMEOUT;
         while self.find(container).await?.is_some() {
             if Instant::now() >= until {
-                return Err(EngineError::Timeout { action: format!("remove {container}"), limit: GONE_WITHIN });
+                return Err(EngineError::Timeout { action: format!("remove {container}"), limit: GONE_TIMEOUT });
             }
             sleep(LOOK_EVERY).await;
         }
@@ -361,8 +369,8 @@ impl Replacer {
 }
 
 /// The facts in a container's label, if it was made by a transaction.
-pub(super) fn facts_of(inspection: &Value) -> Option<facts::Facts> {
-    facts::Facts::parse(inspection["Config"]["Labels"][facts::LABEL].as_str()?)
+pub(super) fn facts_of(inspection: &Value) -> Option<label::TransactionLabel> {
+    label::TransactionLabel::parse(inspection["Config"]["Labels"][label::LABEL].as_str()?)
 }
 
 /// The containers whose volumes a container uses, written as `id[:mode]`.

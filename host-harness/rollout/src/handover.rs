@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::Replacer;
-use super::ending::{Side, Transaction, facts_of, name_of, tolerate_fixed_policy};
-use super::facts::{Facts, LABEL, Part, Swap};
-use super::journal::{Claim, Entry, Record};
+use super::Rollout;
+use super::ending::{Member, Transaction, facts_of, name_of, tolerate_fixed_policy};
+use super::journal::{Claim, JournalEntry, JournalHandle};
+use super::label::{LABEL, MemberState, SwapMode, TransactionLabel};
 use super::labels::UPDATER;
 use super::plan::{endpoints, fixed_host_port, has_static_address};
 use super::recovery::{report_of, transaction_of};
-use super::setback::Setback;
+use super::step_error::StepError;
 use imagewatch_abi::label::parse_yes_no;
 use imagewatch_engine::{Engine, EngineError, Listed};
 
 /// How long a successor may take to stop its predecessor.
-const TAKES_OVER_WITHIN: Duration = Duration::from_mins(2);
+const TAKES_OVER_TIMEOUT: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ID_LENGTH: usize = 64;
 
@@ -41,9 +41,9 @@ fn find_id(mountinfo: &str, cgroup: &str) -> Option<String> {
 
 /// The last part of a path that is a container's id, with what engines write around it.
 fn id_in(path: &str) -> Option<String> {
-    let parts = path.split(['/', ':', '-', '.']);
-    let is_id = |part: &&str| part.len() == ID_LENGTH && part.bytes().all(|b| b.is_ascii_hexdigit());
-    parts.rev().find(is_id).map(str::to_owned)
+    let states = path.split(['/', ':', '-', '.']);
+    let is_id = |state: &&str| state.len() == ID_LENGTH && state.bytes().all(|b| b.is_ascii_hexdigit());
+    states.rev().find(is_id).map(str::to_owned)
 }
 
 /// Another updater that runs on this engine, by name; one updater and its successor count as one.
@@ -53,8 +53,8 @@ fn id_in(path: &str) -> Option<String> {
 pub async fn other_updater(engine: &dyn Engine, own_id: Option<&str>) -> Result<Option<String>, EngineError> {
     let listed = engine.list().await?;
     let handover = |container: &Listed| {
-        let facts = Facts::parse(container.labels().get(LABEL)?)?;
-        (facts.swap == Swap::Handover).then_some(facts.part.old)
+        let facts = TransactionLabel::parse(container.labels().get(LABEL)?)?;
+        (facts.swap == SwapMode::Handover).then_some(facts.state.old)
     };
     let own = own_id.and_then(|own| listed.iter().find(|container| container.id == own));
     let predecessor = own.and_then(handover);
@@ -83,22 +83,22 @@ pub(super) fn reason_against_handover(own: &Value, has_dependents: bool) -> Opti
 
 /// Whether `other` was started to take the place of the updater `own`, and runs.
 pub(super) fn is_successor_of(own: &Value, other: &Value) -> bool {
-    let is_its = |facts: Facts| facts.swap == Swap::Handover && own["Id"] == facts.part.old.as_str();
+    let is_its = |facts: TransactionLabel| facts.swap == SwapMode::Handover && own["Id"] == facts.state.old.as_str();
     other["State"]["Running"] == true && facts_of(other).is_some_and(is_its)
 }
 
 /// An updater that rests while its successor shows whether it can work.
 #[derive(Debug)]
 pub struct Predecessor {
-    part: Part,
+    state: MemberState,
     /// The update as this program's own container tells it.
     transaction: Transaction,
 }
 
-impl Replacer {
+impl Rollout {
     /// Waits for a started successor to stop this program. Returns only when it does not.
-    pub(super) async fn await_successor(&self, new: &str) -> Result<(), Setback> {
-        let until = Instant::now() + TAKES_OVER_WITHIN;
+    pub(super) async fn await_successor(&self, new: &str) -> Result<(), StepError> {
+        let until = Instant::now() + TAKES_OVER_TIMEOUT;
         loop {
             let inspection = match self.engine.inspect_container(new).await {
                 Ok(inspection) => inspection,
@@ -107,49 +107,51 @@ impl Replacer {
                     sleep(LOOK_EVERY).await;
                     continue;
                 }
-                Err(error) => return Err(Setback::engine("watch the successor", &error)),
+                Err(error) => return Err(StepError::engine("watch the successor", &error)),
             };
             let state = &inspection["State"];
             let is_restarted = inspection["RestartCount"].as_u64().unwrap_or(0) > 0 || state["Restarting"] == true;
             if state["Running"] != true || is_restarted {
                 let reason = format!("the new updater exited with code {}", state["ExitCode"]);
-                return Err(Setback::of(Fault::Image, reason));
+                return Err(StepError::of(Fault::Image, reason));
             }
             if Instant::now() >= until {
-                let reason = format!("the new updater did not take over within {} s", TAKES_OVER_WITHIN.as_secs());
-                return Err(Setback::of(Fault::Image, reason));
+                let reason = format!("the new updater did not take over within {} s", TAKES_OVER_TIMEOUT.as_secs());
+                return Err(StepError::of(Fault::Image, reason));
             }
             sleep(LOOK_EVERY).await;
         }
     }
 
     /// At the start of a program: if it is a successor, its predecessor rests. To be called before anything that the
-    /// predecessor holds is wanted. Then either [`Self::take_place_of`] or [`Self::bring_back`] is to follow.
+    /// predecessor holds is wanted. Then either [`Self::promote`] or [`Self::restore_predecessor`] is to follow.
     ///
     /// # Errors
     /// A step that the engine did not do; the predecessor goes on. Whoever is started next begins it again.
-    pub async fn rest_predecessor(&self) -> Result<Option<Predecessor>, EngineError> {
+    pub async fn stop_predecessor(&self) -> Result<Option<Predecessor>, EngineError> {
         let Some(own) = &self.own_id else { return Ok(None) };
         let Some(inspection) = self.find(own).await? else { return Ok(None) };
-        let Some(facts) = facts_of(&inspection).filter(|facts| facts.swap == Swap::Handover) else { return Ok(None) };
-        let side = Side { part: facts.part.clone(), new: Some(own.clone()) };
-        let (part, transaction) = (facts.part.clone(), transaction_of(&facts, vec![side]));
-        if self.find(&part.old).await?.is_none() {
-            if name_of(&inspection) == part.temporary_name(&transaction.id) {
-                self.engine.rename(own, &part.name).await?;
+        let Some(facts) = facts_of(&inspection).filter(|facts| facts.swap == SwapMode::Handover) else {
+            return Ok(None);
+        };
+        let member = Member { state: facts.state.clone(), new: Some(own.clone()) };
+        let (state, transaction) = (facts.state.clone(), transaction_of(&facts, vec![member]));
+        if self.find(&state.old).await?.is_none() {
+            if name_of(&inspection) == state.temporary_name(&transaction.id) {
+                self.engine.rename(own, &state.name).await?;
             }
             return Ok(None);
         }
-        info!(container = %part.name, "taking over from the updater before this one");
-        let predecessor = Predecessor { part, transaction };
+        info!(container = %state.name, "taking over from the updater before this one");
+        let predecessor = Predecessor { state, transaction };
         let rested = async {
-            self.disarm(&predecessor.part).await?;
-            self.stop(&predecessor.part.old).await
+            self.suspend_restart_policy(&predecessor.state).await?;
+            self.stop(&predecessor.state.old).await
         };
         match rested.await {
             Ok(()) => Ok(Some(predecessor)),
             Err(error) => {
-                self.bring_back(&predecessor, &error.to_string()).await;
+                self.restore_predecessor(&predecessor, &error.to_string()).await;
                 Err(error)
             }
         }
@@ -159,46 +161,47 @@ impl Replacer {
     ///
     /// # Errors
     /// The first step that the engine did not do; the predecessor can still be brought back.
-    pub async fn take_place_of(&self, predecessor: &Predecessor) -> Result<(), EngineError> {
-        let Predecessor { part, transaction } = predecessor;
+    pub async fn promote(&self, predecessor: &Predecessor) -> Result<(), EngineError> {
+        let Predecessor { state, transaction } = predecessor;
         let Some(own) = &self.own_id else { return Ok(()) };
-        self.take_name(own, part, &transaction.id).await?;
+        self.take_name(own, state, &transaction.id).await?;
         let (record, mut entry) = match self.journal.claim(&transaction.id) {
-            Claim::Ours(record, entry) => (Some(record), entry),
-            Claim::Lost | Claim::Theirs => (None, Box::default()),
+            Claim::Acquired(record, entry) => (Some(record), entry),
+            Claim::Missing | Claim::Held => (None, Box::default()),
         };
         let report = self.commit(transaction, &mut entry, record.as_ref()).await?;
         self.put_report(transaction, Some(report));
         if let Some(record) = record {
             record.close();
         }
-        info!(container = %part.name, "took the place of the updater before this one");
+        info!(container = %state.name, "took the place of the updater before this one");
         Ok(())
     }
 
     /// From an old container, stopped by now, to the one that this program runs in.
-    pub(super) async fn take_name(&self, own: &str, part: &Part, transaction: &str) -> Result<(), EngineError> {
-        if let Some(old) = self.find(&part.old).await?
-            && name_of(&old) == part.name
+    pub(super) async fn take_name(&self, own: &str, state: &MemberState, transaction: &str) -> Result<(), EngineError> {
+        if let Some(old) = self.find(&state.old).await?
+            && name_of(&old) == state.name
         {
-            self.engine.rename(&part.old, &part.aside_name(transaction)).await?;
+            self.engine.rename(&state.old, &state.aside_name(transaction)).await?;
         }
         let inspection = self.engine.inspect_container(own).await?;
-        if name_of(&inspection) == part.temporary_name(transaction) {
-            self.engine.rename(own, &part.name).await?;
+        if name_of(&inspection) == state.temporary_name(transaction) {
+            self.engine.rename(own, &state.name).await?;
         }
         Ok(())
     }
 
     /// This program cannot work, for `reason`, and is about to end: its predecessor goes on, and finds that written down.
-    pub async fn bring_back(&self, predecessor: &Predecessor, reason: &str) {
-        let Predecessor { part, transaction } = predecessor;
-        warn!(container = %part.name, %reason, "cannot take over; the updater before this one goes on");
-        if let Claim::Ours(record, entry) = self.journal.claim(&transaction.id) {
-            let setback = Setback::of(Fault::Host, format!("the new updater could not work: it failed to {reason}"));
-            let entry = Entry { failure: Some(setback.as_failure(&part.name)), ..*entry };
+    pub async fn restore_predecessor(&self, predecessor: &Predecessor, reason: &str) {
+        let Predecessor { state, transaction } = predecessor;
+        warn!(container = %state.name, %reason, "cannot take over; the updater before this one goes on");
+        if let Claim::Acquired(record, entry) = self.journal.claim(&transaction.id) {
+            let step_error =
+                StepError::of(Fault::Host, format!("the new updater could not work: it failed to {reason}"));
+            let entry = JournalEntry { failure: Some(step_error.as_failure(&state.name)), ..*entry };
             if let Err(error) = record.write(&entry) {
-                warn!(container = %part.name, %error, "the journal cannot be written; the updater before will not know why");
+                warn!(container = %state.name, %error, "the journal cannot be written; the updater before will not know why");
             }
         }
         let brought_back = async {
@@ -206,12 +209,12 @@ impl Replacer {
                 // Started again by the engine, this program would only do the same again.
                 tolerate_fixed_policy(self.engine.set_restart_policy(own, &json!({ "Name": "no" })).await)?;
             }
-            let old = self.engine.inspect_container(&part.old).await?;
-            self.rearm(part, &part.old, &old).await?;
-            self.engine.start(&part.old).await
+            let old = self.engine.inspect_container(&state.old).await?;
+            self.restore_restart_policy(state, &state.old, &old).await?;
+            self.engine.start(&state.old).await
         };
         if let Err(error) = brought_back.await {
-            warn!(container = %part.name, %error, "the updater before this one could not be started again");
+            warn!(container = %state.name, %error, "the updater before this one could not be started again");
         }
     }
 
@@ -229,17 +232,17 @@ impl Replacer {
     pub(super) async fn stay(
         &self,
         transaction: &Transaction,
-        entry: &mut Entry,
-        record: Option<&Record>,
+        entry: &mut JournalEntry,
+        record: Option<&JournalHandle>,
     ) -> Result<Report, EngineError> {
-        let Side { part, new: Some(own) } = transaction.root() else { return Ok(report_of(transaction)) };
-        let old = self.find(&part.old).await?.unwrap_or_default();
-        if old["State"]["Running"] == true && name_of(&old) == part.name {
-            return Err(EngineError::Conflict { message: format!("the updater before, {}, runs", part.name) });
+        let Member { state, new: Some(own) } = transaction.root() else { return Ok(report_of(transaction)) };
+        let old = self.find(&state.old).await?.unwrap_or_default();
+        if old["State"]["Running"] == true && name_of(&old) == state.name {
+            return Err(EngineError::Conflict { message: format!("the updater before, {}, runs", state.name) });
         }
-        self.take_name(own, part, &transaction.id).await?;
+        self.take_name(own, state, &transaction.id).await?;
         let inspection = self.engine.inspect_container(own).await?;
-        self.rearm(part, own, &inspection).await?;
+        self.restore_restart_policy(state, own, &inspection).await?;
         self.commit(transaction, entry, record).await
     }
 }

@@ -28,7 +28,7 @@ const RETRIES: u64 = 3;
 
 /// What a container must show.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gate {
+pub struct HealthGate {
     /// How long it must stay up when it has no health check.
     pub stable_for: Duration,
     /// How long it may take to be healthy; none: what its health check allows.
@@ -36,14 +36,14 @@ pub struct Gate {
     /// What must answer as well.
     pub probe: Option<Probe>,
     /// What its predecessor suffered from already: in that it need not be better.
-    pub was_ill: Option<Illness>,
+    pub prior_health: Option<PriorHealth>,
     /// Podman without systemd never runs a health check; one that does not begin is then none.
     pub is_podman: bool,
 }
 
 /// What one look at a container says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Judgement {
+enum Verdict {
     /// Not yet; what is missing.
     Wait(&'static str),
     /// All is well, but that its probe does not answer yet.
@@ -63,7 +63,7 @@ pub enum GateError {
     Engine(EngineError),
 }
 
-impl Gate {
+impl HealthGate {
     /// The gate of a container, with its own labels.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Gate {
     pub fn of(
         inspection: &Value,
         stable_for: Duration,
-        was_ill: Option<Illness>,
+        prior_health: Option<PriorHealth>,
         is_podman: bool,
     ) -> Result<Self, String> {
         let labels = Labels::of(inspection);
@@ -79,7 +79,7 @@ impl Gate {
             stable_for: labels.stable_for()?.unwrap_or(stable_for),
             limit: labels.health_timeout()?,
             probe: labels.probe()?,
-            was_ill,
+            prior_health,
             is_podman,
         })
     }
@@ -114,27 +114,27 @@ impl Gate {
             was_away &= inspection["State"]["Running"] != true;
             let first = started_at.get_or_insert_with(|| now.clone());
             let mut judgement = self.judge(&inspection, first, up_since.elapsed());
-            if was_away && matches!(judgement, Judgement::Fail(_)) && is_ended_by_engine(&inspection) {
+            if was_away && matches!(judgement, Verdict::Fail(_)) && is_ended_by_engine(&inspection) {
                 let reason = "it was restarted, and the container ended with it".to_owned();
                 return Err(GateError::Engine(EngineError::Unavailable { host: "its address".to_owned(), reason }));
             }
-            if judgement == Judgement::Pass
-                && let Some(probe) = self.probe.as_ref().filter(|_| self.was_ill.is_none())
+            if judgement == Verdict::Pass
+                && let Some(probe) = self.probe.as_ref().filter(|_| self.prior_health.is_none())
                 && !probe::answers(engine, probe, &inspection).await
             {
-                judgement = Judgement::Silent;
+                judgement = Verdict::Silent;
             }
             match judgement {
-                Judgement::Pass => return Ok(()),
-                Judgement::Fail(reason) => return Err(GateError::Failed(reason)),
-                Judgement::Wait(_) | Judgement::Silent if start.elapsed() < self.longest(&inspection) => {
+                Verdict::Pass => return Ok(()),
+                Verdict::Fail(reason) => return Err(GateError::Failed(reason)),
+                Verdict::Wait(_) | Verdict::Silent if start.elapsed() < self.longest(&inspection) => {
                     sleep(LOOK_EVERY).await;
                 }
-                Judgement::Wait(missing) => {
+                Verdict::Wait(missing) => {
                     return Err(GateError::Undecided(format!("after {} s {missing}", start.elapsed().as_secs())));
                 }
                 // The predecessor answered, and this one has run for long enough to do so too.
-                Judgement::Silent => {
+                Verdict::Silent => {
                     let reason = format!("after {} s its probe does not answer", start.elapsed().as_secs());
                     return Err(GateError::Failed(reason));
                 }
@@ -143,25 +143,25 @@ impl Gate {
     }
 
     /// One look, so long after the start.
-    fn judge(&self, inspection: &Value, started_at: &Value, elapsed: Duration) -> Judgement {
+    fn judge(&self, inspection: &Value, started_at: &Value, elapsed: Duration) -> Verdict {
         let is_late = elapsed >= self.stable_for;
-        if self.was_ill == Some(Illness::Restarting) {
-            return if is_late { Judgement::Pass } else { Judgement::Wait("it is being watched") };
+        if self.prior_health == Some(PriorHealth::Restarting) {
+            return if is_late { Verdict::Pass } else { Verdict::Wait("it is being watched") };
         }
-        if let Some(reason) = fallen(inspection, started_at) {
-            return Judgement::Fail(reason);
+        if let Some(reason) = exited(inspection, started_at) {
+            return Verdict::Fail(reason);
         }
-        if self.was_ill == Some(Illness::Unhealthy) && is_late {
-            return Judgement::Pass;
+        if self.prior_health == Some(PriorHealth::Unhealthy) && is_late {
+            return Verdict::Pass;
         }
         match self.health(inspection, elapsed) {
-            Some("healthy") => Judgement::Pass,
-            Some("unhealthy") if self.was_ill != Some(Illness::Unhealthy) => {
-                Judgement::Fail(format!("it is unhealthy{}", last_check(inspection)))
+            Some("healthy") => Verdict::Pass,
+            Some("unhealthy") if self.prior_health != Some(PriorHealth::Unhealthy) => {
+                Verdict::Fail(format!("it is unhealthy{}", last_check(inspection)))
             }
-            Some(_) => Judgement::Wait("it is not healthy yet"),
-            None if is_late => Judgement::Pass,
-            None => Judgement::Wait("it has not been up for long enough"),
+            Some(_) => Verdict::Wait("it is not healthy yet"),
+            None if is_late => Verdict::Pass,
+            None => Verdict::Wait("it has not been up for long enough"),
         }
     }
 
@@ -199,7 +199,7 @@ fn time_to_decide(check: &Value) -> Duration {
 /// What a container suffers from; a successor that suffers from the same is no worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Illness {
+pub enum PriorHealth {
     /// Its health check says so.
     Unhealthy,
     /// It ends again and again.
@@ -209,17 +209,17 @@ pub enum Illness {
 }
 
 /// What a container suffers from before it is replaced.
-pub fn illness(inspection: &Value) -> Option<Illness> {
+pub fn illness(inspection: &Value) -> Option<PriorHealth> {
     let state = &inspection["State"];
     if state["Restarting"] == true {
-        Some(Illness::Restarting)
+        Some(PriorHealth::Restarting)
     } else {
-        (state["Health"]["Status"] == "unhealthy").then_some(Illness::Unhealthy)
+        (state["Health"]["Status"] == "unhealthy").then_some(PriorHealth::Unhealthy)
     }
 }
 
 /// As [`illness`], and asks its probe: an image is not to blame for an answer that did not come before either.
-pub(super) async fn illness_or_silence(engine: &dyn Engine, inspection: &Value) -> Option<Illness> {
+pub(super) async fn illness_or_silence(engine: &dyn Engine, inspection: &Value) -> Option<PriorHealth> {
     let ill = illness(inspection);
     let probe = Labels::of(inspection).probe().ok().flatten();
     let probe = probe.filter(|_| ill.is_none() && inspection["State"]["Running"] == true);
@@ -229,7 +229,7 @@ pub(super) async fn illness_or_silence(engine: &dyn Engine, inspection: &Value) 
     }
     let container = super::ending::name_of(inspection);
     warn!(%container, "does not answer its probe before the update, so that does not count after it either");
-    Some(Illness::Silent)
+    Some(PriorHealth::Silent)
 }
 
 /// Why the probe of a container that runs can never be answered, as a lowercase fragment.
@@ -267,7 +267,7 @@ fn has_check(inspection: &Value) -> bool {
 }
 
 /// How a container that was started is no longer up.
-fn fallen(inspection: &Value, started_at: &Value) -> Option<String> {
+fn exited(inspection: &Value, started_at: &Value) -> Option<String> {
     let state = &inspection["State"];
     let code = &state["ExitCode"];
     let error = state["Error"].as_str().filter(|error| !error.is_empty());

@@ -16,29 +16,30 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::ending::{name_of, tolerate_fixed_policy};
-use super::facts::Facts;
-use super::journal::{Claim, Entry};
+use super::journal::{Claim, JournalEntry};
+use super::label::TransactionLabel;
 use super::labels::{ENABLE, UPDATER};
 use super::plan::Plan;
-use super::recovery::Open;
-use super::setback::Setback;
-use super::survey::Survey;
-use super::{Job, NewImage, ReplaceError, Replacer};
+use super::preflight::Preflight;
+use super::recovery::Incomplete;
+use super::snapshot::EngineSnapshot;
+use super::step_error::StepError;
+use super::{Job, NewImage, ReplaceError, Rollout};
 use imagewatch_engine::{EngineError, Listed};
 
 /// The label that makes a container a helper.
 const LABEL: &str = imagewatch_abi::label::ERRAND;
 /// From here on a helper that has begun nothing is called back; long, for hooks come before the beginning.
-const BEGINS_WITHIN: Duration = Duration::from_mins(15);
+const BEGINS_TIMEOUT: Duration = Duration::from_mins(15);
 /// A helper that ended so often before it began anything will not begin.
 const FAILED_STARTS: u64 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a helper is to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Errand {
-    /// The updater as it was, and on whose behalf; the transaction's id is that of the errand.
-    facts: Facts,
+struct SelfUpdateJob {
+    /// The updater as it was, and on whose behalf; the transaction's id is that of the job.
+    facts: TransactionLabel,
     /// The id of the image that it is to run.
     image: String,
     /// The reference that it is to be created from; absent: the one it has.
@@ -49,13 +50,13 @@ struct Errand {
     platform: Option<String>,
 }
 
-impl Errand {
+impl SelfUpdateJob {
     fn of(listed: &Listed) -> Option<Self> {
         serde_json::from_str(listed.labels().get(LABEL)?).ok()
     }
 
     fn container(&self) -> &str {
-        &self.facts.part.name
+        &self.facts.state.name
     }
 
     fn job(&self) -> Job<'_> {
@@ -67,9 +68,9 @@ impl Errand {
             },
             strategy: Strategy::Replace,
             stable_for: Duration::from_millis(self.facts.stable_for_ms),
-            members: Vec::new(),
+            companions: Vec::new(),
             origin: self.facts.origin.clone(),
-            turn: None,
+            slot: None,
         }
     }
 }
@@ -88,10 +89,10 @@ pub(super) fn reason_against_helper(own: &Value, state_folder: &Path) -> Option<
 }
 
 /// The updater's own create body, less all that only one container can have and all that others know it by.
-fn helper_body(plan: &Plan, errand: &Errand) -> Value {
+fn helper_body(plan: &Plan, job: &SelfUpdateJob) -> Value {
     let mut body = plan.body.clone();
-    let label = serde_json::to_string(errand).unwrap_or_default();
-    body["Image"] = json!(errand.facts.part.old_image);
+    let label = serde_json::to_string(job).unwrap_or_default();
+    body["Image"] = json!(job.facts.state.old_image);
     // Its image may carry these with other values.
     body["Labels"] = json!({ LABEL: label, UPDATER: "false", ENABLE: "false" });
     body["Healthcheck"] = json!({ "Test": ["NONE"] });
@@ -114,33 +115,33 @@ fn working_policy() -> Value {
     json!({ "Name": "on-failure" })
 }
 
-impl Replacer {
+impl Rollout {
     /// Has this updater replaced by a helper. Returns only when that did not come off: else this program is stopped.
-    pub(super) async fn send_helper(&self, survey: Survey, job: &mut Job<'_>) -> ReplaceError {
-        drop(job.turn.take());
-        let errand = Errand {
-            facts: survey.transaction.facts(0),
+    pub(super) async fn send_helper(&self, preflight: Preflight, job: &mut Job<'_>) -> ReplaceError {
+        drop(job.slot.take());
+        let job = SelfUpdateJob {
+            facts: preflight.transaction.facts(0),
             image: job.image.id.to_owned(),
             reference: job.image.reference.map(str::to_owned),
             platform: job.image.platform.map(str::to_owned),
         };
-        match self.start_helper(&survey, &errand).await {
-            Ok(helper) => self.await_helper(&errand, &helper).await,
-            Err(setback) => ReplaceError::untouched(setback),
+        match self.start_helper(&preflight, &job).await {
+            Ok(helper) => self.await_helper(&job, &helper).await,
+            Err(step_error) => ReplaceError::untouched(step_error),
         }
     }
 
-    async fn start_helper(&self, survey: &Survey, errand: &Errand) -> Result<String, Setback> {
-        let failed = |error: EngineError| Setback::engine("start a helper to replace this updater", &error);
+    async fn start_helper(&self, preflight: &Preflight, job: &SelfUpdateJob) -> Result<String, StepError> {
+        let failed = |error: EngineError| StepError::engine("start a helper to replace this updater", &error);
         let listed = self.engine.list().await.map_err(failed)?;
-        if listed.iter().filter_map(Errand::of).any(|other| other.container() == errand.container()) {
-            return Err(Setback::of(Fault::Postponed, "a helper is at work on it"));
+        if listed.iter().filter_map(SelfUpdateJob::of).any(|other| other.container() == job.container()) {
+            return Err(StepError::of(Fault::Postponed, "a helper is at work on it"));
         }
-        let plan = self.plan_again(&survey.transaction, survey.root()).await.map_err(failed)?;
-        let name = errand.facts.part.helper_name(&errand.facts.transaction);
-        let body = helper_body(&plan, errand);
+        let plan = self.plan_again(&preflight.transaction, preflight.root()).await.map_err(failed)?;
+        let name = job.facts.state.helper_name(&job.facts.transaction);
+        let body = helper_body(&plan, job);
         let helper = self.engine.create_container(&name, &body, plan.platform.as_deref()).await.map_err(failed)?;
-        info!(container = errand.container(), helper = %name, "a helper replaces this updater");
+        info!(container = job.container(), helper = %name, "a helper replaces this updater");
         let started = async {
             for (network, _) in &plan.networks_to_connect {
                 self.engine.connect_network(network, &helper, &json!({})).await?;
@@ -152,7 +153,7 @@ impl Replacer {
         };
         if let Err(error) = started.await {
             // One that stays is removed with the next poll, as it was never started, or ends by itself.
-            if let Err(error) = self.call_back(errand, &helper).await {
+            if let Err(error) = self.call_back(job, &helper).await {
                 warn!(helper = %name, %error, "the helper could not be removed yet");
             }
             return Err(failed(error));
@@ -161,13 +162,13 @@ impl Replacer {
     }
 
     /// Until the helper stops this program, or has gone without.
-    async fn await_helper(&self, errand: &Errand, helper: &str) -> ReplaceError {
-        let until = Instant::now() + BEGINS_WITHIN;
+    async fn await_helper(&self, job: &SelfUpdateJob, helper: &str) -> ReplaceError {
+        let until = Instant::now() + BEGINS_TIMEOUT;
         loop {
             sleep(LOOK_EVERY).await;
             let inspection = match self.find(helper).await {
                 Ok(Some(inspection)) => inspection,
-                Ok(None) => return self.failure_of(errand),
+                Ok(None) => return self.failure_of(job),
                 // It needs the engine as much as this program does.
                 Err(_) => continue,
             };
@@ -176,23 +177,23 @@ impl Replacer {
             if !is_up && state["ExitCode"] == 0 {
                 // What is not removed now is with the next poll.
                 let _ = self.remove(helper).await;
-                return self.failure_of(errand);
+                return self.failure_of(job);
             }
             let is_failing = inspection["RestartCount"].as_u64().is_some_and(|count| count >= FAILED_STARTS);
             if (!is_up || is_failing || Instant::now() >= until)
-                && self.call_back(errand, helper).await.is_ok_and(|is_back| is_back)
+                && self.call_back(job, helper).await.is_ok_and(|is_back| is_back)
             {
-                return self.failure_of(errand);
+                return self.failure_of(job);
             }
         }
     }
 
     /// Removes a helper that has begun nothing; one that has goes on. Whether it is gone.
-    async fn call_back(&self, errand: &Errand, helper: &str) -> Result<bool, EngineError> {
+    async fn call_back(&self, job: &SelfUpdateJob, helper: &str) -> Result<bool, EngineError> {
         // Stopped first: one that is still there could begin at the very moment at which nothing is found.
         tolerate_fixed_policy(self.engine.set_restart_policy(helper, &json!({ "Name": "no" })).await)?;
         self.stop(helper).await?;
-        let is_its = |open: &Open| open.names().iter().any(|name| name == errand.container());
+        let is_its = |open: &Incomplete| open.names().iter().any(|name| name == job.container());
         if self.open().await?.iter().any(is_its) {
             tolerate_fixed_policy(self.engine.set_restart_policy(helper, &working_policy()).await)?;
             self.engine.start(helper).await?;
@@ -203,40 +204,41 @@ impl Replacer {
     }
 
     /// What a helper wrote down before it went.
-    fn failure_of(&self, errand: &Errand) -> ReplaceError {
-        let written = match self.journal.claim(&errand.facts.transaction) {
-            Claim::Ours(record, entry) => {
+    fn failure_of(&self, job: &SelfUpdateJob) -> ReplaceError {
+        let written = match self.journal.claim(&job.facts.transaction) {
+            Claim::Acquired(record, entry) => {
                 let failure = entry.failure.clone();
                 self.keep_until_settled(record, *entry);
                 failure
             }
-            Claim::Lost | Claim::Theirs => None,
+            Claim::Missing | Claim::Held => None,
         };
         let Some(ContainerFailure { reason, fault, log, .. }) = written else {
             let reason = "the helper that was to replace this updater ended without a word";
-            return ReplaceError::untouched(Setback::of(Fault::Host, reason));
+            return ReplaceError::untouched(StepError::of(Fault::Host, reason));
         };
-        let setback = Setback { reason: reason.clone(), fault, is_engine_away: false, log };
-        ReplaceError { reason, is_restored: false, is_down: false, setback }
+        let step_error = StepError { reason: reason.clone(), fault, engine_unreachable: false, log };
+        ReplaceError { reason, is_restored: false, is_down: false, step_error }
     }
 
     /// At the start of a program: if it runs in a helper, does what that is for. Whether it was one.
     ///
     /// # Errors
     /// What did not come off; to be begun again by the next start.
-    pub async fn run_errand(&self) -> Result<bool, ReplaceError> {
-        let failed = |error: EngineError| ReplaceError::untouched(Setback::engine("look for an errand", &error));
+    pub async fn run_self_update(&self) -> Result<bool, ReplaceError> {
+        let failed =
+            |error: EngineError| ReplaceError::untouched(StepError::engine("look for a self-update job", &error));
         let Some(own) = &self.own_id else { return Ok(false) };
         let listed = self.engine.list().await.map_err(failed)?;
-        let Some(errand) = listed.iter().find(|listed| listed.id == *own).and_then(Errand::of) else {
+        let Some(job) = listed.iter().find(|listed| listed.id == *own).and_then(SelfUpdateJob::of) else {
             return Ok(false);
         };
-        info!(container = errand.container(), "replacing the updater from outside");
-        if let Some(failure) = self.do_errand(&errand).await? {
-            warn!(container = errand.container(), reason = %failure.reason, "the updater was not replaced");
-            self.leave_word(&errand, failure);
+        info!(container = job.container(), "replacing the updater from outside");
+        if let Some(failure) = self.do_self_update(&job).await? {
+            warn!(container = job.container(), reason = %failure.reason, "the updater was not replaced");
+            self.leave_word(&job, failure);
             // What this program took down of it says no more.
-            self.settled(&errand.facts.origin.manifest, &errand.facts.origin.target);
+            self.settled(&job.facts.origin.manifest, &job.facts.origin.target);
         }
         // This ends the program. One that is left over, having ended well, is removed by whoever finds it.
         if let Err(error) = self.remove(own).await {
@@ -246,42 +248,47 @@ impl Replacer {
     }
 
     /// Returns why the updater stays as it is; fails as long as something is half done.
-    async fn do_errand(&self, errand: &Errand) -> Result<Option<ContainerFailure>, ReplaceError> {
-        let names = [errand.container().to_owned()];
+    async fn do_self_update(&self, job: &SelfUpdateJob) -> Result<Option<ContainerFailure>, ReplaceError> {
+        let names = [job.container().to_owned()];
         {
             let _locked = self.locks.lock(&names).await;
             self.recover_names(&names).await.map_err(ReplaceError::untouched)?;
         }
-        let mut reports = self.take_reports(&errand.facts.origin.manifest).into_iter();
+        let mut reports = self.take_reports(&job.facts.origin.manifest).into_iter();
         if let Some(failure) = reports.find_map(|report| report.failed.into_iter().next()) {
             return Ok(Some(failure));
         }
-        let mut job = errand.job();
-        let ended = match self.survey(errand.container(), &job).await {
-            Ok(Some(survey)) if survey.root().container["Image"] != errand.image.as_str() => {
-                self.replace(survey, &mut job).await.map(drop)
+        let mut replacement = job.job();
+        let ended = match self.preflight(job.container(), &replacement, &EngineSnapshot::default()).await {
+            Ok(Some(preflight)) if preflight.root().container["Image"] != job.image.as_str() => {
+                self.replace(preflight, &mut replacement).await.map(drop)
             }
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
         let Err(error) = ended else { return Ok(None) };
         let open = self.open().await;
-        let is_half_done = |open: &Open| open.names().contains(&names[0]);
-        if error.setback.is_engine_away || open.is_err() || open.is_ok_and(|open| open.iter().any(is_half_done)) {
+        let is_half_done = |open: &Incomplete| open.names().contains(&names[0]);
+        if error.step_error.engine_unreachable || open.is_err() || open.is_ok_and(|open| open.iter().any(is_half_done))
+        {
             return Err(error);
         }
-        if let (Some(Fault::Image), Some(reference)) = (error.setback.fault, &errand.facts.origin.reference) {
-            self.give_tag_back(reference, &errand.facts.part.old_image).await;
+        if let (Some(Fault::Image), Some(reference)) = (error.step_error.fault, &job.facts.origin.reference) {
+            self.give_tag_back(reference, &job.facts.state.old_image).await;
         }
-        Ok(Some(ContainerFailure { reason: error.reason, ..error.setback.as_failure(errand.container()) }))
+        Ok(Some(ContainerFailure { reason: error.reason, ..error.step_error.as_failure(job.container()) }))
     }
 
-    fn leave_word(&self, errand: &Errand, failure: ContainerFailure) {
+    fn leave_word(&self, job: &SelfUpdateJob, failure: ContainerFailure) {
         let failure = ContainerFailure { log: Vec::new(), ..failure };
-        let entry =
-            Entry { facts: Some(errand.facts.clone()), failure: Some(failure), is_over: true, ..Entry::default() };
-        if let Err(error) = self.journal.begin(&errand.facts.transaction, &entry) {
-            warn!(container = errand.container(), %error, "the journal cannot be written; the updater will not know why");
+        let entry = JournalEntry {
+            facts: Some(job.facts.clone()),
+            failure: Some(failure),
+            is_over: true,
+            ..JournalEntry::default()
+        };
+        if let Err(error) = self.journal.begin(&job.facts.transaction, &entry) {
+            warn!(container = job.container(), %error, "the journal cannot be written; the updater will not know why");
         }
     }
 
@@ -289,10 +296,10 @@ impl Replacer {
     pub(super) async fn tend_helpers(&self) -> Result<(), EngineError> {
         let own = self.journal.owner();
         for listed in self.engine.list().await? {
-            let Some(errand) = Errand::of(&listed).filter(|errand| errand.facts.owner == own) else { continue };
+            let Some(job) = SelfUpdateJob::of(&listed).filter(|job| job.facts.owner == own) else { continue };
             let is_up = !matches!(listed.state.as_str(), "created" | "exited" | "stopped" | "dead");
             // Who sent it and waits for it has the lock.
-            let Some(_locked) = self.locks.try_lock(&[errand.container().to_owned()]).filter(|_| !is_up) else {
+            let Some(_locked) = self.locks.try_lock(&[job.container().to_owned()]).filter(|_| !is_up) else {
                 continue;
             };
             let Some(inspection) = self.find(&listed.id).await? else { continue };
@@ -308,11 +315,11 @@ impl Replacer {
     }
 
     /// Whether a helper is at work on one of a transaction's containers, or will be again. In doubt it is.
-    pub(super) async fn is_left_to_helper(&self, open: &Open) -> bool {
+    pub(super) async fn is_left_to_helper(&self, open: &Incomplete) -> bool {
         let names = open.names();
         let is_its = |listed: &Listed| {
             Some(listed.id.as_str()) != self.own_id.as_deref()
-                && Errand::of(listed).is_some_and(|errand| names.contains(&errand.facts.part.name))
+                && SelfUpdateJob::of(listed).is_some_and(|job| names.contains(&job.facts.state.name))
         };
         self.engine.list().await.map_or(true, |listed| listed.iter().any(is_its))
     }

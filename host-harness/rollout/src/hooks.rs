@@ -7,13 +7,13 @@ use imagewatch_abi::Fault;
 use serde_json::Value;
 use tracing::warn;
 
-use super::Replacer;
+use super::Rollout;
 use super::ending::facts_of;
-use super::facts::{Handling, Part};
-use super::journal::{Entry, Record};
+use super::journal::{JournalEntry, JournalHandle};
+use super::label::{MemberAction, MemberState};
 use super::labels::{Hook, Labels};
-use super::setback::Setback;
-use super::survey::Survey;
+use super::preflight::Preflight;
+use super::step_error::StepError;
 use imagewatch_engine::{Engine, EngineError};
 
 /// What a command exits with to put the replacement off until the next poll (`EX_TEMPFAIL` of sysexits.h).
@@ -24,34 +24,34 @@ const DEFAULT_LIMIT: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 /// The command put it off, failed, or did not end in time.
-async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> Result<(), Setback> {
+async fn run(engine: &dyn Engine, container: &Value, hook: Hook) -> Result<(), StepError> {
     let labels = Labels::of(container);
     let (Some(command), true) = (labels.value(hook.label()), container["State"]["Running"] == true) else {
         return Ok(());
     };
     let label = hook.label();
-    let limit = labels.hook_timeout().map_err(Setback::refused)?.unwrap_or(DEFAULT_LIMIT);
+    let limit = labels.hook_timeout().map_err(StepError::refused)?.unwrap_or(DEFAULT_LIMIT);
     let id = container["Id"].as_str().unwrap_or_default();
     match engine.exec(id, &["/bin/sh", "-c", command], limit).await {
         Ok(0) => Ok(()),
-        Ok(NOT_NOW) => Err(Setback::of(Fault::Postponed, format!("its {label} asked to be left alone this time"))),
-        Ok(code) => Err(Setback::of(Fault::Host, format!("its {label} exited with code {code}"))),
+        Ok(NOT_NOW) => Err(StepError::of(Fault::Postponed, format!("its {label} asked to be left alone this time"))),
+        Ok(code) => Err(StepError::of(Fault::Host, format!("its {label} exited with code {code}"))),
         Err(EngineError::Timeout { limit, .. }) => {
             let reason = format!("its {label} did not end within {} s", limit.as_secs());
-            Err(Setback::of(Fault::Host, reason))
+            Err(StepError::of(Fault::Host, reason))
         }
-        Err(error) => Err(Setback::engine("run its hook", &error)),
+        Err(error) => Err(StepError::engine("run its hook", &error)),
     }
 }
 
-impl Replacer {
+impl Rollout {
     /// Runs the command for `hook` in all that are about to be made again.
-    pub(super) async fn ask_all(&self, survey: &Survey, hook: Hook) -> Result<(), Setback> {
-        let root = &survey.root().container;
-        for (side, snapshot) in survey.transaction.sides.iter().zip(&survey.snapshots) {
-            if side.part.handling == Handling::Recreate {
+    pub(super) async fn ask_all(&self, preflight: &Preflight, hook: Hook) -> Result<(), StepError> {
+        let root = &preflight.root().container;
+        for (member, snapshot) in preflight.transaction.members.iter().zip(&preflight.snapshots) {
+            if member.state.action == MemberAction::Recreate {
                 let asked = run(&*self.engine, &snapshot.container, hook).await;
-                asked.map_err(|setback| Self::about(root, &snapshot.container, setback))?;
+                asked.map_err(|step_error| Self::blame_member(root, &snapshot.container, step_error))?;
             }
         }
         Ok(())
@@ -61,19 +61,19 @@ impl Replacer {
     /// unit. A transaction's hooks run at most once. If the journal cannot be written, no hook starts.
     pub(super) async fn run_hooks_after(
         &self,
-        parts: &[&Part],
+        states: &[&MemberState],
         made_by: Option<&str>,
-        journal: Option<(&Record, &mut Entry)>,
+        journal: Option<(&JournalHandle, &mut JournalEntry)>,
     ) {
         if journal.as_ref().is_some_and(|(_, entry)| entry.is_hook_begun) {
             return;
         }
         let mut hooked = Vec::new();
-        for part in parts.iter().filter(|part| part.handling == Handling::Recreate) {
-            let Ok(new) = self.engine.inspect_container(&part.name).await else { continue };
+        for state in states.iter().filter(|state| state.action == MemberAction::Recreate) {
+            let Ok(new) = self.engine.inspect_container(&state.name).await else { continue };
             let is_of = |id: &str| facts_of(&new).is_some_and(|facts| facts.transaction == id && !facts.is_restored);
             let has_hook = Labels::of(&new).value(Hook::PostUpdate.label()).is_some();
-            hooked.extend((made_by.is_none_or(is_of) && has_hook).then_some((&part.name, new)));
+            hooked.extend((made_by.is_none_or(is_of) && has_hook).then_some((&state.name, new)));
         }
         if hooked.is_empty() {
             return;
@@ -88,7 +88,7 @@ impl Replacer {
         };
         for (name, new) in hooked {
             let ended = match &written {
-                Ok(()) => run(&*self.engine, &new, Hook::PostUpdate).await.map_err(|setback| setback.reason),
+                Ok(()) => run(&*self.engine, &new, Hook::PostUpdate).await.map_err(|step_error| step_error.reason),
                 Err(error) => Err(format!("its {} was not run: {error}", Hook::PostUpdate.label())),
             };
             if let Err(reason) = ended {

@@ -9,8 +9,8 @@ use imagewatch_abi::{Container, Reference, short_digest};
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
-use super::Replacer;
-use super::recovery::diagnose;
+use super::Rollout;
+use super::recovery::classify;
 use crate::image_records::{ImageRecords, RecordError, complete_origins};
 use imagewatch_base::clock::now_ms;
 use imagewatch_engine::image_facts::{platform_of, platform_of_manifest};
@@ -58,7 +58,7 @@ impl KnownImages {
     }
 }
 
-impl Replacer {
+impl Rollout {
     /// The inspection of the image that `container` runs, as its own manifest has it, or what is remembered of that;
     /// `None` when it is gone and nothing is.
     pub(super) async fn image_of(&self, container: &Value) -> Result<Option<Value>, EngineError> {
@@ -122,9 +122,9 @@ impl Replacer {
             Ok(listed) => listed,
             Err(error) => return debug!(%repository, %error, "old images are left for the next time"),
         };
-        let open = diagnose(&listed, &self.journal.transactions());
+        let open = classify(&listed, &self.journal.transactions());
         let others = open.iter().filter(|open| Some(open.transaction.id.as_str()) != made_by);
-        let needed = others.flat_map(|open| &open.transaction.sides).map(|side| side.part.old_image.as_str());
+        let needed = others.flat_map(|open| &open.transaction.members).map(|member| member.state.old_image.as_str());
         let used: BTreeSet<&str> = listed.iter().map(|container| container.image_id.as_str()).chain(needed).collect();
         let previous = said(self.images.records.previous_images(&repository)).unwrap_or_default();
         for id in previous.iter().skip(keep).filter(|id| !used.contains(id.as_str())) {

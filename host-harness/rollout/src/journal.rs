@@ -12,7 +12,7 @@ use imagewatch_abi::ContainerFailure;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::facts::Facts;
+use super::label::TransactionLabel;
 
 /// The folder.
 #[derive(Debug)]
@@ -23,10 +23,10 @@ pub struct Journal {
 /// What a file holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "steps that were taken or not, each on its own")]
-pub struct Entry {
+pub struct JournalEntry {
     /// What the label of the root's new container says, for when that goes when it is stopped.
     #[serde(default)]
-    pub facts: Option<Facts>,
+    pub facts: Option<TransactionLabel>,
     /// Of those containers that go when they are stopped: how they were.
     pub snapshots: Vec<Snapshot>,
     /// The networks of the old containers, by container id: a start that fails may take them away.
@@ -78,7 +78,7 @@ impl Snapshot {
 
 /// A transaction's file, and the lock on it until this is dropped.
 #[derive(Debug)]
-pub struct Record {
+pub struct JournalHandle {
     path: PathBuf,
     _lock: File,
 }
@@ -87,11 +87,11 @@ pub struct Record {
 #[derive(Debug)]
 pub enum Claim {
     /// Its program is dead; the record is ours now.
-    Ours(Record, Box<Entry>),
+    Acquired(JournalHandle, Box<JournalEntry>),
     /// There is no file: only the engine knows.
-    Lost,
+    Missing,
     /// Its program lives.
-    Theirs,
+    Held,
 }
 
 impl Journal {
@@ -104,13 +104,13 @@ impl Journal {
     ///
     /// # Errors
     /// When it cannot be written; the transaction must not begin then.
-    pub fn begin(&self, transaction: &str, entry: &Entry) -> io::Result<Record> {
+    pub fn begin(&self, transaction: &str, entry: &JournalEntry) -> io::Result<JournalHandle> {
         // What is in it is nobody else's business.
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let path = self.path(transaction);
         let lock = OpenOptions::new().create(true).append(true).open(path.with_extension("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;
-        let record = Record { path, _lock: lock };
+        let record = JournalHandle { path, _lock: lock };
         record.write(entry)?;
         Ok(record)
     }
@@ -118,14 +118,14 @@ impl Journal {
     /// Takes over a transaction that a dead program left.
     pub fn claim(&self, transaction: &str) -> Claim {
         let path = self.path(transaction);
-        let Ok(lock) = OpenOptions::new().append(true).open(path.with_extension("lock")) else { return Claim::Lost };
+        let Ok(lock) = OpenOptions::new().append(true).open(path.with_extension("lock")) else { return Claim::Missing };
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => Claim::Theirs,
-            Err(TryLockError::Error(_)) => Claim::Lost,
+            Err(TryLockError::WouldBlock) => Claim::Held,
+            Err(TryLockError::Error(_)) => Claim::Missing,
             Ok(()) => {
                 // Without a readable entry the labels are all there is, which is enough.
                 let entry = read_entry(&path).unwrap_or_default();
-                Claim::Ours(Record { path, _lock: lock }, Box::new(entry))
+                Claim::Acquired(JournalHandle { path, _lock: lock }, Box::new(entry))
             }
         }
     }
@@ -168,11 +168,11 @@ impl Journal {
     }
 }
 
-fn read_entry(path: &Path) -> Option<Entry> {
+fn read_entry(path: &Path) -> Option<JournalEntry> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-impl Entry {
+impl JournalEntry {
     /// What is left to report of it. How containers were, which may hold secrets, is needed no longer.
     #[must_use]
     pub fn over(self) -> Self {
@@ -185,12 +185,12 @@ impl Entry {
     }
 }
 
-impl Record {
+impl JournalHandle {
     /// Replaces what is written, whole or not at all.
     ///
     /// # Errors
     /// When it cannot be written; what was written before stands.
-    pub fn write(&self, entry: &Entry) -> io::Result<()> {
+    pub fn write(&self, entry: &JournalEntry) -> io::Result<()> {
         let staged = self.path.with_extension("tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
         file.write_all(&serde_json::to_vec(entry)?)?;
@@ -215,8 +215,11 @@ mod tests {
 
     use super::*;
 
-    fn entry() -> Entry {
-        Entry { snapshots: vec![Snapshot { container: json!({ "Id": "1" }), image: json!({}) }], ..Entry::default() }
+    fn entry() -> JournalEntry {
+        JournalEntry {
+            snapshots: vec![Snapshot { container: json!({ "Id": "1" }), image: json!({}) }],
+            ..JournalEntry::default()
+        }
     }
 
     #[test]
@@ -224,19 +227,19 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let journal = Journal::new(folder.path().join("journal"));
         let record = journal.begin("0a1b2c3d", &entry()).expect("written");
-        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Theirs));
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Held));
         drop(record);
-        let Claim::Ours(record, found) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
+        let Claim::Acquired(record, found) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
         assert_eq!(*found, entry());
         record.close();
-        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Missing));
     }
 
     #[test]
     fn of_one_that_is_over_nothing_stays_that_may_hold_secrets() {
         let networks = BTreeMap::from([("1".to_owned(), json!({}))]);
-        let over = Entry { networks, is_restored: true, ..entry() }.over();
-        assert_eq!(over, Entry { is_over: true, is_restored: true, ..Entry::default() });
+        let over = JournalEntry { networks, is_restored: true, ..entry() }.over();
+        assert_eq!(over, JournalEntry { is_over: true, is_restored: true, ..JournalEntry::default() });
     }
 
     #[test]
@@ -245,7 +248,7 @@ mod tests {
         let journal = Journal::new(folder.path().to_owned());
         drop(journal.begin("0a1b2c3d", &entry()).expect("written"));
         fs::write(folder.path().join("0a1b2c3d.tmp"), "{").expect("torn");
-        let Claim::Ours(record, _) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
+        let Claim::Acquired(record, _) = journal.claim("0a1b2c3d") else { panic!("its program is gone") };
         record.close();
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
@@ -254,10 +257,10 @@ mod tests {
     fn a_journal_that_was_wiped_or_holds_nonsense_is_no_obstacle() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let journal = Journal::new(folder.path().join("journal"));
-        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Lost));
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Missing));
         drop(journal.begin("0a1b2c3d", &entry()).expect("written"));
         fs::write(folder.path().join("journal/0a1b2c3d.json"), "{").expect("torn");
-        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Ours(_, found) if *found == Entry::default()));
+        assert!(matches!(journal.claim("0a1b2c3d"), Claim::Acquired(_, found) if *found == JournalEntry::default()));
     }
 
     #[test]

@@ -67,8 +67,8 @@ impl<'a> Labels<'a> {
 
     /// The parts of a value that is a list, apart by commas or blanks.
     pub fn list(self, key: &str) -> impl Iterator<Item = &'a str> {
-        let parts = self.value(key).into_iter().flat_map(|text| text.split([',', ' ']));
-        parts.filter(|part| !part.is_empty())
+        let states = self.value(key).into_iter().flat_map(|text| text.split([',', ' ']));
+        states.filter(|state| !state.is_empty())
     }
 
     /// Whether every label of imagewatch's is known and can be read.

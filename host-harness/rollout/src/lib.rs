@@ -8,8 +8,9 @@
 pub mod blocked;
 mod commit;
 pub mod connection;
+pub mod dependents;
 pub mod ending;
-pub mod facts;
+pub mod fault;
 pub mod handover;
 pub mod health;
 pub mod helper;
@@ -17,18 +18,19 @@ mod hooks;
 pub mod image_records;
 pub mod images;
 pub mod journal;
+pub mod label;
 pub mod labels;
 pub mod locks;
-pub mod order;
 pub mod orders;
 pub mod plan;
+pub mod preflight;
 pub mod recovery;
 mod refusal;
-pub mod setback;
-pub mod survey;
+pub mod slots;
+pub mod snapshot;
+pub mod step_error;
 pub mod systemd;
 pub mod transaction;
-pub mod turns;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -36,21 +38,21 @@ use std::time::Duration;
 
 use imagewatch_abi::{ContainerFailure, Report, Strategy};
 
-use crate::turns::Turn;
+use crate::slots::SlotPermit;
 use imagewatch_engine::{Engine, EngineError};
 
 use ending::Transaction;
-use facts::Origin;
 use image_records::ImageRecords;
 use images::KnownImages;
-use journal::{Journal, Record};
+use journal::{Journal, JournalHandle};
+use label::OrderRef;
 use locks::ContainerLocks;
-use setback::Setback;
+use step_error::StepError;
 
-pub use facts::is_working_name;
+pub use label::is_working_name;
 
 /// What replacements are carried out with; one for each engine.
-pub struct Replacer {
+pub struct Rollout {
     /// The engine.
     pub engine: Arc<dyn Engine>,
     /// The journal on disk.
@@ -69,19 +71,19 @@ pub struct Replacer {
 
 /// A failure that is written down.
 struct Unsettled {
-    origin: Origin,
+    origin: OrderRef,
     container: String,
-    record: Record,
+    record: JournalHandle,
 }
 
-impl fmt::Debug for Replacer {
+impl fmt::Debug for Rollout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replacer").field("engine", &self.engine).field("own_id", &self.own_id).finish_non_exhaustive()
     }
 }
 
-impl Replacer {
-    /// A replacer that remembers images in `records`, in a program that runs in the container `own_id`, if in any.
+impl Rollout {
+    /// A rollout that remembers images in `records`, in a program that runs in the container `own_id`, if in any.
     pub fn new(
         engine: Arc<dyn Engine>,
         journal: Journal,
@@ -121,11 +123,11 @@ pub struct Job<'a> {
     /// How long a container without a health check must stay up.
     pub stable_for: Duration,
     /// The names of containers that come to run the image together with it, one after the other, or not at all.
-    pub members: Vec<String>,
+    pub companions: Vec<String>,
     /// On whose behalf.
-    pub origin: Origin,
+    pub origin: OrderRef,
     /// A turn among those that work at the same time; given back while the new container is only watched.
-    pub turn: Option<Turn>,
+    pub slot: Option<SlotPermit>,
 }
 
 /// The new container has the old one's name.
@@ -149,42 +151,43 @@ pub struct ReplaceError {
     /// A container that was taken down is not back yet.
     pub is_down: bool,
     /// What did not come off.
-    pub setback: Setback,
+    pub step_error: StepError,
 }
 
 impl ReplaceError {
-    fn untouched(setback: Setback) -> Self {
-        let reason = format!("{}; the container was not touched", setback.reason);
-        Self { reason, is_restored: false, is_down: false, setback }
+    fn untouched(step_error: StepError) -> Self {
+        let reason = format!("{}; the container was not touched", step_error.reason);
+        Self { reason, is_restored: false, is_down: false, step_error }
     }
 
     /// The program was asked to end in the middle.
     pub fn interrupted() -> Self {
         let reason = "asked to stop in the middle; begun again with the next start".to_owned();
-        let setback = Setback { reason: reason.clone(), fault: None, is_engine_away: false, log: Vec::new() };
-        Self { reason, is_restored: false, is_down: true, setback }
+        let step_error = StepError { reason: reason.clone(), fault: None, engine_unreachable: false, log: Vec::new() };
+        Self { reason, is_restored: false, is_down: true, step_error }
     }
 
-    fn restored(setback: Setback, problems: &[String]) -> Self {
+    fn restored(step_error: StepError, problems: &[String]) -> Self {
         let is_restored = problems.is_empty();
         let after = if is_restored { "the old container is back".to_owned() } else { problems.join("; ") };
-        Self { reason: format!("{}; {after}", setback.reason), is_restored, is_down: !is_restored, setback }
+        Self { reason: format!("{}; {after}", step_error.reason), is_restored, is_down: !is_restored, step_error }
     }
 
-    fn unfinished(setback: Setback, error: &EngineError, transaction: &Transaction) -> Self {
-        let part = &transaction.root().part;
+    fn unfinished(step_error: StepError, error: &EngineError, transaction: &Transaction) -> Self {
+        let state = &transaction.root().state;
         let reason = format!(
             "{}; the old container could not be brought back yet ({error}); tried again with the next poll, or look for {} or {}",
-            setback.reason,
-            part.name,
-            part.aside_name(&transaction.id)
+            step_error.reason,
+            state.name,
+            state.aside_name(&transaction.id)
         );
-        let setback = Setback { is_engine_away: setback.is_engine_away || error.is_unavailable(), ..setback };
-        Self { reason, is_restored: false, is_down: true, setback }
+        let step_error =
+            StepError { engine_unreachable: step_error.engine_unreachable || error.is_unavailable(), ..step_error };
+        Self { reason, is_restored: false, is_down: true, step_error }
     }
 }
 
-impl Setback {
+impl StepError {
     /// As a report has it.
     pub fn as_failure(&self, container: &str) -> ContainerFailure {
         ContainerFailure {

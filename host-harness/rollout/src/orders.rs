@@ -2,11 +2,11 @@
 //! the other. Decides neither when nor which image; does nothing that the manifest does not grant.
 
 mod batch;
+mod companions;
 mod context;
 mod early;
 mod image;
 mod logins;
-mod members;
 mod platform;
 mod service;
 
@@ -17,23 +17,23 @@ use imagewatch_abi::{
 use serde_json::Value;
 use tracing::{debug, info, warn};
 
-use crate::facts::Origin;
+use crate::label::OrderRef;
 use crate::labels::{COMPOSE_PROJECT, ENABLE, Labels};
 use crate::locks::Locked;
-use crate::setback::Setback;
-use crate::survey::refuse_for_now;
+use crate::preflight::refuse_for_now;
+use crate::step_error::StepError;
 use crate::systemd::unit_of;
 use crate::{Job, NewImage, ReplaceError, is_working_name};
 use imagewatch_engine::{EngineError, names_same_image};
 
 pub use batch::Batch;
+use companions::{companions_of, find_candidates};
 pub use context::{
     ContainerGrant, CredentialLookup, DEFAULT_PULL_TIMEOUT, OrderContext, ProgressObserver, no_progress,
 };
 use early::refuse_all_before_pull;
 use image::{Image, ensure_image};
 pub use logins::RefusedLogins;
-use members::{find_candidates, members_of};
 use platform::Platforms;
 pub use service::Services;
 use service::Stop;
@@ -60,11 +60,11 @@ pub async fn run_order(ctx: &OrderContext, order: &Order, batch: &Batch) -> Repo
 
 async fn carry_out(ctx: &OrderContext, order: &Order, batch: &Batch, report: &mut Report) -> Result<(), Failure> {
     if let Some(refused) = refuse_all_before_pull(ctx, order).await {
-        stop_members_of_refused(ctx, order, batch, &refused).await?;
+        stop_companions_of_refused(ctx, order, batch, &refused).await?;
         report.failed = refused;
         return Ok(());
     }
-    let turn = ctx.turn().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
+    let turn = ctx.acquire_slot().await.ok_or_else(|| shutting_down("the image was not pulled"))?;
     let platforms = Platforms::of(ctx, order).await?;
     let image = ensure_image(ctx, order, platforms.wanted.as_deref()).await?;
     drop(turn);
@@ -78,7 +78,7 @@ async fn carry_out(ctx: &OrderContext, order: &Order, batch: &Batch, report: &mu
 }
 
 /// Leaves those alone that were to be updated together with a container that is refused.
-async fn stop_members_of_refused(
+async fn stop_companions_of_refused(
     ctx: &OrderContext,
     order: &Order,
     batch: &Batch,
@@ -88,8 +88,8 @@ async fn stop_members_of_refused(
     let candidates = find_candidates(ctx, order, None, &containers, batch).await?;
     for failure in refused {
         let container = containers.iter().find(|container| container.name == failure.container);
-        let members = container.map(|container| members_of(container, &candidates)).unwrap_or_default();
-        batch.stop_others(order, &Stop::of(failure, &members, false));
+        let companions = container.map(|container| companions_of(container, &candidates)).unwrap_or_default();
+        batch.stop_others(order, &Stop::of(failure, &companions, false));
     }
     Ok(())
 }
@@ -116,15 +116,15 @@ async fn handle_containers(
             report.failed.push(failure);
             continue;
         }
-        let members = members_of(container, &candidates);
-        let handled = Handled { ctx, order, image, platforms, listed: container, members };
+        let companions = companions_of(container, &candidates);
+        let handled = Handled { ctx, order, batch, image, platforms, listed: container, companions };
         match handled.handle().await? {
             Ending::Untouched => {}
             Ending::Done(names) => report.recreated.extend(names),
             Ending::Failed { failure, is_restored, is_for_all, engine_away } => {
                 warn!(container = %failure.container, reason = %failure.reason, "container not handled");
                 report.restored.extend(is_restored.then(|| failure.container.clone()));
-                let stop = Stop::of(&failure, &handled.members, is_for_all);
+                let stop = Stop::of(&failure, &handled.companions, is_for_all);
                 report.failed.push(failure);
                 batch.stop_others(order, &stop);
                 own_stops.push(stop);
@@ -138,7 +138,7 @@ async fn handle_containers(
 }
 
 fn shutting_down(what: &str) -> Failure {
-    Failure::passing(FailureCode::ShuttingDown, format!("the host is stopping; {what}"))
+    Failure::retryable(FailureCode::ShuttingDown, format!("the host is stopping; {what}"))
 }
 
 fn not_handled() -> Failure {
@@ -153,8 +153,8 @@ fn created_from(order: &Order) -> Reference {
 /// The selected containers that were created from the order's reference or the one that they leave, less those of a replacement under way.
 async fn list_containers(ctx: &OrderContext, order: &Order) -> Result<Vec<Container>, Failure> {
     let wanted = created_from(order);
-    let mut listed = ctx.replacer.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
-    ctx.replacer.images.complete_origins(&mut listed);
+    let mut listed = ctx.rollout.engine.containers(&order.containers).await.map_err(|error| error.failure())?;
+    ctx.rollout.images.complete_origins(&mut listed);
     let is_wanted = |c: &Container| {
         is_created_from(&c.image, &wanted) && !is_working_name(&c.name) && may_be_from_registry(order, c)
     };
@@ -219,11 +219,12 @@ fn strategy_of(order: &Order, container: &Container) -> Result<Option<Strategy>,
 struct Handled<'a> {
     ctx: &'a OrderContext,
     order: &'a Order,
+    batch: &'a Batch,
     image: &'a Image,
     platforms: &'a Platforms,
     listed: &'a Container,
     /// The names of those that are updated together with it.
-    members: Vec<String>,
+    companions: Vec<String>,
 }
 
 impl Handled<'_> {
@@ -235,7 +236,7 @@ impl Handled<'_> {
                 info!(container = %self.listed.name, "skipped: its label {ENABLE} opts out");
                 return Ok(Ending::Untouched);
             }
-            Err(reason) => return Ok(self.failed(&Setback::refused(reason))),
+            Err(reason) => return Ok(self.failed(&StepError::refused(reason))),
         };
         match strategy {
             Strategy::PullOnly | Strategy::Notify => {
@@ -248,8 +249,8 @@ impl Handled<'_> {
     }
 
     async fn replace(&self, strategy: Strategy) -> Result<Ending, Failure> {
-        let replacer = &self.ctx.replacer;
-        let origin = Origin {
+        let rollout = &self.ctx.rollout;
+        let origin = OrderRef {
             manifest: self.ctx.manifest.clone(),
             target: self.order.target.clone(),
             reference: Some(self.order.reference.clone()),
@@ -260,30 +261,34 @@ impl Handled<'_> {
         };
         let reference = self.order.from.as_ref().map(|from| retag(&self.listed.image, from, &self.order.reference));
         if let Some(reason) = self.platforms.reason_against(self.listed) {
-            return Ok(self.failed(&Setback::refused(reason)));
+            return Ok(self.failed(&StepError::refused(reason)));
         }
         let platform = self.image.platform.as_deref();
         let image = NewImage { id: &self.image.id, reference: reference.as_deref(), platform };
-        let (stable_for, members) = (self.ctx.stable_for, self.members.clone());
-        let mut job = Job { image, strategy, stable_for, members, origin, turn: None };
+        let (stable_for, companions) = (self.ctx.stable_for, self.companions.clone());
+        let mut job = Job { image, strategy, stable_for, companions, origin, slot: None };
         if let Some(inspection) = self.find().await?
             && let Some(unit) = unit_of(&inspection, &self.image_of(&inspection).await?)
         {
             return self.restart_unit(unit, &job).await;
         }
-        let surveyed = self.ctx.shutdown.run_until_cancelled(replacer.survey(&self.listed.name, &job)).await;
-        let survey = match surveyed.ok_or_else(not_handled)? {
-            Ok(Some(survey)) => survey,
+        let surveyed = self
+            .ctx
+            .shutdown
+            .run_until_cancelled(rollout.preflight(&self.listed.name, &job, &self.batch.snapshot))
+            .await;
+        let preflight = match surveyed.ok_or_else(not_handled)? {
+            Ok(Some(preflight)) => preflight,
             Ok(None) => return Ok(Ending::Untouched),
             Err(error) => return Ok(self.ended(Err(error), Vec::new())),
         };
         // Only now: who waits for a lock keeps nobody else from working.
-        job.turn = Some(self.ctx.turn().await.ok_or_else(not_handled)?);
-        let old = survey.root().container.clone();
+        job.slot = Some(self.ctx.acquire_slot().await.ok_or_else(not_handled)?);
+        let old = preflight.root().container.clone();
         if !self.is_still_meant(&old) {
             return Ok(Ending::Untouched);
         }
-        let replaced = replacer.replace(survey, &mut job).await;
+        let replaced = rollout.replace(preflight, &mut job).await;
         self.tidy(&old, replaced.as_ref().err()).await;
         let (result, names) = replaced.map_or_else(|error| (Err(error), Vec::new()), |done| (Ok(()), done.containers));
         Ok(self.ended(result, names))
@@ -292,12 +297,12 @@ impl Handled<'_> {
     /// What is left to do about tags once `old` was replaced, or failed to be.
     async fn tidy(&self, old: &Value, error: Option<&ReplaceError>) {
         let Order { reference, from, .. } = self.order;
-        let replacer = &self.ctx.replacer;
+        let rollout = &self.ctx.rollout;
         let old_image = old["Image"].as_str().unwrap_or_default();
         if let Some(error) = error {
             // The tag that was to be left still names the old image.
-            if error.setback.fault == Some(Fault::Image) && from.is_none() {
-                replacer.give_tag_back(reference, old_image).await;
+            if error.step_error.fault == Some(Fault::Image) && from.is_none() {
+                rollout.give_tag_back(reference, old_image).await;
             }
             return;
         }
@@ -313,28 +318,28 @@ impl Handled<'_> {
     async fn restart_unit(&self, unit: &str, job: &Job<'_>) -> Result<Ending, Failure> {
         if job.image.reference.is_some() {
             let why = format!("systemd unit {unit} names its tag; write {} there", self.order.reference);
-            return Ok(self.failed(&Setback::refused(why)));
+            return Ok(self.failed(&StepError::refused(why)));
         }
         let Some((_locked, inspection)) = self.find_locked().await? else { return Ok(Ending::Untouched) };
         if unit_of(&inspection, &self.image_of(&inspection).await?) != Some(unit) {
             return Ok(Ending::Untouched);
         }
-        let replacer = &self.ctx.replacer;
-        if replacer.is_own(&inspection) {
+        let rollout = &self.ctx.rollout;
+        if rollout.is_own(&inspection) {
             let why = "it is this updater, which nothing would bring back; restart its unit by hand";
-            return Ok(self.failed(&Setback::refused(why)));
+            return Ok(self.failed(&StepError::refused(why)));
         }
-        if let Err(setback) = refuse_for_now(&inspection) {
-            return Ok(self.failed(&setback));
+        if let Err(step_error) = refuse_for_now(&inspection) {
+            return Ok(self.failed(&step_error));
         }
-        let restarted = replacer.restart_unit(&inspection, unit, job).await;
+        let restarted = rollout.restart_unit(&inspection, unit, job).await;
         Ok(self.ended(restarted, vec![self.listed.name.clone()]))
     }
 
     /// The container under its lock, unless another order handled it while this one waited for that.
     async fn find_locked(&self) -> Result<Option<(Locked, Value)>, Failure> {
         let names = [self.listed.name.clone()];
-        let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.replacer.locks.lock(&names)).await;
+        let locked = self.ctx.shutdown.run_until_cancelled(self.ctx.rollout.locks.lock(&names)).await;
         let locked = locked.ok_or_else(not_handled)?;
         let found = self.find().await?.filter(|inspection| self.is_still_meant(inspection));
         Ok(found.map(|inspection| (locked, inspection)))
@@ -342,34 +347,28 @@ impl Handled<'_> {
 
     async fn image_of(&self, inspection: &Value) -> Result<Value, Failure> {
         let id = inspection["Image"].as_str().unwrap_or_default();
-        let image = self.ctx.replacer.engine.inspect_image(id).await.map_err(|error| error.failure())?;
+        let image = self.ctx.rollout.engine.inspect_image(id).await.map_err(|error| error.failure())?;
         Ok(image.unwrap_or_default())
     }
 
     async fn remove(&self) -> Result<Ending, Failure> {
-        let replacer = &self.ctx.replacer;
+        let rollout = &self.ctx.rollout;
         let Some((_locked, inspection)) = self.find_locked().await? else { return Ok(Ending::Untouched) };
-        if let Err(setback) = replacer.refuse_removal(&inspection).await {
-            return Ok(self.failed(&setback));
+        if let Err(step_error) = rollout.refuse_removal(&inspection).await {
+            return Ok(self.failed(&step_error));
         }
-        match replacer.remove(inspection["Id"].as_str().unwrap_or_default()).await {
+        match rollout.remove(inspection["Id"].as_str().unwrap_or_default()).await {
             Ok(()) => {
                 info!(container = %self.listed.name, "removed");
                 Ok(Ending::Done(vec![self.listed.name.clone()]))
             }
             Err(error) if error.is_unavailable() => Err(error.failure()),
-            Err(error) => {
-                let setback = Setback::engine("remove it", &error);
-                // Whatever else fails here says nothing about the image.
-                let fault = setback.fault.filter(|fault| *fault == Fault::Postponed);
-                let failure = ContainerFailure { fault, ..setback.as_failure(&self.listed.name) };
-                Ok(Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None })
-            }
+            Err(error) => Ok(self.failed(&StepError::remove(&error))),
         }
     }
 
     async fn find(&self) -> Result<Option<Value>, Failure> {
-        match self.ctx.replacer.engine.inspect_container(&self.listed.name).await {
+        match self.ctx.rollout.engine.inspect_container(&self.listed.name).await {
             Ok(inspection) => Ok(Some(inspection)),
             Err(EngineError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.failure()),
@@ -396,18 +395,18 @@ impl Handled<'_> {
         if error.is_restored {
             warn!(container = %self.listed.name, "restored");
         }
-        for line in &error.setback.log {
+        for line in &error.step_error.log {
             warn!(container = %self.listed.name, "its new container said: {line}");
         }
-        let away = || Failure::passing(FailureCode::EngineUnavailable, error.reason.clone());
-        let engine_away = error.setback.is_engine_away.then(away);
-        let is_for_all = error.is_down || error.setback.fault == Some(Fault::Image);
-        let failure = ContainerFailure { reason: error.reason, ..error.setback.as_failure(&self.listed.name) };
+        let away = || Failure::retryable(FailureCode::EngineUnavailable, error.reason.clone());
+        let engine_away = error.step_error.engine_unreachable.then(away);
+        let is_for_all = error.is_down || error.step_error.fault == Some(Fault::Image);
+        let failure = ContainerFailure { reason: error.reason, ..error.step_error.as_failure(&self.listed.name) };
         Ending::Failed { failure, is_restored: error.is_restored, is_for_all, engine_away }
     }
 
-    fn failed(&self, setback: &Setback) -> Ending {
-        let failure = setback.as_failure(&self.listed.name);
+    fn failed(&self, step_error: &StepError) -> Ending {
+        let failure = step_error.as_failure(&self.listed.name);
         Ending::Failed { failure, is_restored: false, is_for_all: false, engine_away: None }
     }
 }

@@ -2,7 +2,7 @@
 //! containers and their labels alone; the journal on disk adds only what labels cannot hold. Runs at start and with
 //! each poll, since what was asked of the engine by the dead may come about later.
 
-mod diagnose;
+mod classify;
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -11,22 +11,22 @@ use futures_util::future::join_all;
 use imagewatch_abi::{Container, ContainerFailure, Fault, Reference, Report};
 use tracing::{debug, info, warn};
 
-use super::Replacer;
+use super::Rollout;
 use super::Unsettled;
-use super::ending::{Side, Transaction, name_of};
-use super::facts::{Handling, Part};
-use super::journal::{Claim, Entry, Record};
-use super::setback::Setback;
+use super::ending::{Member, Transaction, name_of};
+use super::journal::{Claim, JournalEntry, JournalHandle};
+use super::label::{MemberAction, MemberState};
+use super::step_error::StepError;
 use imagewatch_base::clock::now_ms;
 use imagewatch_engine::{EngineError, Listed};
 
-pub(super) use diagnose::transaction_of;
-pub use diagnose::{Open, Way, diagnose};
+pub(super) use classify::transaction_of;
+pub use classify::{Incomplete, Resolution, classify};
 
 /// Whether a container is granted to who asks.
 pub type Granted<'a> = dyn Fn(&Container) -> bool + Send + Sync + 'a;
 
-impl Replacer {
+impl Rollout {
     /// Ends every open transaction that nobody works on, side by side: those of this state folder, whoever may handle their
     /// containers by now, since who stopped them is who owes them an end; and others whose container is granted. Remembers
     /// the images of granted containers. Returns what the policy of `manifest` ought to know.
@@ -48,7 +48,7 @@ impl Replacer {
         Ok(self.failures_before(manifest))
     }
 
-    async fn recover_listed(&self, found: &Open) -> Result<(), EngineError> {
+    async fn recover_listed(&self, found: &Incomplete) -> Result<(), EngineError> {
         let Some(_locked) = self.locks.try_lock(&found.names()) else { return Ok(()) };
         // What was listed may be over by now, or another one.
         let now = self.open().await?;
@@ -59,8 +59,8 @@ impl Replacer {
     }
 
     /// The transactions that are not over.
-    pub(super) async fn open(&self) -> Result<Vec<Open>, EngineError> {
-        Ok(diagnose(&self.engine.list().await?, &self.journal.unfinished()))
+    pub(super) async fn open(&self) -> Result<Vec<Incomplete>, EngineError> {
+        Ok(classify(&self.engine.list().await?, &self.journal.unfinished()))
     }
 
     /// The failures that programs before this one left for the policy of `manifest`: to be taken before it decides anything,
@@ -73,27 +73,27 @@ impl Replacer {
     /// Where nothing is left to do but to report.
     fn report_failures(&self) {
         for id in self.journal.transactions() {
-            let Claim::Ours(record, entry) = self.journal.claim(&id) else { continue };
+            let Claim::Acquired(record, entry) = self.journal.claim(&id) else { continue };
             let (true, Some(facts)) = (entry.is_over, &entry.facts) else { continue };
             // Who still waits for it takes it there.
-            let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.part.name)) else { continue };
+            let Some(_locked) = self.locks.try_lock(std::slice::from_ref(&facts.state.name)) else { continue };
             self.report_end(record, *entry);
         }
     }
 
     /// Nothing is left to do but to tell how it failed, if it did.
-    fn report_end(&self, record: Record, entry: Entry) {
+    fn report_end(&self, record: JournalHandle, entry: JournalEntry) {
         if let (Some(facts), Some(failure)) = (&entry.facts, entry.failure.clone()) {
-            let transaction = transaction_of(facts, vec![Side { part: facts.part.clone(), new: None }]);
+            let transaction = transaction_of(facts, vec![Member { state: facts.state.clone(), new: None }]);
             self.put_report(&transaction, Some(failed(&transaction, failure, entry.is_restored)));
         }
         self.keep_until_settled(record, entry);
     }
 
     /// Ends the record of a transaction that is over, once the policy has taken why it failed, if it did.
-    pub(super) fn keep_until_settled(&self, record: Record, entry: Entry) {
+    pub(super) fn keep_until_settled(&self, record: JournalHandle, entry: JournalEntry) {
         let (Some(facts), Some(_)) = (&entry.facts, &entry.failure) else { return record.close() };
-        let (origin, container) = (facts.origin.clone(), facts.part.name.clone());
+        let (origin, container) = (facts.origin.clone(), facts.state.name.clone());
         if !entry.is_over
             && let Err(error) = record.write(&entry.over())
         {
@@ -146,31 +146,31 @@ impl Replacer {
 
     /// A transaction of which the engine shows nothing: it is over, unless both containers went when they were stopped.
     async fn recover_journaled(&self, id: &str) -> Result<(), EngineError> {
-        let Claim::Ours(record, mut entry) = self.journal.claim(id) else { return Ok(()) };
+        let Claim::Acquired(record, mut entry) = self.journal.claim(id) else { return Ok(()) };
         // Asked only now: before, its program may have been at work.
         let listed = self.engine.list().await?;
-        if diagnose(&listed, &self.journal.unfinished()).iter().any(|open| open.transaction.id == id) {
+        if classify(&listed, &self.journal.unfinished()).iter().any(|open| open.transaction.id == id) {
             return Ok(());
         }
         // What has passed and is gone since was taken down by somebody, or has another name by now.
         let lost = entry.facts.as_ref().filter(|facts| {
-            let is_there = |c: &Listed| c.name() == facts.part.name || c.id == facts.part.old;
-            !entry.is_passed && entry.snapshot_of(&facts.part.old).is_some() && !listed.iter().any(is_there)
+            let is_there = |c: &Listed| c.name() == facts.state.name || c.id == facts.state.old;
+            !entry.is_passed && entry.snapshot_of(&facts.state.old).is_some() && !listed.iter().any(is_there)
         });
         let Some(facts) = lost else {
             // It died between the end of the old container and that of the transaction.
             if let (true, Some(facts)) = (entry.is_passed, entry.facts.clone()) {
-                let parts: Vec<&Part> = facts.parts().collect();
-                self.clean_up(&facts.origin, &parts, Some(id), Some((&record, &mut entry))).await;
+                let states: Vec<&MemberState> = facts.states().collect();
+                self.clean_up(&facts.origin, &states, Some(id), Some((&record, &mut entry))).await;
             }
             // Or between the end of the way back and its word of it.
             self.report_end(record, *entry);
             return Ok(());
         };
-        let sides: Vec<Side> = facts.parts().map(|part| Side { part: part.clone(), new: None }).collect();
-        let names: Vec<String> = sides.iter().map(|side| side.part.name.clone()).collect();
+        let members: Vec<Member> = facts.states().map(|state| Member { state: state.clone(), new: None }).collect();
+        let names: Vec<String> = members.iter().map(|member| member.state.name.clone()).collect();
         let Some(_locked) = self.locks.try_lock(&names) else { return Ok(()) };
-        let lost = transaction_of(facts, sides);
+        let lost = transaction_of(facts, members);
         let report = self.go_back(&lost, &entry, entry.failure.clone()).await?;
         self.put_report(&lost, report);
         self.keep_until_settled(record, *entry);
@@ -182,24 +182,24 @@ impl Replacer {
     ///
     /// # Errors
     /// What did not come off; or another program is at work on one of them, or something is still not over.
-    pub(super) async fn recover_names(&self, names: &[String]) -> Result<bool, Setback> {
-        let list = |error| Setback::engine("look for replacements that are not over", &error);
-        let is_named = |open: &Open| open.names().iter().any(|name| names.contains(name));
+    pub(super) async fn recover_names(&self, names: &[String]) -> Result<bool, StepError> {
+        let list = |error| StepError::engine("look for replacements that are not over", &error);
+        let is_named = |open: &Incomplete| open.names().iter().any(|name| names.contains(name));
         let mut has_failed = false;
         for open in self.open().await.map_err(list)?.iter().filter(|open| is_named(open)) {
             has_failed |= self.recover(open).await;
         }
         if self.open().await.map_err(list)?.iter().any(is_named) {
             let reason = "an earlier replacement of it is not over; tried again with the next poll";
-            return Err(Setback::of(Fault::Postponed, reason));
+            return Err(StepError::of(Fault::Postponed, reason));
         }
         Ok(has_failed)
     }
 
     /// Whether it turned out to have failed.
-    async fn recover(&self, open: &Open) -> bool {
+    async fn recover(&self, open: &Incomplete) -> bool {
         let transaction = &open.transaction;
-        let container = &transaction.root().part.name;
+        let container = &transaction.root().state.name;
         let Some((record, mut entry)) = self.claim_open(open).await else { return false };
         info!(%container, transaction = %transaction.id, way = ?open.way, "ending what was left half done");
         let report = match self.end_open(open, &mut entry, record.as_ref()).await {
@@ -212,8 +212,8 @@ impl Replacer {
         // The old one may be back already, and nothing more be known than what was written down.
         if report.is_none() && entry.failure.is_some() {
             if let Some(record) = record {
-                let is_restored = open.way == Way::Start;
-                self.report_end(record, Entry { is_restored, ..*entry });
+                let is_restored = open.way == Resolution::Start;
+                self.report_end(record, JournalEntry { is_restored, ..*entry });
             }
             return true;
         }
@@ -222,59 +222,66 @@ impl Replacer {
         let has_failed = failure.is_some();
         self.put_report(transaction, report);
         if let Some(record) = record {
-            self.keep_until_settled(record, Entry { failure, is_restored, ..*entry });
+            self.keep_until_settled(record, JournalEntry { failure, is_restored, ..*entry });
         }
         has_failed
     }
 
     /// What was written down of `open`, unless it is somebody else's to end. Where nothing is, it is not known how far it was.
-    async fn claim_open(&self, open: &Open) -> Option<(Option<Record>, Box<Entry>)> {
-        let container = &open.transaction.root().part.name;
+    async fn claim_open(&self, open: &Incomplete) -> Option<(Option<JournalHandle>, Box<JournalEntry>)> {
+        let container = &open.transaction.root().state.name;
         if self.is_left_to_helper(open).await {
             debug!(%container, "left to its helper");
             return None;
         }
         match self.journal.claim(&open.transaction.id) {
-            Claim::Theirs => None,
-            Claim::Lost if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
+            Claim::Held => None,
+            Claim::Missing if open.may_be_anothers(&self.journal.owner(), now_ms()) => {
                 debug!(%container, "another program may be at work on it");
                 None
             }
-            Claim::Lost => Some((None, Box::new(Entry { is_stopping: true, ..Entry::default() }))),
-            Claim::Ours(record, entry) => Some((Some(record), entry)),
+            Claim::Missing => Some((None, Box::new(JournalEntry { is_stopping: true, ..JournalEntry::default() }))),
+            Claim::Acquired(record, entry) => Some((Some(record), entry)),
         }
     }
 
     /// Ends it the way that was found. What its policy ought to know, if that was found out only now.
     async fn end_open(
         &self,
-        open: &Open,
-        entry: &mut Entry,
-        record: Option<&Record>,
+        open: &Incomplete,
+        entry: &mut JournalEntry,
+        record: Option<&JournalHandle>,
     ) -> Result<Option<Report>, EngineError> {
         let transaction = &open.transaction;
         match open.way {
-            Way::Forwards | Way::Back if self.is_successor(transaction) => {
+            Resolution::Forwards | Resolution::Back if self.is_successor(transaction) => {
                 self.stay(transaction, entry, record).await.map(Some)
             }
-            Way::Start => self.start_again(transaction).await.map(|()| None),
-            Way::Discard => {
-                warn!(container = %transaction.root().part.name, "somebody else has the name by now; left alone");
+            Resolution::Start => self.start_again(transaction).await.map(|()| None),
+            Resolution::Discard => {
+                warn!(container = %transaction.root().state.name, "somebody else has the name by now; left alone");
                 self.discard(transaction).await.map(|()| None)
             }
-            Way::Forwards if entry.failure.is_none() => self.go_forwards(transaction, entry, record).await,
+            Resolution::Forwards if entry.failure.is_none() => self.go_forwards(transaction, entry, record).await,
             // What is healthy stays, whoever changed names or containers since; unless they brought the old one back.
-            Way::Back if entry.is_passed && entry.failure.is_none() && !self.is_old_back(transaction).await? => {
+            Resolution::Back
+                if entry.is_passed && entry.failure.is_none() && !self.is_old_back(transaction).await? =>
+            {
                 self.go_forwards(transaction, entry, record).await
             }
-            Way::Forwards | Way::Back => self.go_back(transaction, entry, entry.failure.clone()).await,
+            Resolution::Forwards | Resolution::Back => self.go_back(transaction, entry, entry.failure.clone()).await,
         }
     }
 
     /// Whether somebody gave an old container its own name back.
     async fn is_old_back(&self, transaction: &Transaction) -> Result<bool, EngineError> {
-        for part in transaction.sides.iter().map(|side| &side.part).filter(|part| part.handling == Handling::Recreate) {
-            if self.find(&part.old).await?.is_some_and(|old| name_of(&old) == part.name) {
+        for state in transaction
+            .members
+            .iter()
+            .map(|member| &member.state)
+            .filter(|state| state.action == MemberAction::Recreate)
+        {
+            if self.find(&state.old).await?.is_some_and(|old| name_of(&old) == state.name) {
                 return Ok(true);
             }
         }
@@ -291,61 +298,61 @@ impl Replacer {
     async fn go_forwards(
         &self,
         transaction: &Transaction,
-        entry: &mut Entry,
-        record: Option<&Record>,
+        entry: &mut JournalEntry,
+        record: Option<&JournalHandle>,
     ) -> Result<Option<Report>, EngineError> {
-        let made = transaction.sides.iter().filter(|side| side.part.handling == Handling::Recreate);
+        let made = transaction.members.iter().filter(|member| member.state.action == MemberAction::Recreate);
         // What was healthy once is not judged again: it may have been stopped by hand since.
-        for side in made.filter(|_| !entry.is_passed) {
-            if let Err(setback) = self.bring_new_up(transaction, side).await {
-                if setback.is_engine_away {
-                    return Err(EngineError::Unavailable { host: "its address".to_owned(), reason: setback.reason });
+        for member in made.filter(|_| !entry.is_passed) {
+            if let Err(step_error) = self.bring_new_up(transaction, member).await {
+                if step_error.engine_unreachable {
+                    return Err(EngineError::Unavailable { host: "its address".to_owned(), reason: step_error.reason });
                 }
-                let failure = setback.as_failure(&side.part.name);
+                let failure = step_error.as_failure(&member.state.name);
                 return self.go_back(transaction, entry, Some(failure)).await;
             }
         }
         self.commit(transaction, entry, record).await.map(Some)
     }
 
-    async fn bring_new_up(&self, transaction: &Transaction, side: &Side) -> Result<(), Setback> {
-        let Some(new) = &side.new else { return Ok(()) };
-        let inspect = |error| Setback::engine("inspect the new container", &error);
+    async fn bring_new_up(&self, transaction: &Transaction, member: &Member) -> Result<(), StepError> {
+        let Some(new) = &member.new else { return Ok(()) };
+        let inspect = |error| StepError::engine("inspect the new container", &error);
         let inspection = self.engine.inspect_container(new).await.map_err(inspect)?;
-        if name_of(&inspection) == side.part.temporary_name(&transaction.id) {
-            let renamed = self.engine.rename(new, &side.part.name).await;
-            renamed.map_err(|error| Setback::engine("rename the new container", &error))?;
+        if name_of(&inspection) == member.state.temporary_name(&transaction.id) {
+            let renamed = self.engine.rename(new, &member.state.name).await;
+            renamed.map_err(|error| StepError::engine("rename the new container", &error))?;
         }
         // Who died on the way back may have taken it away.
-        let rearmed = self.rearm(&side.part, new, &inspection).await;
-        rearmed.map_err(|error| Setback::engine("change the new container's policy", &error))?;
-        if !side.part.was_running {
+        let rearmed = self.restore_restart_policy(&member.state, new, &inspection).await;
+        rearmed.map_err(|error| StepError::engine("change the new container's policy", &error))?;
+        if !member.state.was_running {
             return Ok(());
         }
         if inspection["State"]["Running"] != true {
             // One that could not be started may have lost its networks by that, and is not started again.
             if let Some(error) = inspection["State"]["Error"].as_str().filter(|error| !error.is_empty()) {
-                return Err(Setback::start(&EngineError::Refused { status: 500, message: error.to_owned() }));
+                return Err(StepError::start(&EngineError::Refused { status: 500, message: error.to_owned() }));
             }
-            self.engine.start(new).await.map_err(|error| Setback::start(&error))?;
+            self.engine.start(new).await.map_err(|error| StepError::start(&error))?;
         }
-        self.gate(&side.part, new, transaction.stable_for).await
+        self.gate(&member.state, new, transaction.stable_for).await
     }
 
     /// An old container that is gone can only come back from what was written down.
     async fn go_back(
         &self,
         transaction: &Transaction,
-        entry: &Entry,
+        entry: &JournalEntry,
         failure: Option<ContainerFailure>,
     ) -> Result<Option<Report>, EngineError> {
-        let root = &transaction.root().part;
+        let root = &transaction.root().state;
         let is_gone = self.find(&root.old).await?.is_none();
         if is_gone && entry.snapshot_of(&root.old).is_none() {
             warn!(container = %root.name, "the old container is gone for good; the new one stays as it is");
             return Ok(failure.map(|failure| failed(transaction, failure, false)));
         }
-        let problems = self.abort_patiently(transaction, entry).await?;
+        let problems = self.roll_back_with_retry(transaction, entry).await?;
         for problem in &problems {
             warn!(container = %root.name, %problem, "not all is as before");
         }

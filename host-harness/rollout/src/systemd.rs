@@ -8,10 +8,10 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::facts::Part;
+use super::label::MemberState;
 use super::labels::Labels;
-use super::setback::Setback;
-use super::{Job, ReplaceError, Replacer};
+use super::step_error::StepError;
+use super::{Job, ReplaceError, Rollout};
 use imagewatch_engine::{Engine, EngineError};
 
 const UNIT: &str = "PODMAN_SYSTEMD_UNIT";
@@ -36,47 +36,47 @@ pub(super) async fn is_made_by_unit(engine: &dyn Engine, container: &Value) -> R
     Ok(unit_of(container, &image.unwrap_or_default()).is_some())
 }
 
-impl Replacer {
+impl Rollout {
     /// Restarts `unit`, which makes `container` anew.
     ///
     /// # Errors
     /// The unit did not start, or its new container may not stay; the tag then names the old image again and the
     /// unit was restarted on it.
     pub async fn restart_unit(&self, container: &Value, unit: &str, job: &Job<'_>) -> Result<(), ReplaceError> {
-        let part = self.part_to_remake(container).await;
-        let Err(setback) = self.restart_and_watch(&part, unit, job).await else {
-            self.clean_up(&job.origin, &[&part], None, None).await;
+        let state = self.part_to_remake(container).await;
+        let Err(step_error) = self.restart_and_watch(&state, unit, job).await else {
+            self.clean_up(&job.origin, &[&state], None, None).await;
             return Ok(());
         };
         let reference = container["Config"]["Image"].as_str().and_then(|image| image.parse::<Reference>().ok());
         if let Some(reference) = reference {
-            self.give_tag_back(&reference, &part.old_image).await;
+            self.give_tag_back(&reference, &state.old_image).await;
         }
-        let problem = restart(unit).await.err().map(|setback| setback.reason);
-        Err(ReplaceError::restored(setback, problem.as_slice()))
+        let problem = restart(unit).await.err().map(|step_error| step_error.reason);
+        Err(ReplaceError::restored(step_error, problem.as_slice()))
     }
 
-    async fn restart_and_watch(&self, part: &Part, unit: &str, job: &Job<'_>) -> Result<(), Setback> {
+    async fn restart_and_watch(&self, state: &MemberState, unit: &str, job: &Job<'_>) -> Result<(), StepError> {
         restart(unit).await?;
-        let inspect = |error| Setback::engine("inspect the unit's new container", &error);
-        let new = self.engine.inspect_container(&part.name).await.map_err(inspect)?;
+        let inspect = |error| StepError::engine("inspect the unit's new container", &error);
+        let new = self.engine.inspect_container(&state.name).await.map_err(inspect)?;
         if new["Image"] != job.image.id {
             let reason =
                 format!("unit {unit} was restarted and does not run the new image; look at the image it names");
-            return Err(Setback::refused(reason));
+            return Err(StepError::refused(reason));
         }
-        self.gate(part, new["Id"].as_str().unwrap_or_default(), job.stable_for).await
+        self.gate(state, new["Id"].as_str().unwrap_or_default(), job.stable_for).await
     }
 }
 
 /// Of the system's manager when this runs as root, else of the user's.
-async fn restart(unit: &str) -> Result<(), Setback> {
+async fn restart(unit: &str) -> Result<(), StepError> {
     let mut command = Command::new("systemctl");
     if !rustix::process::geteuid().is_root() {
         command.arg("--user");
     }
     command.args(["restart", "--", unit]).kill_on_drop(true);
-    let failed = |why: String| Setback::of(Fault::Host, format!("failed to restart systemd unit {unit}: {why}"));
+    let failed = |why: String| StepError::of(Fault::Host, format!("failed to restart systemd unit {unit}: {why}"));
     match timeout(LIMIT, command.output()).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => {

@@ -5,9 +5,9 @@
 
 mod along;
 mod cleaned_up;
+mod companions;
 mod interrupted;
 mod left_over;
-mod members;
 mod slow_checks;
 mod stage;
 mod updater;
@@ -127,7 +127,7 @@ async fn whatever_step_fails_the_old_container_is_as_before_and_alone() {
             stage.engine.fail(failing, 1, refused());
             let error = stage.replace("web").await.unwrap_err();
             assert!(error.reason.starts_with(says) && error.reason.contains("no space left"), "{failing}: {error}");
-            assert_eq!((error.is_restored, error.setback.fault), (is_restored, Some(fault)), "{failing}");
+            assert_eq!((error.is_restored, error.step_error.fault), (is_restored, Some(fault)), "{failing}");
             assert_eq!(stage.picture(), before, "{failing}, running: {running}");
         }
     }
@@ -143,8 +143,8 @@ async fn t21_a_new_container_that_fails_makes_room_for_the_old_one_at_once() {
         let start = tokio::time::Instant::now();
         let error = stage.replace("web").await.unwrap_err();
         assert!(error.is_restored && error.reason.contains(says), "{behaves}: {error}");
-        assert_eq!(error.setback.fault, Some(Fault::Image), "{behaves}");
-        assert_eq!(error.setback.log, ["line 0 of web", "line 1 of web"], "{behaves}");
+        assert_eq!(error.step_error.fault, Some(Fault::Image), "{behaves}");
+        assert_eq!(error.step_error.log, ["line 0 of web", "line 1 of web"], "{behaves}");
         assert!(start.elapsed() < Duration::from_secs(1), "{behaves}: at once");
         assert_eq!(stage.picture(), before, "{behaves}");
     }
@@ -156,7 +156,7 @@ async fn t32_a_tag_that_moved_after_the_pull_leaves_the_container_alone() {
     stage.engine.add_image(REFERENCE, &json!({ "Id": "newer" }));
     let error = stage.replace("web").await.unwrap_err();
     assert!(!error.is_restored && error.reason.contains("its tag moved"), "{error}");
-    assert_eq!(error.setback.fault, Some(Fault::Postponed), "the next poll sees where it moved to");
+    assert_eq!(error.step_error.fault, Some(Fault::Postponed), "the next poll sees where it moved to");
     assert_eq!(stage.engine.overview(), ["web old running"]);
     assert!(!stage.engine.calls().contains(&"stop web".to_owned()));
 }
@@ -199,10 +199,10 @@ async fn t26_networks_that_an_engine_takes_away_are_given_back() {
     let stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
     let before = stage.picture();
     let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
-    let record = stage.survey("web").await.unwrap().unwrap();
+    let record = stage.preflight("web").await.unwrap().unwrap();
     stage.engine.edit(&id, |c| c["NetworkSettings"]["Networks"] = json!({ "front": { "Aliases": ["www"] } }));
     let mut job = stage.job();
-    let error = stage.replacer.replace(record, &mut job).await.unwrap_err();
+    let error = stage.rollout.replace(record, &mut job).await.unwrap_err();
     assert!(error.is_restored, "{error}");
     assert_eq!(stage.picture(), before);
 }
@@ -213,8 +213,8 @@ async fn an_engine_that_goes_away_is_told_apart_from_a_refusal() {
     let away = EngineError::Unavailable { host: "unix:///x.sock".to_owned(), reason: "refused".to_owned() };
     stage.engine.fail("stop", 1, away);
     let error = stage.replace("web").await.unwrap_err();
-    assert!(error.setback.is_engine_away && error.is_restored, "{error}");
-    assert_eq!(error.setback.fault, None, "nothing is wrong with the image or the machine");
+    assert!(error.step_error.engine_unreachable && error.is_restored, "{error}");
+    assert_eq!(error.step_error.fault, None, "nothing is wrong with the image or the machine");
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,7 +238,7 @@ async fn t33_settings_are_told_from_an_image_that_is_gone_only_if_it_was_seen() 
             Ok(_) => assert!(is_seen),
             Err(error) => {
                 assert!(!is_seen && error.reason.contains("was never seen"), "{error}");
-                assert_eq!(error.setback.fault, Some(Fault::Refused));
+                assert_eq!(error.step_error.fault, Some(Fault::Refused));
                 assert_eq!(stage.engine.calls(), Vec::<String>::new());
             }
         }
@@ -252,9 +252,9 @@ async fn hooks_are_run_in_order_and_can_put_a_replacement_off() {
     {
         let stage = Stage::labelled(&labels(pre_update)).await;
         let replaced = stage.replace("web").await;
-        assert_eq!(replaced.as_ref().err().map(|error| error.setback.fault), expected.map(Some), "{replaced:?}");
+        assert_eq!(replaced.as_ref().err().map(|error| error.step_error.fault), expected.map(Some), "{replaced:?}");
         let calls = stage.engine.calls();
-        let at = |part: &str| calls.iter().position(|call| call.contains(part));
+        let at = |state: &str| calls.iter().position(|call| call.contains(state));
         assert!(at("sh -c check") < at("create web."), "{calls:?}");
         assert!(at("create web.") < at(&format!("sh -c {pre_update}")), "{calls:?}");
         if expected.is_none() {
@@ -305,7 +305,7 @@ async fn one_that_goes_along_stays_on_its_image_and_is_not_the_fault_of_the_new_
     let stage = Stage::group(json!({})).await;
     stage.engine.add_image(stage::OTHER, &json!({ "Id": "other", "BehavesBeside": { "new": "unhealthy" } }));
     let error = stage.replace("web").await.unwrap_err();
-    assert_eq!(error.setback.fault, Some(Fault::Host), "{error}");
+    assert_eq!(error.step_error.fault, Some(Fault::Host), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,7 +334,7 @@ async fn t35_what_is_refused_is_not_touched() {
         let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
         stage.engine.edit(&id, |c| c["TestChanges"] = changes);
         let error = stage.replace("web").await.unwrap_err();
-        assert_eq!(error.setback.fault, Some(Fault::Refused), "{case}: {error}");
+        assert_eq!(error.step_error.fault, Some(Fault::Refused), "{case}: {error}");
         assert_eq!(stage.engine.calls(), Vec::<String>::new(), "{case}");
     }
 }
@@ -374,7 +374,7 @@ async fn a_label_that_cannot_be_read_is_told_before_anything_is_touched() {
     for label in ["imagewatch.probe", "imagewatch.stable-for", "imagewatch.drain", "imagewatch.hook.timeout"] {
         let stage = Stage::labelled(&json!({ label: "often" })).await;
         let error = stage.replace("web").await.unwrap_err();
-        assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains(label), "{error}");
+        assert!(error.step_error.fault == Some(Fault::Refused) && error.reason.contains(label), "{error}");
         assert_eq!(stage.engine.calls(), Vec::<String>::new());
     }
 }
@@ -383,8 +383,8 @@ async fn a_label_that_cannot_be_read_is_told_before_anything_is_touched() {
 async fn removing_takes_a_container_that_is_gone_already_for_done() {
     let stage = Stage::new(json!({}), true).await;
     let id = stage.engine.inspections()["web"]["Id"].as_str().unwrap().to_owned();
-    stage.replacer.remove(&id).await.unwrap();
-    stage.replacer.remove(&id).await.unwrap();
+    stage.rollout.remove(&id).await.unwrap();
+    stage.rollout.remove(&id).await.unwrap();
     assert_eq!(stage.engine.overview(), Vec::<String>::new());
 }
 
@@ -430,7 +430,7 @@ async fn a_daemon_that_is_restarted_while_the_new_container_is_watched_is_no_fau
         match ended {
             Ok(_) => assert_eq!((policy, stage.engine.overview()), ("always", vec!["web new running".to_owned()])),
             Err(error) => {
-                assert_eq!((policy, error.setback.fault), ("no", None), "{error}");
+                assert_eq!((policy, error.step_error.fault), ("no", None), "{error}");
                 assert_eq!(stage.engine.overview(), ["web old running"]);
             }
         }
@@ -441,16 +441,16 @@ async fn a_daemon_that_is_restarted_while_the_new_container_is_watched_is_no_fau
 async fn a_failure_is_told_again_by_the_next_program_until_the_policy_has_taken_it() {
     let mut stage = Stage::new(json!({ "Behaves": "exits" }), true).await;
     stage.replace_untold("web").await.unwrap_err();
-    assert_eq!(stage.replacer.failures_before(""), [], "this program tells it itself");
+    assert_eq!(stage.rollout.failures_before(""), [], "this program tells it itself");
     for _ in 0..2 {
         stage.restart_program();
-        let [report] = &stage.replacer.failures_before("")[..] else { panic!("one failure") };
+        let [report] = &stage.rollout.failures_before("")[..] else { panic!("one failure") };
         assert_eq!((report.target.as_str(), report.failed[0].fault), ("web", Some(Fault::Image)));
-        assert_eq!(stage.replacer.failures_before(""), [], "once");
+        assert_eq!(stage.rollout.failures_before(""), [], "once");
     }
-    stage.replacer.settled("", "web");
+    stage.rollout.settled("", "web");
     stage.restart_program();
-    assert_eq!((stage.replacer.failures_before(""), stage.journal_files()), (vec![], 0));
+    assert_eq!((stage.rollout.failures_before(""), stage.journal_files()), (vec![], 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -459,7 +459,7 @@ async fn what_had_failed_is_not_tried_again_before_the_policy_knows() {
     stage.die_replacing(6, Interruption::DieAfter).await; // the start
     stage.restart_program();
     let error = stage.replace_untold("web").await.unwrap_err();
-    assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+    assert_eq!(error.step_error.fault, Some(Fault::Postponed), "{error}");
     assert_eq!(stage.engine.overview(), ["web old running"]);
     assert_eq!(stage.tend().await.len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Who may use the admin API: whoever has the token. Holds no other notion of a user.
+//! Access to the admin API: a request needs the bearer token. There are no users or roles.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use axum::response::Response;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-/// Lets a request pass that carries the token; without a token configured none does.
+/// Passes on a request that carries the token. If no token is configured, every request is refused.
 pub(super) async fn require_token(token: State<Option<Arc<SecretString>>>, request: Request, next: Next) -> Response {
     let Some(token) = token.0 else {
         return unauthorized("the admin API is closed: set IMAGEWATCH_ADMIN_TOKEN and send it as a bearer token");

@@ -1,5 +1,4 @@
-//! Is the process alive, and does every manifest work: for orchestrators and load balancers.
-//! Reads only, and needs no token.
+//! `/healthz` and `/readyz`, for orchestrators and load balancers. They need no token.
 
 use std::sync::Arc;
 
@@ -39,7 +38,7 @@ pub(super) async fn healthz() -> Response {
     super::json(StatusCode::OK, &Health { status: "ok" })
 }
 
-/// With no manifest at all nothing is watched, which is not ready either.
+/// Without any manifest, nothing is watched. That counts as not ready.
 pub(super) async fn readyz(State(control): State<Arc<dyn Control>>) -> Response {
     let manifests: Vec<Manifest> = control.readiness().into_iter().map(Manifest::from).collect();
     if !manifests.is_empty() && manifests.iter().all(|manifest| manifest.ready) {

@@ -1,4 +1,4 @@
-//! What happened to targets, newest first. Changes nothing.
+//! `GET /admin/history`: past events of targets, newest first.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Control, Event, error, json};
 
-/// How many events are answered when nobody says, and at most.
+/// The number of events without a `limit`, and the largest `limit`.
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
 
 #[derive(Deserialize)]
-pub(super) struct Asked {
+pub(super) struct EventFilter {
     target: Option<String>,
     manifest: Option<String>,
     limit: Option<u32>,
@@ -28,9 +28,9 @@ struct Listed {
 
 pub(super) async fn list(
     State(control): State<Arc<dyn Control>>,
-    query: Result<Query<Asked>, QueryRejection>,
+    query: Result<Query<EventFilter>, QueryRejection>,
 ) -> Response {
-    let Query(Asked { target, manifest, limit }) = match query {
+    let Query(EventFilter { target, manifest, limit }) = match query {
         Ok(query) => query,
         Err(rejection) => return error(StatusCode::BAD_REQUEST, rejection.body_text()),
     };

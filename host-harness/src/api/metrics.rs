@@ -1,4 +1,6 @@
-//! Counters of the policies, as Prometheus reads them. Reads only, and needs no token: names and numbers are all there is.
+//! `GET /metrics`: counters of the policies, in Prometheus text format.
+//!
+//! The route needs no token, because it shows only names and numbers.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ pub(super) async fn metrics(State(control): State<Arc<dyn Control>>) -> Response
 
 fn render(plugins: &[PluginStatus]) -> String {
     let mut text = String::new();
-    head(&mut text, "imagewatch_plugin_info", "gauge", "The policy at work.");
+    head(&mut text, "imagewatch_plugin_info", "gauge", "The policy in use.");
     for PluginStatus { manifest, record } in plugins {
         if let Some(running) = &record.running {
             let (policy, sha256) = (&running.policy.to_string(), &running.sha256);
@@ -29,17 +31,17 @@ fn render(plugins: &[PluginStatus]) -> String {
         }
     }
     let name = "imagewatch_plugin_faults_total";
-    head(&mut text, name, "counter", "Calls of a policy that were ended or came to nothing.");
+    head(&mut text, name, "counter", "Policy calls that were aborted or failed.");
     for PluginStatus { manifest, record } in plugins {
         record.faults.iter().for_each(|(kind, count)| counted(&mut text, name, manifest, "kind", kind, *count));
     }
     let name = "imagewatch_plugin_denied_total";
-    head(&mut text, name, "counter", "What a policy was refused while its call went on.");
+    head(&mut text, name, "counter", "Requests of a policy that were refused during a call.");
     for PluginStatus { manifest, record } in plugins {
         record.denied.iter().for_each(|(what, count)| counted(&mut text, name, manifest, "what", what, *count));
     }
     let name = "imagewatch_plugin_loads_total";
-    head(&mut text, name, "counter", "Loads of a policy, the first one included.");
+    head(&mut text, name, "counter", "Loads of a policy, including the first one.");
     for PluginStatus { manifest, record } in plugins {
         record.loads.iter().for_each(|(result, count)| counted(&mut text, name, manifest, "result", result, *count));
     }
@@ -68,7 +70,7 @@ mod tests {
     use imagewatch_policy::{Denied, Record};
 
     #[test]
-    fn counters_have_their_labels_escaped() {
+    fn label_values_are_escaped() {
         let record = Record::default();
         record.denied(Denied::LogLines, 3, "too loud");
         record.refused("load it");
@@ -76,6 +78,6 @@ mod tests {
         let text = render(&plugins);
         assert!(text.contains("imagewatch_plugin_denied_total{manifest=\"a\\\"b\",what=\"log_lines\"} 3\n"), "{text}");
         assert!(text.contains("imagewatch_plugin_loads_total{manifest=\"a\\\"b\",result=\"refused\"} 1\n"), "{text}");
-        assert!(!text.contains("imagewatch_plugin_info{"), "nothing is at work: {text}");
+        assert!(!text.contains("imagewatch_plugin_info{"), "no policy is loaded: {text}");
     }
 }

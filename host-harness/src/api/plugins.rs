@@ -1,5 +1,4 @@
-//! The policies: what is at work and what went wrong with it, loading one again, and going back. What a policy is, and
-//! whether one may be loaded, is not its business.
+//! `/admin/plugins`: shows the policies with their faults, reloads a policy, and rolls it back.
 
 use std::sync::Arc;
 
@@ -49,5 +48,5 @@ fn answer(reloaded: ReloadAnswer, manifest: &str) -> Response {
 }
 
 fn no_such(manifest: &str) -> Response {
-    error(StatusCode::NOT_FOUND, format!("there is no manifest {manifest}; GET /admin/plugins lists them"))
+    error(StatusCode::NOT_FOUND, format!("no such manifest: {manifest}; GET /admin/plugins lists all manifests"))
 }

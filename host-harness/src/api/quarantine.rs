@@ -1,4 +1,4 @@
-//! The digests in quarantine: shown, and taken out for one target at a time. What being barred means is not its business.
+//! `/admin/quarantine`: lists quarantined digests, and clears them for one target at a time.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::{BarredDigest, Control, error, json};
+use super::{Control, QuarantinedDigest, error, json};
 
 #[derive(Deserialize)]
 pub(super) struct ClearQuery {
@@ -18,7 +18,7 @@ pub(super) struct ClearQuery {
 
 #[derive(Serialize)]
 struct Listed {
-    quarantine: Vec<BarredDigest>,
+    quarantine: Vec<QuarantinedDigest>,
 }
 
 pub(super) async fn list(State(control): State<Arc<dyn Control>>) -> Response {

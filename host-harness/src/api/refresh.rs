@@ -1,5 +1,4 @@
-//! The manual refresh: query in, [`RefreshAnswer`] out as the status and JSON that platforms know.
-//! Neither knows the runtimes nor touches the engine.
+//! `POST /admin/workspace-images/refresh`: the manual refresh of the `workspaces` manifest.
 
 use std::sync::Arc;
 

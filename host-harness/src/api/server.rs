@@ -1,4 +1,4 @@
-//! The admin API's connections: how many, for how long, and for which names. Knows no route.
+//! The admin API's connections: their number, their timeouts, and the host names that they may use.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,22 +24,22 @@ use tracing::warn;
 
 use super::{Control, error, router};
 
-/// How long requests under way may take once the server is told to stop.
+/// How long requests in progress may take after the server is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a client may take to send the head of a request, and how long a connection may be idle.
+/// How long a client may take to send the head of a request. Also how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections at once; more wait to be accepted.
+/// Maximum number of open connections. Further connections wait until one closes.
 const MAX_CONNECTIONS: usize = 128;
 
-/// The system is asked again after this time when it accepts no connection.
+/// Pause before the next attempt when accepting a connection fails.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Serves `listener` until `cancel`, then lets requests under way end, for at most 5 s.
+/// Serves `listener` until `cancel` is cancelled. Then gives requests in progress up to 5 s to finish.
 ///
 /// # Errors
-/// When the listener has no address.
+/// The listener has no local address.
 pub async fn serve(
     listener: TcpListener,
     token: Option<SecretString>,
@@ -66,7 +66,7 @@ pub async fn serve(
         }
     }
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    // What is left then is dropped with its connections.
+    // Connections that are still open now are dropped with the set.
     let _ = timeout(GRACE, all_ended).await;
     Ok(())
 }
@@ -79,12 +79,12 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<
 
 async fn serve_connection(stream: TcpStream, router: Router, cancel: CancellationToken, _permit: OwnedSemaphorePermit) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    // The time runs from the last answer on, so that it bounds idle connections as well.
+    // The timeout starts after each response, so it limits idle connections too.
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        // A client that breaks off is its own affair.
+        // The connection ended. An error of the client needs no report.
         _ = &mut connection => return,
         () = cancel.cancelled() => {}
     }
@@ -92,7 +92,8 @@ async fn serve_connection(stream: TcpStream, router: Router, cancel: Cancellatio
     let _ = connection.await;
 }
 
-/// Refuses a request whose `Host` header does not name this server: a page of another site could send it (DNS rebinding).
+/// Refuses a request if its `Host` header does not name this server. A page of another site could have sent it (DNS
+/// rebinding).
 async fn require_host(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
     if has_own_host(request.headers(), address) {
         return next.run(request).await;
@@ -100,12 +101,12 @@ async fn require_host(State(address): State<SocketAddr>, request: Request, next:
     let known = if address.ip().to_canonical().is_loopback() { "" } else { ", or a name without a dot" };
     error(
         StatusCode::MISDIRECTED_REQUEST,
-        format!("the Host header does not name this server: ask it by an address, as localhost{known}"),
+        format!("the Host header does not name this server: use an IP address, localhost{known}"),
     )
 }
 
-/// Addresses and `localhost` cannot be led elsewhere. Other machines reach a server in a network of containers by a
-/// service's name, which has no dot and which no public name server answers.
+/// An IP address and `localhost` cannot be redirected by DNS. In a container network, other machines use the name of
+/// the service. Such a name has no dot, and public name servers do not resolve it.
 fn has_own_host(headers: &HeaderMap, address: SocketAddr) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -136,8 +137,8 @@ mod tests {
     #[case::localhost_in_capitals(LOOPBACK, &["LocalHost"], true)]
     #[case::rebound_name(LOOPBACK, &["evil.example:9000"], false)]
     #[case::rebound_name_elsewhere(EVERYWHERE, &["evil.example:9000"], false)]
-    #[case::name_that_begins_alike(LOOPBACK, &["localhost.evil.example"], false)]
-    #[case::name_that_begins_as_an_address(LOOPBACK, &["127.0.0.1.evil.example"], false)]
+    #[case::name_that_starts_with_localhost(LOOPBACK, &["localhost.evil.example"], false)]
+    #[case::name_that_starts_with_an_address(LOOPBACK, &["127.0.0.1.evil.example"], false)]
     #[case::user(LOOPBACK, &["localhost@evil.example"], false)]
     #[case::user_before(LOOPBACK, &["evil.example@localhost"], false)]
     #[case::service_name(EVERYWHERE, &["imagewatch:9000"], true)]
@@ -145,7 +146,7 @@ mod tests {
     #[case::none(LOOPBACK, &[], false)]
     #[case::empty(EVERYWHERE, &[""], false)]
     #[case::two(LOOPBACK, &["localhost", "evil.example"], false)]
-    fn s11_a_request_names_this_server(#[case] address: &str, #[case] hosts: &[&str], #[case] is_own: bool) {
+    fn s11_host_header_must_name_this_server(#[case] address: &str, #[case] hosts: &[&str], #[case] is_own: bool) {
         let mut headers = HeaderMap::new();
         for host in hosts {
             headers.append(HOST, host.parse().expect("a value"));

@@ -1,4 +1,4 @@
-//! What the last polls said of every target. Asks nobody anew.
+//! `GET /admin/targets`: the result of the last poll for every target. It starts no new poll.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The router in process, route by route, and the server on a real socket where that matters.
+//! Tests of the router, route by route, and of the server on a real socket.
 
 mod quarantine;
 
@@ -27,33 +27,33 @@ struct FakeControl {
     answer: RefreshAnswer,
     readiness: Vec<ManifestReadiness>,
     asked: Mutex<Vec<(Option<String>, bool)>>,
-    barred: Mutex<Result<Vec<BarredDigest>, String>>,
+    entries: Mutex<Result<Vec<QuarantinedDigest>, String>>,
 }
 
 impl FakeControl {
-    /// `web` is barred under two manifests, `db` under one.
+    /// A control with three quarantined digests: `web` under two manifests, `db` under one.
     fn with_quarantine() -> Arc<Self> {
-        let barred = [("apps", "db"), ("apps", "web"), ("more", "web")].map(|(manifest, target)| BarredDigest {
+        let entries = [("apps", "db"), ("apps", "web"), ("more", "web")].map(|(manifest, target)| QuarantinedDigest {
             manifest: manifest.to_owned(),
             entry: quarantined(target, "b", 1),
         });
         let control = Self::with_readiness(&[]);
-        *control.barred.lock().expect("no test panics while it holds this") = Ok(barred.to_vec());
+        *control.entries.lock().expect("no test panics while it holds this") = Ok(entries.to_vec());
         control
     }
 
     fn with_a_broken_store() -> Arc<Self> {
         let control = Self::with_readiness(&[]);
-        *control.barred.lock().expect("no test panics while it holds this") = Err("the disk is full".to_owned());
+        *control.entries.lock().expect("no test panics while it holds this") = Err("the disk is full".to_owned());
         control
     }
 
-    fn barred(&self) -> Result<Vec<BarredDigest>, String> {
-        self.barred.lock().expect("no test panics while it holds this").clone()
+    fn entries(&self) -> Result<Vec<QuarantinedDigest>, String> {
+        self.entries.lock().expect("no test panics while it holds this").clone()
     }
 
     fn answering(answer: RefreshAnswer) -> Arc<Self> {
-        Arc::new(Self { answer, readiness: Vec::new(), asked: Mutex::default(), barred: Mutex::new(Ok(Vec::new())) })
+        Arc::new(Self { answer, readiness: Vec::new(), asked: Mutex::default(), entries: Mutex::new(Ok(Vec::new())) })
     }
 
     fn with_readiness(readiness: &[(&str, Option<&str>)]) -> Arc<Self> {
@@ -62,8 +62,8 @@ impl FakeControl {
             not_ready: why.map(str::to_owned),
         });
         let answer = RefreshAnswer::NoSuchManifest;
-        let barred = Mutex::new(Ok(Vec::new()));
-        Arc::new(Self { answer, readiness: readiness.collect(), asked: Mutex::default(), barred })
+        let entries = Mutex::new(Ok(Vec::new()));
+        Arc::new(Self { answer, readiness: readiness.collect(), asked: Mutex::default(), entries })
     }
 
     fn asked(&self) -> Vec<(Option<String>, bool)> {
@@ -111,29 +111,29 @@ impl Control for FakeControl {
         vec![TargetStatus { at_ms: 1_000, manifest: "apps".to_owned(), outcome }]
     }
 
-    fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
-        self.barred()
+    fn quarantine(&self) -> Result<Vec<QuarantinedDigest>, String> {
+        self.entries()
     }
 
     fn history(&self, target: Option<String>, manifest: Option<String>, limit: u32) -> Result<Vec<Event>, String> {
-        self.barred()?;
+        self.entries()?;
         let outcome = Outcome::new(target.as_deref().unwrap_or("all"), Verdict::Moved);
         let event = Event { at_ms: 7, manifest: manifest.unwrap_or_else(|| "every".to_owned()), outcome };
         Ok(vec![event; limit.min(3) as usize])
     }
 
-    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String> {
-        let is_meant = |barred: &BarredDigest| {
-            barred.entry.target == target && manifest.is_none_or(|manifest| manifest == barred.manifest)
+    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<QuarantinedDigest>, String> {
+        let is_meant = |digest: &QuarantinedDigest| {
+            digest.entry.target == target && manifest.is_none_or(|manifest| manifest == digest.manifest)
         };
-        let (cleared, left) = self.barred()?.into_iter().partition(is_meant);
-        *self.barred.lock().expect("no test panics while it holds this") = Ok(left);
+        let (cleared, left) = self.entries()?.into_iter().partition(is_meant);
+        *self.entries.lock().expect("no test panics while it holds this") = Ok(left);
         Ok(cleared)
     }
 }
 
 #[tokio::test]
-async fn targets_are_listed_with_what_keeps_them_and_until_when() {
+async fn targets_are_listed_with_verdict_and_until_ms() {
     let control = FakeControl::with_readiness(&[]);
     let (status, body) = ask(&control, "GET", "/admin/targets", Some("Bearer t0ken")).await;
     let row = &body["targets"][0];
@@ -143,7 +143,7 @@ async fn targets_are_listed_with_what_keeps_them_and_until_when() {
 }
 
 #[tokio::test]
-async fn history_is_asked_by_target_and_manifest_and_bounded() {
+async fn history_is_filtered_by_target_manifest_and_limit() {
     let control = FakeControl::with_readiness(&[]);
     let (status, body) =
         ask(&control, "GET", "/admin/history?target=web&manifest=apps&limit=2", Some("Bearer t0ken")).await;
@@ -195,14 +195,14 @@ fn result(pulled: &[&str], failed: &[&str], recreated: &[&str]) -> RefreshResult
 }
 
 #[rstest]
-#[case::everything_left_out("", None, true)]
+#[case::no_parameters("", None, true)]
 #[case::one_runtime("?runtime=codex", Some("codex"), true)]
 #[case::pull_only("?recreate=false", None, false)]
 #[case::both("?runtime=gemini-cli&recreate=true", Some("gemini-cli"), true)]
 #[case::empty_runtime("?runtime=", None, true)]
-#[case::more_than_asked("?runtime=codex&x=y", Some("codex"), true)]
+#[case::unknown_parameter("?runtime=codex&x=y", Some("codex"), true)]
 #[tokio::test]
-async fn a_refresh_asks_for_what_the_query_says(
+async fn a_refresh_passes_on_the_query_parameters(
     #[case] query: &str,
     #[case] runtime: Option<&str>,
     #[case] recreate: bool,
@@ -239,7 +239,7 @@ async fn a_refresh_asks_for_what_the_query_says(
     value!({"error": "no workspaces manifest is loaded"})
 )]
 #[tokio::test]
-async fn every_end_of_a_refresh_has_its_status_and_shape(
+async fn each_refresh_result_has_its_status_and_body(
     #[case] answer: RefreshAnswer,
     #[case] status: StatusCode,
     #[case] body: Value,
@@ -255,7 +255,7 @@ async fn every_end_of_a_refresh_has_its_status_and_shape(
 #[case::upper_case("?recreate=False", "\"False\"")]
 #[case::twice("?recreate=true&recreate=false", "recreate")]
 #[tokio::test]
-async fn a_bad_query_is_refused_before_anything_happens(#[case] query: &str, #[case] says: &str) {
+async fn a_bad_query_is_refused_without_a_refresh(#[case] query: &str, #[case] says: &str) {
     let control = FakeControl::answering(RefreshAnswer::Done(RefreshResult::default()));
     let (status, body) = ask(&control, "POST", &format!("{REFRESH}{query}"), Some("Bearer t0ken")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -266,13 +266,13 @@ async fn a_bad_query_is_refused_before_anything_happens(#[case] query: &str, #[c
 #[rstest]
 #[case::nothing_sent(Some("t0ken"), None, "Authorization: Bearer")]
 #[case::wrong_token(Some("t0ken"), Some("Bearer t0kem"), "IMAGEWATCH_ADMIN_TOKEN")]
-#[case::a_beginning_of_it(Some("t0ken"), Some("Bearer t0k"), "IMAGEWATCH_ADMIN_TOKEN")]
+#[case::prefix_of_the_token(Some("t0ken"), Some("Bearer t0k"), "IMAGEWATCH_ADMIN_TOKEN")]
 #[case::empty_token(Some("t0ken"), Some("Bearer "), "IMAGEWATCH_ADMIN_TOKEN")]
 #[case::another_scheme(Some("t0ken"), Some("Basic t0ken"), "Authorization: Bearer")]
 #[case::none_configured(None, Some("Bearer t0ken"), "set IMAGEWATCH_ADMIN_TOKEN")]
 #[case::blank_configured(Some(" "), Some("Bearer "), "set IMAGEWATCH_ADMIN_TOKEN")]
 #[tokio::test]
-async fn without_the_token_nothing_happens(
+async fn admin_routes_refuse_requests_without_the_token(
     #[case] configured: Option<&str>,
     #[case] sent: Option<&str>,
     #[case] says: &str,
@@ -289,7 +289,7 @@ async fn without_the_token_nothing_happens(
 }
 
 #[tokio::test]
-async fn the_scheme_may_be_written_in_any_case() {
+async fn the_bearer_scheme_is_case_insensitive() {
     let control = FakeControl::answering(RefreshAnswer::Done(RefreshResult::default()));
     assert_eq!(ask(&control, "POST", REFRESH, Some("bearer  t0ken")).await.0, StatusCode::OK);
 }
@@ -297,11 +297,11 @@ async fn the_scheme_may_be_written_in_any_case() {
 #[rstest]
 #[case::unknown_path("GET", "/nothing-here", StatusCode::NOT_FOUND, "no such path: /nothing-here")]
 #[case::unknown_admin_path("GET", "/admin/nothing-here", StatusCode::NOT_FOUND, "no such path")]
-#[case::get_refresh("GET", REFRESH, StatusCode::METHOD_NOT_ALLOWED, "GET is not for")]
-#[case::post_quarantine("POST", QUARANTINE, StatusCode::METHOD_NOT_ALLOWED, "POST is not for")]
-#[case::post_health("POST", "/healthz", StatusCode::METHOD_NOT_ALLOWED, "POST is not for /healthz")]
+#[case::get_refresh("GET", REFRESH, StatusCode::METHOD_NOT_ALLOWED, "GET is not allowed for")]
+#[case::post_quarantine("POST", QUARANTINE, StatusCode::METHOD_NOT_ALLOWED, "POST is not allowed for")]
+#[case::post_health("POST", "/healthz", StatusCode::METHOD_NOT_ALLOWED, "POST is not allowed for /healthz")]
 #[tokio::test]
-async fn what_is_not_there_is_refused_in_json(
+async fn unknown_paths_and_methods_are_refused_in_json(
     #[case] method: &str,
     #[case] path: &str,
     #[case] status: StatusCode,
@@ -330,7 +330,7 @@ async fn what_is_not_there_is_refused_in_json(
 )]
 #[case::none_loaded(&[], StatusCode::SERVICE_UNAVAILABLE, value!({"status": "not ready", "manifests": []}))]
 #[tokio::test]
-async fn readiness_names_every_manifest_and_needs_no_token(
+async fn readiness_lists_every_manifest_without_a_token(
     #[case] readiness: &[(&str, Option<&str>)],
     #[case] status: StatusCode,
     #[case] body: Value,
@@ -341,10 +341,10 @@ async fn readiness_names_every_manifest_and_needs_no_token(
 }
 
 #[tokio::test]
-async fn an_address_that_others_reach_needs_a_token() {
+async fn a_non_loopback_address_requires_a_token() {
     let everywhere: SocketAddr = "0.0.0.0:0".parse().expect("an address");
     for none in [None, Some(token("  "))] {
-        let error = bind(everywhere, none.as_ref()).await.expect_err("open to everybody").to_string();
+        let error = bind(everywhere, none.as_ref()).await.expect_err("no token is set").to_string();
         assert!(error.contains("IMAGEWATCH_ADMIN_TOKEN") && error.contains("--admin-listen"), "{error}");
     }
     for own in ["127.0.0.1:0", "[::ffff:127.0.0.1]:0"] {
@@ -354,7 +354,7 @@ async fn an_address_that_others_reach_needs_a_token() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_named() {
+async fn an_address_in_use_is_named_in_the_error() {
     let first = bind("127.0.0.1:0".parse().expect("an address"), None).await.expect("a free port");
     let address = first.local_addr().expect("bound");
     let error = bind(address, None).await.expect_err("taken");
@@ -363,7 +363,7 @@ async fn an_address_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn the_server_answers_on_its_socket_and_stops_when_told() {
+async fn the_server_answers_requests_and_stops_on_cancel() {
     let listener = bind("127.0.0.1:0".parse().expect("an address"), None).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let cancel = CancellationToken::new();
@@ -375,7 +375,8 @@ async fn the_server_answers_on_its_socket_and_stops_when_told() {
     stream.read_to_string(&mut answer).await.expect("answered");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
     cancel.cancel();
-    let stopped = tokio::time::timeout(Duration::from_secs(20), server).await.expect("it stops within its grace");
+    let stopped =
+        tokio::time::timeout(Duration::from_secs(20), server).await.expect("it stops within the grace period");
     stopped.expect("no panic").expect("no error");
 }
 
@@ -383,12 +384,16 @@ async fn the_server_answers_on_its_socket_and_stops_when_told() {
 #[case::swapped("newer/reload", 200, value!({"result": "swapped", "policy": "imagewatch 2", "sha256": "00ff"}))]
 #[case::unchanged("same/reload", 200, value!({"result": "unchanged"}))]
 #[case::refused("broken/reload", 422, value!({"error": "failed to load it"}))]
-#[case::unknown("nobody/reload", 404, value!({"error": "there is no manifest nobody; GET /admin/plugins lists them"}))]
+#[case::unknown("nobody/reload", 404, value!({"error": "no such manifest: nobody; GET /admin/plugins lists all manifests"}))]
 #[case::rolled_back("newer/rollback", 200, value!({"result": "swapped", "policy": "imagewatch 2", "sha256": "00ff"}))]
 #[case::nothing_before("first/rollback", 409, value!({"error": "failed to roll back"}))]
 #[case::read_only("read-only/rollback", 500, value!({"error": "failed to write"}))]
 #[tokio::test]
-async fn a_policy_is_loaded_again_or_rolled_back(#[case] path: &str, #[case] status: u16, #[case] body: Value) {
+async fn reload_and_rollback_results_have_their_status_and_body(
+    #[case] path: &str,
+    #[case] status: u16,
+    #[case] body: Value,
+) {
     let control = FakeControl::with_readiness(&[]);
     let answered = ask(&control, "POST", &format!("/admin/plugins/{path}"), Some("Bearer t0ken")).await;
     assert_eq!((answered.0.as_u16(), answered.1), (status, body));
@@ -397,7 +402,7 @@ async fn a_policy_is_loaded_again_or_rolled_back(#[case] path: &str, #[case] sta
 }
 
 #[tokio::test]
-async fn the_policies_are_listed_with_what_went_wrong() {
+async fn policies_are_listed_with_loads_and_refusals() {
     let control = FakeControl::with_readiness(&[]);
     let (status, body) = ask(&control, "GET", "/admin/plugins", Some("Bearer t0ken")).await;
     assert_eq!(status, StatusCode::OK);
@@ -413,7 +418,7 @@ async fn served() -> (SocketAddr, CancellationToken) {
     (address, cancel)
 }
 
-/// What comes until the server closes the connection.
+/// Reads until the server closes the connection.
 async fn answer_to(stream: &mut TcpStream) -> String {
     let mut answer = String::new();
     let read = tokio::time::timeout(Duration::from_mins(1), stream.read_to_string(&mut answer)).await;
@@ -426,7 +431,7 @@ async fn answer_to(stream: &mut TcpStream) -> String {
 #[case::half_a_head("GET /healthz HTTP/1.1\r\nhost: localhost\r\n")]
 #[case::idle_after_an_answer("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")]
 #[tokio::test]
-async fn s11_a_connection_that_asks_nothing_is_closed(#[case] sent: &str) {
+async fn s11_a_connection_without_a_request_is_closed(#[case] sent: &str) {
     let (address, cancel) = served().await;
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     stream.write_all(sent.as_bytes()).await.expect("sent");
@@ -435,13 +440,13 @@ async fn s11_a_connection_that_asks_nothing_is_closed(#[case] sent: &str) {
 }
 
 #[tokio::test]
-async fn s11_more_connections_than_there_may_be_wait_and_are_served_after() {
+async fn s11_connections_over_the_limit_wait_and_are_served_later() {
     let (address, cancel) = served().await;
     let mut idle = Vec::new();
     for _ in 0..300 {
-        idle.push(TcpStream::connect(address).await.expect("the system takes it"));
+        idle.push(TcpStream::connect(address).await.expect("the system accepts it"));
     }
-    let mut stream = TcpStream::connect(address).await.expect("the system takes it");
+    let mut stream = TcpStream::connect(address).await.expect("the system accepts it");
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
     drop(idle);
     assert!(answer_to(&mut stream).await.starts_with("HTTP/1.1 200"));
@@ -455,7 +460,7 @@ async fn s11_more_connections_than_there_may_be_wait_and_are_served_after() {
 #[case::admin("/admin/targets")]
 #[case::nothing("/nothing")]
 #[tokio::test]
-async fn s11_every_route_refuses_another_name(#[case] path: &str) {
+async fn s11_every_route_refuses_a_foreign_host_header(#[case] path: &str) {
     let (address, cancel) = served().await;
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     let request = format!("GET {path} HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n");
@@ -470,11 +475,11 @@ async fn s11_every_route_refuses_another_name(#[case] path: &str) {
 #[case::another(QUARANTINE, "POST")]
 #[case::outside("/healthz", "DELETE")]
 #[tokio::test]
-async fn s14_a_refused_method_names_the_whole_path(#[case] path: &str, #[case] method: &str) {
+async fn s14_a_refused_method_is_reported_with_the_full_path(#[case] path: &str, #[case] method: &str) {
     let router = router(Some("t".to_owned().into()), FakeControl::with_readiness(&[]));
     let request = Request::builder().method(method).uri(path).header("authorization", "Bearer t");
     let answer = router.oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
     let body = to_bytes(answer.into_body(), 10_000).await.expect("a body");
-    assert!(String::from_utf8_lossy(&body).contains(&format!("is not for {path}\"")), "{body:?}");
+    assert!(String::from_utf8_lossy(&body).contains(&format!("is not allowed for {path}\"")), "{body:?}");
 }

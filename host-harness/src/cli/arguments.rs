@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and the help that teaches it. Does nothing.
+//! The command line's arguments. Their doc comments are the text of `--help`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,42 +9,45 @@ use clap_complete::Shell;
 
 /// Keeps running containers on the image that their tag points to.
 ///
-/// With no manifest named, every running container with the label imagewatch.enable=true is
-/// watched on the local engine. What is decided is decided by a sandboxed WebAssembly policy;
-/// a manifest names the policy and what it may touch.
+/// A sandboxed WebAssembly policy makes every decision. A manifest names the policy and the hosts,
+/// images and containers that the policy may use. Without a manifest, imagewatch uses its built-in
+/// manifest: it watches every running container with the label imagewatch.enable=true.
 #[derive(Debug, Parser)]
 #[command(name = "imagewatch", version, after_help = crate::cli::exit_code::TABLE, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
-    /// How log lines are written, to standard error.
+    /// Format of the log lines. They go to standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "IMAGEWATCH_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Which log lines: error, warn, info, debug, trace, or a tracing filter [default: info; warn for commands that end].
+    /// Log level (error, warn, info, debug, trace), or a filter such as `imagewatch=debug`
+    /// [default: info for `run`, warn for other commands].
     #[arg(long, global = true, value_name = "FILTER", env = "IMAGEWATCH_LOG")]
     pub log: Option<String>,
-    /// When to colour; `auto` heeds the terminal and `NO_COLOR`.
+    /// When to use colours.
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
-    /// The engine: `unix://` or `tcp://` [default: `unix:///var/run/docker.sock`].
+    /// Address of the container engine, with `unix://` or `tcp://` [default: `unix:///var/run/docker.sock`].
     #[arg(long, global = true, value_name = "URL", env = "DOCKER_HOST")]
     pub docker_host: Option<String>,
-    /// Where imagewatch keeps what outlives it, its quarantine above all [default: /var/lib/imagewatch
-    /// for root, else imagewatch in `$XDG_STATE_HOME` or `~/.local/state`].
+    /// Folder for data that persists across restarts: quarantine, history and policy state
+    /// [default: /var/lib/imagewatch for root, else `$XDG_STATE_HOME/imagewatch` or
+    /// `~/.local/state/imagewatch`].
     #[arg(long, global = true, value_name = "DIR", env = "IMAGEWATCH_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Let a crash write a core dump. It holds every credential that imagewatch has read.
+    /// Allow core dumps. A core dump contains every credential that imagewatch has read.
     #[arg(long, global = true, env = "IMAGEWATCH_ALLOW_CORE_DUMPS")]
     pub allow_core_dumps: bool,
 }
 
 impl Cli {
-    /// Reads the command line and, for what it does not set, the environment. Ends the program on an error and on
-    /// `--help`.
+    /// Reads the command line, and the environment for options that the command line does not set.
+    ///
+    /// Ends the program on an error, and on `--help` and `--version`.
     pub fn read() -> Self {
-        // The usage line of an error lists every option that has a value. So an option that only the environment sets
-        // would look required.
+        // The usage line of an error lists every option that has a value. An option that only the environment sets
+        // would look required there, so the first attempt ignores the environment.
         if let Err(error) = without_environment(Self::command()).try_get_matches()
             && error.use_stderr()
         {
@@ -61,84 +64,89 @@ fn without_environment(command: clap::Command) -> clap::Command {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch until told to stop: poll, and refresh what moved.
+    /// Watch images continuously, and replace containers when their tag moves.
     ///
-    /// SIGTERM and Ctrl-C let a container that is being replaced come to a safe end, for at most
-    /// 25 seconds; a second one ends at once. A policy or manifest whose files change is loaded anew
-    /// while it runs, and on SIGHUP.
+    /// SIGTERM and Ctrl-C stop imagewatch. A replacement that is in progress gets up to 25 seconds to
+    /// finish safely. A second signal stops imagewatch immediately. When the files of a policy or
+    /// manifest change, imagewatch reloads them. SIGHUP reloads them too.
     Run(RunArgs),
-    /// Show for every image what runs and what the registry has. Changes nothing.
+    /// Show what each image runs and what its registry has. Changes nothing.
     Check(CheckArgs),
-    /// Pull images now and replace the containers that run another one than their tag names.
+    /// Pull images now, and replace the containers that run another image than their tag points to.
     ///
-    /// The present tag is pulled: no newer tag is chosen here. With the strategy `remove` every container on the image
-    /// is removed, with `pull-only` and `notify` none is touched.
+    /// Pulls the tag that a container uses now, and never chooses a newer tag. With the strategy
+    /// `remove`, every container on the image is removed. With `pull-only` and `notify`, no container
+    /// is changed.
     Refresh(RefreshArgs),
-    /// Show what happened: what was seen first, moved, committed, rolled back, held or refreshed by hand.
+    /// Show past events: first seen, moved, committed, rolled back, held, or refreshed manually.
     History(HistoryArgs),
-    /// Forget what a manifest's policy has seen, so that its next poll sees all for the first time. Not while `run` works
-    /// on the state folder.
+    /// Delete what the policy of a manifest has seen.
+    ///
+    /// At its next poll, the policy treats every image as seen for the first time. The quarantine does
+    /// not change. The command fails while `imagewatch run` uses the state folder.
     Forget {
-        /// The manifest's name: its file's, without the ending.
+        /// Name of the manifest: its file name without the extension.
         manifest: String,
     },
     /// Show or clear the digests that failed and are not tried again.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
-    /// Look at policies.
+    /// Inspect, roll back and replay policies.
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Write a completion script for a shell to standard output.
+    /// Print a completion script for a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
 }
 
-/// Of `run`.
+/// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Manifest files; none means the built-in one.
+    /// Manifest files [default: the built-in manifest].
     pub manifests: Vec<PathBuf>,
-    /// Where the admin API listens; `off` for nowhere. Elsewhere than on loopback it needs the
-    /// token in `IMAGEWATCH_ADMIN_TOKEN`.
+    /// Address and port of the admin API, or `off`. An address that is not loopback requires a token
+    /// in the environment variable `IMAGEWATCH_ADMIN_TOKEN`.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7676", env = "IMAGEWATCH_ADMIN_LISTEN", value_parser = parse_listen)]
     pub admin_listen: Listen,
-    /// How many refreshes run side by side.
+    /// Maximum number of refreshes that run at the same time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
-    /// Take down every call of a policy in this file, for `plugin replay`. Credentials and tokens are left out; the
-    /// manifest's config, and the names, labels and images of containers are not.
+    /// Record every policy call in this file, for `plugin replay`.
+    ///
+    /// The file contains no credentials and no tokens. It does contain the manifest's config, and the
+    /// names, labels and images of containers.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 }
 
-/// Of `check`.
+/// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Manifest files; none means the built-in one.
+    /// Manifest files [default: the built-in manifest].
     pub manifests: Vec<PathBuf>,
-    /// Show the containers that are not watched as well, and why not.
+    /// Also show the containers that are not watched, and the reasons.
     #[arg(long)]
     pub all: bool,
-    /// Print JSON instead of a table; always with the containers that are not watched.
+    /// Print JSON instead of a table. The JSON always includes the containers that are not watched.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Of `refresh`.
+/// Arguments of `refresh`.
 #[derive(Debug, Args)]
 pub struct RefreshArgs {
-    /// Targets: names, images or containers, as `check` shows them; none means all.
+    /// Targets to refresh: names, images or containers, as `check` shows them [default: all targets].
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Manifest files; none means the built-in one.
+    /// Manifest file; may be repeated [default: the built-in manifest].
     #[arg(long = "manifest", value_name = "MANIFEST")]
     pub manifests: Vec<PathBuf>,
-    /// Only pull; leave containers as they are.
+    /// Only pull. Do not replace or remove containers.
     #[arg(long)]
     pub no_recreate: bool,
-    /// How many refreshes run side by side.
+    /// Maximum number of refreshes that run at the same time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
     /// Print JSON instead of a summary.
@@ -146,15 +154,15 @@ pub struct RefreshArgs {
     pub json: bool,
 }
 
-/// Of `history`.
+/// Arguments of `history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
-    /// Only what happened to this target.
+    /// Show only events of this target.
     pub target: Option<String>,
-    /// Only what happened under the manifest of this name.
+    /// Show only events of the manifest with this name.
     #[arg(long, value_name = "NAME")]
     pub manifest: Option<String>,
-    /// How many events, the newest.
+    /// Number of events to show, newest first.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
     /// Print JSON instead of a table.
@@ -162,81 +170,84 @@ pub struct HistoryArgs {
     pub json: bool,
 }
 
-/// Of `quarantine`.
+/// Subcommands of `quarantine`.
 #[derive(Debug, Subcommand)]
 pub enum QuarantineCommand {
-    /// Show every digest that is held back, for which target, why, and until when.
+    /// Show every quarantined digest, with its target, the reason, and when it is tried again.
     List {
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Take digests out, so that the next poll tries them again.
+    /// Remove digests from quarantine, so that the next poll tries them again.
     ///
-    /// A target that is not in quarantine is an error, and nothing is taken out then.
+    /// If one of the named targets is not in quarantine, the command fails and clears nothing.
     Clear(ClearArgs),
 }
 
-/// Of `quarantine clear`.
+/// Arguments of `quarantine clear`.
 #[derive(Debug, Args)]
 pub struct ClearArgs {
     /// Targets, as `quarantine list` shows them.
     #[arg(value_name = "TARGET", required_unless_present = "all")]
     pub targets: Vec<String>,
-    /// Only what is barred under the manifest of this name.
+    /// Clear only the entries of the manifest with this name.
     #[arg(long, value_name = "NAME")]
     pub manifest: Option<String>,
-    /// Whatever is barred.
+    /// Clear all targets.
     #[arg(long, conflicts_with = "targets")]
     pub all: bool,
-    /// Print JSON instead of lines.
+    /// Print JSON instead of text.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Of `plugin`.
+/// Subcommands of `plugin`.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Show a module's exports, imports, ABI version, size, hash and config keys, what it asks for, and whether it would be loaded.
+    /// Show a policy module: exports, imports, ABI version, size, hash, requested capabilities and config keys.
+    ///
+    /// Also shows whether imagewatch would load the module, and why not.
     Inspect {
         /// The wasm file.
         file: PathBuf,
-        /// Show what it asks for beside what this manifest grants, and whether it would be loaded under it.
+        /// Also show what this manifest grants, and check whether the module loads with this manifest.
         #[arg(long, value_name = "MANIFEST")]
         manifest: Option<PathBuf>,
-        /// Print JSON.
+        /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Put the files of the last policy of a manifest that worked back: module and manifest.
+    /// Restore the module file and the manifest file of the last policy that worked.
     ///
-    /// That is the one at work, if the files are others by now, else the one before. A running
-    /// imagewatch loads them by itself. Twice is there and back.
+    /// If the files differ from those of the policy in use, the files of the policy in use are
+    /// restored. Otherwise, the files of the previous policy are restored. A running imagewatch loads
+    /// the restored files automatically. A second rollback undoes the first one.
     Rollback {
-        /// The manifest's name: its file without the ending.
+        /// Name of the manifest: its file name without the extension.
         name: String,
-        /// Print JSON.
+        /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Show what another policy would have decided on the days that `run --record` took down. Touches nothing.
+    /// Show what another policy would have decided, from a recording of `run --record`. Changes nothing.
     ///
-    /// Ends with exit code 1 when it would have decided anything differently.
+    /// Exits with code 1 if the other policy decides anything differently.
     Replay(ReplayArgs),
 }
 
-/// Of `plugin replay`.
+/// Arguments of `plugin replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
-    /// The transcript.
+    /// The file that `run --record` wrote.
     pub file: PathBuf,
-    /// The wasm file to try.
+    /// The wasm file of the policy to try.
     #[arg(long, value_name = "FILE")]
     pub plugin: PathBuf,
-    /// Which manifest of the transcript; needed when there are several.
+    /// Name of the recorded manifest to replay. Required if the file contains several manifests.
     #[arg(long, value_name = "NAME")]
     pub manifest: Option<String>,
-    /// Config for the policy, before what was recorded; may be given again.
+    /// Config value for the policy. Takes precedence over the recorded value; may be repeated.
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = parse_config)]
     pub config: Vec<(String, String)>,
     /// Print JSON instead of a table.
@@ -244,32 +255,32 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// When to colour.
+/// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set.
+    /// Use colours on a terminal, unless `NO_COLOR` is set.
     Auto,
-    /// Always.
+    /// Always use colours.
     Always,
-    /// Never.
+    /// Never use colours.
     Never,
 }
 
 /// Where the admin API listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
-    /// Nowhere.
+    /// The admin API is off.
     Off,
-    /// There.
+    /// The admin API listens on this address.
     On(SocketAddr),
 }
 
@@ -296,12 +307,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn clap_accepts_the_command_line_definition() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn clearing_says_what_is_to_be_cleared() {
+    fn quarantine_clear_requires_targets_or_all_but_not_both() {
         for (args, is_good) in [
             (&["clear", "web", "db", "--manifest", "apps"][..], true),
             (&["clear", "--all", "--manifest", "apps", "--json"], true),
@@ -315,14 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn every_argument_is_explained() {
-        fn explained(command: &clap::Command) {
+    fn every_command_and_argument_has_help() {
+        fn check_help(command: &clap::Command) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{} of {}", argument.get_id(), command.get_name());
             }
-            command.get_subcommands().for_each(explained);
+            command.get_subcommands().for_each(check_help);
         }
-        explained(&Cli::command());
+        check_help(&Cli::command());
     }
 }

@@ -1,4 +1,4 @@
-//! What the program's exit codes mean. The same table stands in `--help` and the README.
+//! The program's exit codes. `--help` and the README show the same table; a test compares them.
 
 use std::process::ExitCode;
 
@@ -8,30 +8,30 @@ use imagewatch_policy::{PluginError, RollbackError};
 use crate::daemon::AppError;
 use crate::store::state_dir::StateDirError;
 
-/// Exit codes, and nothing else: what is printed beside them is not decided here.
+/// How the program ended, as its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// All went well.
+    /// The command did all that was requested.
     Success = 0,
-    /// Something was left undone: a target unknown in a check, failed in a refresh, not there to be cleared, forgotten or
-    /// rolled back to; or a replay decided otherwise.
+    /// Something was not done: a check found an unknown image, a refresh failed, nothing existed to clear, forget or
+    /// roll back, or a replay decided differently.
     Incomplete = 1,
-    /// The command line makes no sense, clap's own; or names a target to refresh, or a target or manifest to look up, that nobody knows.
+    /// The command line is invalid (clap uses the same code), or it names an unknown target or manifest.
     Usage = 2,
-    /// A manifest, a config key, an environment variable or the state folder cannot be used.
+    /// A manifest, a config key, an environment variable, a file or the state folder cannot be used.
     Config = 3,
-    /// A policy was refused, or faulted.
+    /// A policy was refused, or its call failed.
     Policy = 4,
     /// The container engine cannot be reached.
     Engine = 5,
     /// The admin API cannot listen.
     Admin = 6,
-    /// Another `imagewatch run` has the state folder.
+    /// Another imagewatch uses the state folder or the engine.
     AlreadyRuns = 7,
-    /// A part of this program panicked, which is a bug of this program.
+    /// A part of this program panicked, which is a bug in imagewatch.
     Panicked = 101,
-    /// Interrupted before it was done.
+    /// A signal interrupted the command before it finished.
     Interrupted = 130,
 }
 
@@ -41,21 +41,21 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The table for people.
+/// The exit codes as text, for `--help`. Each line after the first holds one code and its meaning.
 pub const TABLE: &str = "Exit codes:
-  0    all went well
-  1    left undone: unknown in a check, failed in a refresh, not there to clear, forget or go back to, other in a replay
-  2    the command line makes no sense; a target to refresh or a name to look up that nobody knows
-  3    a manifest, a config key, an environment variable or the state folder cannot be used
-  4    a policy was refused, or faulted
+  0    success
+  1    incomplete: an unknown image, a failed refresh, nothing to clear, forget or roll back, or a replay that differs
+  2    invalid command line, or unknown target or manifest name
+  3    a manifest, a config key, an environment variable, a file or the state folder cannot be used
+  4    a policy was refused, or its call failed
   5    the container engine cannot be reached
   6    the admin API cannot listen
-  7    another imagewatch runs on this state folder or engine
-  101  a part of imagewatch panicked: please report it
-  130  interrupted before it was done";
+  7    another imagewatch uses this state folder or engine
+  101  a part of imagewatch panicked: please report this bug
+  130  interrupted before it finished";
 
 impl AppError {
-    /// The exit code that goes with it.
+    /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Plugin(PluginError::Manifest(_)) | Self::SameName(_) | Self::Credential(_) | Self::Http(_) => {
@@ -71,9 +71,11 @@ impl AppError {
             Self::StateDir(StateDirError::Taken { .. }) | Self::OtherUpdater(_) => Exit::AlreadyRuns,
             Self::StateDir(_) | Self::Store(_) | Self::Transcript(_) => Exit::Config,
             Self::NoHistory(_) => Exit::Usage,
-            Self::NotBarred { .. } | Self::NothingKept(_) | Self::Errand(_) | Self::Rollback(_) | Self::Output(_) => {
-                Exit::Incomplete
-            }
+            Self::NotBarred { .. }
+            | Self::NothingKept(_)
+            | Self::SelfUpdate(_)
+            | Self::Rollback(_)
+            | Self::Output(_) => Exit::Incomplete,
         }
     }
 }

@@ -1,5 +1,6 @@
-//! `plugin inspect` and `plugin rollback`: a module looked at, and the files of the policy before put back. Neither needs a
-//! running program, nor disturbs one.
+//! `plugin inspect` shows a module. `plugin rollback` restores the files of the previous policy.
+//!
+//! Neither command needs a running imagewatch, and neither disturbs one.
 
 use std::path::{Path, PathBuf};
 
@@ -14,25 +15,26 @@ use imagewatch_policy::{
     Compared, ModuleInfo, PluginError, PluginManifest, RolledBack, inspect, load, load_module, read_module, roll_back,
 };
 
-/// A module, what it asks for beside what a manifest grants, and whether it would be loaded.
+/// The result of `plugin inspect`: the module, what it requests, what a manifest grants, and whether it would load.
 #[derive(Debug, Serialize)]
 pub struct Inspected {
     /// The module's file.
     pub file: String,
-    /// What it says of itself.
+    /// What the module's bytes declare.
     pub module: ModuleInfo,
-    /// What it asks for beside what is granted; none without a manifest, or when it declares nothing.
+    /// The requested capabilities next to the granted ones. `None` without a manifest, or if the module declares
+    /// nothing.
     pub capabilities: Option<Vec<Compared>>,
-    /// Why it is not loaded.
+    /// Why the module would not load, or `None` if it would.
     pub refused: Option<Untrusted>,
-    /// What it is, once loaded.
+    /// The module's answer to `describe`, or `None` if it would not load.
     pub description: Option<DescribeOutput>,
 }
 
-/// Looks at the module in `file`: as `manifest` would have it, or granted nothing.
+/// Inspects the module in `file`, loaded as `manifest` says. Without a manifest, nothing is granted to the module.
 ///
 /// # Errors
-/// When a file cannot be read, or is no module at all.
+/// A file cannot be read, or `file` is not a wasm module.
 pub fn inspect_module(file: &Path, manifest: Option<&Path>) -> Result<Inspected, AppError> {
     let shown = file.display().to_string();
     let wasm =
@@ -55,10 +57,10 @@ pub fn inspect_module(file: &Path, manifest: Option<&Path>) -> Result<Inspected,
     Ok(Inspected { file: shown, module, capabilities, refused, description })
 }
 
-/// Puts the files of the policy before of manifest `name` back; a running program loads them by itself.
+/// Restores the files of the previous policy of manifest `name`. A running imagewatch loads them automatically.
 ///
 /// # Errors
-/// When there are none, or a file cannot be written.
+/// No previous policy exists, or a file cannot be written.
 pub fn roll_back_policy(state_dir: Option<&Path>, name: &str) -> Result<RolledBack, AppError> {
     let folder: PathBuf = StateFolder::path_of(state_dir)?;
     Ok(roll_back(&folder, name)?)
@@ -74,7 +76,7 @@ mod tests {
     use imagewatch_policy::inline::{ASKS_FOR_ALL, Inline};
 
     #[test]
-    fn what_a_module_asks_for_stands_beside_what_the_manifest_grants() {
+    fn inspect_shows_requested_next_to_granted_capabilities() {
         let folder = TempDir::new().expect("a folder");
         let (module, manifest) = (folder.path().join("p.wasm"), folder.path().join("m.json"));
         let capabilities = ASKS_FOR_ALL.replace(r#""hosts": "any""#, r#""hosts": ["ghcr.io", "evil.io"]"#);

@@ -1,4 +1,4 @@
-//! The commands that end: `check` and `refresh`, over every loaded manifest.
+//! The one-shot commands `check` and `refresh`. Each runs over every loaded manifest.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,98 +10,102 @@ use serde::Serialize;
 use crate::cli::exit_code::Exit;
 use crate::daemon::control::build_result;
 use crate::daemon::first_load::Refused;
-use crate::daemon::loading::{Ready, Tools};
+use crate::daemon::loading::{Deps, LoadedManifest};
 use crate::daemon::session::Session;
 use crate::daemon::unwatched::{Unwatched, drop_watched, explain};
 use crate::daemon::{App, AppError};
 use imagewatch_policy::StateKeeping;
 use imagewatch_rollout::orders::{Batch, ProgressObserver, no_progress, run_order};
 
-/// What a check found.
+/// The result of `check`, printed as JSON with `--json`.
 #[derive(Debug, Default, Serialize)]
-pub struct Checked {
-    /// One for each container of each target.
+pub struct CheckResult {
+    /// One outcome for each container of each target.
     pub images: Vec<Outcome>,
-    /// The containers that no manifest watches, and why.
+    /// The containers that no manifest watches, with the reasons.
     pub not_watched: Vec<Unwatched>,
-    /// Why a manifest watches nothing, a line for each that does.
+    /// One line for each manifest that watches nothing, with the reason.
     pub explanations: Vec<String>,
-    /// What went wrong with whole manifests.
+    /// Failures that concern a whole manifest.
     pub errors: Vec<ManifestFailure>,
     #[serde(skip)]
     exit: Option<Exit>,
 }
 
-/// What a refresh did.
+/// The result of `refresh`, printed as JSON with `--json`.
 #[derive(Debug, Default, Serialize)]
-pub struct Refreshed {
-    /// Targets whose image is there now.
+pub struct RefreshSummary {
+    /// Targets with an image that is up to date now.
     pub pulled: Vec<String>,
-    /// Targets whose image is not.
+    /// Targets with an image that is not up to date.
     pub failed: Vec<String>,
-    /// Containers replaced or removed.
+    /// Containers that were replaced or removed.
     pub recreated: Vec<String>,
-    /// Of every order.
+    /// One report for each order.
     pub reports: Vec<Report>,
-    /// Targets that were not ordered, with the reason.
+    /// Targets that the policy did not order, with the reason.
     pub outcomes: Vec<Outcome>,
-    /// What went wrong with whole manifests.
+    /// Failures that concern a whole manifest.
     pub errors: Vec<ManifestFailure>,
     #[serde(skip)]
     exit: Option<Exit>,
 }
 
-/// A manifest, or a whole command, that failed.
+/// A failure of a manifest or of the whole command.
 #[derive(Debug, Serialize)]
 pub struct ManifestFailure {
-    /// The manifest's name; absent where it is no manifest's failure.
+    /// The manifest's name. `None` if the whole command failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
-    /// A fragment that reads after "failed to".
+    /// The failure as a fragment that reads after "failed to".
     pub message: String,
 }
 
-impl Checked {
-    /// The exit code that goes with it.
+impl CheckResult {
+    /// The exit code for this result.
     pub fn exit(&self) -> Exit {
         let is_unknown = self.images.iter().any(|outcome| outcome.verdict == Verdict::Unknown);
         self.exit.unwrap_or(if is_unknown { Exit::Incomplete } else { Exit::Success })
     }
 }
 
-impl Refreshed {
-    /// The exit code that goes with it.
+impl RefreshSummary {
+    /// The exit code for this result.
     pub fn exit(&self) -> Exit {
-        let is_away = |report: &Report| report.err.as_ref().is_some_and(|f| f.code == FailureCode::EngineUnavailable);
-        let is_left_out = |outcome: &Outcome| matches!(outcome.verdict, Verdict::Failed | Verdict::Unknown);
+        let engine_unavailable =
+            |report: &Report| report.err.as_ref().is_some_and(|f| f.code == FailureCode::EngineUnavailable);
+        let is_not_refreshed = |outcome: &Outcome| matches!(outcome.verdict, Verdict::Failed | Verdict::Unknown);
         let is_incomplete = |report: &Report| report.err.is_some() || !report.failed.is_empty();
         match self.exit {
             Some(exit) => exit,
-            None if self.reports.iter().any(is_away) => Exit::Engine,
-            None if self.reports.iter().any(is_incomplete) || self.outcomes.iter().any(is_left_out) => Exit::Incomplete,
+            None if self.reports.iter().any(engine_unavailable) => Exit::Engine,
+            None if self.reports.iter().any(is_incomplete) || self.outcomes.iter().any(is_not_refreshed) => {
+                Exit::Incomplete
+            }
             None => Exit::Success,
         }
     }
 }
 
-/// One manifest's answer to a manual refresh, not yet begun.
-struct Asked<'a> {
-    ready: &'a Ready,
+/// The orders that one manifest's policy placed for a manual refresh. They have not started yet.
+struct PlannedRefresh<'a> {
+    ready: &'a LoadedManifest,
     session: Session,
     orders: Vec<Order>,
 }
 
 impl App {
-    /// Compares what runs with what registries have, for every manifest side by side.
-    pub async fn check(&self) -> Checked {
+    /// Compares what runs with what the registries have. All manifests are checked at the same time.
+    pub async fn check(&self) -> CheckResult {
         let tools = self.tools(1, no_progress());
-        let mut checked = Checked::default();
+        let mut checked = CheckResult::default();
         self.note_refused(&mut checked.errors, &mut checked.exit);
         let polls = self.ready.iter().map(|ready| async {
-            // It reads what `run` has seen and ordered, so that it announces what the next poll does; it writes nothing.
+            // The check reads the state that `run` stores, so that it predicts the next poll. It writes nothing.
             let mut session = tools.session(ready, &Arc::default(), ready.manifest.host.state);
-            // An update of a `run` beside it is under way, as that program's own polls have it.
-            let under_way = self.replacer.journal.open_orders(&ready.manifest.name);
+            // An update by an `imagewatch run` on the same state folder counts as in flight, as in the polls of that
+            // run.
+            let under_way = self.rollout.journal.open_orders(&ready.manifest.name);
             let polled = session.poll_to_end(under_way, PollMode::Check).await;
             (ready.manifest.name.clone(), polled)
         });
@@ -131,42 +135,43 @@ impl App {
         checked
     }
 
-    /// Refreshes the targets in `names`, or all, wherever a manifest knows them. A name that none
-    /// knows is refused before anything is touched.
+    /// Refreshes the targets in `names` in every manifest that knows them. An empty `names` means all targets.
+    ///
+    /// If no manifest knows one of the names, nothing is refreshed and the result holds the failure.
     ///
     /// # Errors
-    /// When another updater runs on the engine.
+    /// Another updater runs on the engine.
     pub async fn refresh(
         &self,
         names: &[String],
         recreate: bool,
         parallel: u16,
         progress: &ProgressObserver,
-    ) -> Result<Refreshed, AppError> {
+    ) -> Result<RefreshSummary, AppError> {
         self.refuse_beside_another().await?;
         let tools = self.tools(parallel, progress.clone());
-        let mut refreshed = Refreshed::default();
+        let mut refreshed = RefreshSummary::default();
         self.note_refused(&mut refreshed.errors, &mut refreshed.exit);
-        let mut asked = Vec::new();
+        let mut planned = Vec::new();
         let mut unknown: BTreeSet<&String> = names.iter().collect();
         let mut known = BTreeSet::new();
         for ready in &self.ready {
-            // What `run` keeps is its own: a command that ends beside it writes no state.
+            // Only `imagewatch run` writes the policy's state. This command must not overwrite it.
             let mut session = tools.session(ready, &Arc::default(), StateKeeping::Memory);
             if let Some(orders) = ask(&mut session, names, recreate, &mut unknown, &mut known, &mut refreshed).await {
-                asked.push(Asked { ready, session, orders });
+                planned.push(PlannedRefresh { ready, session, orders });
             }
         }
         if let Some(name) = unknown.first()
             && refreshed.exit.is_none()
         {
             let known: Vec<String> = known.into_iter().collect();
-            let message = format!("refresh {name}: unknown target; known are {}", known.join(", "));
+            let message = format!("refresh {name}: unknown target; known targets are {}", known.join(", "));
             refreshed.errors.push(ManifestFailure { manifest: None, message });
             refreshed.exit = Some(Exit::Usage);
             return Ok(refreshed);
         }
-        let runs = asked.into_iter().map(|asked| carry_out(asked, &tools));
+        let runs = planned.into_iter().map(|planned| carry_out(planned, &tools));
         refreshed.reports = join_all(runs).await.into_iter().flatten().collect();
         let result = build_result(&refreshed.reports, &refreshed.outcomes);
         (refreshed.pulled, refreshed.failed, refreshed.recreated) = (result.pulled, result.failed, result.recreated);
@@ -181,28 +186,28 @@ impl App {
     }
 }
 
-async fn carry_out(mut asked: Asked<'_>, tools: &Tools) -> Vec<Report> {
-    let context = tools.orders(&asked.ready.manifest, &asked.ready.plugin);
-    let batch = Batch::new(&context.services, asked.orders.clone());
-    let reports = join_all(asked.orders.iter().map(|order| run_order(&context, order, &batch))).await;
-    // The policy logs what became of them; its state ends with this process.
-    let mut told = reports.clone();
-    told.extend(context.replacer.failures_before(&context.manifest));
-    match asked.session.settle(told.clone()).await {
-        Err(fault) => tracing::warn!(manifest = asked.ready.manifest.name, "failed to {fault}"),
-        Ok(_) => told.iter().for_each(|report| context.replacer.settled(&context.manifest, &report.target)),
+async fn carry_out(mut planned: PlannedRefresh<'_>, tools: &Deps) -> Vec<Report> {
+    let context = tools.orders(&planned.ready.manifest, &planned.ready.plugin);
+    let batch = Batch::new(&context.services, planned.orders.clone());
+    let reports = join_all(planned.orders.iter().map(|order| run_order(&context, order, &batch))).await;
+    // The policy logs the results. Its state ends with this process.
+    let mut to_settle = reports.clone();
+    to_settle.extend(context.rollout.failures_before(&context.manifest));
+    match planned.session.settle(to_settle.clone()).await {
+        Err(fault) => tracing::warn!(manifest = planned.ready.manifest.name, "failed to {fault}"),
+        Ok(_) => to_settle.iter().for_each(|report| context.rollout.settled(&context.manifest, &report.target)),
     }
     reports
 }
 
-/// Asks one policy for those of `names` that it knows. `None` when it knows none, or failed.
+/// Lets one policy order a refresh of the targets in `names` that it knows. `None` if it knows none of them or failed.
 async fn ask(
     session: &mut Session,
     names: &[String],
     recreate: bool,
     unknown: &mut BTreeSet<&String>,
     known: &mut BTreeSet<String>,
-    refreshed: &mut Refreshed,
+    refreshed: &mut RefreshSummary,
 ) -> Option<Vec<Order>> {
     let mut targets = (!names.is_empty()).then(|| names.to_vec());
     loop {
@@ -222,13 +227,13 @@ async fn ask(
                 return Some(orders);
             }
             Some(failure) if failure.code == FailureCode::UnknownTarget => {
-                let here: Vec<String> =
+                let known_here: Vec<String> =
                     names.iter().filter(|name| output.known_targets.contains(name)).cloned().collect();
                 known.extend(output.known_targets);
-                if here.is_empty() || targets.as_ref() == Some(&here) {
+                if known_here.is_empty() || targets.as_ref() == Some(&known_here) {
                     return None;
                 }
-                targets = Some(here);
+                targets = Some(known_here);
             }
             Some(failure) => {
                 refreshed

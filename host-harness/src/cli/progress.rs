@@ -1,4 +1,4 @@
-//! Progress bars of pulls, on a terminal; nothing elsewhere. Shows only; measures nothing.
+//! Progress bars for pulls. They appear only on a terminal.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use imagewatch_rollout::orders::ProgressObserver;
 
-/// An observer that draws a bar for each order on standard error while it pulls.
+/// Returns an observer that draws one bar per order on standard error while the order pulls, and the bars' container.
 pub fn bars() -> (MultiProgress, ProgressObserver) {
     let screen = MultiProgress::new();
     let bars: Mutex<HashMap<String, ProgressBar>> = Mutex::default();

@@ -1,5 +1,8 @@
-//! Results for people, as text: the tables of `check`, `history` and `quarantine list`, the summary of `refresh`, a module's portrait.
-//! Makes strings; prints nothing. Colours are always in them; who prints strips them where they do not belong.
+//! Renders results as text: the tables of `check`, `history`, `quarantine list` and `plugin replay`, the summary of
+//! `refresh`, and the description of a module.
+//!
+//! The functions return strings and print nothing. The strings always contain colours. The caller strips them if the
+//! output does not support colours.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,13 +12,13 @@ use imagewatch_abi::{Digest, Outcome, Report, StatusKind, Verdict};
 use serde::Serialize;
 
 use super::Inspected;
-use crate::daemon::status::{BarredDigest, Event};
+use crate::daemon::status::{Event, QuarantinedDigest};
 use crate::daemon::unwatched::Unwatched;
 use imagewatch_base::text::{Untrusted, sanitize, sanitize_line};
-use imagewatch_policy::transcript::{Replayed, Said};
+use imagewatch_policy::transcript::{Decision, Replayed};
 use imagewatch_policy::{Compared, RolledBack};
 
-/// The outcomes of a check, a row each.
+/// Renders the outcomes of a check: one row per outcome, then a line with totals.
 pub fn check_table(outcomes: &[Outcome]) -> String {
     let mut table = plain_table(&["IMAGE", "CONTAINER", "RUNNING", "REMOTE", "VERDICT", "STATUS", "REASON"]);
     for outcome in outcomes {
@@ -51,7 +54,7 @@ pub fn check_table(outcomes: &[Outcome]) -> String {
     )
 }
 
-/// The policy's own word, or what its verdict comes to where it has none.
+/// The status that the policy gave, or the status that its verdict implies.
 fn kind_of(outcome: &Outcome) -> StatusKind {
     let by_verdict = || match outcome.verdict {
         Verdict::Moved => StatusKind::UpdateAvailable,
@@ -64,7 +67,7 @@ fn kind_of(outcome: &Outcome) -> StatusKind {
     outcome.status.as_ref().map_or_else(by_verdict, |status| status.kind)
 }
 
-/// The containers that are not watched, a row each.
+/// Renders the containers that are not watched, one per row.
 pub fn unwatched_table(unwatched: &[Unwatched]) -> String {
     if unwatched.is_empty() {
         return "every container is watched\n".to_owned();
@@ -76,7 +79,7 @@ pub fn unwatched_table(unwatched: &[Unwatched]) -> String {
     format!("\n{}\n\n{} not watched\n", text_of(table), unwatched.len())
 }
 
-/// What happened, a row each, newest first, at `now_ms` milliseconds since 1970.
+/// Renders events, one per row, newest first. `now_ms` is the current time in milliseconds since 1970.
 pub fn history_table(events: &[Event], now_ms: u64) -> String {
     if events.is_empty() {
         return "nothing has happened yet\n".to_owned();
@@ -96,23 +99,24 @@ pub fn history_table(events: &[Event], now_ms: u64) -> String {
     text_of(table) + "\n"
 }
 
-/// Where a replayed policy differs from the recorded one, a row each, and what it comes to.
+/// Renders where a replayed policy differs from the recorded one: one row per difference, then a line with totals.
 pub fn replay_table(replayed: &Replayed, now_ms: u64) -> String {
     let mut text = String::new();
     if !replayed.differences.is_empty() {
         let mut table = plain_table(&["AGO", "CALL", "TARGET", "RECORDED", "REPLAYED", "REASON"]);
         for difference in &replayed.differences {
-            let said = |said: &Option<Said>| {
-                said.as_ref()
-                    .map_or("-".to_owned(), |said| format!("{} {}", word_of(said.verdict), short(said.digest.as_ref())))
+            let shown = |decision: &Option<Decision>| {
+                decision.as_ref().map_or("-".to_owned(), |decision| {
+                    format!("{} {}", word_of(decision.verdict), short(decision.digest.as_ref()))
+                })
             };
-            let reason = difference.replayed.as_ref().and_then(|said| said.reason.as_deref()).unwrap_or("");
+            let reason = difference.replayed.as_ref().and_then(|decision| decision.reason.as_deref()).unwrap_or("");
             table.add_row([
                 Cell::new(duration_in_words(now_ms.saturating_sub(difference.at_ms))),
                 line(&difference.export),
                 line(&difference.target),
-                Cell::new(said(&difference.recorded)),
-                Cell::new(said(&difference.replayed)).fg(Color::Yellow),
+                Cell::new(shown(&difference.recorded)),
+                Cell::new(shown(&difference.replayed)).fg(Color::Yellow),
                 line(reason),
             ]);
         }
@@ -122,19 +126,19 @@ pub fn replay_table(replayed: &Replayed, now_ms: u64) -> String {
         let _ = writeln!(text, "failed to {}", sanitize_line(fault));
     }
     let (calls, outcomes) = (replayed.calls, replayed.outcomes);
-    let _ = writeln!(text, "{} different of {outcomes} outcomes in {calls} calls", replayed.differences.len());
+    let _ = writeln!(text, "{} of {outcomes} outcomes differ, in {calls} calls", replayed.differences.len());
     text
 }
 
-/// What is in quarantine, a row each, at `now_ms` milliseconds since 1970.
-pub fn quarantine_table(barred: &[BarredDigest], now_ms: u64) -> String {
-    if barred.is_empty() {
+/// Renders quarantined digests, one per row. `now_ms` is the current time in milliseconds since 1970.
+pub fn quarantine_table(quarantined: &[QuarantinedDigest], now_ms: u64) -> String {
+    if quarantined.is_empty() {
         return "nothing is in quarantine\n".to_owned();
     }
     let mut table = plain_table(&["MANIFEST", "TARGET", "DIGEST", "FAULT", "FAILED", "TRIED AGAIN", "REASON"]);
-    for BarredDigest { manifest, entry } in barred {
+    for QuarantinedDigest { manifest, entry } in quarantined {
         let again = match entry.until_ms {
-            None => "when it is newer, or cleared".to_owned(),
+            None => "when the tag moves, or when cleared".to_owned(),
             Some(until_ms) if until_ms <= now_ms => "at the next poll".to_owned(),
             Some(until_ms) => format!("in {}", duration_in_words(until_ms - now_ms)),
         };
@@ -153,19 +157,19 @@ pub fn quarantine_table(barred: &[BarredDigest], now_ms: u64) -> String {
     text_of(table) + "\n"
 }
 
-/// What was taken out of quarantine, a line each.
-pub fn cleared_lines(cleared: &[BarredDigest]) -> String {
+/// Renders the digests that were removed from quarantine, one per line.
+pub fn cleared_lines(cleared: &[QuarantinedDigest]) -> String {
     if cleared.is_empty() {
         return "nothing was in quarantine\n".to_owned();
     }
-    let line = |BarredDigest { manifest, entry }: &BarredDigest| {
+    let line = |QuarantinedDigest { manifest, entry }: &QuarantinedDigest| {
         let (target, manifest) = (sanitize_line(&entry.target), sanitize_line(manifest));
         format!("cleared {} of {target} ({manifest})\n", entry.digest.short())
     };
     cleared.iter().map(line).collect()
 }
 
-/// A cell of text that a policy, the engine, a container or a recording may have written.
+/// A sanitized cell for text from a policy, the engine, a container or a recording.
 fn line(text: &str) -> Cell {
     Cell::new(sanitize_line(text))
 }
@@ -185,7 +189,7 @@ fn text_of(mut table: Table) -> String {
     lines.join("\n")
 }
 
-/// In its largest unit of which there are two or more, rounded down.
+/// Formats a duration in the largest unit that gives at least 2, rounded down.
 fn duration_in_words(ms: u64) -> String {
     let units = [(86_400_000, "days"), (3_600_000, "h"), (60_000, "min")];
     let largest = units.into_iter().find(|(unit_ms, _)| ms >= 2 * unit_ms);
@@ -193,7 +197,7 @@ fn duration_in_words(ms: u64) -> String {
     format!("{} {name}", ms / unit_ms)
 }
 
-/// `14:05:09Z`, of a time that is hours away at most.
+/// Formats a time as `14:05:09Z`. The caller shows only times that are at most hours away.
 fn time_of_day(ms: u64) -> String {
     let seconds = ms / 1_000 % 86_400;
     format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
@@ -203,7 +207,7 @@ fn short(digest: Option<&Digest>) -> &str {
     digest.map_or("-", Digest::short)
 }
 
-/// The word as it stands in JSON.
+/// The name of an enum value as serde writes it in JSON.
 fn word_of(value: impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -217,7 +221,7 @@ fn colour(verdict: Verdict) -> Color {
     }
 }
 
-/// What a refresh did, a line for each target and container.
+/// Renders the result of a refresh: one line for each target and each container.
 pub fn refresh_summary(outcomes: &[Outcome], reports: &[Report]) -> String {
     let mut text = String::new();
     for report in reports {
@@ -246,7 +250,7 @@ pub fn refresh_summary(outcomes: &[Outcome], reports: &[Report]) -> String {
     text
 }
 
-/// A module and what it says of itself, and what it asks for beside what is granted.
+/// Renders a module: what it declares, what it requests and what it is granted.
 pub fn module_portrait(inspected: &Inspected) -> String {
     let Inspected { file, module: info, capabilities, refused, description } = inspected;
     let mut text = format!("{}\n  size     {} bytes\n  sha256   {}\n", sanitize(file), info.size_bytes, info.sha256);
@@ -258,9 +262,9 @@ pub fn module_portrait(inspected: &Inspected) -> String {
         let _ = writeln!(text, "  import   {import}{mark}");
     }
     match (&info.capabilities, capabilities) {
-        (None, _) => text.push_str("  asks     (it does not declare what it needs)\n"),
+        (None, _) => text.push_str("  asks     (it declares no capabilities)\n"),
         (Some(asked), None) => asked.wants().iter().for_each(|(what, asked)| {
-            let _ = writeln!(text, "  asks     {what}: {}", in_words(asked.as_deref()));
+            let _ = writeln!(text, "  asks     {what}: {}", need_text(asked.as_deref()));
         }),
         (Some(_), Some(compared)) => compared.iter().for_each(|line| text.push_str(&compared_lines(line))),
     }
@@ -280,10 +284,10 @@ pub fn module_portrait(inspected: &Inspected) -> String {
 fn compared_lines(Compared { what, asked, granted, beyond }: &Compared) -> String {
     let mark = if beyond.is_empty() { String::new() } else { format!("  <- not granted: {}", joined(beyond)) };
     let granted = if granted.is_empty() { "none".to_owned() } else { joined(granted) };
-    format!("  asks     {what}: {}{mark}\n  granted  {what}: {granted}\n", in_words(asked.as_deref()))
+    format!("  asks     {what}: {}{mark}\n  granted  {what}: {granted}\n", need_text(asked.as_deref()))
 }
 
-fn in_words(asked: Option<&[String]>) -> String {
+fn need_text(asked: Option<&[String]>) -> String {
     match asked {
         None => "whatever is granted".to_owned(),
         Some([]) => "none".to_owned(),
@@ -291,16 +295,17 @@ fn in_words(asked: Option<&[String]>) -> String {
     }
 }
 
-/// Words from outside, each as it may be shown.
+/// Joins untrusted words with spaces. Each word is sanitized.
 fn joined<T: ToString>(words: &[T]) -> String {
     words.iter().map(|word| sanitize_line(&word.to_string())).collect::<Vec<_>>().join(" ")
 }
 
-/// What was put back.
+/// Renders the result of a rollback.
 pub fn rolled_back_line(RolledBack { manifest, manifest_file, module_file, sha256 }: &RolledBack) -> String {
     let shown = |path: &Path| sanitize(&path.display().to_string());
     let (manifest, manifest_file, module_file) = (sanitize_line(manifest), shown(manifest_file), shown(module_file));
-    format!("{manifest}: {module_file} (sha256 {}) and {manifest_file} are back\n", sha256.get(..12).unwrap_or(sha256))
+    let sha256 = sha256.get(..12).unwrap_or(sha256);
+    format!("{manifest}: restored {module_file} (sha256 {sha256}) and {manifest_file}\n")
 }
 
 #[cfg(test)]
@@ -311,7 +316,7 @@ mod tests {
     use crate::store::sample::quarantined;
 
     #[test]
-    fn a_check_says_what_runs_what_the_registry_has_and_why() {
+    fn check_table_shows_images_digests_verdicts_and_totals() {
         let digest = |letter: &str| format!("sha256:{}", letter.repeat(64)).parse::<Digest>().ok();
         let outcome = |verdict| Outcome {
             reference: "ghcr.io/o/a:v1".parse().ok(),
@@ -344,18 +349,18 @@ mod tests {
         for part in
             ["update available", "failed and restored", "1 to update, 0 up to date, 1 unknown, 1 held, 1 blocked"]
         {
-            assert!(table.contains(part), "what `notify` leaves as it is is not to update: {part} in\n{table}");
+            assert!(table.contains(part), "`notify` containers do not count as to update: {part} in\n{table}");
         }
         let limited = |until_ms| Outcome { until_ms, ..outcome(Verdict::Unknown) };
         let table = check_table(&[limited(Some(50_709_000)), limited(None)]);
         assert!(table.contains("2 unknown; the last limit ends at 14:05:09Z"), "{table}");
     }
 
-    /// What a container logs, an engine answers or a recording holds.
+    /// Hostile text, as a container log, an engine answer or a recording may contain it.
     const FORGED: &str = "a\n2026 ERROR forged\u{1b}[2J\u{202e}b";
 
     #[test]
-    fn s6_no_table_or_summary_shows_what_deceives() {
+    fn s6_tables_and_summaries_sanitize_untrusted_text() {
         let forged = FORGED.to_owned();
         let outcome = Outcome {
             container: Some(forged.clone()),
@@ -372,16 +377,16 @@ mod tests {
         };
         let err = Failure::pull(PullCause::Other, forged.clone());
         let entry = imagewatch_abi::Quarantined { reason: forged.clone(), ..quarantined(FORGED, "b", 1) };
-        let barred = [BarredDigest { manifest: forged.clone(), entry }];
+        let quarantined = [QuarantinedDigest { manifest: forged.clone(), entry }];
         let container = NotWatched { container: forged.clone(), image: forged.clone(), reason: forged.clone() };
         for (case, shown, lines) in [
             ("a refresh", refresh_summary(&[], &[failed(Some(err)), failed(None)]), 6),
             ("a refusal to refresh", refresh_summary(std::slice::from_ref(&outcome), &[]), 1),
             ("a check", check_table(std::slice::from_ref(&outcome)), 4),
-            ("the quarantine", quarantine_table(&barred, 0), 2),
-            ("what was cleared", cleared_lines(&barred), 1),
+            ("the quarantine", quarantine_table(&quarantined, 0), 2),
+            ("cleared digests", cleared_lines(&quarantined), 1),
             ("the history", history_table(&[Event { at_ms: 0, manifest: forged.clone(), outcome }], 0), 2),
-            ("the others", unwatched_table(&[Unwatched { manifest: forged.clone(), container }]), 5),
+            ("unwatched containers", unwatched_table(&[Unwatched { manifest: forged.clone(), container }]), 5),
         ] {
             let plain = anstream::adapter::strip_str(&shown).to_string();
             assert!(!plain.contains(['\u{1b}', '\u{202e}']), "{case}: {plain:?}");
@@ -391,38 +396,38 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_quarantine_says_who_failed_how_often_and_until_when() {
-        let barred = |until_ms, count| BarredDigest {
+    fn quarantine_table_shows_fault_count_and_next_attempt() {
+        let entry = |until_ms, count| QuarantinedDigest {
             manifest: "apps".to_owned(),
             entry: imagewatch_abi::Quarantined { until_ms, ..quarantined("web", "b", count) },
         };
         let now_ms = 2_000 + 42 * 60_000;
         let table =
-            quarantine_table(&[barred(None, 1), barred(Some(now_ms), 2), barred(Some(now_ms + 7_200_000), 3)], now_ms);
+            quarantine_table(&[entry(None, 1), entry(Some(now_ms), 2), entry(Some(now_ms + 7_200_000), 3)], now_ms);
         for part in [
             "apps",
             "sha256:bbbbbbbbbbbb",
             "image",
             "once, 42 min ago",
             "2 times, 42 min ago",
-            "when it is newer, or cleared",
+            "when the tag moves, or when cleared",
             "at the next poll",
             "in 2 h",
             "web: exited with code 1",
         ] {
             assert!(table.contains(part), "{part} in\n{table}");
         }
-        let mut full = barred(Some(now_ms + 3_600_000), 1);
+        let mut full = entry(Some(now_ms + 3_600_000), 1);
         full.entry.cause = Some(PullCause::NoSpace);
         let table = quarantine_table(&[full], now_ms);
         assert!(table.contains("no_space") && !table.contains("image"), "the cause of a failed pull:\n{table}");
         assert_eq!(quarantine_table(&[], now_ms), "nothing is in quarantine\n");
-        assert_eq!(cleared_lines(&[barred(None, 1)]), "cleared sha256:bbbbbbbbbbbb of web (apps)\n");
+        assert_eq!(cleared_lines(&[entry(None, 1)]), "cleared sha256:bbbbbbbbbbbb of web (apps)\n");
         assert_eq!(cleared_lines(&[]), "nothing was in quarantine\n");
     }
 
     #[test]
-    fn durations_are_said_in_the_unit_that_says_enough() {
+    fn durations_use_the_largest_unit_that_gives_at_least_two() {
         for (ms, words) in [
             (0, "0 s"),
             (119_999, "119 s"),

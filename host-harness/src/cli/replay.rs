@@ -1,4 +1,4 @@
-//! The command that tries a policy on a transcript: needs neither an engine nor a registry nor the state folder.
+//! `plugin replay`: tries a policy on a transcript. It uses no engine, no registry and no state folder.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,23 +10,23 @@ use imagewatch_base::text::Untrusted;
 use imagewatch_policy::transcript::{PolicyLine, Replayed, Transcript, play};
 use imagewatch_policy::{HOST_KEYS, PluginError, PluginManifest, inspect, load, load_module, read_module};
 
-/// What is to be tried on what.
+/// The arguments of a replay.
 #[derive(Debug, Clone)]
 pub struct ReplayRequest {
-    /// The transcript.
+    /// The transcript file.
     pub file: PathBuf,
-    /// The module to try.
+    /// The wasm file of the policy to try.
     pub plugin: PathBuf,
-    /// Which of the transcript's manifests; none: the only one.
+    /// The name of the recorded manifest. May be `None` if the transcript contains only one.
     pub manifest: Option<String>,
-    /// Config that goes before the recorded one.
+    /// Config values that take precedence over the recorded ones.
     pub config: Vec<(String, String)>,
 }
 
-/// Plays the transcript through the module. Blocks.
+/// Replays the transcript with the module. Blocks.
 ///
 /// # Errors
-/// When the transcript or the module cannot be used.
+/// The transcript or the module cannot be used.
 pub fn replay(request: &ReplayRequest) -> Result<Replayed, AppError> {
     let transcript = Transcript::read(&request.file, request.manifest.as_deref())?;
     let manifest = manifest_for(request, &transcript.policy)?;
@@ -34,8 +34,9 @@ pub fn replay(request: &ReplayRequest) -> Result<Replayed, AppError> {
     Ok(play(&transcript, &plugin))
 }
 
-/// A manifest for the module with the recorded config, as far as the module knows its keys. It grants all: nothing is
-/// touched.
+/// Creates a manifest for the module with the recorded config, without keys that the module does not know.
+///
+/// The manifest grants everything, because a replay has no effects.
 fn manifest_for(request: &ReplayRequest, recorded: &PolicyLine) -> Result<PluginManifest, AppError> {
     let shown = request.plugin.display().to_string();
     let refused = |reason: String| PluginError::Refused {
@@ -55,11 +56,11 @@ fn manifest_for(request: &ReplayRequest, recorded: &PolicyLine) -> Result<Plugin
     let mut config: BTreeMap<&str, &str> = recorded_config.map(|(key, value)| (key.as_str(), value.as_str())).collect();
     config.extend(request.config.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     config.extend([("grant.images", "*"), ("grant.containers", "*")]);
-    // It is tried, not trusted: no signature is asked for, and nothing that it asks for is refused.
+    // A replay has no effects. So it requires no signature and refuses no capability.
     for key in ["grant.functions", "grant.strategies", "host.signature_key"] {
         config.remove(key);
     }
-    // Variables were expanded when it was recorded, and are not to be again.
+    // The recorded values have their variables already expanded. Escape `$` so that they are not expanded again.
     let config: BTreeMap<&str, String> =
         config.into_iter().map(|(key, value)| (key, value.replace('$', "$$"))).collect();
     let text = json!({

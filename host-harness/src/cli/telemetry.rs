@@ -1,4 +1,4 @@
-//! Log lines: where they go and how they look. No other output goes through here.
+//! Sets up logging: destination, format and filter.
 
 use std::io::IsTerminal;
 
@@ -11,15 +11,16 @@ use tracing_subscriber::fmt::time::SystemTime;
 use crate::cli::arguments::{Color, LogFormat};
 use imagewatch_base::text::sanitize;
 
-/// Extism and the verifier of certificates log what a failed call returns to us anyway, and wasmtime's inner life interests nobody.
-const QUIET: &str = "extism=off,wasmtime=warn,cranelift=warn,reqsign_core=off,reqsign_aws_core=off,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,rustls_platform_verifier=off,bollard=warn";
+/// Default filter for dependencies. Extism, reqsign and the certificate verifier log errors that their callers return
+/// to imagewatch anyway. The details of the others do not help an operator.
+const DEPENDENCY_FILTER: &str = "extism=off,wasmtime=warn,cranelift=warn,reqsign_core=off,reqsign_aws_core=off,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,rustls_platform_verifier=off,bollard=warn";
 
-/// Starts logging to standard error with `filter`, for the life of the process.
+/// Starts logging to standard error with `filter`, for the lifetime of the process.
 ///
 /// # Errors
-/// A fragment naming the filter when it is malformed.
+/// A fragment that reads after "failed to": the filter is malformed, or logging has already started.
 pub fn start(filter: &str, format: LogFormat, color: Color) -> Result<(), String> {
-    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{DEPENDENCY_FILTER},{filter}")).map_err(|error| {
         format!("read log filter {filter:?}: {error}; expected for example `info` or `imagewatch=debug`")
     })?;
     let is_coloured = match color {
@@ -39,7 +40,8 @@ pub fn start(filter: &str, format: LogFormat, color: Color) -> Result<(), String
     started.map_err(|error| format!("start logging: {error}"))
 }
 
-/// Writes every field sanitised: what a policy, a registry or the engine says may stand in any. JSON escapes by itself.
+/// Sanitizes every field, because any field may contain text from a policy, a registry or the engine. The JSON format
+/// does not need this, because JSON escapes control characters.
 fn sanitized_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let fields = debug_fn(|writer, field, value| match (field.name(), sanitize(&format!("{value:?}"))) {
         ("message", text) => write!(writer, "{text}"),
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn s6_no_field_of_a_log_line_begins_another_line_or_steers_a_terminal() {
+    fn s6_log_fields_cannot_start_a_line_or_control_the_terminal() {
         let written = Written::default();
         let writer = written.clone();
         let lines = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_target(false).with_ansi(false);

@@ -12,10 +12,10 @@ use tracing::error;
 use super::AppError;
 use super::control::ManifestHandle;
 use super::first_load::FirstLoad;
-use super::loading::{Following, Ready, Source, Tools, keep_once_accepted, load};
+use super::loading::{Deps, FileFollower, LoadedManifest, Source, keep_once_accepted, load};
 use crate::daemon::watch::{RefreshReply, RefreshRequest, ReloadReply, ReloadRequest, Reloads, Status, Watch};
 use imagewatch_policy::transcript::Recorder;
-use imagewatch_policy::{FileWatch, Kept, Record, files_of, settled};
+use imagewatch_policy::{FileWatch, PolicyArchive, Record, files_of, settled};
 
 const STILL_LOADING: &str = "its policy is still being loaded";
 
@@ -25,7 +25,7 @@ const REQUEST_QUEUE: usize = 64;
 /// What all actors share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) tools: Tools,
+    pub(super) tools: Deps,
     pub(super) files: Option<Arc<FileWatch>>,
     pub(super) state_dir: PathBuf,
     /// Takes down every call of a policy.
@@ -40,7 +40,7 @@ pub(super) struct Actor {
     requests: mpsc::Receiver<RefreshRequest>,
     status: watch::Sender<Status>,
     reloads: mpsc::Receiver<ReloadRequest>,
-    following: Following,
+    following: FileFollower,
 }
 
 impl Actor {
@@ -51,7 +51,7 @@ impl Actor {
         let (reloads, asked) = mpsc::channel(REQUEST_QUEUE);
         let record = Arc::new(Record::default());
         let following =
-            Following { manifest: name.clone(), files: shared.files.clone(), changed: Arc::new(Notify::new()) };
+            FileFollower { manifest: name.clone(), files: shared.files.clone(), changed: Arc::new(Notify::new()) };
         let cancel = shared.tools.adapters.cancel.clone();
         tokio::spawn(ask_on_change(following.changed.clone(), reloads.clone(), cancel));
         let handle = ManifestHandle { name: name.clone(), requests, status: seen, reloads, record: record.clone() };
@@ -59,7 +59,7 @@ impl Actor {
     }
 
     /// What was loaded is at work from now on, for all who ask; [`Self::watch`] comes next.
-    pub(super) fn accept(&self, ready: &Ready) {
+    pub(super) fn accept(&self, ready: &LoadedManifest) {
         self.following.follow(&files_of(&ready.manifest));
         // The files may have changed since they were read; if not, that costs reading them once more.
         self.following.changed.notify_one();
@@ -74,9 +74,9 @@ impl Actor {
     }
 
     /// Watches until cancelled.
-    pub(super) async fn watch(self, mut ready: Ready) {
+    pub(super) async fn watch(self, mut ready: LoadedManifest) {
         let Shared { tools, state_dir, recorder, .. } = self.shared;
-        let kept = Kept::new(&state_dir, &self.name);
+        let kept = PolicyArchive::new(&state_dir, &self.name);
         keep_once_accepted(kept.clone(), &ready.manifest, &std::mem::take(&mut ready.wasm))();
         let orders = tools.orders(&ready.manifest, &ready.plugin);
         let session = tools.session(&ready, &self.record, ready.manifest.host.state);
@@ -124,7 +124,7 @@ impl Actor {
     }
 
     /// Answers until somebody asks for another try, and how that ended.
-    async fn load_when_asked(&mut self, source: &Source) -> Result<Ready, AppError> {
+    async fn load_when_asked(&mut self, source: &Source) -> Result<LoadedManifest, AppError> {
         let request = loop {
             tokio::select! {
                 Some(request) = self.requests.recv() => self.answer_refused(request),
@@ -157,7 +157,7 @@ impl Actor {
     }
 
     /// The files are followed before they are read, so that none changes unseen.
-    async fn load(&mut self, source: &Source) -> Result<Ready, AppError> {
+    async fn load(&mut self, source: &Source) -> Result<LoadedManifest, AppError> {
         if self.name != source.name() {
             return Err(AppError::SameName(source.to_string()));
         }
@@ -181,7 +181,7 @@ impl Actor {
 
     fn answer_refused(&self, request: RefreshRequest) {
         let message = self.status.borrow().not_ready.clone().unwrap_or_default();
-        let err = Some(Failure::passing(FailureCode::Other, message));
+        let err = Some(Failure::retryable(FailureCode::Other, message));
         // Nobody waits any more when the client went away.
         let _ = request.reply.send(RefreshReply { err, ..RefreshReply::default() });
     }

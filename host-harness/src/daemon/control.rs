@@ -12,7 +12,7 @@ use tracing::info;
 use super::history::as_events;
 use super::quarantine::name_manifests;
 use crate::daemon::status::{
-    BarredDigest, Control, Event, ManifestReadiness, NotRecreated, PluginStatus, RefreshAnswer, RefreshResult,
+    Control, Event, ManifestReadiness, NotRecreated, PluginStatus, QuarantinedDigest, RefreshAnswer, RefreshResult,
     ReloadAnswer, RollbackAnswer, TargetStatus,
 };
 use crate::daemon::watch::{RefreshReply, RefreshRequest, ReloadReply, ReloadRequest, Status};
@@ -131,7 +131,7 @@ impl Control for Handles {
         self.manifests.iter().flat_map(of).collect()
     }
 
-    fn quarantine(&self) -> Result<Vec<BarredDigest>, String> {
+    fn quarantine(&self) -> Result<Vec<QuarantinedDigest>, String> {
         self.store.all_quarantined().map(name_manifests).map_err(|error| format!("failed to {error}"))
     }
 
@@ -140,10 +140,10 @@ impl Control for Handles {
         self.store.history(&query).map(as_events).map_err(|error| format!("failed to {error}"))
     }
 
-    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String> {
+    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<QuarantinedDigest>, String> {
         let cleared = self.store.clear_quarantine(manifest, &[target.to_owned()]);
         let cleared = cleared.map(name_manifests).map_err(|error| format!("failed to {error}"))?;
-        for BarredDigest { manifest, entry } in &cleared {
+        for QuarantinedDigest { manifest, entry } in &cleared {
             info!(manifest, target = entry.target, digest = entry.digest.short(), "cleared from quarantine by hand");
         }
         Ok(cleared)
@@ -204,7 +204,7 @@ mod tests {
             target: target.to_owned(),
             pulled,
             recreated: if pulled { vec![format!("ws-{target}")] } else { vec![] },
-            err: code.map(|code| Failure::passing(code, "why")),
+            err: code.map(|code| Failure::retryable(code, "why")),
             ..Report::default()
         }
     }

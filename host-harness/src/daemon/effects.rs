@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use imagewatch_abi::{
     Answer, Container, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLevel, LogLine, NotWatched,
-    Order, Orders, Placed, Report, Selector,
+    Order, Orders, OrdersAccepted, Report, Selector,
 };
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -26,9 +26,9 @@ use imagewatch_registry::credentials::store::CredentialStore;
 use imagewatch_registry::deferred::Deferred;
 use imagewatch_registry::egress::EgressRules;
 use imagewatch_rollout::blocked::Blocked;
-use imagewatch_rollout::facts::{Facts, LABEL, is_working_name, usual_name};
 use imagewatch_rollout::handover::own_container_id;
 use imagewatch_rollout::image_records::complete_origins;
+use imagewatch_rollout::label::{LABEL, TransactionLabel, is_working_name, usual_name};
 
 use requests::Requests;
 
@@ -55,7 +55,7 @@ pub struct Adapters {
 
 /// The effects of one manifest's policy.
 #[derive(Debug)]
-pub struct ManifestEffects {
+pub struct GrantedHost {
     manifest: Arc<PluginManifest>,
     plugin: Arc<LoadedPlugin>,
     requests: Requests,
@@ -74,7 +74,7 @@ pub struct ManifestEffects {
     unshown: Mutex<Vec<NotWatched>>,
 }
 
-impl ManifestEffects {
+impl GrantedHost {
     /// The effects that `plugin` gets of what `manifest` grants; `rules` are those of its hosts. Must be made on the
     /// runtime that is to run them.
     pub fn new(
@@ -198,7 +198,7 @@ impl ManifestEffects {
         let (what, message) =
             too_much(order, &in_flight, taken, most).or_else(|| refusal(&self.manifest.name, self.grants(), order))?;
         self.denied(what, 1, &message);
-        Some(Failure::lasting(FailureCode::Denied, message))
+        Some(Failure::permanent(FailureCode::Denied, message))
     }
 }
 
@@ -243,9 +243,9 @@ fn refusal(manifest: &str, grants: &Grants, order: &Order) -> Option<(Denied, St
 /// as blocked: it must not vanish from a check because of what imagewatch itself did to it.
 fn show_stopped(mut containers: Vec<Container>) -> Vec<Container> {
     let facts = containers.iter().filter(|new| is_working_name(&new.name));
-    let facts = facts.filter_map(|new| Facts::parse(new.labels.get(LABEL)?));
+    let facts = facts.filter_map(|new| TransactionLabel::parse(new.labels.get(LABEL)?));
     let stopped: BTreeSet<String> = facts
-        .flat_map(|facts| facts.parts().cloned().collect::<Vec<_>>())
+        .flat_map(|facts| facts.states().cloned().collect::<Vec<_>>())
         .filter_map(|part| part.was_running.then_some(part.old))
         .collect();
     for container in &mut containers {
@@ -289,10 +289,10 @@ fn is_logged(level: LogLevel) -> bool {
 }
 
 fn stopping<T>() -> Answer<T> {
-    Answer::Err(Failure::passing(FailureCode::ShuttingDown, "imagewatch is stopping"))
+    Answer::Err(Failure::retryable(FailureCode::ShuttingDown, "imagewatch is stopping"))
 }
 
-impl Effects for ManifestEffects {
+impl Effects for GrantedHost {
     fn http_send(&self, batch: HttpBatch, room: usize) -> Answer<HttpResponses> {
         let sent = self.requests.send(&self.adapters, &self.runtime, batch, room);
         for failure in refusals(&sent) {
@@ -305,14 +305,14 @@ impl Effects for ManifestEffects {
         if let Some(name) = selector.name.as_deref().filter(|name| self.grants().never_has_name(name)) {
             let message = not_granted(&self.manifest.name, &format!("container {name}"), "grant.containers");
             self.denied(Denied::Container, 1, &message);
-            return Answer::Err(Failure::lasting(FailureCode::Denied, message));
+            return Answer::Err(Failure::permanent(FailureCode::Denied, message));
         }
         let cancel = &self.adapters.cancel;
         let deadline = self.plugin.compiled.limits().docker_containers;
         let listed = async { cancel.run_until_cancelled(timeout(deadline, self.list(&selector))).await };
         match self.runtime.block_on(listed) {
             None => stopping(),
-            Some(Err(_)) => Answer::Err(Failure::passing(
+            Some(Err(_)) => Answer::Err(Failure::retryable(
                 FailureCode::Timeout,
                 format!("listing containers did not end within {deadline:?} (`host.docker_containers_timeout`)"),
             )),
@@ -321,11 +321,11 @@ impl Effects for ManifestEffects {
         }
     }
 
-    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+    fn docker_refresh(&self, orders: Orders) -> Answer<OrdersAccepted> {
         if self.adapters.cancel.is_cancelled() {
             return stopping();
         }
-        let mut placed = Placed::default();
+        let mut placed = OrdersAccepted::default();
         let mut taken = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         // It only takes down, and waits for nothing: what an order takes is bounded where it is carried out.
         for order in orders.orders {

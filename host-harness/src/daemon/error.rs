@@ -55,7 +55,7 @@ pub enum AppError {
     StateDir(#[from] StateDirError),
     /// A helper's errand.
     #[error("replace the updater: {0}")]
-    Errand(#[from] ReplaceError),
+    SelfUpdate(#[from] ReplaceError),
     /// The store in it.
     #[error(transparent)]
     Store(#[from] StoreError),

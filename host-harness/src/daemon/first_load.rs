@@ -7,13 +7,13 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::AppError;
-use super::loading::{Ready, Source, load};
+use super::loading::{LoadedManifest, Source, load};
 
 /// A manifest that is being loaded for the first time.
 #[derive(Debug)]
 pub(crate) struct FirstLoad {
     pub(crate) source: Source,
-    task: JoinHandle<Result<Ready, AppError>>,
+    task: JoinHandle<Result<LoadedManifest, AppError>>,
 }
 
 /// How many manifests a command waits for.
@@ -28,7 +28,7 @@ pub enum WaitFor {
 /// Manifests by how far they are.
 #[derive(Debug, Default)]
 pub(crate) struct FirstLoads {
-    pub(crate) ready: Vec<Ready>,
+    pub(crate) ready: Vec<LoadedManifest>,
     pub(crate) refused: Vec<Refused>,
     pub(crate) pending: Vec<FirstLoad>,
 }
@@ -47,13 +47,16 @@ impl FirstLoad {
     }
 
     /// How the load ends.
-    pub(crate) async fn ended(self) -> Result<Ready, AppError> {
+    pub(crate) async fn ended(self) -> Result<LoadedManifest, AppError> {
         let ended = self.task.await;
         or_panicked(&self.source, ended)
     }
 }
 
-fn or_panicked(source: &Source, ended: Result<Result<Ready, AppError>, JoinError>) -> Result<Ready, AppError> {
+fn or_panicked(
+    source: &Source,
+    ended: Result<Result<LoadedManifest, AppError>, JoinError>,
+) -> Result<LoadedManifest, AppError> {
     ended.unwrap_or_else(|panic| Err(AppError::Panicked(source.to_string(), panic.to_string())))
 }
 

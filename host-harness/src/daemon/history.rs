@@ -11,7 +11,7 @@ use crate::store::{HistoryEntry, HistoryQuery, Store};
 
 /// What happened, newest first.
 #[derive(Debug, Serialize)]
-pub struct Happened {
+pub struct HistoryList {
     /// One for each change of a target.
     pub history: Vec<Event>,
 }
@@ -23,12 +23,12 @@ const MAX_SHOWN: usize = 5;
 ///
 /// # Errors
 /// When it names a target or a manifest to which nothing ever happened, or the store cannot be read.
-pub fn list_history(store: &Store, query: &HistoryQuery) -> Result<Happened, AppError> {
+pub fn list_history(store: &Store, query: &HistoryQuery) -> Result<HistoryList, AppError> {
     let history = as_events(store.history(query)?);
     if history.is_empty() {
         explain_empty(query, &store.names_in_history()?)?;
     }
-    Ok(Happened { history })
+    Ok(HistoryList { history })
 }
 
 /// Why nothing was found, where it was asked for by name.

@@ -10,17 +10,17 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::AppError;
-use crate::daemon::effects::{Adapters, ManifestEffects};
+use crate::daemon::effects::{Adapters, GrantedHost};
 use crate::daemon::session::Session;
 use crate::daemon::watch::{Prepare, Prepared};
 use imagewatch_policy::{
-    FileWatch, Kept, LOAD_TIMEOUT, Loaded, LoadedPlugin, ManifestError, PluginError, PluginManifest, Record, Reloader,
-    StateKeeping, files_of,
+    FileWatch, LOAD_TIMEOUT, Loaded, LoadedPlugin, ManifestError, PluginError, PluginManifest, PolicyArchive, Record,
+    Reloader, StateKeeping, files_of,
 };
 use imagewatch_registry::egress::EgressRules;
-use imagewatch_rollout::Replacer;
+use imagewatch_rollout::Rollout;
 use imagewatch_rollout::orders::{OrderContext, ProgressObserver, RefusedLogins, Services};
-use imagewatch_rollout::turns::Turns;
+use imagewatch_rollout::slots::Slots;
 
 /// The manifest that is used when none is named, and its name.
 const DEFAULT_MANIFEST: &str = include_str!("../../../manifests/generic.json");
@@ -28,7 +28,7 @@ const BUILT_IN: &str = "generic";
 
 /// A manifest that can be used.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub(crate) struct LoadedManifest {
     pub(crate) manifest: Arc<PluginManifest>,
     pub(crate) plugin: Arc<LoadedPlugin>,
     pub(crate) rules: EgressRules,
@@ -37,7 +37,7 @@ pub(crate) struct Ready {
     pub(crate) wasm: Vec<u8>,
 }
 
-impl Ready {
+impl LoadedManifest {
     /// Says in the log what is at work from now on.
     pub(crate) fn say_loaded(&self) {
         let (policy, sha256) = (self.plugin.title(), &self.plugin.info.sha256);
@@ -97,13 +97,13 @@ impl Display for Source {
 
 /// Loads the manifest at `source`, where blocking disturbs nobody. A compilation cannot be interrupted: one that takes too
 /// long, of the little that may be compiled at all, goes on and its result is dropped.
-pub(crate) async fn load(source: Source) -> Result<Ready, AppError> {
+pub(crate) async fn load(source: Source) -> Result<LoadedManifest, AppError> {
     let shown = source.to_string();
     let loaded = tokio::task::spawn_blocking(move || {
         let reloader = Reloader::new(Box::new(move || source.read()));
         let (Loaded { manifest, plugin }, wasm) = reloader.load()?;
         let rules = egress_rules(&manifest, &plugin)?;
-        Ok(Ready { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
+        Ok(LoadedManifest { manifest, plugin, rules, reloader: Arc::new(reloader), wasm })
     });
     let loaded = timeout(LOAD_TIMEOUT, loaded).await;
     super::memory::release_unused();
@@ -133,22 +133,22 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 
 /// What all manifests of a command work with.
 #[derive(Clone)]
-pub(crate) struct Tools {
+pub(crate) struct Deps {
     pub(crate) adapters: Adapters,
-    pub(crate) replacer: Arc<Replacer>,
-    pub(crate) turns: Turns,
+    pub(crate) rollout: Arc<Rollout>,
+    pub(crate) slots: Slots,
     pub(crate) services: Services,
     pub(crate) progress: ProgressObserver,
     pub(crate) refused: Arc<RefusedLogins>,
 }
 
-impl Tools {
+impl Deps {
     pub(crate) fn orders(&self, manifest: &PluginManifest, plugin: &Arc<LoadedPlugin>) -> OrderContext {
         let plugin = plugin.clone();
         OrderContext {
             manifest: manifest.name.clone(),
-            replacer: self.replacer.clone(),
-            turns: self.turns.share(),
+            rollout: self.rollout.clone(),
+            slots: self.slots.share(),
             services: self.services.clone(),
             credentials: super::look_up_in(self.adapters.credentials.clone()),
             refused: self.refused.clone(),
@@ -162,16 +162,22 @@ impl Tools {
     }
 
     /// What calls the policy of `ready`; `record` takes down how that goes.
-    pub(crate) fn session(&self, ready: &Ready, record: &Arc<Record>, keeping: StateKeeping) -> Session {
-        let Ready { manifest, plugin, rules, .. } = ready;
+    pub(crate) fn session(&self, ready: &LoadedManifest, record: &Arc<Record>, keeping: StateKeeping) -> Session {
+        let LoadedManifest { manifest, plugin, rules, .. } = ready;
         let (adapters, store) = (self.adapters.clone(), self.adapters.store.clone());
-        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules.clone(), adapters, record.clone());
+        let effects = GrantedHost::new(manifest.clone(), plugin.clone(), rules.clone(), adapters, record.clone());
         Session::new(manifest.clone(), plugin.clone(), Arc::new(effects), store, record.clone(), keeping)
     }
 
     /// How the files of `ready` are loaded again. `following` follows those that the manifest names by then, and until
     /// they are accepted those at work as well; what was at work is `kept`.
-    pub(crate) fn prepare(self, ready: &Ready, record: Arc<Record>, kept: Kept, following: Following) -> Prepare {
+    pub(crate) fn prepare(
+        self,
+        ready: &LoadedManifest,
+        record: Arc<Record>,
+        kept: PolicyArchive,
+        following: FileFollower,
+    ) -> Prepare {
         let reloader = ready.reloader.clone();
         Arc::new(move |running_manifest, running_plugin| {
             // What mends a refused one may be put where nothing is at work yet.
@@ -184,7 +190,7 @@ impl Tools {
             let rules = egress_rules(&loaded.manifest, &loaded.plugin).map_err(|error| error.to_string())?;
             let Loaded { manifest, plugin } = loaded;
             let effects =
-                ManifestEffects::new(manifest.clone(), plugin.clone(), rules, self.adapters.clone(), record.clone());
+                GrantedHost::new(manifest.clone(), plugin.clone(), rules, self.adapters.clone(), record.clone());
             let orders = self.orders(&manifest, &plugin);
             let accepted = keep_once_accepted(kept.clone(), &manifest, &wasm);
             let (following, files) = (following.clone(), files_of(&manifest));
@@ -199,7 +205,11 @@ impl Tools {
 
 /// Writes the files down now, and says that they are those at work when that is called. Without them there is no way back
 /// but by hand, which is no reason not to go on.
-pub(crate) fn keep_once_accepted(kept: Kept, manifest: &PluginManifest, wasm: &[u8]) -> impl FnOnce() + Send + use<> {
+pub(crate) fn keep_once_accepted(
+    kept: PolicyArchive,
+    manifest: &PluginManifest,
+    wasm: &[u8],
+) -> impl FnOnce() + Send + use<> {
     let name = manifest.name.clone();
     let staged = kept.stage(manifest, wasm);
     move || {
@@ -214,14 +224,14 @@ pub(crate) fn keep_once_accepted(kept: Kept, manifest: &PluginManifest, wasm: &[
 
 /// Follows the files of one manifest, if files can be followed here.
 #[derive(Clone)]
-pub(crate) struct Following {
+pub(crate) struct FileFollower {
     pub(crate) manifest: String,
     pub(crate) files: Option<Arc<FileWatch>>,
     /// Is told of changes.
     pub(crate) changed: Arc<Notify>,
 }
 
-impl Following {
+impl FileFollower {
     /// Follows these, in place of those before.
     pub(crate) fn follow(&self, files: &[PathBuf]) {
         if let Some(watch) = &self.files

@@ -4,22 +4,22 @@ use imagewatch_abi::Quarantined;
 use serde::Serialize;
 
 use super::AppError;
-use crate::daemon::status::BarredDigest;
+use crate::daemon::status::QuarantinedDigest;
 use crate::store::Store;
 
 /// What is barred, or what was taken out.
 #[derive(Debug, Serialize)]
-pub struct Barred {
+pub struct QuarantineList {
     /// By manifest, target and digest.
-    pub quarantine: Vec<BarredDigest>,
+    pub quarantine: Vec<QuarantinedDigest>,
 }
 
 /// What is barred under every manifest.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn list_quarantine(store: &Store) -> Result<Barred, AppError> {
-    Ok(Barred { quarantine: name_manifests(store.all_quarantined()?) })
+pub fn list_quarantine(store: &Store) -> Result<QuarantineList, AppError> {
+    Ok(QuarantineList { quarantine: name_manifests(store.all_quarantined()?) })
 }
 
 /// Removes the digests of `targets` from quarantine, or all digests if there are no targets, under `manifest` or under
@@ -27,7 +27,7 @@ pub fn list_quarantine(store: &Store) -> Result<Barred, AppError> {
 ///
 /// # Errors
 /// One of `targets` is not in quarantine there, or the store cannot be written. Then no digest is removed.
-pub fn clear_quarantine(store: &Store, manifest: Option<&str>, targets: &[String]) -> Result<Barred, AppError> {
+pub fn clear_quarantine(store: &Store, manifest: Option<&str>, targets: &[String]) -> Result<QuarantineList, AppError> {
     let all = store.all_quarantined()?;
     let is_there = |target: &&String| {
         all.iter().any(|(name, entry)| entry.target == **target && manifest.is_none_or(|manifest| manifest == name))
@@ -39,12 +39,12 @@ pub fn clear_quarantine(store: &Store, manifest: Option<&str>, targets: &[String
         let under = manifest.map(|manifest| format!(" under manifest {manifest}")).unwrap_or_default();
         return Err(AppError::NotBarred { target: unknown.clone(), under, known });
     }
-    Ok(Barred { quarantine: name_manifests(store.clear_quarantine(manifest, targets)?) })
+    Ok(QuarantineList { quarantine: name_manifests(store.clear_quarantine(manifest, targets)?) })
 }
 
 /// The store's rows with their manifests named.
-pub(super) fn name_manifests(rows: Vec<(String, Quarantined)>) -> Vec<BarredDigest> {
-    rows.into_iter().map(|(manifest, entry)| BarredDigest { manifest, entry }).collect()
+pub(super) fn name_manifests(rows: Vec<(String, Quarantined)>) -> Vec<QuarantinedDigest> {
+    rows.into_iter().map(|(manifest, entry)| QuarantinedDigest { manifest, entry }).collect()
 }
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
     fn targets_are_cleared_by_name_under_one_manifest_or_all() {
         let store = store();
         let cleared = clear_quarantine(&store, Some("apps"), &owned(&["web"])).expect("it is there").quarantine;
-        assert_eq!(cleared, [BarredDigest { manifest: "apps".to_owned(), entry: quarantined("web", "b", 1) }]);
+        assert_eq!(cleared, [QuarantinedDigest { manifest: "apps".to_owned(), entry: quarantined("web", "b", 1) }]);
         assert_eq!(clear_quarantine(&store, None, &[]).expect("the rest").quarantine.len(), 2);
         assert_eq!(clear_quarantine(&store, None, &[]).expect("nothing is left").quarantine, []);
     }

@@ -2,8 +2,8 @@
 //! them back, one call at a time, and notes what happened. A call that faults changes nothing. Knows no
 //! schedule and runs no orders.
 
-mod memory;
 pub(crate) mod pending;
+mod policy_state;
 mod quarantine;
 
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::daemon::effects::ManifestEffects;
+use crate::daemon::effects::GrantedHost;
 use crate::store::Store;
 use imagewatch_base::clock::now_ms;
 use imagewatch_base::text::sanitize_line;
 use imagewatch_policy::transcript::Recorder;
 use imagewatch_policy::{CallError, FaultKind, LoadedPlugin, PluginManifest, Record, StateKeeping, call};
 
-use memory::PolicyMemory;
-use quarantine::KeptQuarantine;
+use policy_state::PolicyState;
+use quarantine::QuarantineCache;
 
 /// A policy at work. `Debug` shows neither state nor cache.
 pub struct Session {
@@ -32,11 +32,11 @@ pub struct Session {
     pub manifest: Arc<PluginManifest>,
     /// Its module.
     pub plugin: Arc<LoadedPlugin>,
-    effects: Arc<ManifestEffects>,
-    memory: PolicyMemory,
+    effects: Arc<GrantedHost>,
+    memory: PolicyState,
     /// Opaque; holds tokens, so it is shown nowhere.
     cache: Value,
-    quarantine: KeptQuarantine,
+    quarantine: QuarantineCache,
     store: Arc<Store>,
     record: Arc<Record>,
     recorder: Option<Arc<Recorder>>,
@@ -55,13 +55,13 @@ impl Session {
     pub fn new(
         manifest: Arc<PluginManifest>,
         plugin: Arc<LoadedPlugin>,
-        effects: Arc<ManifestEffects>,
+        effects: Arc<GrantedHost>,
         store: Arc<Store>,
         record: Arc<Record>,
         keeping: StateKeeping,
     ) -> Self {
-        let quarantine = KeptQuarantine::new(store.clone(), &manifest.name);
-        let memory = PolicyMemory::new(store.clone(), &manifest.name, keeping);
+        let quarantine = QuarantineCache::new(store.clone(), &manifest.name);
+        let memory = PolicyState::new(store.clone(), &manifest.name, keeping);
         Self {
             manifest,
             plugin,
@@ -86,7 +86,7 @@ impl Session {
     /// Goes on with another policy, or another manifest. What was seen and ordered stays. What was learnt of registries,
     /// refused logins and who wants to be left alone among it, stays with the module that learnt it: it is that one's
     /// own, and holds tokens.
-    pub fn swap(&mut self, manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<ManifestEffects>) {
+    pub fn swap(&mut self, manifest: Arc<PluginManifest>, plugin: Arc<LoadedPlugin>, effects: Arc<GrantedHost>) {
         self.memory.keep(manifest.host.state);
         if plugin.info.sha256 != self.plugin.info.sha256 {
             self.cache = Value::Null;
@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// What its policy can make happen.
-    pub fn effects(&self) -> Arc<ManifestEffects> {
+    pub fn effects(&self) -> Arc<GrantedHost> {
         self.effects.clone()
     }
 
@@ -136,7 +136,7 @@ impl Session {
         let called = self.call(exports::POLL, input).await;
         self.effects.deferred().end_call();
         let (mut output, orders): (PollOutput, _) = called?;
-        tidy_all(&mut output.outcomes, &mut output.err);
+        sanitize_all(&mut output.outcomes, &mut output.err);
         self.cache = std::mem::take(&mut output.cache);
         self.complete(&mut output, mode);
         // A check changes nothing, whatever the policy says.
@@ -174,7 +174,7 @@ impl Session {
         let (now_ms, state, quarantine) = (now_ms(), self.memory.read(), self.quarantine.read());
         let input = SettleInput { now_ms, state, reports, quarantine };
         let (mut output, _): (SettleOutput, _) = self.call(exports::SETTLE, input).await?;
-        tidy_all(&mut output.outcomes, &mut output.err);
+        sanitize_all(&mut output.outcomes, &mut output.err);
         // Before all else: what failed stays barred if the program is killed now.
         self.quarantine.write(output.quarantine.take());
         self.memory.write(std::mem::take(&mut output.state));
@@ -196,7 +196,7 @@ impl Session {
         self.effects.set_in_flight(in_flight);
         let input = RefreshInput { now_ms: now_ms(), state: self.memory.read(), targets, recreate };
         let (mut output, orders): (RefreshOutput, _) = self.call(exports::REFRESH, input).await?;
-        tidy_all(&mut output.outcomes, &mut output.err);
+        sanitize_all(&mut output.outcomes, &mut output.err);
         for name in &mut output.known_targets {
             *name = sanitize_line(name);
         }
@@ -260,7 +260,7 @@ impl Session {
 }
 
 /// What a policy says is shown to people and kept for them: each of it is one line.
-fn tidy_all(outcomes: &mut [Outcome], err: &mut Option<Failure>) {
+fn sanitize_all(outcomes: &mut [Outcome], err: &mut Option<Failure>) {
     for outcome in outcomes {
         let status = outcome.status.as_mut().map(|status| &mut status.reason);
         let names = [&mut outcome.order, &mut outcome.container, &mut outcome.reason].into_iter().chain(status);

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use imagewatch_abi::{Outcome, Quarantined};
-use imagewatch_policy::Recorded;
+use imagewatch_policy::PolicyStats;
 use serde::Serialize;
 
 /// What the admin API can make happen, and ask.
@@ -31,7 +31,7 @@ pub trait Control: Send + Sync {
     ///
     /// # Errors
     /// Why they cannot be read, without secrets.
-    fn quarantine(&self) -> Result<Vec<BarredDigest>, String>;
+    fn quarantine(&self) -> Result<Vec<QuarantinedDigest>, String>;
 
     /// What happened to `target`, or to all, under `manifest` or under all: at most `limit` events, newest first.
     ///
@@ -43,12 +43,12 @@ pub trait Control: Send + Sync {
     ///
     /// # Errors
     /// Why no digest was removed, without secrets.
-    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<BarredDigest>, String>;
+    fn clear_quarantine(&self, target: &str, manifest: Option<&str>) -> Result<Vec<QuarantinedDigest>, String>;
 }
 
 /// A digest in quarantine, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BarredDigest {
+pub struct QuarantinedDigest {
     /// The name of the manifest whose policy barred it.
     pub manifest: String,
     /// What the policy says.
@@ -87,7 +87,7 @@ pub struct PluginStatus {
     pub manifest: String,
     /// What is at work, what went wrong with it, and how its loads went.
     #[serde(flatten)]
-    pub record: Recorded,
+    pub record: PolicyStats,
 }
 
 /// How a reload ended.

@@ -31,7 +31,7 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(25);
 const BEFORE_FIRST_POLL: &str = "its first poll is not over";
 
 /// A policy is not polled more often, whatever it says: what it asks of registries counts against somebody's quota.
-const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The longest wait after faults of a policy in a row, where its own interval is not longer.
 const LONGEST_AFTER_FAULT: Duration = Duration::from_mins(5);
@@ -92,7 +92,7 @@ pub struct Watch {
     /// Orders by the task that runs them.
     ids: BTreeMap<Id, Order>,
     /// Ends what a dead program left half done; at most one at a time.
-    tending: JoinSet<Vec<Report>>,
+    recovering: JoinSet<Vec<Report>>,
     /// Reports that the policy could not take yet.
     unsettled: Vec<Report>,
     waiting: Vec<Waiting>,
@@ -153,7 +153,7 @@ impl Watch {
             status,
             running: JoinSet::new(),
             ids: BTreeMap::new(),
-            tending: JoinSet::new(),
+            recovering: JoinSet::new(),
             unsettled: Vec::new(),
             waiting: Vec::new(),
             pending: Vec::new(),
@@ -172,14 +172,14 @@ impl Watch {
         if !self.is_polling() {
             self.say_disabled();
         }
-        let failures = self.orders.replacer.failures_before(&self.orders.manifest);
+        let failures = self.orders.rollout.failures_before(&self.orders.manifest);
         self.settle(failures).await;
         loop {
             tokio::select! {
                 biased;
                 () = self.orders.shutdown.cancelled() => break,
-                Some(ended) = self.running.join_next_with_id() => self.take_ended(ended).await,
-                Some(tended) = self.tending.join_next() => self.take_tended(tended).await,
+                Some(ended) = self.running.join_next_with_id() => self.on_order_finished(ended).await,
+                Some(tended) = self.recovering.join_next() => self.on_recovered(tended).await,
                 Some(request) = self.requests.recv() => self.refresh(request).await,
                 Some(request) = self.reloads.requests.recv() => self.take_reload(request),
                 Some(prepared) = self.loading.task.join_next() => {
@@ -202,7 +202,7 @@ impl Watch {
             }
             self.catch_up().await;
         }
-        self.wind_up().await;
+        self.shut_down().await;
     }
 
     fn say_disabled(&self) {
@@ -213,20 +213,20 @@ impl Watch {
     }
 
     /// Beside the poll, since a health check may have to be waited for.
-    fn tend(&mut self) {
-        if !self.tending.is_empty() {
+    fn recover_in_background(&mut self) {
+        if !self.recovering.is_empty() {
             return;
         }
         let orders = self.orders.clone();
-        self.tending.spawn(async move {
-            orders.replacer.tend(&orders.manifest, &*orders.is_granted).await.unwrap_or_else(|error| {
+        self.recovering.spawn(async move {
+            orders.rollout.tend(&orders.manifest, &*orders.is_granted).await.unwrap_or_else(|error| {
                 debug!(manifest = orders.manifest, %error, "did not look for what was left half done");
                 Vec::new()
             })
         });
     }
 
-    async fn take_tended(&mut self, tended: Result<Vec<Report>, tokio::task::JoinError>) {
+    async fn on_recovered(&mut self, tended: Result<Vec<Report>, tokio::task::JoinError>) {
         match tended {
             Ok(reports) => self.settle(reports).await,
             Err(panic) => error!(
@@ -238,7 +238,7 @@ impl Watch {
 
     /// One tick; the time until the next. Where polling is off, what was left half done is ended all the same.
     async fn tick(&mut self) -> Duration {
-        self.tend();
+        self.recover_in_background();
         let is_early = self.not_before.is_some_and(|at| Instant::now() < at);
         if self.is_polling() && !is_early { self.poll().await } else { self.interval() }
     }
@@ -248,7 +248,7 @@ impl Watch {
     }
 
     fn interval(&self) -> Duration {
-        Duration::from_millis(self.session.plugin.description.interval_ms).max(LEAST_INTERVAL)
+        Duration::from_millis(self.session.plugin.description.interval_ms).max(MIN_INTERVAL)
     }
 
     /// Says once why nothing is watched, and again when something was watched meanwhile.
@@ -270,7 +270,7 @@ impl Watch {
             Err(fault) => (Some(fault.to_string()), self.wait_after(&fault, interval)),
             Ok((output, orders)) => {
                 (self.faults, self.not_before) = (0, None);
-                let next = Duration::from_millis(output.next_poll_ms).max(LEAST_INTERVAL);
+                let next = Duration::from_millis(output.next_poll_ms).max(MIN_INTERVAL);
                 self.start(orders);
                 if output.err.is_none() && self.status.borrow().is_before_first_poll() {
                     info!(manifest, targets = output.outcomes.len(), "watching; polled again in {next:?}");
@@ -340,7 +340,7 @@ impl Watch {
     async fn catch_up(&mut self) {
         let Meanwhile { requests, ended } = std::mem::take(&mut self.meanwhile);
         for ended in ended {
-            self.take_ended(ended).await;
+            self.on_order_finished(ended).await;
         }
         for request in requests {
             self.refresh(request).await;
@@ -389,7 +389,7 @@ impl Watch {
     }
 
     /// An order's task ended. One that panicked is reported as failed, so that it is rolled back.
-    async fn take_ended(&mut self, ended: Ended) {
+    async fn on_order_finished(&mut self, ended: Ended) {
         let (id, report) = match ended {
             Ok((id, report)) => (id, Some(report)),
             Err(error) => (error.id(), None),
@@ -397,7 +397,7 @@ impl Watch {
         let Some(order) = self.ids.remove(&id) else { return };
         let report = report.unwrap_or_else(|| {
             error!(order = order.order, "the order's task panicked; please report it");
-            let failure = Failure::passing(FailureCode::Other, "the host panicked over this order; please report it");
+            let failure = Failure::retryable(FailureCode::Other, "the host panicked over this order; please report it");
             Report { order: order.order.clone(), target: order.target, err: Some(failure), ..Report::default() }
         });
         for waiting in &mut self.waiting {
@@ -405,7 +405,7 @@ impl Watch {
                 waiting.so_far.reports.push(report.clone());
             }
         }
-        let mut reports = self.orders.replacer.failures_before(&self.orders.manifest);
+        let mut reports = self.orders.rollout.failures_before(&self.orders.manifest);
         reports.push(report);
         self.settle(reports).await;
         // Only now: what the answer tells can be read in the history and the quarantine.
@@ -433,7 +433,7 @@ impl Watch {
                     error!(manifest, "failed to settle: {failure}");
                 }
                 for report in self.unsettled.drain(..) {
-                    self.orders.replacer.settled(&manifest, &report.target);
+                    self.orders.rollout.settled(&manifest, &report.target);
                 }
             }
         }
@@ -443,12 +443,12 @@ impl Watch {
         let running = self.ids.values().map(|order| order.order.clone());
         let unsettled = self.unsettled.iter().map(|report| report.order.clone());
         // What another run of this program began is not lost: it is ended beside the polls, and then reported.
-        let begun_before = self.orders.replacer.journal.open_orders(&self.orders.manifest);
+        let begun_before = self.orders.rollout.journal.open_orders(&self.orders.manifest);
         let all: BTreeSet<String> = running.chain(unsettled).chain(begun_before).collect();
         all.into_iter().collect()
     }
 
-    async fn wind_up(&mut self) {
+    async fn shut_down(&mut self) {
         self.requests.close();
         if !self.running.is_empty() {
             info!(
@@ -459,7 +459,7 @@ impl Watch {
         }
         let all_ended = async {
             while let Some(ended) = self.running.join_next_with_id().await {
-                self.take_ended(ended).await;
+                self.on_order_finished(ended).await;
             }
         };
         if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
@@ -474,7 +474,7 @@ impl Watch {
 }
 
 fn fault_failure(fault: &CallError) -> Failure {
-    Failure::passing(FailureCode::Other, format!("failed to {fault}"))
+    Failure::retryable(FailureCode::Other, format!("failed to {fault}"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Reads a store that cannot be opened, for a full disk takes not even the files that SQLite makes beside it. Writes
-//! nothing.
+//! Reads a store without writing anything. On a full disk, SQLite cannot create its extra files, so a normal open
+//! fails.
 
 use std::fs;
 use std::path::{Path, absolute};
@@ -12,10 +12,10 @@ use url::Url;
 use super::{FILE_NAME, Store, StoreError, explain, guard};
 
 impl Store {
-    /// What is in `folder`, in a store that ends with the process and is never written back.
+    /// Copies the database in `folder` into a store in memory. Changes to the copy are never written back.
     ///
     /// # Errors
-    /// When the file is not there or cannot be read, is damaged, or from a newer version.
+    /// The file does not exist, cannot be read, is damaged, or was written by a newer version.
     pub fn copy_to_memory(folder: &Path) -> Result<Self, StoreError> {
         let file = folder.join(FILE_NAME);
         guard::check_files(&file)?;
@@ -27,7 +27,7 @@ impl Store {
 fn copy(file: &Path) -> rusqlite::Result<Connection> {
     let from = open(file)?;
     let mut to = Connection::open_in_memory()?;
-    // All at once: what is busy now is another process's, which has the file open.
+    // Copy all pages in one step. If the file is busy, another process has it open, and a retry would not help.
     let ended = Backup::new(&from, &mut to)?.step(-1)?;
     match ended {
         StepResult::Done => Ok(to),
@@ -35,14 +35,16 @@ fn copy(file: &Path) -> rusqlite::Result<Connection> {
     }
 }
 
-/// Opens `file` so that nothing is made beside it. The index of its log is kept in memory, which only who has the file
-/// alone may do; where there is no log the file is complete, and is read as if it were on a disc.
+/// Opens `file` without creating other files.
+///
+/// If a log (`-wal`) exists, the file is opened with an exclusive lock, because only then SQLite keeps the index of the
+/// log in memory. Without a log, the file is complete and is opened as immutable.
 fn open(file: &Path) -> rusqlite::Result<Connection> {
     let mut log = file.as_os_str().to_owned();
     log.push("-wal");
     if fs::metadata(log).is_ok_and(|log| log.len() > 0) {
         let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        // The log stays as it is, for there is no room to fold it in.
+        // Do not merge the log into the database on close. The disk has no space for that.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
         return Ok(connection);

@@ -1,4 +1,4 @@
-//! What must hold of the state folder and the files in it before a database is opened there.
+//! Checks on the state folder and its files before a database is opened there.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,13 +11,14 @@ use super::{StoreError, shown};
 /// Write permission of the group and of others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Such a folder, `/tmp` above all, is shared on purpose.
+/// The sticky bit. A folder with it, such as `/tmp`, is shared on purpose.
 const STICKY: u32 = 0o1000;
 
-/// Takes from `folder` the permission of others to write there.
+/// Removes the write permission of the group and of others from `folder`.
 ///
 /// # Errors
-/// When others may write and this process may not change that, or the folder is shared on purpose.
+/// Others can write to the folder, and this process cannot change that, or the folder is shared on purpose (sticky
+/// bit).
 pub(super) fn close_to_others(folder: &Path) -> Result<(), StoreError> {
     let refused = |source| StoreError::Folder { folder: shown(folder), source };
     let mode = fs::metadata(folder).map_err(refused)?.mode() & 0o7777;
@@ -32,16 +33,16 @@ pub(super) fn close_to_others(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the database at `file` and what SQLite keeps beside it are files, as far as they are there: to open a FIFO may
-/// wait for ever.
+/// Checks that the database at `file` and SQLite's extra files are regular files, if they exist. Opening a FIFO could
+/// block forever.
 ///
 /// # Errors
-/// The first one that is something else.
+/// Names the first file that is neither a regular file nor a folder.
 pub(super) fn check_files(file: &Path) -> Result<(), StoreError> {
     for ending in ["", "-wal", "-shm", "-journal"] {
         let mut path = file.as_os_str().to_owned();
         path.push(ending);
-        // A folder is an error that SQLite reports by itself.
+        // SQLite itself reports an error for a folder.
         if fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
             let reason = "it is neither a file nor a folder".to_owned();
             return Err(StoreError::Damaged { file: shown(Path::new(&path)), reason });
@@ -64,18 +65,18 @@ mod tests {
     #[case::readable(0o755, Some(0o755))]
     #[case::closed(0o700, Some(0o700))]
     #[case::shared_on_purpose(0o1777, None)]
-    fn s14_a_state_folder_is_closed_to_other_writers(#[case] mode: u32, #[case] expected: Option<u32>) {
+    fn s14_other_users_lose_write_permission_on_the_state_folder(#[case] mode: u32, #[case] expected: Option<u32>) {
         let parent = TempDir::new().expect("a folder");
         let folder = parent.path().join("state");
         fs::create_dir(&folder).expect("a folder");
         fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("our own");
         let opened = Store::open(&folder);
-        let now = fs::metadata(&folder).expect("it is there").mode() & 0o7777;
+        let now = fs::metadata(&folder).expect("it exists").mode() & 0o7777;
         match (opened, expected) {
             (Ok(_), Some(expected)) => assert_eq!(now, expected),
             (Err(error), None) => {
                 assert!(error.to_string().contains("1777") && error.to_string().contains("--state-dir"), "{error}");
-                assert_eq!(now, mode, "it is not ours to change");
+                assert_eq!(now, mode, "the mode of a shared folder does not change");
             }
             (opened, _) => panic!("{opened:?}"),
         }
@@ -85,13 +86,13 @@ mod tests {
     #[case::database("")]
     #[case::log("-wal")]
     #[case::index("-shm")]
-    fn s14_a_fifo_in_the_place_of_a_file_is_refused_at_once(#[case] ending: &str) {
+    fn s14_a_fifo_instead_of_a_file_is_refused_without_blocking(#[case] ending: &str) {
         let folder = TempDir::new().expect("a folder");
         let fifo = folder.path().join(format!("{FILE_NAME}{ending}"));
-        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo is everywhere");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo is installed");
         assert!(made.success());
-        let error = Store::open(folder.path()).expect_err("no file").to_string();
+        let error = Store::open(folder.path()).expect_err("not a regular file").to_string();
         assert!(error.contains("neither a file nor a folder"), "{error}");
-        Store::copy_to_memory(folder.path()).expect_err("no file");
+        Store::copy_to_memory(folder.path()).expect_err("not a regular file");
     }
 }

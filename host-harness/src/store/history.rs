@@ -1,4 +1,4 @@
-//! What became of targets, in the order in which it happened, bounded. Nothing is decided by it.
+//! The history: a bounded list of the events of each target. It is only for display; no decision depends on it.
 
 use imagewatch_abi::Outcome;
 use rusqlite::types::Type;
@@ -7,43 +7,46 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use super::{Store, StoreError, column_ms};
 use imagewatch_base::text::sanitize_line;
 
-/// How many events are kept of each manifest; the oldest go first. What one policy says pushes out nothing of another's.
+/// Maximum number of events per manifest. The oldest events are deleted first. The limit is per manifest, so that the
+/// events of one policy do not replace those of another.
 const KEPT: u16 = 10_000;
 
-/// An event is a few lines. What a policy says more of one is not kept, for the disk is everybody's.
+/// Maximum size of an event in bytes of JSON. It limits the disk space that a policy can use.
 const MAX_EVENT_BYTES: usize = 8 * 1024;
 
-/// Which events are asked for.
+/// Selects events of the history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryQuery {
-    /// Of this manifest only.
+    /// Only events of this manifest.
     pub manifest: Option<String>,
-    /// Of this target only.
+    /// Only events of this target.
     pub target: Option<String>,
-    /// At most so many, the newest.
+    /// Maximum number of events. The newest are returned.
     pub limit: u32,
 }
 
-/// Something that happened to a target.
+/// An event of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// When, milliseconds since 1970.
+    /// Time of the event, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Under which manifest.
+    /// The manifest's name.
     pub manifest: String,
-    /// What the policy said.
+    /// The outcome that the policy reported.
     pub outcome: Outcome,
 }
 
 impl Store {
-    /// Adds `outcomes` of `manifest`. One that says the same as its target's last is left out: a digest that is
-    /// held is held at every poll.
+    /// Adds `outcomes` of `manifest`.
+    ///
+    /// An outcome that equals the last one of its target is not added. Otherwise, a held digest would add an event at
+    /// every poll.
     pub fn record_history(&self, manifest: &str, outcomes: &[&Outcome], at_ms: u64) -> Result<(), StoreError> {
         if outcomes.is_empty() {
             return Ok(());
         }
         self.write(|transaction| {
-            // What goes out again at once need not go in.
+            // More than KEPT outcomes would be deleted again immediately.
             for outcome in &outcomes[outcomes.len().saturating_sub(KEPT.into())..] {
                 let Some(json) = bounded(outcome)? else { continue };
                 if last_of(transaction, manifest, &outcome.target)?.as_ref() != Some(&json) {
@@ -57,7 +60,7 @@ impl Store {
         })
     }
 
-    /// What happened, newest first.
+    /// Returns the events that `query` selects, newest first.
     pub fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {
         self.read(|connection| {
             let sql = "SELECT at_ms, manifest, outcome FROM history
@@ -69,7 +72,7 @@ impl Store {
 }
 
 impl Store {
-    /// Manifest and target of everything that ever happened and is kept.
+    /// Returns the manifest and target of every stored event, without duplicates, sorted.
     pub fn names_in_history(&self) -> Result<Vec<(String, String)>, StoreError> {
         self.read(|connection| {
             let sql = "SELECT DISTINCT manifest, target FROM history ORDER BY manifest, target";
@@ -79,7 +82,7 @@ impl Store {
     }
 }
 
-/// As it is kept: with a shorter reason where it is too long, and not at all if that does not help.
+/// The outcome as stored JSON. If it is too large, the reason is shortened. `None` if it is still too large.
 fn bounded(outcome: &Outcome) -> rusqlite::Result<Option<String>> {
     let write = |outcome: &Outcome| {
         serde_json::to_string(outcome).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))

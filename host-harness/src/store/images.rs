@@ -1,5 +1,7 @@
-//! Images that containers came from, for replacements: their configs, since the engine forgets an image
-//! that was removed, and the ones that a repository had before.
+//! Images that containers were created from. Replacements need this data.
+//!
+//! - The config of an image, because the engine forgets an image that was removed.
+//! - The previous images and the pulled images of a repository.
 
 use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, params};

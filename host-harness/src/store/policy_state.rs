@@ -1,4 +1,4 @@
-//! What policies remember, one JSON value by manifest. Opaque here: only the policy knows its shape and version.
+//! The state of the policies: one JSON value per manifest. Only the policy knows its structure and version.
 
 use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, params};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Store, StoreError};
 
 impl Store {
-    /// The state of `manifest`'s policy as it was last kept.
+    /// Returns the last stored state of `manifest`'s policy, or `None` if no state is stored.
     pub fn policy_state(&self, manifest: &str) -> Result<Option<Value>, StoreError> {
         self.read(|connection| {
             let sql = "SELECT state FROM policy_state WHERE manifest = ?1";
@@ -20,7 +20,7 @@ impl Store {
         })
     }
 
-    /// Forgets what is kept for `manifest`; whether there was anything.
+    /// Deletes the stored state of `manifest`'s policy. Returns whether a state was stored.
     pub fn forget_policy_state(&self, manifest: &str) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let sql = "DELETE FROM policy_state WHERE manifest = ?1";
@@ -28,7 +28,7 @@ impl Store {
         })
     }
 
-    /// Keeps `state` for `manifest`, in place of the one before.
+    /// Stores `state` for `manifest`'s policy, and replaces the previous state.
     pub fn keep_policy_state(&self, manifest: &str, state: &Value) -> Result<(), StoreError> {
         self.write(|transaction| {
             let sql = "INSERT OR REPLACE INTO policy_state (manifest, state) VALUES (?1, ?2)";

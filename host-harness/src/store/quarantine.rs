@@ -1,5 +1,5 @@
-//! The digests in quarantine, by manifest. Policies put them in and drop them, an operator takes them
-//! out, maybe from another process.
+//! The quarantined digests, by manifest. Policies add and remove entries. An operator clears them, possibly from
+//! another process.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, params};
 use super::{Store, StoreError};
 
 impl Store {
-    /// What is barred under `manifest`, by target and digest.
+    /// Returns the quarantine of `manifest`, sorted by target and digest.
     pub fn quarantine(&self, manifest: &str) -> Result<Vec<Quarantined>, StoreError> {
         self.read(|connection| {
             let sql = "SELECT entry FROM quarantine WHERE manifest = ?1 ORDER BY target, digest";
@@ -18,9 +18,11 @@ impl Store {
         })
     }
 
-    /// Takes `manifest` from `before` to `after`, in one transaction: writes the entries that are new or not as
-    /// they were, takes out those that are gone. What neither list speaks of stays, and so an entry
-    /// that an operator took out meanwhile stays out.
+    /// Applies the difference between `before` and `after` to the quarantine of `manifest`, in one transaction.
+    ///
+    /// It writes the entries that are new or changed in `after`, and deletes the entries that are only in `before`. It
+    /// does not touch other entries. So an entry that an operator cleared in the meantime stays cleared, unless it
+    /// changed.
     pub fn change_quarantine(
         &self,
         manifest: &str,
@@ -43,7 +45,7 @@ impl Store {
         })
     }
 
-    /// What is barred, with the manifest's name, by manifest, target and digest.
+    /// Returns the quarantine of all manifests, with the manifest's name, sorted by manifest, target and digest.
     pub fn all_quarantined(&self) -> Result<Vec<(String, Quarantined)>, StoreError> {
         self.read(list)
     }

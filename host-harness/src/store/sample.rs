@@ -1,8 +1,8 @@
-//! Entries for tests.
+//! Sample entries for tests.
 
 use imagewatch_abi::{Fault, Quarantined};
 
-/// An entry that says little more than its key and how often it failed.
+/// A quarantine entry of `target` that failed `count` times. Its digest repeats `letter`. All other fields are fixed.
 pub(crate) fn quarantined(target: &str, letter: &str, count: u32) -> Quarantined {
     Quarantined {
         target: target.to_owned(),

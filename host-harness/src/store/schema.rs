@@ -1,14 +1,13 @@
-//! The tables, and how a file of an older version gets them: one step of SQL for each version.
-//! Knows nothing of what is in them.
+//! The database schema, and the migration of older files: one SQL step for each version.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// Step `n` takes a file from version `n` to `n + 1`; SQLite's `user_version` says where a file stands. Steps
-/// that were released are never changed.
+/// Step `n` migrates a file from version `n` to `n + 1`. SQLite's `user_version` holds the version of a file. Released
+/// steps never change.
 const STEPS: [&str; 5] = [
-    // The entry is JSON, as the boundary has it: what is in it is the policy's own.
+    // The entry is JSON, as defined by the ABI. The policy decides its content.
     "CREATE TABLE quarantine (
         manifest TEXT NOT NULL,
         target TEXT NOT NULL,
@@ -26,7 +25,7 @@ const STEPS: [&str; 5] = [
         at_ms INTEGER NOT NULL,
         PRIMARY KEY (repository, image_id)
     ) STRICT, WITHOUT ROWID;",
-    // The state is JSON, opaque; an outcome is JSON, as the boundary has it.
+    // The state is opaque JSON. An outcome is JSON as defined by the ABI.
     "CREATE TABLE policy_state (
         manifest TEXT NOT NULL PRIMARY KEY,
         state TEXT NOT NULL
@@ -39,9 +38,9 @@ const STEPS: [&str; 5] = [
         outcome TEXT NOT NULL
     ) STRICT;
     CREATE INDEX history_of_target ON history (manifest, target, id);",
-    // By which a manifest's oldest events are found.
+    // This index finds the oldest events of a manifest.
     "CREATE INDEX history_of_manifest ON history (manifest, id);",
-    // What this program pulled. Where an engine does not report it, nothing else says that an image came from there.
+    // The images that imagewatch pulled. Some engines do not report the repository that an image was pulled from.
     "CREATE TABLE pulled_image (
         repository TEXT NOT NULL,
         image_id TEXT NOT NULL,
@@ -52,11 +51,11 @@ const STEPS: [&str; 5] = [
 /// Why a file cannot be used.
 #[derive(Debug)]
 pub(super) enum Unusable {
-    /// Its version, which is not known here.
+    /// The file has this schema version, which is newer than this program supports.
     Newer(u32),
-    /// What the check of the whole file says.
+    /// The file is damaged. The text is the result of the check.
     Damaged(String),
-    /// SQLite's word.
+    /// SQLite reported an error.
     Refused(rusqlite::Error),
 }
 
@@ -66,22 +65,22 @@ impl From<rusqlite::Error> for Unusable {
     }
 }
 
-/// The newest version.
+/// The newest schema version.
 pub(super) fn newest() -> u32 {
     u32::try_from(STEPS.len()).unwrap_or(u32::MAX)
 }
 
-/// Checks the file, sets how it is written, and takes it to the newest version.
+/// Checks the file, sets the write modes, and migrates the file to the newest version.
 pub(super) fn prepare(connection: &mut Connection, busy_timeout: Duration) -> Result<(), Unusable> {
     connection.busy_timeout(busy_timeout)?;
-    // Readers and a writer do not wait for each other, and a commit is on the disk when it returns.
+    // With WAL, readers and a writer do not block each other. With FULL, a commit is on the disk when it returns.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let verdict: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     if verdict != "ok" {
         return Err(Unusable::Damaged(verdict));
     }
-    // Two processes may open an old file at once: the second finds it done.
+    // Two processes may open an old file at the same time. The second one finds the file already migrated.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let Ok(version) = u32::try_from(version) else {

@@ -1,4 +1,4 @@
-//! The store as its users see it, and files as they may be found on a disk.
+//! Tests of the public functions of the store, and of database files in various states.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,24 +30,24 @@ fn owned(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_folder_is_made_for_its_owner_alone() {
+fn a_new_folder_and_its_file_belong_to_the_owner_only() {
     let folder = folder();
     let state = folder.path().join("a/b");
-    Store::open(&state).expect("it is made");
-    let mode = fs::metadata(&state).expect("it is there").permissions().mode();
+    Store::open(&state).expect("it is created");
+    let mode = fs::metadata(&state).expect("it exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
-    let mode = fs::metadata(state.join(FILE_NAME)).expect("it is there").permissions().mode();
+    let mode = fs::metadata(state.join(FILE_NAME)).expect("it exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
-fn what_was_written_is_there_after_reopening() {
+fn data_survives_a_kill_and_reopening() {
     let folder = folder();
     let store = open(&folder);
     store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
     store.keep_image_config("sha256:1", &json!({"Cmd": ["run"]})).expect("written");
     store.record_previous_image("r.io/app", "sha256:1", 1).expect("written");
-    // As a kill leaves it: not closed, its log not folded in.
+    // Simulates a kill: the store is not closed, and its log is not merged into the database.
     std::mem::forget(store);
     let store = open(&folder);
     assert_eq!(store.quarantine("apps").expect("read"), [quarantined("web", "b", 1)]);
@@ -56,7 +56,7 @@ fn what_was_written_is_there_after_reopening() {
 }
 
 #[test]
-fn an_empty_file_and_one_of_version_1_are_taken_to_the_newest() {
+fn an_empty_file_and_a_version_1_file_are_migrated() {
     let folder = folder();
     fs::write(folder.path().join(FILE_NAME), "").expect("a file");
     assert_eq!(open(&folder).quarantine("apps").expect("read"), []);
@@ -75,13 +75,13 @@ fn an_empty_file_and_one_of_version_1_are_taken_to_the_newest() {
     drop(old);
     let store = open(&folder);
     assert_eq!(store.quarantine("apps").expect("read"), [quarantined("web", "b", 3)]);
-    assert_eq!(store.previous_images("r.io/app").expect("the table is there"), Vec::<String>::new());
+    assert_eq!(store.previous_images("r.io/app").expect("the table exists"), Vec::<String>::new());
     drop(store);
     assert_eq!(open(&folder).quarantine("apps").expect("read again"), [quarantined("web", "b", 3)]);
 }
 
 #[test]
-fn a_file_of_a_newer_version_is_left_alone() {
+fn a_file_of_a_newer_version_is_refused_and_unchanged() {
     let folder = folder();
     drop(open(&folder));
     let file = folder.path().join(FILE_NAME);
@@ -95,13 +95,13 @@ fn a_file_of_a_newer_version_is_left_alone() {
 #[rstest]
 #[case::no_database(0, b"this is a text file, and a long one at that")]
 #[case::damaged_pages(4096, &[0xA5; 4096])]
-fn a_damaged_file_is_named_with_what_to_do(#[case] offset: usize, #[case] garbage: &[u8]) {
+fn a_damaged_file_is_named_with_advice(#[case] offset: usize, #[case] garbage: &[u8]) {
     let folder = folder();
     let store = open(&folder);
     store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
     drop(store);
     let file = folder.path().join(FILE_NAME);
-    let mut bytes = fs::read(&file).expect("the log was folded in when it was closed");
+    let mut bytes = fs::read(&file).expect("closing merged the log into the database");
     bytes.splice(offset..offset + garbage.len(), garbage.iter().copied());
     fs::write(&file, bytes).expect("written");
     let error = refused(folder.path());
@@ -109,7 +109,7 @@ fn a_damaged_file_is_named_with_what_to_do(#[case] offset: usize, #[case] garbag
 }
 
 #[test]
-fn an_entry_that_cannot_be_read_is_said_to_be_damage() {
+fn an_unreadable_entry_is_reported_as_damage() {
     let folder = folder();
     let store = open(&folder);
     store.lock().execute("INSERT INTO quarantine VALUES ('apps', 'web', 'd', '{}')", []).expect("written");
@@ -118,7 +118,7 @@ fn an_entry_that_cannot_be_read_is_said_to_be_damage() {
 }
 
 #[test]
-fn a_folder_that_is_a_file_is_named() {
+fn a_file_instead_of_a_folder_is_named_in_the_error() {
     let folder = folder();
     let file = folder.path().join("state");
     fs::write(&file, "").expect("a file");
@@ -127,7 +127,7 @@ fn a_folder_that_is_a_file_is_named() {
 }
 
 #[test]
-fn a_write_that_is_refused_names_the_file_and_leaves_all_as_it_was() {
+fn a_refused_write_names_the_file_and_changes_nothing() {
     let folder = folder();
     let store = open(&folder);
     store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
@@ -138,19 +138,19 @@ fn a_write_that_is_refused_names_the_file_and_leaves_all_as_it_was() {
 }
 
 #[test]
-fn a_full_disk_is_said_and_what_was_there_stands() {
+fn a_full_disk_is_reported_and_stored_data_stays() {
     let folder = folder();
     let store = open(&folder);
     store.keep_policy_state("apps", &json!({"seen": "old"})).expect("written");
     store.fill_up();
-    let error = store.keep_policy_state("apps", &json!({"seen": "x".repeat(1 << 20)})).expect_err("no room");
+    let error = store.keep_policy_state("apps", &json!({"seen": "x".repeat(1 << 20)})).expect_err("the disk is full");
     assert!(error.is_disk_full() && error.to_string().contains("free space"), "{error}");
     drop(store);
     assert_eq!(open(&folder).policy_state("apps").expect("read"), Some(json!({"seen": "old"})));
 }
 
-/// What a store leaves in its folder when it is `closed`, or killed, as it is on the disk: without the file that a
-/// process shares with others.
+/// Copies the files that a store leaves on the disk when it is closed (`is_closed`) or killed. The copy lacks the file
+/// that processes share (`-shm`).
 fn left_by(store: Store, from: &TempDir, is_closed: bool) -> TempDir {
     if is_closed {
         drop(store);
@@ -177,37 +177,37 @@ fn files(folder: &TempDir) -> Vec<(std::ffi::OsString, Vec<u8>)> {
 #[rstest]
 #[case::closed(true)]
 #[case::killed(false)]
-fn what_is_in_a_file_is_read_into_memory_and_the_file_left_as_it_is(#[case] is_closed: bool) {
+fn copy_to_memory_reads_a_file_without_changing_it(#[case] is_closed: bool) {
     let first = folder();
     let store = open(&first);
     store.change_quarantine("apps", &[], &[quarantined("web", "b", 1)]).expect("written");
     store.keep_policy_state("apps", &json!({"seen": "old"})).expect("written");
-    store.record_history("apps", &[&happened("web", Verdict::Held)], 7).expect("written");
+    store.record_history("apps", &[&outcome("web", Verdict::Held)], 7).expect("written");
     let left = left_by(store, &first, is_closed);
     let before = files(&left);
-    assert_eq!(before.len(), if is_closed { 1 } else { 2 }, "what was killed leaves its log");
+    assert_eq!(before.len(), if is_closed { 1 } else { 2 }, "a killed store leaves its log");
 
     let copy = Store::copy_to_memory(left.path()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(copy.quarantine("apps").expect("read"), [quarantined("web", "b", 1)]);
     assert_eq!(copy.policy_state("apps").expect("read"), Some(json!({"seen": "old"})));
     assert_eq!(listed(&copy, None, None, 9), [(7, "web".to_owned(), Verdict::Held)]);
-    copy.keep_policy_state("apps", &json!({"seen": "new"})).expect("kept as long as the process runs");
+    copy.keep_policy_state("apps", &json!({"seen": "new"})).expect("written to memory");
     assert_eq!(copy.policy_state("apps").expect("read"), Some(json!({"seen": "new"})));
     drop(copy);
-    assert_eq!(files(&left), before, "nothing is written, nor made beside it");
+    assert_eq!(files(&left), before, "no file is written or created");
 }
 
 #[test]
-fn what_cannot_be_read_into_memory_is_said() {
+fn copy_to_memory_fails_on_missing_and_damaged_files() {
     let folder = folder();
-    Store::copy_to_memory(folder.path()).expect_err("there is no file");
+    Store::copy_to_memory(folder.path()).expect_err("the file does not exist");
     assert_eq!(files(&folder), []);
     fs::write(folder.path().join(FILE_NAME), "this is a text file, and a long one at that").expect("a file");
-    let error = Store::copy_to_memory(folder.path()).expect_err("no database");
+    let error = Store::copy_to_memory(folder.path()).expect_err("not a database");
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
 }
 
-fn happened(target: &str, verdict: Verdict) -> Outcome {
+fn outcome(target: &str, verdict: Verdict) -> Outcome {
     Outcome { reason: Some("why".to_owned()), ..Outcome::new(target, verdict) }
 }
 
@@ -218,10 +218,10 @@ fn listed(store: &Store, manifest: Option<&str>, target: Option<&str>, limit: u3
 }
 
 #[test]
-fn history_comes_newest_first_by_manifest_and_target_and_repeats_nothing() {
+fn history_is_newest_first_and_skips_repeated_outcomes() {
     let store = Store::in_memory();
     let record = |manifest: &str, target: &str, verdict, at_ms| {
-        store.record_history(manifest, &[&happened(target, verdict)], at_ms).expect("written");
+        store.record_history(manifest, &[&outcome(target, verdict)], at_ms).expect("written");
     };
     record("apps", "web", Verdict::Seeded, 1);
     record("apps", "web", Verdict::Held, 2);
@@ -243,9 +243,9 @@ fn history_comes_newest_first_by_manifest_and_target_and_repeats_nothing() {
 }
 
 #[test]
-fn history_is_bounded_and_loses_the_oldest() {
+fn history_is_limited_and_drops_the_oldest_events() {
     let store = Store::in_memory();
-    let outcomes: Vec<Outcome> = (0..10_050).map(|n| happened(&format!("t{n}"), Verdict::Seeded)).collect();
+    let outcomes: Vec<Outcome> = (0..10_050).map(|n| outcome(&format!("t{n}"), Verdict::Seeded)).collect();
     store.record_history("apps", &outcomes.iter().collect::<Vec<_>>(), 1).expect("written");
     let kept = listed(&store, None, None, u32::MAX);
     assert_eq!(kept.len(), 10_000);
@@ -253,13 +253,13 @@ fn history_is_bounded_and_loses_the_oldest() {
 }
 
 #[test]
-fn events_of_one_manifest_push_out_none_of_another() {
+fn the_history_limit_applies_to_each_manifest_separately() {
     let store = Store::in_memory();
     let record = |manifest: &str, target: &str, at_ms| {
-        store.record_history(manifest, &[&happened(target, Verdict::Seeded)], at_ms).expect("written");
+        store.record_history(manifest, &[&outcome(target, Verdict::Seeded)], at_ms).expect("written");
     };
     record("quiet", "web", 1);
-    let outcomes: Vec<Outcome> = (0..10_050).map(|n| happened(&format!("t{n}"), Verdict::Seeded)).collect();
+    let outcomes: Vec<Outcome> = (0..10_050).map(|n| outcome(&format!("t{n}"), Verdict::Seeded)).collect();
     store.record_history("noisy", &outcomes.iter().collect::<Vec<_>>(), 2).expect("written");
     record("noisy", "last", 3);
     assert_eq!(listed(&store, Some("quiet"), None, 9), [(1, "web".to_owned(), Verdict::Seeded)]);
@@ -268,10 +268,10 @@ fn events_of_one_manifest_push_out_none_of_another() {
 }
 
 #[test]
-fn an_event_is_bounded_whatever_the_policy_says_of_it() {
+fn the_size_of_an_event_is_limited() {
     let store = Store::in_memory();
-    let wordy = Outcome { reason: Some("ä".repeat(1_000_000)), ..happened("wordy", Verdict::Held) };
-    let nameless = happened(&"x".repeat(1_000_000), Verdict::Seeded);
+    let wordy = Outcome { reason: Some("ä".repeat(1_000_000)), ..outcome("wordy", Verdict::Held) };
+    let nameless = outcome(&"x".repeat(1_000_000), Verdict::Seeded);
     store.record_history("apps", &[&wordy, &nameless], 1).expect("written");
     let kept = store.history(&HistoryQuery { limit: 10, ..HistoryQuery::default() }).expect("read");
     let [entry] = &kept[..] else { panic!("{} entries", kept.len()) };
@@ -279,7 +279,7 @@ fn an_event_is_bounded_whatever_the_policy_says_of_it() {
 }
 
 #[test]
-fn a_policys_state_is_its_manifests_own_and_the_last_one_counts() {
+fn policy_state_is_stored_per_manifest_and_overwritten() {
     let store = Store::in_memory();
     assert_eq!(store.policy_state("apps").expect("read"), None);
     for state in [json!({"version": 1}), json!(null), json!({"version": 2})] {
@@ -294,13 +294,13 @@ fn a_policys_state_is_its_manifests_own_and_the_last_one_counts() {
 }
 
 #[test]
-fn only_the_difference_is_written() {
+fn change_quarantine_writes_only_the_difference() {
     let folder = folder();
     let (here, there) = (open(&folder), open(&folder));
     let before = ["a", "b", "c", "d"].map(|target| quarantined(target, "b", 1));
     here.change_quarantine("apps", &[], &before).expect("written");
     there.clear_quarantine(Some("apps"), &owned(&["a", "b"])).expect("written");
-    // `a` is as it was, `b` failed again, `c` was dropped, `d` is as it was, `e` is new.
+    // `a` and `d` did not change, `b` failed again, `c` was removed, and `e` is new.
     let after = [("a", 1), ("b", 2), ("d", 1), ("e", 1)].map(|(target, count)| quarantined(target, "b", count));
     here.change_quarantine("apps", &before, &after).expect("written");
     let now = there.quarantine("apps").expect("read");
@@ -313,7 +313,7 @@ fn only_the_difference_is_written() {
 #[case::one_target_of_one_manifest(Some("more"), &["web", "db"], &["more/web"])]
 #[case::one_manifest(Some("apps"), &[], &["apps/db", "apps/web"])]
 #[case::nobody(None, &["nobody"], &[])]
-fn an_operator_clears_by_manifest_and_target(
+fn clear_quarantine_selects_by_manifest_and_target(
     #[case] manifest: Option<&str>,
     #[case] targets: &[&str],
     #[case] expected: &[&str],
@@ -333,7 +333,7 @@ fn an_operator_clears_by_manifest_and_target(
 }
 
 #[test]
-fn previous_images_come_newest_first_and_can_be_forgotten() {
+fn previous_images_are_newest_first_and_can_be_deleted() {
     let store = Store::in_memory();
     for (repository, id, at_ms) in
         [("app", "1", 10), ("app", "2", 20), ("app", "1", 30), ("app", "2", 5), ("db", "2", 1)]
@@ -347,7 +347,7 @@ fn previous_images_come_newest_first_and_can_be_forgotten() {
 }
 
 #[test]
-fn the_config_of_an_image_is_kept_as_it_last_was() {
+fn an_image_config_is_overwritten() {
     let store = Store::in_memory();
     assert_eq!(store.image_config("1").expect("read"), None);
     for config in [json!({"Env": ["A=1"]}), json!({"Env": ["A=2"]})] {
@@ -357,14 +357,14 @@ fn the_config_of_an_image_is_kept_as_it_last_was() {
 }
 
 #[test]
-fn s14_a_schema_number_that_no_version_writes_is_damage() {
+fn s14_an_impossible_schema_number_is_reported_as_damage() {
     for number in [-1, i32::MIN] {
         let folder = TempDir::new().expect("a folder");
         drop(Store::open(folder.path()).expect("a store"));
         let connection = Connection::open(folder.path().join(FILE_NAME)).expect("a database");
         connection.pragma_update(None, "user_version", number).expect("a setting of the file");
         drop(connection);
-        let error = Store::open(folder.path()).expect_err("no version of ours");
+        let error = Store::open(folder.path()).expect_err("no version writes this number");
         assert!(
             matches!(error, StoreError::Damaged { .. }) && error.to_string().contains(&number.to_string()),
             "{error}"

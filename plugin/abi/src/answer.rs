@@ -1,5 +1,5 @@
-//! How a host function answers, and what an expected failure looks like as data.
-//! A host function that returns an error of the runtime instead kills the whole guest call.
+//! The result of a host function, with expected failures as data. If a host function returns a runtime error instead,
+//! the whole guest call is aborted.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Answer<T> {
-    /// It was done.
+    /// The call succeeded.
     Ok(T),
-    /// It was not, and this is why.
+    /// The call failed for this reason.
     Err(Failure),
 }
 
 impl<T> Answer<T> {
-    /// The same as a `Result`.
+    /// Converts the answer to a `Result`.
     pub fn into_result(self) -> Result<T, Failure> {
         match self {
             Self::Ok(value) => Ok(value),
@@ -35,47 +35,48 @@ impl<T> From<Result<T, Failure>> for Answer<T> {
     }
 }
 
-/// An expected failure. Never holds a secret.
+/// An expected failure. It never contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
-    /// What kind of failure, for programs.
+    /// The kind of failure, for programs.
     pub code: FailureCode,
-    /// A lowercase fragment that reads after "failed to …:", names what failed and says what to do.
+    /// A lowercase fragment that reads after "failed to …:". It names what failed and says what to do.
     pub message: String,
-    /// Whether the same request may succeed later without anybody changing anything.
+    /// Whether the same request may succeed later without any change to the configuration.
     #[serde(default)]
     pub retryable: bool,
-    /// The config key at fault, for [`FailureCode::BadConfig`].
+    /// The config key that caused the failure, for [`FailureCode::BadConfig`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Not before this time, milliseconds since 1970, is trying again of use; for [`FailureCode::RateLimited`].
+    /// The earliest time for another attempt, in milliseconds since 1970, for [`FailureCode::RateLimited`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
-    /// Why the image of an order could not be fetched. Absent: something else failed, or the host does not tell.
+    /// Why the image of an order could not be fetched. Absent: something else failed, or the host does not report the
+    /// cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<PullCause>,
 }
 
 impl Failure {
-    /// A failure that stays until somebody changes something.
-    pub fn lasting(code: FailureCode, message: impl Into<String>) -> Self {
+    /// A failure that persists until somebody changes something.
+    pub fn permanent(code: FailureCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retryable: false, key: None, until_ms: None, cause: None }
     }
 
-    /// A failure that may be gone at the next try.
-    pub fn passing(code: FailureCode, message: impl Into<String>) -> Self {
-        Self { retryable: true, ..Self::lasting(code, message) }
+    /// A failure that may disappear at the next attempt.
+    pub fn retryable(code: FailureCode, message: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::permanent(code, message) }
     }
 
-    /// An image could not be fetched because of `cause`.
+    /// The image could not be fetched because of `cause`.
     pub fn pull(cause: PullCause, message: impl Into<String>) -> Self {
-        Self { cause: Some(cause), ..Self::passing(FailureCode::PullFailed, message) }
+        Self { cause: Some(cause), ..Self::retryable(FailureCode::PullFailed, message) }
     }
 
     /// The value of config key `key` is not usable.
     pub fn config(key: &str, message: impl Into<String>) -> Self {
-        Self { key: Some(key.to_owned()), ..Self::lasting(FailureCode::BadConfig, message) }
+        Self { key: Some(key.to_owned()), ..Self::permanent(FailureCode::BadConfig, message) }
     }
 }
 
@@ -85,48 +86,48 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Kinds of [`Failure`]. A code that this version does not know reads as [`FailureCode::Other`].
+/// Kinds of [`Failure`]. A reader maps a code that it does not know to [`FailureCode::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
-    /// A config value cannot be used; `key` names it.
+    /// A config value is not usable; `key` names it.
     BadConfig,
-    /// Polling is switched off by config.
+    /// The config disables polling.
     Disabled,
     /// A named target does not exist.
     UnknownTarget,
-    /// The state was written by another version of the policy.
+    /// Another version of the policy wrote the state.
     BadState,
     /// The manifest's grants do not allow it.
     Denied,
-    /// The registry wants a credential and none is configured for it.
+    /// The registry requires a credential, and none is configured for it.
     NoCredential,
-    /// The registry refuses the credential, the token, or anonymous access.
+    /// The registry rejects the credential, the token, or anonymous access.
     Unauthorized,
-    /// The credential that would be attached is the one that was refused before, see
-    /// [`unless_credential`](crate::HttpRequest::unless_credential).
+    /// The credential to attach is the one that the registry rejected before, see
+    /// [`rejected_credential_id`](crate::HttpRequest::rejected_credential_id).
     Rejected,
-    /// The registry's credential is an identity token: its token realm is to be asked by POST.
+    /// The registry's credential is an identity token: request tokens from its realm by POST.
     IdentityToken,
-    /// The host keeps credentials by repository for this registry: name the repository with it.
+    /// The host stores credentials by repository for this registry: name the repository with the credential.
     PerRepository,
-    /// The registry has no such repository or tag.
+    /// The registry does not have the repository or the tag.
     NotFound,
-    /// The registry asks to come back later.
+    /// The registry limits requests. Try again later.
     RateLimited,
-    /// No answer within the deadline.
+    /// No answer arrived before the deadline.
     Timeout,
-    /// There is no answer yet, and the host goes on waiting for it: the same request gets it in a later call. Only for
-    /// [`may_defer`](crate::HttpBatch::may_defer).
+    /// No answer has arrived yet, and the host keeps waiting for it. The same request receives it in a later call. Only
+    /// for [`may_defer`](crate::HttpBatch::may_defer).
     Pending,
-    /// The name could not be resolved or no connection made.
+    /// The name could not be resolved, or the connection failed.
     Connect,
-    /// TLS could not be agreed.
+    /// The TLS handshake failed.
     Tls,
-    /// The answer was larger than allowed.
+    /// The answer exceeded the size limit.
     TooLarge,
-    /// The other side answered something that makes no sense here.
+    /// The other side sent an invalid answer.
     BadAnswer,
     /// The container engine could not be reached.
     EngineUnavailable,
@@ -136,36 +137,35 @@ pub enum FailureCode {
     PullFailed,
     /// The host is stopping.
     ShuttingDown,
-    /// Anything else; also what a newer side may have meant.
+    /// Any other failure, including codes of a newer version.
     #[serde(other)]
     Other,
 }
 
-/// Why the image of an order could not be fetched. A cause that this version does not know reads as
-/// [`PullCause::Other`].
+/// Why the image of an order could not be fetched. A reader maps a cause that it does not know to [`PullCause::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PullCause {
     /// The registry does not have the repository, the tag, the manifest or one of its layers.
     NotFound,
-    /// The image has no manifest for the wanted platform.
+    /// The image has no manifest for the requested platform.
     NoPlatform,
-    /// The registry refuses the credential, or anonymous access.
+    /// The registry rejects the credential or anonymous access.
     Denied,
-    /// The registry limits how many images may be pulled in some time.
+    /// The registry limits the number of pulls within a period.
     RateLimited,
-    /// The engine gets another image, or other bytes, than the registry names.
+    /// The engine receives another image, or other bytes, than the registry names.
     Mismatch,
     /// The engine's disk or its quota is full.
     NoSpace,
-    /// No data came for longer than the host waits.
+    /// No data arrived for longer than the host waits.
     TooSlow,
     /// The engine has no working connection to the registry, or the registry fails.
     RegistryUnreachable,
-    /// The engine, or a part of it, does not answer.
+    /// The engine, or a part of it, does not respond.
     EngineUnreachable,
-    /// Anything else; also what a newer side may have meant.
+    /// Any other cause, including causes of a newer version.
     #[serde(other)]
     Other,
 }

@@ -1,7 +1,7 @@
-//! The four exports of a plugin: what goes in and what comes out.
+//! The input and output of the four exports of a plugin.
 //!
-//! `state` and `cache` are the policy's own and opaque to the host: the host keeps `state` across
-//! calls (and restarts, if it can), `cache` in memory only, and gives both back by value.
+//! The policy owns `state` and `cache`; the host does not interpret them. The host keeps `state` across calls, and
+//! across restarts if it can. It keeps `cache` in memory only. It passes both back by value.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{Digest, Failure, Fault, PullCause, Reference, Status};
 
-/// What `describe` answers. When `err` is set the config cannot be used and the rest is a description of nothing.
+/// The output of `describe`. If `err` is set, the config is not usable and the other fields have no meaning.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DescribeOutput {
@@ -18,23 +18,23 @@ pub struct DescribeOutput {
     pub name: String,
     /// The policy's version.
     pub version: String,
-    /// Always [`ABI_VERSION`](crate::ABI_VERSION) of the plugin's build.
+    /// The [`ABI_VERSION`](crate::ABI_VERSION) with which the plugin was built.
     pub abi: u32,
-    /// Every config key that the policy reads; a host rejects others.
+    /// Every config key that the policy reads. A host rejects all other keys.
     pub config_keys: Vec<ConfigKey>,
     /// Whether `poll` works with this config.
     #[serde(default)]
     pub enabled: bool,
-    /// The usual time between two polls.
+    /// The usual time between two polls, in milliseconds.
     #[serde(default)]
     pub interval_ms: u64,
-    /// What is watched, as far as config names it; empty when containers on the engine decide.
+    /// The targets that the config names. Empty when the containers on the engine determine the targets.
     #[serde(default)]
     pub targets: Vec<DescribedTarget>,
-    /// The target that stands for a workload that names none.
+    /// The target for a workload that names no target.
     #[serde(default)]
     pub default_target: Option<String>,
-    /// What is wrong with the config.
+    /// Why the config is not usable.
     #[serde(default)]
     pub err: Option<Failure>,
 }
@@ -43,49 +43,49 @@ pub struct DescribeOutput {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigKey {
-    /// As it stands in the manifest's `config`.
+    /// The key in the `config` section of the manifest.
     pub key: String,
     /// Type and unit: `bool`, `duration`, `list`, …
     pub kind: String,
-    /// What an absent key means.
+    /// The value that applies when the key is absent.
     pub default: String,
-    /// One sentence.
+    /// A description in one sentence.
     pub doc: String,
 }
 
-/// A target that config names.
+/// A target that the config names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DescribedTarget {
-    /// Its name.
+    /// The target's name.
     pub name: String,
-    /// Its reference.
+    /// The target's image reference.
     pub reference: Reference,
 }
 
-/// What `poll` takes. `Debug` leaves out state and cache: the cache holds tokens.
+/// The input of `poll`. `Debug` omits state and cache, because the cache holds tokens.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollInput {
-    /// Milliseconds since 1970; the guest has no clock.
+    /// The current time in milliseconds since 1970. The guest has no clock.
     pub now_ms: u64,
-    /// From the last call, or null.
+    /// The state from the last call, or null.
     #[serde(default)]
     pub state: Value,
-    /// From the last call, or null.
+    /// The cache from the last call, or null.
     #[serde(default)]
     pub cache: Value,
-    /// Names of the targets to look at; null means all.
+    /// The names of the targets to check. Null means all targets.
     #[serde(default)]
     pub only: Option<Vec<String>>,
-    /// Ids of the accepted orders that have not been reported. A pending order that is not
-    /// among them was lost.
+    /// The ids of the accepted orders that are not reported yet. A pending order that is missing from this list was
+    /// lost.
     #[serde(default)]
     pub in_flight: Vec<String>,
-    /// What the poll is for.
+    /// The purpose of the poll.
     #[serde(default)]
     pub mode: PollMode,
-    /// The digests that are barred.
+    /// The digests that are quarantined.
     #[serde(default)]
     pub quarantine: Vec<Quarantined>,
 }
@@ -101,42 +101,44 @@ impl fmt::Debug for PollInput {
     }
 }
 
-/// What a poll is for.
+/// The purpose of a poll.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PollMode {
-    /// Compare with what was seen, and order what moved.
+    /// Compare the registry with the recorded digests, and order an update for each digest that moved.
     #[default]
     Watch,
-    /// Compare with what the containers run; order nothing and change no state.
+    /// Compare the registry with what the containers run. Places no orders and changes no state.
     Check,
 }
 
-/// What `poll` answers. `Debug` leaves out state and cache: the cache holds tokens.
+/// The output of `poll`. `Debug` omits state and cache, because the cache holds tokens.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollOutput {
-    /// To be kept.
+    /// The new state, which the host keeps.
     pub state: Value,
-    /// To be kept in memory only: it holds bearer tokens.
+    /// The new cache. The host keeps it in memory only, because it holds bearer tokens.
     pub cache: Value,
-    /// Time until the next poll.
+    /// The time until the next poll, in milliseconds.
     pub next_poll_ms: u64,
-    /// One for each target; in [`PollMode::Check`] one for each container of a target.
+    /// One outcome for each target. In [`PollMode::Check`], one outcome for each container of a target.
     pub outcomes: Vec<Outcome>,
-    /// Names of the targets that are not decided, as an answer is pending; see
-    /// [`FailureCode::Pending`](crate::FailureCode::Pending). Each has one outcome, `unknown`. The host polls them again,
-    /// by [`PollInput::only`], when an answer has arrived. A host that never answers `pending` never sees one.
+    /// The names of the targets that are undecided because an answer is pending; see
+    /// [`FailureCode::Pending`](crate::FailureCode::Pending). Each of them has one outcome, `unknown`. When an answer
+    /// has arrived, the host polls these targets again with [`PollInput::only`]. The list stays empty under a host that
+    /// never answers `pending`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
-    /// Containers that the policy does not watch: all of them in [`PollMode::Check`], else only where it watches none.
+    /// The containers that the policy does not watch. [`PollMode::Check`] lists all of them. [`PollMode::Watch`] lists
+    /// them only if the policy watches no container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_watched: Vec<NotWatched>,
-    /// The digests that are barred from now on; absent: those that were.
+    /// The new list of quarantined digests. Absent: the list does not change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Vec<Quarantined>>,
-    /// Why the poll as a whole did not come off; the rest is then as it went in.
+    /// Why the whole poll failed. The state is then unchanged.
     #[serde(default)]
     pub err: Option<Failure>,
 }
@@ -155,85 +157,88 @@ impl fmt::Debug for PollOutput {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NotWatched {
-    /// Its name.
+    /// The container's name.
     pub container: String,
-    /// The image that it was created from, as the engine has it.
+    /// The image from which the container was created, as the engine shows it.
     pub image: String,
-    /// Why, a lowercase fragment: the same text for the same cause, so that containers can be counted by it.
+    /// Why it is not watched, as a lowercase fragment. The same cause always gives the same text, so that containers
+    /// can be counted by reason.
     pub reason: String,
 }
 
-/// A digest that a policy holds back for a target, because it failed there or could not be fetched. The host keeps the
-/// list, shows it, and takes an entry out when an operator says so; what it means is the policy's own.
+/// A digest that a policy quarantines for a target, because it failed there or could not be fetched. The host stores
+/// the list, shows it, and removes an entry when an operator asks for that. Only the policy interprets the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Quarantined {
     /// The target's name.
     pub target: String,
-    /// Its reference.
+    /// The target's image reference.
     pub reference: Reference,
-    /// The digest that is barred.
+    /// The quarantined digest.
     pub digest: Digest,
-    /// Where the fault lies.
+    /// The cause of the failure.
     pub fault: Fault,
-    /// Why the image could not be fetched. Absent: it was fetched, and failed later.
+    /// Why the image could not be fetched. Absent: the image was fetched and failed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<PullCause>,
-    /// What happened, a lowercase fragment.
+    /// What happened, as a lowercase fragment.
     pub reason: String,
-    /// How often it has failed since it last succeeded or the waits changed.
+    /// How often the digest failed since it last succeeded or since the waits changed.
     pub count: u32,
-    /// When it first failed, milliseconds since 1970.
+    /// The time of the first failure, in milliseconds since 1970.
     pub first_ms: u64,
-    /// When it last failed.
+    /// The time of the last failure, in milliseconds since 1970.
     pub last_ms: u64,
-    /// When it may be tried again; absent: when a newer digest comes, or an operator takes it out.
+    /// When the digest may be tried again, in milliseconds since 1970. Absent: it stays in quarantine until a newer
+    /// digest appears or an operator removes the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
 }
 
-/// What became of a target in one call.
+/// The result of one call for one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Outcome {
     /// The target's name.
     pub target: String,
-    /// Its reference, unless that is what is wrong with it.
+    /// The target's image reference. Absent if the reference itself is invalid.
     #[serde(default)]
     pub reference: Option<Reference>,
-    /// The tag that it leaves for the one in `reference`, when that is another.
+    /// The current tag of the target, if `reference` names another tag as the next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Reference>,
-    /// In one word.
+    /// The result in one word.
     pub verdict: Verdict,
-    /// The digest before.
+    /// The digest before the move.
     #[serde(default)]
     pub previous: Option<Digest>,
     /// The digest that the registry has.
     #[serde(default)]
     pub digest: Option<Digest>,
-    /// In words, where the verdict does not say it all.
+    /// An explanation, if the verdict alone does not say everything.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Until when it is held or cannot be looked up, milliseconds since 1970, where that is known.
+    /// When the hold or the failed look-up ends, in milliseconds since 1970, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
-    /// The order that was placed or ended.
+    /// The id of the order that was placed or that ended.
     #[serde(default)]
     pub order: Option<String>,
-    /// The container looked at, in [`PollMode::Check`].
+    /// The container that was compared, in [`PollMode::Check`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// The digest which that container runs, in [`PollMode::Check`].
+    /// The digest that this container runs, in [`PollMode::Check`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Digest>,
-    /// Where the container or the target stands. Absent: the policy does not say, or the outcome is of an order that ended.
+    /// The current status of the container or the target. Absent: the policy does not report it, or the outcome belongs
+    /// to an order that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
 }
 
 impl Outcome {
-    /// An outcome that says no more than its verdict.
+    /// An outcome with nothing but a target and a verdict.
     pub fn new(target: &str, verdict: Verdict) -> Self {
         Self {
             target: target.to_owned(),
@@ -257,119 +262,119 @@ impl Outcome {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// First sight: recorded, nothing refreshed.
+    /// First contact: the digest is recorded, and nothing is refreshed.
     Seeded,
-    /// The registry has what was seen, or in a check what runs.
+    /// The registry has the recorded digest or, in a check, the digest that the container runs.
     Unchanged,
-    /// The digest differs: ordered, or in a check due.
+    /// The digest differs. An order was placed or, in a check, an update is due.
     Moved,
-    /// A move that a gate keeps back; the reason says which.
+    /// A gate holds a move. The reason names the gate.
     Held,
-    /// An order for it is still running.
+    /// An order for the target is still running.
     Pending,
-    /// Pinned by digest: it never moves.
+    /// The reference is pinned by digest, so it never moves.
     Pinned,
-    /// No container uses it (check only).
+    /// No container uses the target (check only).
     Unused,
-    /// The look-up failed: nothing is known, nothing was changed.
+    /// The look-up failed: the digest is unknown, and nothing was changed.
     Unknown,
-    /// An order ended and its digest is now the seen one.
+    /// An order succeeded, and its digest is now the recorded one.
     Committed,
-    /// An order came to nothing: the previous digest stands and the next poll tries again.
+    /// An order failed. The previous digest stays recorded, and the next poll tries again.
     RolledBack,
-    /// A manual refresh ended.
+    /// A manual refresh succeeded.
     Refreshed,
-    /// A manual refresh came to nothing.
+    /// A manual refresh failed.
     Failed,
 }
 
-/// What `settle` takes.
+/// The input of `settle`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SettleInput {
-    /// Milliseconds since 1970.
+    /// The current time in milliseconds since 1970.
     pub now_ms: u64,
-    /// From the last call.
+    /// The state from the last call.
     #[serde(default)]
     pub state: Value,
-    /// Orders that ended since.
+    /// The reports of the orders that ended since the last call.
     #[serde(default)]
     pub reports: Vec<crate::Report>,
-    /// The digests that are barred.
+    /// The digests that are quarantined.
     #[serde(default)]
     pub quarantine: Vec<Quarantined>,
 }
 
-/// What `settle` answers.
+/// The output of `settle`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SettleOutput {
-    /// To be kept.
+    /// The new state, which the host keeps.
     pub state: Value,
-    /// One for each report.
+    /// One outcome for each report.
     pub outcomes: Vec<Outcome>,
-    /// The digests that are barred from now on; absent: those that were.
+    /// The new list of quarantined digests. Absent: the list does not change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Vec<Quarantined>>,
-    /// Why nothing was settled; the state is then as it went in.
+    /// Why no report was processed. The state is then unchanged.
     #[serde(default)]
     pub err: Option<Failure>,
 }
 
-/// What `refresh` takes.
+/// The input of `refresh`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefreshInput {
-    /// Milliseconds since 1970.
+    /// The current time in milliseconds since 1970.
     pub now_ms: u64,
-    /// From the last call, or null.
+    /// The state from the last call, or null.
     #[serde(default)]
     pub state: Value,
-    /// Names of targets; null means all.
+    /// The names of the targets to refresh. Null means all targets.
     #[serde(default)]
     pub targets: Option<Vec<String>>,
-    /// Whether containers are handled; false: pull only.
+    /// Whether containers are recreated. If false, images are only pulled.
     #[serde(default = "crate::docker::yes")]
     pub recreate: bool,
 }
 
-/// What `refresh` answers.
+/// The output of `refresh`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefreshOutput {
-    /// To be kept.
+    /// The new state, which the host keeps.
     pub state: Value,
-    /// Ids of the accepted orders, whose reports are to come.
+    /// The ids of the accepted orders. Their reports follow.
     pub orders: Vec<String>,
-    /// Targets that were not ordered, and orders that were done at once.
+    /// The outcomes of targets without an order, and of orders that are already complete.
     pub outcomes: Vec<Outcome>,
-    /// Names that may be asked for; filled when one was not known.
+    /// The names of all targets. Filled in when the input names an unknown target.
     #[serde(default)]
     pub known_targets: Vec<String>,
-    /// Why nothing was ordered; the state is then as it went in.
+    /// Why nothing was ordered. The state is then unchanged.
     #[serde(default)]
     pub err: Option<Failure>,
 }
 
-/// What `host_log` takes.
+/// The input of `host_log`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
-    /// How loud.
+    /// The severity of the message.
     pub level: LogLevel,
-    /// One line, no secrets.
+    /// One line of text. It contains no secrets.
     pub message: String,
 }
 
-/// Levels of [`LogLine`].
+/// The severity of a [`LogLine`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
-    /// For those who look for a fault.
+    /// Details for troubleshooting.
     Debug,
-    /// What was noticed and ordered.
+    /// Something that the policy noticed or ordered.
     Info,
-    /// What failed and will be tried again.
+    /// Something that failed and will be tried again.
     Warn,
 }

@@ -1,6 +1,6 @@
-//! Durations as config values and labels write them. One format on both sides of the boundary.
+//! Durations in config values and labels. Both sides of the boundary use the same format.
 
-/// `500ms`, `10s`, `5m` or `1h` in milliseconds; none for anything else, zero included.
+/// Parses `500ms`, `10s`, `5m` or `1h` into milliseconds. Returns `None` for any other text, and for zero.
 pub fn parse_duration_ms(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

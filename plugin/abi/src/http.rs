@@ -1,5 +1,5 @@
-//! `http_send`: a whole batch of requests to registries, answered in the same order.
-//! A request never holds a secret: it names a credential, and the host attaches it.
+//! `http_send`: a batch of requests to registries, with the responses in the same order. A request never contains a
+//! secret. It names a credential, and the host attaches it.
 
 use std::fmt;
 
@@ -7,67 +7,67 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Answer, Digest};
 
-/// What `http_send` takes: at most [`MAX_BATCH`](crate::MAX_BATCH) requests.
+/// The input of `http_send`: at most [`MAX_BATCH`](crate::MAX_BATCH) requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpBatch {
-    /// Sent side by side.
+    /// The requests. The host sends them concurrently.
     pub requests: Vec<HttpRequest>,
-    /// Whether the host may answer [`FailureCode::Pending`](crate::FailureCode::Pending) for a request that takes long, so
-    /// that the other answers are used at once. A host that ignores this waits for all of them.
+    /// Whether the host may answer [`FailureCode::Pending`](crate::FailureCode::Pending) for a slow request, so that
+    /// the policy can use the other answers at once. A host that ignores this flag waits for all answers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_defer: bool,
 }
 
-/// One request. `Debug` leaves out header values and the query: both may carry tokens.
+/// One request. `Debug` omits the header values and the query, because both may contain tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpRequest {
-    /// The method; hosts allow no other.
+    /// The request method.
     pub method: Method,
     /// An absolute URL.
     pub url: String,
-    /// Name and value. `authorization` may carry a bearer token only.
+    /// Names and values. `authorization` may contain a bearer token only.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
-    /// The response headers wanted back, lower case; no other is returned.
-    #[serde(default)]
-    pub want: Vec<String>,
-    /// Whose credential is to be attached: the registry's host (`ghcr.io`, `registry.example.com:5000`), or
-    /// host and repository (`ghcr.io/o/a`) where credentials may differ by repository. The host attaches it
-    /// only towards that registry and realms bound to it: to a GET or HEAD as Basic auth, to a POST as the
-    /// form field `refresh_token`.
+    /// The names of the response headers to return, in lower case. The host returns no other headers.
+    #[serde(rename = "want", default)]
+    pub response_headers: Vec<String>,
+    /// The credential to attach: the registry's host (`ghcr.io`, `registry.example.com:5000`), or host and repository
+    /// (`ghcr.io/o/a`) if credentials may differ by repository. The host attaches it only to requests to that registry
+    /// and to the realms bound to it. A GET or HEAD carries it as Basic auth, a POST as the form field `refresh_token`.
     #[serde(default)]
     pub credential: Option<String>,
-    /// Send the request without a credential when none is stored; else that is a failure,
-    /// `no_credential`, which says where one may be configured.
-    #[serde(default)]
-    pub or_anonymous: bool,
-    /// A [`HttpResponse::credential_id`] that was refused: when the credential to attach is still that one, nothing
-    /// is sent and the failure is [`Rejected`](crate::FailureCode::Rejected). Registries lock accounts that keep trying.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unless_credential: Option<String>,
-    /// The fields of a POST, sent as `application/x-www-form-urlencoded`; empty with other methods.
+    /// Send the request without a credential if none is stored. If false, a missing credential is the failure
+    /// `no_credential`, which says where to configure one.
+    #[serde(rename = "or_anonymous", default)]
+    pub allow_anonymous: bool,
+    /// A [`HttpResponse::credential_id`] that the registry rejected. If the credential to attach is still this one, the
+    /// host sends nothing and answers [`Rejected`](crate::FailureCode::Rejected). Registries lock accounts that keep
+    /// trying.
+    #[serde(rename = "unless_credential", default, skip_serializing_if = "Option::is_none")]
+    pub rejected_credential_id: Option<String>,
+    /// The fields of a POST, sent as `application/x-www-form-urlencoded`. Empty for other methods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub form: Vec<(String, String)>,
-    /// What is wanted of the response's body.
+    /// Which part of the response body to return.
     #[serde(default, skip_serializing_if = "ReadBody::is_text")]
     pub read: ReadBody,
 }
 
-/// What of a body comes back to the guest, and how large it may be. The host's own limits go before these. The body
-/// of what is no success comes as [`Text`](Self::Text) in any case: it says why. Redirects are followed for a HEAD and
-/// for what is not read as text, so never for a token.
+/// Which part of a response body the guest receives, and its maximum size. The host's own limits take precedence. The
+/// body of an error response is always returned as [`Text`](Self::Text), because it explains the error. Redirects are
+/// followed for a HEAD and for a body that is not read as text, so never for a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ReadBody {
-    /// Its text, up to 64 KiB: tokens and errors.
+    /// The text, up to 64 KiB: for tokens and errors.
     #[default]
     Text,
-    /// Its text, up to 4 MiB: manifests and pages of tag lists.
+    /// The text, up to 4 MiB: for manifests and pages of tag lists.
     Document,
-    /// Not its text but its SHA-256, up to 4 MiB: the digest of a manifest whose registry does not say it.
+    /// The SHA-256 of the body instead of its text, up to 4 MiB: for a manifest without a digest header.
     Digest,
 }
 
@@ -78,50 +78,50 @@ impl ReadBody {
     }
 }
 
-/// Methods of [`HttpRequest`].
+/// Methods of [`HttpRequest`]. Hosts allow no other method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     /// Read a document.
     Get,
-    /// Read its headers.
+    /// Read the headers of a document.
     Head,
-    /// Ask a token realm for a token with an identity token; hosts allow it towards realms only.
+    /// Exchange an identity token for a token at a token realm. Hosts allow it for realms only.
     Post,
 }
 
-/// What `http_send` answers.
+/// The output of `http_send`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpResponses {
-    /// One for each request, in its order.
+    /// One answer for each request, in the order of the requests.
     pub responses: Vec<Answer<HttpResponse>>,
 }
 
-/// One response, whatever its status. `Debug` leaves out the body: a token server's holds a token.
+/// One response with any status. `Debug` omits the body, because the body of a token server contains a token.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpResponse {
-    /// The status code.
+    /// The HTTP status code.
     pub status: u16,
-    /// The wanted headers, names lower case; one that came twice is there twice.
+    /// The requested headers, with names in lower case. A header that the server sent twice appears twice.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
-    /// The body as text; bytes that are no UTF-8 come as U+FFFD.
+    /// The body as text. U+FFFD replaces bytes that are not UTF-8.
     #[serde(default)]
     pub body: String,
     /// Whether the host attached the credential that the request named.
     #[serde(default)]
     pub authenticated: bool,
-    /// Names the credential that was attached, for [`HttpRequest::unless_credential`]: another one has another id.
-    /// Tells nothing of the credential and means nothing after the host's restart.
+    /// An id for the attached credential, for [`HttpRequest::rejected_credential_id`]. Each credential has a different
+    /// id. The id reveals nothing about the credential, and it is not valid after the host restarts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_id: Option<String>,
-    /// The host, with its port, that sent this response, where redirects led to another host than the one that was asked.
+    /// The host and port that sent this response. Absent unless redirects led away from the host in the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<String>,
-    /// The body's digest, for [`ReadBody::Digest`].
+    /// The digest of the body, for [`ReadBody::Digest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_digest: Option<Digest>,
 }
@@ -150,12 +150,12 @@ impl fmt::Debug for HttpResponse {
 }
 
 impl HttpResponse {
-    /// The first value of header `name` (lower case).
+    /// The first value of header `name` (in lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// All values of header `name` (lower case), in their order.
+    /// All values of header `name` (in lower case), in the order of the response.
     pub fn header_values(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
     }
@@ -171,10 +171,10 @@ mod tests {
             method: Method::Get,
             url: "https://r.io/token?x=canary".to_owned(),
             headers: vec![("authorization".to_owned(), "Bearer canary".to_owned())],
-            want: vec![],
+            response_headers: vec![],
             credential: Some("r.io".to_owned()),
-            or_anonymous: false,
-            unless_credential: None,
+            allow_anonymous: false,
+            rejected_credential_id: None,
             form: vec![("refresh_token".to_owned(), "canary".to_owned())],
             read: ReadBody::Text,
         };

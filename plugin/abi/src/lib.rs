@@ -1,9 +1,10 @@
-//! What crosses the boundary between a policy plugin and its host, and nothing else: the serde
-//! types of every call, and the names of exports and host functions.
+//! The interface between a policy plugin and its host. It defines the serde types of every call, and the names of the
+//! exports and of the host functions.
 //!
-//! All of it is UTF-8 JSON: `snake_case` keys, unknown fields ignored when reading, no integer above
-//! 2^53, so that a Go, Python or Node control plane can speak it as easily as the Rust host.
-//! This crate takes no decision and does no I/O.
+//! All data is JSON in UTF-8. Keys are in `snake_case`. A reader ignores unknown fields. No integer exceeds 2^53, so
+//! that a control plane in Go, Python or Node can read and write the data as easily as the Rust host.
+//!
+//! This crate makes no decisions and performs no I/O.
 
 mod answer;
 mod calls;
@@ -22,56 +23,62 @@ pub use calls::{
 };
 pub use digest::{Digest, DigestError, short_digest};
 pub use docker::{
-    Container, ContainerFailure, Containers, Fault, ImageOrigin, Order, Orders, Placed, Report, Selector, Strategy,
+    Container, ContainerFailure, Containers, Fault, ImageOrigin, Order, Orders, OrdersAccepted, Report, Selector,
+    Strategy,
 };
 pub use duration::parse_duration_ms;
 pub use http::{HttpBatch, HttpRequest, HttpResponse, HttpResponses, Method, ReadBody};
 pub use reference::{Reference, ReferenceError, is_loopback_host, is_tag};
 pub use status::{Status, StatusKind};
 
-/// The version of everything in this crate. A host refuses a plugin that declares another one.
+/// The version of everything in this crate. A host refuses a plugin that declares another version.
 pub const ABI_VERSION: u32 = 1;
 
-/// Name of the wasm custom section in which a plugin declares its ABI version, as decimal ASCII.
-/// A host reads it without compiling or running the module.
+/// The name of the wasm custom section in which a plugin declares its ABI version, as decimal ASCII. A host reads the
+/// section without compiling or running the module.
 pub const ABI_SECTION: &str = "imagewatch.abi";
 
-/// The wasm import module of the host functions, as Extism fixes it.
+/// The wasm import module of the host functions. Extism defines this name.
 pub const HOST_NAMESPACE: &str = "extism:host/user";
 
-/// At most so many requests go into one [`HttpBatch`], so that guest memory stays flat.
+/// The maximum number of requests in one [`HttpBatch`]. The limit keeps guest memory flat.
 pub const MAX_BATCH: usize = 512;
 
-/// Config keys with this prefix are read by the host; a plugin may read them too, and never rejects them.
+/// The prefix of the config keys that the host reads. A plugin may read them too, and never rejects them.
 pub const HOST_KEY_PREFIX: &str = "host.";
 
-/// Config keys with this prefix are the operator's grants, enforced by the host.
+/// The prefix of the config keys that hold the operator's grants. The host enforces them.
 pub const GRANT_KEY_PREFIX: &str = "grant.";
 
-/// Names of the functions that a plugin exports.
+/// The names of the functions that a plugin exports.
 pub mod exports {
-    /// No input, [`DescribeOutput`](crate::DescribeOutput) out. Calls no host function.
+    /// Takes no input and returns [`DescribeOutput`](crate::DescribeOutput). Calls no host function.
     pub const DESCRIBE: &str = "describe";
-    /// One tick: [`PollInput`](crate::PollInput) in, [`PollOutput`](crate::PollOutput) out.
+    /// One tick. Takes [`PollInput`](crate::PollInput) and returns [`PollOutput`](crate::PollOutput).
     pub const POLL: &str = "poll";
-    /// Reports of ended orders: [`SettleInput`](crate::SettleInput) in, [`SettleOutput`](crate::SettleOutput) out.
+    /// Takes reports of ended orders in [`SettleInput`](crate::SettleInput) and returns
+    /// [`SettleOutput`](crate::SettleOutput).
     pub const SETTLE: &str = "settle";
-    /// The manual path: [`RefreshInput`](crate::RefreshInput) in, [`RefreshOutput`](crate::RefreshOutput) out.
+    /// A manual refresh. Takes [`RefreshInput`](crate::RefreshInput) and returns
+    /// [`RefreshOutput`](crate::RefreshOutput).
     pub const REFRESH: &str = "refresh";
-    /// All of them, sorted; a plugin that lacks one is refused.
+    /// All exports, sorted by name. A host refuses a plugin that lacks one of them.
     pub const ALL: [&str; 4] = [DESCRIBE, POLL, REFRESH, SETTLE];
 }
 
-/// Names of the functions that a host provides in [`HOST_NAMESPACE`].
+/// The names of the functions that a host provides in [`HOST_NAMESPACE`].
 pub mod host_functions {
-    /// [`HttpBatch`](crate::HttpBatch) in, [`Answer`](crate::Answer) of [`HttpResponses`](crate::HttpResponses) out.
+    /// Takes [`HttpBatch`](crate::HttpBatch) and returns an [`Answer`](crate::Answer) with
+    /// [`HttpResponses`](crate::HttpResponses).
     pub const HTTP_SEND: &str = "http_send";
-    /// [`Selector`](crate::Selector) in, [`Answer`](crate::Answer) of [`Containers`](crate::Containers) out.
+    /// Takes [`Selector`](crate::Selector) and returns an [`Answer`](crate::Answer) with
+    /// [`Containers`](crate::Containers).
     pub const DOCKER_CONTAINERS: &str = "docker_containers";
-    /// [`Orders`](crate::Orders) in, [`Answer`](crate::Answer) of [`Placed`](crate::Placed) out.
+    /// Takes [`Orders`](crate::Orders) and returns an [`Answer`](crate::Answer) with
+    /// [`OrdersAccepted`](crate::OrdersAccepted).
     pub const DOCKER_REFRESH: &str = "docker_refresh";
-    /// [`LogLine`](crate::LogLine) in, nothing out.
+    /// Takes [`LogLine`](crate::LogLine) and returns nothing.
     pub const HOST_LOG: &str = "host_log";
-    /// All of them, sorted.
+    /// All host functions, sorted by name.
     pub const ALL: [&str; 4] = [DOCKER_CONTAINERS, DOCKER_REFRESH, HOST_LOG, HTTP_SEND];
 }

@@ -1,6 +1,6 @@
-//! Image references: grammar and Docker Hub normalisation, after
-//! <https://github.com/distribution/reference> (`reference.go`, `normalize.go`).
-//! It stands in the boundary crate because a reference crosses the boundary parsed, never as a bare string.
+//! Image references: the grammar and the normalisation for Docker Hub, as in
+//! <https://github.com/distribution/reference> (`reference.go`, `normalize.go`). References cross the boundary as this
+//! parsed type, never as bare strings.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ const DOCKER_HUB: &str = "docker.io";
 const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
 
-/// A parsed, normalised reference. `nginx` reads as `docker.io/library/nginx`; a missing tag stays missing.
+/// A parsed, normalised reference. `nginx` becomes `docker.io/library/nginx`. A missing tag stays missing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
@@ -24,7 +24,7 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// Why a text is no [`Reference`]; a lowercase fragment that quotes the text.
+/// The error for a text that is not a valid [`Reference`]: a lowercase fragment that quotes the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReferenceError(String);
 
@@ -37,12 +37,12 @@ impl fmt::Display for ReferenceError {
 impl std::error::Error for ReferenceError {}
 
 impl Reference {
-    /// The registry as references name it: `docker.io`, `ghcr.io`, `127.0.0.1:5000`.
+    /// The registry, as references name it: `docker.io`, `ghcr.io`, `127.0.0.1:5000`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// Where the registry's API answers: as [`registry`](Self::registry), but `registry-1.docker.io` for Docker Hub.
+    /// The host of the registry's API: [`registry`](Self::registry), or `registry-1.docker.io` for Docker Hub.
     pub fn api_host(&self) -> &str {
         if self.registry == DOCKER_HUB { "registry-1.docker.io" } else { &self.registry }
     }
@@ -57,37 +57,37 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// The tag; `latest` when none is given.
+    /// The tag, or `latest` if the reference has none.
     pub fn tag_or_latest(&self) -> &str {
         self.tag.as_deref().unwrap_or("latest")
     }
 
-    /// The digest that it is pinned to.
+    /// The digest to which the reference is pinned.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The document with `digest` in its repository, whatever its tag.
+    /// A reference to `digest` in the same repository, without a tag.
     #[must_use]
     pub fn at(&self, digest: &Digest) -> Self {
         Self { digest: Some(digest.clone()), ..self.without_tag() }
     }
 
-    /// Its repository alone.
+    /// A reference to the same repository, without a tag or a digest.
     #[must_use]
     pub fn without_tag(&self) -> Self {
         Self { tag: None, digest: None, ..self.clone() }
     }
 
-    /// Another tag of its repository.
+    /// A reference to another tag of the same repository.
     ///
     /// # Errors
-    /// When `tag` is none.
+    /// If `tag` is not a valid tag.
     pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
         format!("{}:{tag}", self.name()).parse()
     }
 
-    /// The same with its tag written out.
+    /// The same reference, with `latest` written out if it has neither a tag nor a digest.
     #[must_use]
     pub fn with_explicit_tag(mut self) -> Self {
         if self.digest.is_none() {
@@ -118,7 +118,7 @@ fn parse_reference(text: &str) -> Result<Reference, &'static str> {
     let (rest, digest) = match text.split_once('@') {
         None => (text, None),
         Some((rest, digest)) => {
-            (rest, Some(digest.parse::<Digest>().map_err(|_| "the part after @ is no sha256 or sha512 digest")?))
+            (rest, Some(digest.parse::<Digest>().map_err(|_| "the part after @ is not a sha256 or sha512 digest")?))
         }
     };
     let (registry, path_and_tag) = split_registry(rest);
@@ -131,7 +131,7 @@ fn parse_reference(text: &str) -> Result<Reference, &'static str> {
     }
     if tag.is_some_and(|tag| !is_tag(tag)) {
         return Err(
-            "the tag may have letters, digits, `_`, `.` and `-`, at most 128, and starts with none of the last two",
+            "the tag may have letters, digits, `_`, `.` and `-`, at most 128, and may not start with `.` or `-`",
         );
     }
     let repository = match (registry, path.contains('/')) {
@@ -149,7 +149,8 @@ fn parse_reference(text: &str) -> Result<Reference, &'static str> {
     Ok(Reference { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
 }
 
-/// The first component is a registry if it looks like a host: it has a dot or a colon, is `localhost`, or has upper case.
+/// The first component is a registry if it looks like a host: it contains a dot, a colon or an upper-case letter, or it
+/// is `localhost`.
 fn split_registry(text: &str) -> (&str, &str) {
     match text.split_once('/') {
         Some((first, rest))
@@ -164,7 +165,7 @@ fn split_registry(text: &str) -> (&str, &str) {
 fn is_registry(host: &str) -> bool {
     let (is_name, port) = if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
-        // The grammar has no IPv4 within.
+        // The grammar does not allow an IPv4 part in an IPv6 address.
         (!address.contains('.') && address.parse::<std::net::Ipv6Addr>().is_ok(), port)
     } else {
         let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
@@ -181,7 +182,7 @@ fn is_domain_component(part: &str) -> bool {
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// Whether `tag` is one by the grammar: letters, digits, `_`, `.` and `-`, at most 128, none of the last two first.
+/// Whether `tag` is valid: at most 128 letters, digits, `_`, `.` and `-`, and neither `.` nor `-` at the start.
 pub fn is_tag(tag: &str) -> bool {
     tag.len() <= MAX_TAG
         && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
@@ -227,8 +228,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Whether `host` (`host` or `host:port`) is this machine by its name or address: plain HTTP is
-/// then no risk. After go-containerregistry's list, less its private networks.
+/// Whether `host` (`host` or `host:port`) is this machine by its name or address. Plain HTTP is then safe. The rule
+/// follows go-containerregistry's list, without its private networks.
 pub fn is_loopback_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),

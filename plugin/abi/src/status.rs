@@ -1,25 +1,25 @@
-//! Where a container stands: the one answer that `check`, `run`, the admin API, the history and the log show.
+//! The current status of a container. `check`, `run`, the admin API, the history and the log all show this status.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What is true of a container now, why, and until when. A policy computes it; a host only shows it.
+/// What applies to a container now, why, and until when. A policy computes it, and the host only shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
-    /// In one word.
+    /// The status in one word.
     pub kind: StatusKind,
-    /// Why, a lowercase fragment, where the word does not say it all.
+    /// Why, as a lowercase fragment. Absent if the word alone says everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Until when nothing changes by itself, milliseconds since 1970, where that is known.
+    /// The time until which nothing changes, in milliseconds since 1970. Absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
 }
 
 impl Status {
-    /// A status with its reason.
+    /// A status with a reason.
     pub fn new(kind: StatusKind, reason: impl Into<String>) -> Self {
         Self { kind, reason: Some(reason.into()), until_ms: None }
     }
@@ -30,32 +30,32 @@ impl Status {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StatusKind {
-    /// It runs what its tag points to.
+    /// The container runs the image that its tag points to.
     UpToDate,
-    /// It is behind, and the next poll places an order that updates it.
+    /// The container is outdated, and the next poll places an order that updates it.
     UpdateAvailable,
-    /// An order for it is under way.
+    /// An order for the container is running.
     Updating,
-    /// It is behind, and waits: the reason says for what.
+    /// The container is outdated, and the update waits. The reason says for what.
     Held,
-    /// It is behind or cannot be compared, and imagewatch does not update it until somebody changes something: a label,
-    /// the strategy, or what the host refuses.
+    /// The container is outdated or cannot be compared. imagewatch does not update it until somebody changes a label,
+    /// the strategy, or the setting that the host refuses.
     Blocked,
-    /// Its last update failed and is held back; the container runs as before.
+    /// The last update failed and is held. The container runs as before.
     FailedAndRestored,
-    /// Its image was built or loaded on this machine: no registry has a newer one.
+    /// The image was built or loaded on this machine, so no registry has a newer one.
     Local,
-    /// Its reference names a digest: it never changes.
+    /// The reference contains a digest, so it never changes.
     Pinned,
-    /// Nobody asked to have it watched, or somebody asked not to.
+    /// No label or config selects the container, or a label excludes it.
     NotWatched,
-    /// It cannot be told.
+    /// The status cannot be determined.
     #[serde(other)]
     Unknown,
 }
 
 impl fmt::Display for StatusKind {
-    /// As people read it.
+    /// The text for messages and tables.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UpToDate => "up to date",

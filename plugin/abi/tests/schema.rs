@@ -1,5 +1,5 @@
-//! The JSON Schemas in `schema/`, one for each thing that crosses the boundary, are those of the types.
-//! `UPDATE=1 cargo test -p imagewatch-abi --features schema --test schema` writes them anew.
+//! The JSON Schemas in `schema/` match the types. There is one for each input and output that crosses the boundary.
+//! `UPDATE=1 cargo test -p imagewatch-abi --features schema --test schema` writes them again.
 
 use std::{
     collections::BTreeMap,
@@ -8,13 +8,13 @@ use std::{
 };
 
 use imagewatch_abi::{
-    Answer, Containers, DescribeOutput, HttpBatch, HttpResponses, LogLine, Orders, Placed, PollInput, PollOutput,
-    RefreshInput, RefreshOutput, Selector, SettleInput, SettleOutput, exports, host_functions,
+    Answer, Containers, DescribeOutput, HttpBatch, HttpResponses, LogLine, Orders, OrdersAccepted, PollInput,
+    PollOutput, RefreshInput, RefreshOutput, Selector, SettleInput, SettleOutput, exports, host_functions,
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-/// What a reader accepts: a field with a default may be left out.
+/// The schema that a reader applies: a field with a default may be absent.
 fn schema<T: JsonSchema>() -> Value {
     let generator = SchemaSettings::draft2020_12().for_deserialize().into_generator();
     let mut schema = generator.into_root_schema_for::<T>().to_value();
@@ -22,7 +22,7 @@ fn schema<T: JsonSchema>() -> Value {
     schema
 }
 
-/// Turns the doc comments' links to Rust items into plain names.
+/// Replaces the links to Rust items in doc comments with plain names.
 fn unlink(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(unlink),
@@ -51,7 +51,7 @@ fn without_links(text: &str) -> String {
     plain
 }
 
-/// By file name.
+/// All schemas by file name.
 fn schemas() -> BTreeMap<String, Value> {
     let inputs = [
         (exports::POLL, schema::<PollInput>()),
@@ -69,7 +69,7 @@ fn schemas() -> BTreeMap<String, Value> {
         (exports::REFRESH, schema::<RefreshOutput>()),
         (host_functions::HTTP_SEND, schema::<Answer<HttpResponses>>()),
         (host_functions::DOCKER_CONTAINERS, schema::<Answer<Containers>>()),
-        (host_functions::DOCKER_REFRESH, schema::<Answer<Placed>>()),
+        (host_functions::DOCKER_REFRESH, schema::<Answer<OrdersAccepted>>()),
     ];
     let inputs = inputs.into_iter().map(|(name, schema)| (format!("{name}.in.json"), schema));
     let outputs = outputs.into_iter().map(|(name, schema)| (format!("{name}.out.json"), schema));
@@ -89,7 +89,7 @@ fn checked_in() -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn the_schemas_are_those_of_the_types() {
+fn checked_in_schemas_match_the_types() {
     let schemas = schemas();
     if std::env::var_os("UPDATE").is_some() {
         for (name, schema) in &schemas {
@@ -97,17 +97,17 @@ fn the_schemas_are_those_of_the_types() {
         }
     }
     let checked_in = checked_in();
-    assert!(checked_in.keys().eq(schemas.keys()), "in plugin/abi/schema are {:?}", checked_in.keys());
+    assert!(checked_in.keys().eq(schemas.keys()), "plugin/abi/schema contains {:?}", checked_in.keys());
     for (name, schema) in &schemas {
         assert_eq!(
             checked_in[name], *schema,
-            "plugin/abi/schema/{name}: write it with UPDATE=1 and look at the change"
+            "plugin/abi/schema/{name}: run the test with UPDATE=1 and review the change"
         );
     }
 }
 
 #[test]
-fn links_of_doc_comments_become_names() {
+fn links_in_doc_comments_become_plain_names() {
     for (text, plain) in [
         ("see [`Order`](crate::Order), or [`Report`].", "see `Order`, or `Report`."),
         ("`{\"ok\": …}` [sic] (so)", "`{\"ok\": …}` [sic] (so)"),

@@ -1,5 +1,5 @@
-//! The manifest's string map, read into a checked [`Config`]. [`KEYS`] is the one table of what
-//! there is; the table in docs/configuration.md is compared with it in a test. Takes no decision.
+//! Parses the manifest's string map into a validated [`Config`]. [`KEYS`] is the table of all keys. A test compares it
+//! with the table in docs/configuration.md. This module makes no decisions.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -9,16 +9,16 @@ use imagewatch_abi::{Failure, Reference, Strategy, is_loopback_host, parse_durat
 use crate::Host;
 use crate::update::UpdatePolicy;
 
-/// A config key, its type with unit, its default, and what it is for.
+/// A config key.
 #[derive(Debug)]
 pub struct Key {
-    /// As written in the manifest.
+    /// The key in the manifest.
     pub name: &'static str,
     /// Type and unit.
     pub kind: &'static str,
-    /// What an absent or empty value means.
+    /// The value that applies if the key is absent or empty.
     pub default: &'static str,
-    /// One sentence.
+    /// A description in one sentence.
     pub doc: &'static str,
 }
 
@@ -26,72 +26,67 @@ const fn key(name: &'static str, kind: &'static str, default: &'static str, doc:
     Key { name, kind, default, doc }
 }
 
-/// What the registry's digest is compared with.
+/// The digest with which the registry's digest is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Baseline {
-    /// The one seen before.
+    /// The digest that the policy recorded before.
     Seen,
-    /// Those of the images that run.
+    /// The digests of the images that the containers run.
     Running,
 }
 
-/// What becomes of a container when nothing reports where its image came from.
+/// What to do with a container if no source reports where its image came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnknownOrigin {
-    /// It is not updated, and no registry is asked about it.
+    /// Do not update the container, and do not query a registry for it.
     Hold,
-    /// Its registry is asked whether it has the image that runs; the container is updated only then.
+    /// Ask the registry whether it has the image that the container runs. Update the container only if it does.
     Ask,
 }
 
 /// Every key that this policy reads.
 pub const KEYS: &[Key] = &[
-    key("enabled", "`true`, or anything else", "true", "Whether polling works; a manual refresh works all the same."),
+    key("enabled", "`true`, or anything else", "true", "Whether polling is on. A manual refresh works in either case."),
     key("interval", "duration (`ms`, `s`, `m`, `h`)", "5m", "Time between two polls."),
-    key("names", "list", "", "Watch one image for each name, made from `template`."),
-    key(
-        "template",
-        "text",
-        "{prefix}/{name}:latest",
-        "The reference of a name; `{prefix}` and `{name}` are filled in.",
-    ),
+    key("names", "list", "", "Watch one image for each name. `template` gives its reference."),
+    key("template", "text", "{prefix}/{name}:latest", "The reference of a name. `{prefix}` and `{name}` are replaced."),
     key(
         "prefix",
         "registry host and path",
         "",
-        "What `{prefix}` stands for; its registry host is the one that is asked.",
+        "The value of `{prefix}`. Its registry host is the host that is queried.",
     ),
-    key("default_name", "text", "", "The name that stands for a workload that names none; one of `names`."),
+    key("default_name", "text", "", "The name for a workload that names none. It must be one of `names`."),
     key("images", "list of references", "", "Watch these images."),
     key(
         "containers",
         "`labelled` or `all`",
         "",
-        "Watch the running containers with label `imagewatch.enable=true`, or all but those with `imagewatch.enable=false`.",
+        "Watch the running containers with label `imagewatch.enable=true`, or all running containers except those with `imagewatch.enable=false`.",
     ),
     key(
         "baseline",
         "`seen` or `running`",
         "seen",
-        "What a digest is compared with: the one seen before, so that the first sight changes nothing; or the image that the containers run, so that one that is behind at the start is updated.",
+        "What the registry's digest is compared with. `seen`: the digest that was recorded before, so that the first poll changes nothing. `running`: the image that the containers run, so that a container that is outdated at the start is updated.",
     ),
     key(
         "unknown_origin",
         "`hold` or `ask`",
         "hold",
-        "What to do where nothing reports whether an image was pulled or built on the machine (Docker with the containerd image store before API 1.55, Podman): leave the container alone and ask no registry; or ask its registry whether it has the image that runs, and update the container only then.",
+        "What to do if no source reports whether an image was pulled or built on the machine (Docker with the containerd image store before API 1.55, Podman). `hold`: skip the container, and query no registry. `ask`: ask its registry whether it has the running image, and update the container only if it does.",
     ),
     key(
         "container_name_contains",
         "text",
         "",
-        "Of the containers on a watched image, handle only those whose name contains this.",
+        "Handle only those containers on a watched image whose name contains this text.",
     ),
     key(
         "strategy",
         "`replace`, `start-first`, `remove`, `pull-only` or `notify`",
         "replace",
-        "`replace`: stop the container, then start a container on the new image. `start-first`: start the new one first if possible. `remove`: force-remove the container, so that a control plane creates it again. `pull-only`: only pull. `notify`: only say that the tag moved. A container's label `imagewatch.strategy` takes precedence. If the manifest lists images or names, `pull-only` and `notify` apply to all their containers.",
+        "`replace`: stop the container, then start a container on the new image. `start-first`: start the new one first if possible. `remove`: force-remove the container, so that a control plane creates it again. `pull-only`: only pull. `notify`: only report that the tag moved. A container's label `imagewatch.strategy` takes precedence. If the manifest lists images or names, `pull-only` and `notify` apply to all their containers.",
     ),
     key(
         "update_policy",
@@ -103,18 +98,18 @@ pub const KEYS: &[Key] = &[
         "tag_filter",
         "regular expression",
         "",
-        "Only tags that match count. The text of the first group is compared. A container's label `imagewatch.tag-filter` takes precedence.",
+        "Only tags that match are candidates. The text of the first group is compared. A container's label `imagewatch.tag-filter` takes precedence.",
     ),
     key("platform", "`os/arch[/variant]`", "", "The platform to pull; empty means the engine's default."),
     key(
         "host.insecure_registries",
         "list of hosts, or `loopback`",
         "loopback",
-        "Registries that may be asked over plain HTTP; `loopback` stands for every loopback address.",
+        "Registries that may be contacted over plain HTTP. `loopback` means every loopback address.",
     ),
 ];
 
-/// A checked config.
+/// A validated config.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) enabled: bool,
@@ -130,21 +125,20 @@ pub(crate) struct Config {
     pub(crate) insecure: Insecure,
 }
 
-/// Where targets come from.
+/// The source of the targets.
 #[derive(Debug)]
 pub(crate) enum Watch {
-    /// Named by config: a name and its reference.
+    /// The config lists the targets, as names with their references.
     Listed(Vec<(String, Reference)>),
-    /// Running containers that opted in, or all that did not opt out.
+    /// Running containers that opted in or, with `all`, every running container that did not opt out.
     Containers { all: bool },
 }
 
-/// Which registries are asked over plain HTTP.
+/// The registries that are queried over plain HTTP.
 #[derive(Debug)]
 pub(crate) struct Insecure(Vec<String>);
 
 impl Insecure {
-    /// None of them.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
         Self(Vec::new())
@@ -158,10 +152,10 @@ impl Insecure {
 }
 
 impl Config {
-    /// Reads and checks every key.
+    /// Parses and validates every key.
     ///
     /// # Errors
-    /// The first key whose value cannot be used, and why.
+    /// The first key whose value is not usable, and why.
     pub(crate) fn parse(host: &dyn Host) -> Result<Self, Failure> {
         let text = |key: &str| host.config(key).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let watch = parse_watch(&text)?;
@@ -172,7 +166,7 @@ impl Config {
             return Err(Failure::config("default_name", format!("{name:?} is not among `names`")));
         }
         Ok(Self {
-            // As the seed system has it: on for `true` and off for everything else.
+            // The original system has the same rule: `true` means on, and any other text means off.
             enabled: text("enabled").is_none_or(|value| value == "true"),
             interval_ms: parse_interval_ms("interval", text("interval").as_deref().unwrap_or("5m"))?,
             watch,
@@ -216,8 +210,8 @@ fn parse_watch(text: &dyn Fn(&str) -> Option<String>) -> Result<Watch, Failure> 
     }
 }
 
-/// The seed system's rule: everything follows the prefix, and the registry host is what stands
-/// before its first slash. A prefix for which Docker would pull from elsewhere is refused.
+/// Builds the targets from the original system's rule: all images follow the prefix, and the registry host is the part
+/// before its first slash. A prefix is refused if Docker would pull its images from another registry.
 fn parse_named(names: &[String], text: &dyn Fn(&str) -> Option<String>) -> Result<Watch, Failure> {
     let prefix = text("prefix").unwrap_or_default();
     let prefix = prefix.trim_end_matches('/');
@@ -225,7 +219,7 @@ fn parse_named(names: &[String], text: &dyn Fn(&str) -> Option<String>) -> Resul
     if !template.contains("{name}") {
         return Err(Failure::config(
             "template",
-            format!("{template:?} has no {{name}}, so all names would be one image"),
+            format!("{template:?} does not contain {{name}}, so all names would give the same image"),
         ));
     }
     let mut targets = Vec::new();
@@ -247,12 +241,12 @@ fn parse_named(names: &[String], text: &dyn Fn(&str) -> Option<String>) -> Resul
     Ok(Watch::Listed(targets))
 }
 
-/// What stands before the first `/` of a prefix; a bare host is returned whole.
+/// The part of a prefix before the first `/`. A prefix without a slash is returned unchanged.
 fn registry_host(prefix: &str) -> &str {
     prefix.split('/').next().unwrap_or(prefix)
 }
 
-/// Splits at commas and blanks; each entry once, in its first place.
+/// Splits at commas and blanks. Each entry is kept once, at its first position.
 fn list(text: &str) -> Vec<String> {
     let entries = text.split([',', ' ', '\t', '\n', '\r']).filter(|entry| !entry.is_empty());
     let mut known = BTreeSet::new();
@@ -264,7 +258,7 @@ fn parse_interval_ms(key: &str, text: &str) -> Result<u64, Failure> {
         Some(ms @ 1..=MAX_INTERVAL_MS) => Ok(ms),
         _ => Err(Failure::config(
             key,
-            format!("{text:?} is no duration: expected for example `30s`, `5m` or `1h`, at most 30 days"),
+            format!("{text:?} is not a duration: expected for example `30s`, `5m` or `1h`, at most 30 days"),
         )),
     }
 }
@@ -280,7 +274,7 @@ fn parse_strategy(text: &str) -> Result<Strategy, Failure> {
         "notify" => Ok(Strategy::Notify),
         other => Err(Failure::config(
             "strategy",
-            format!("{other:?} is none of `replace`, `start-first`, `remove`, `pull-only` and `notify`"),
+            format!("{other:?} is not one of `replace`, `start-first`, `remove`, `pull-only`, `notify`"),
         )),
     }
 }
@@ -301,7 +295,7 @@ fn parse_platform(text: String) -> Result<String, Failure> {
     if (2..=3).contains(&parts.len()) && parts.iter().all(|part| is_part(part)) {
         Ok(text)
     } else {
-        Err(Failure::config("platform", format!("{text:?} is no platform: expected for example `linux/amd64`")))
+        Err(Failure::config("platform", format!("{text:?} is not a platform: expected for example `linux/amd64`")))
     }
 }
 

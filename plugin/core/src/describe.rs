@@ -1,11 +1,10 @@
-//! Says what the policy is and what it would watch. Calls no host function but config.
+//! Describes the policy and the targets in its config. Calls no host function except `config`.
 
 use imagewatch_abi::{ABI_VERSION, ConfigKey, DescribeOutput, DescribedTarget};
 
 use crate::Host;
 use crate::config::{Config, KEYS, Watch};
 
-/// The policy, and its reading of the config.
 pub(crate) fn describe(host: &dyn Host) -> DescribeOutput {
     let output = DescribeOutput {
         name: "imagewatch".to_owned(),

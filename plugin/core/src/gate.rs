@@ -1,3 +1,3 @@
-//! What keeps a move back that the registry's answer alone would make; a file for each gate.
+//! Gates that hold a move although the registry has a new digest. Each gate has its own file.
 
 pub(crate) mod quarantine;

@@ -1,9 +1,9 @@
-//! Which containers are updated one at a time: those of one service. Looks at labels, references and volumes; asks nobody
-//! and orders nothing.
+//! Groups containers that are updated one at a time: the containers of one service. This module uses labels, references
+//! and volumes. It makes no requests and places no orders.
 //!
-//! Containers belong to one service when they have the same compose project and service, when they share a repository
-//! and a volume that both can write to, or, without compose labels, when they follow the same reference. The relation
-//! is followed through: if A belongs with B and B with C, all three are one group.
+//! Containers belong to one service in three cases: they have the same compose project and service; they share a
+//! repository and a volume that both can write to; or they have no compose labels and follow the same reference. The
+//! relation is transitive: if A belongs with B, and B with C, all three are one group.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,23 @@ use imagewatch_abi::{Container, Reference};
 const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 
-/// The group of each container, by the container's name. A group's name depends only on its own containers.
+/// Returns the group of each container, by the container's name. The name of a group depends only on its own
+/// containers.
 pub(crate) fn find_groups(containers: &[&Container]) -> BTreeMap<String, String> {
     let mut groups: BTreeMap<String, String> = BTreeMap::new();
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for container in containers {
         let service = service_of(container);
         let own = groups.entry(container.name.clone()).or_insert_with(|| service.clone()).clone();
-        for tie in ties_of(container, service) {
-            let other = owners.entry(tie).or_insert_with(|| own.clone()).clone();
+        for key in shared_keys(container, service) {
+            let other = owners.entry(key).or_insert_with(|| own.clone()).clone();
             join(&mut groups, &mut owners, &container.name, &other);
         }
     }
     groups
 }
 
-/// Puts the group of the container `name` and the group `other` together, under the name that sorts first.
+/// Merges the group of container `name` with the group `other`, under the name that sorts first.
 fn join(groups: &mut BTreeMap<String, String>, owners: &mut BTreeMap<String, String>, name: &str, other: &str) {
     let Some(own) = groups.get(name).cloned().filter(|own| own != other) else { return };
     let (first, second) = if own.as_str() < other { (own.as_str(), other) } else { (other, own.as_str()) };
@@ -36,15 +37,15 @@ fn join(groups: &mut BTreeMap<String, String>, owners: &mut BTreeMap<String, Str
     }
 }
 
-/// What other containers of the same group have in common with `container`.
-fn ties_of(container: &Container, service: String) -> Vec<String> {
+/// The properties that `container` shares with other containers of the same group.
+fn shared_keys(container: &Container, service: String) -> Vec<String> {
     let repository = follows(container).map(|reference| reference.name());
     let volumes = container.writable_mounts.iter();
     let shared = volumes.filter_map(|volume| Some(format!("{} on {volume}", repository.as_ref()?)));
     [service].into_iter().chain(shared).collect()
 }
 
-/// The compose service of `container`, or else the reference that it follows.
+/// The compose service of `container`. Without compose labels, the reference that it follows.
 fn service_of(container: &Container) -> String {
     let label = |key: &str| container.labels.get(key).filter(|value| !value.is_empty());
     match (label(COMPOSE_PROJECT), label(COMPOSE_SERVICE)) {
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
     use crate::any_test;
 
-    /// `name image project/service volumes`, where `-` stands for none.
+    /// `name image project/service volumes`. `-` stands for an absent value.
     fn container(line: &str) -> Container {
         let words: Vec<&str> = line.split(' ').collect();
         let labels = words[2].split_once('/').map(|(project, service)| {
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[any_test]
-    fn f18_f36_containers_of_one_service_are_one_group_and_others_are_not() {
+    fn f18_f36_only_containers_of_one_service_form_a_group() {
         for (case, lines, expected) in [
             ("replicas of a compose service", vec!["a r/web shop/web -", "b r/web shop/web -"], vec!["a b"]),
             ("two services of a project", vec!["a r/web shop/web -", "b r/web shop/api -"], vec!["a", "b"]),
@@ -96,14 +97,14 @@ mod tests {
             ("two images on one volume", vec!["a r/cloud c/app data", "b r/backup c/backup data"], vec!["a", "b"]),
             ("no compose, one reference", vec!["a r/web - -", "b r/web:latest - -"], vec!["a b"]),
             ("no compose, two tags", vec!["a r/web:1 - -", "b r/web:2 - -"], vec!["a", "b"]),
-            ("compose and not", vec!["a r/web shop/web -", "b r/web - -"], vec!["a", "b"]),
-            ("compose and not, on one volume", vec!["a r/web shop/web data", "b r/web - data"], vec!["a b"]),
+            ("with and without compose", vec!["a r/web shop/web -", "b r/web - -"], vec!["a", "b"]),
+            ("with and without compose, on one volume", vec!["a r/web shop/web data", "b r/web - data"], vec!["a b"]),
             (
-                "through a third one",
+                "connected through a third container",
                 vec!["a r/web shop/web x", "b r/web shop/api y", "c r/web shop/cron x y", "d r/web shop/cron -"],
                 vec!["a b c d"],
             ),
-            ("an image that is no reference", vec!["a R!! - -", "b R!! - -"], vec!["a", "b"]),
+            ("an image with an invalid reference", vec!["a R!! - -", "b R!! - -"], vec!["a", "b"]),
         ] {
             let containers: Vec<Container> = lines.iter().map(|line| container(line)).collect();
             for order in [containers.iter().collect::<Vec<_>>(), containers.iter().rev().collect()] {

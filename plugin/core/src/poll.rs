@@ -3,10 +3,10 @@
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod agreement;
-mod aim;
-mod behind;
 mod check;
 mod decide;
+mod desired_reference;
+mod outdated;
 mod standing;
 #[cfg(test)]
 mod views;
@@ -19,23 +19,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
 
 use imagewatch_abi::{
-    Digest, Failure, FailureCode, LogLevel, Order, Outcome, Placed, PollInput, PollMode, PollOutput, Reference, Report,
-    StatusKind, Strategy, Verdict,
+    Digest, Failure, FailureCode, LogLevel, Order, OrdersAccepted, Outcome, PollInput, PollMode, PollOutput, Reference,
+    Report, StatusKind, Strategy, Verdict,
 };
 
-use aim::{Aims, find_aims};
-use behind::{LeftAlone, concerned, leaves_containers, left_alone, pair_up};
 use check::{Checked, check};
 use decide::{Decided, decide, is_settled, unanswered};
+use desired_reference::{Aims, find_aims};
+use outdated::{LeftAlone, concerned, leaves_containers, left_alone, pair_up};
 use standing::{Course, remote_at, strategy_of};
 
 use crate::config::{Baseline, Config, UnknownOrigin};
 use crate::gate::quarantine::Quarantine;
-use crate::running::{confirm_origins, list_used, load_wrappers, used_by};
+use crate::image_match::{confirm_origins, list_used, load_wrappers, used_by};
 use crate::settle::settle_report;
 use crate::state::{Cache, Pending, State};
 use crate::target::{Target, Targets};
-use crate::{Host, gather, log};
+use crate::{Host, log};
 
 /// Asked again after this time when not even the config's interval is known.
 const FALLBACK_INTERVAL_MS: u64 = 300_000;
@@ -58,7 +58,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
     if !config.enabled && input.mode == PollMode::Watch {
         return Err(Failure {
             key: Some("enabled".to_owned()),
-            ..Failure::lasting(FailureCode::Disabled, "polling is off: config key `enabled` is not `true`")
+            ..Failure::permanent(FailureCode::Disabled, "polling is off: config key `enabled` is not `true`")
         });
     }
     let mut state = State::parse(&input.state)?;
@@ -68,7 +68,7 @@ fn tick(host: &mut dyn Host, config: &Config, input: &mut PollInput) -> Result<P
     if let Some(only) = &input.only {
         found
             .retain(only)
-            .map_err(|name| Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
+            .map_err(|name| Failure::permanent(FailureCode::UnknownTarget, format!("unknown target {name:?}")))?;
     }
     let output = if input.mode == PollMode::Check {
         drop_lost_orders(&mut state, &input.in_flight);
@@ -199,7 +199,8 @@ fn put_back(state: &mut State, lost: Option<Pending>, target: &Target) {
 /// container that only rests, stopped for a backup say, is not gone. Nothing stays barred for a target that is.
 fn forget_departed(state: &mut State, quarantine: &mut Quarantine, found: &Targets) {
     let known = |name: &str, what: String| format!("{name} {what}");
-    let current: BTreeSet<String> = gather(found.targets.iter().map(|target| known(&target.name, target.kin())));
+    let current: BTreeSet<String> =
+        found.targets.iter().map(|target| known(&target.name, target.history_key())).collect();
     let is_there = |name: &String, reference: &Reference| {
         let is_known = |what| current.contains(&known(name, what));
         found.resting.contains(name) || is_known(reference.to_string()) || is_known(reference.name())
@@ -252,8 +253,8 @@ fn place(host: &mut dyn Host, state: &mut State, quarantine: &mut Quarantine, or
     }
     let placed = host.docker_refresh(orders.to_vec()).into_result();
     let (placed, refusal) = match placed {
-        Ok(placed) => (placed, Failure::passing(FailureCode::Other, "the host did not take the order")),
-        Err(failure) => (Placed::default(), failure),
+        Ok(placed) => (placed, Failure::retryable(FailureCode::Other, "the host did not take the order")),
+        Err(failure) => (OrdersAccepted::default(), failure),
     };
     let is_reported = |order: &Order| placed.reports.iter().any(|report| report.order == order.order);
     let is_taken = |order: &&Order| placed.accepted.contains(&order.order) || is_reported(order);

@@ -1,5 +1,5 @@
-//! The manual path: named targets, pulled and recreated without asking the registry first.
-//! Works while polling is off, and for digests in quarantine. Seen digests stay as they are.
+//! Manual refresh: pulls and recreates named targets without a look-up at the registry. It works while polling is off,
+//! and for digests in quarantine. The recorded digests do not change.
 
 use imagewatch_abi::{Failure, FailureCode, Outcome, RefreshInput, RefreshOutput, Verdict};
 
@@ -11,7 +11,7 @@ use crate::settle::settle_report;
 use crate::state::State;
 use crate::target::Targets;
 
-/// Orders a refresh of the named targets, or of all.
+/// Orders a refresh of the named targets, or of all targets.
 pub(crate) fn refresh(host: &mut dyn Host, input: &RefreshInput) -> RefreshOutput {
     let kept = input.state.clone();
     let unchanged = |failure, known_targets| RefreshOutput {
@@ -28,7 +28,7 @@ pub(crate) fn refresh(host: &mut dyn Host, input: &RefreshInput) -> RefreshOutpu
     };
     let known = found.names();
     if let Some(Err(name)) = input.targets.as_ref().map(|names| found.retain(names)) {
-        return unchanged(Failure::lasting(FailureCode::UnknownTarget, format!("unknown target: {name}")), known);
+        return unchanged(Failure::permanent(FailureCode::UnknownTarget, format!("unknown target: {name}")), known);
     }
     match place(host, &config, state, found, input) {
         Ok(output) => output,
@@ -55,7 +55,7 @@ fn place(
         ..Outcome::new(&target.name, Verdict::Pinned)
     }));
     let placed = host.docker_refresh(orders).into_result()?;
-    // Whoever asks by hand is answered and does not ask again by himself: nothing is barred here.
+    // The operator sees the result of a manual refresh and no automatic retry follows. So failures are not quarantined.
     let mut quarantine = Quarantine::new(Vec::new(), input.now_ms);
     let settled = |report| settle_report(host, &mut state, &mut quarantine, report);
     outcomes.extend(placed.reports.iter().map(settled));

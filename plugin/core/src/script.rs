@@ -1,17 +1,17 @@
-//! A scripted host: runs a policy through a story written in JSON (`scripts/*.json`) and says where
-//! it departs from it. The same stories drive this crate natively, the built wasm in the Rust
-//! host, and any other control plane. For tests only.
+//! A scripted host: plays a script from JSON (`scripts/*.json`) against a policy, and reports every difference. The
+//! same scripts test this crate natively, the built wasm module in the Rust host, and the other control planes. For
+//! tests only.
 //!
-//! A step is one call. Its `input` takes `state`, `cache` and `quarantine` from the step before
-//! (what an output leaves out is as it was) unless it names them; `host` lists the host calls that must come, in order, with what they must contain (`in`)
-//! and what they answer (`out`); `output` is what must be in the result; `log` what must be logged.
-//! `{{x}}` anywhere stands for a digest: `sha256:` and the letter 64 times.
+//! Each step is one call. Its `input` takes `state`, `cache` and `quarantine` from the previous step, unless the input
+//! contains them. If an output omits one of them, its value does not change. `host` lists the expected host calls in
+//! order: what the input of a call must contain (`in`), and its answer (`out`). `output` is what the result must
+//! contain. `log` is what must be logged. `{{x}}` stands for a digest: `sha256:` and 64 times the letter.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use imagewatch_abi::{
-    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, Selector,
-    host_functions as names,
+    Answer, Containers, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Order, Orders, OrdersAccepted,
+    Selector, host_functions as names,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::Host;
 
-/// Every story, by the name of its file.
+/// Every script, by the name of its file.
 pub const SCRIPTS: &[(&str, &str)] = &[
     ("baseline-running", include_str!("../scripts/baseline-running.json")),
     ("basic-auth", include_str!("../scripts/basic-auth.json")),
@@ -62,32 +62,32 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("token-auth", include_str!("../scripts/token-auth.json")),
 ];
 
-/// One story.
+/// One script.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Script {
-    /// What it shows.
+    /// What the script shows.
     pub shows: String,
-    /// The manifest's config.
+    /// The config of the manifest.
     pub config: BTreeMap<String, String>,
-    /// In order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
-/// One call of a story.
+/// One call of a script.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Step {
-    /// What happens in it.
+    /// What happens in the step.
     pub name: String,
-    /// The export.
+    /// The export to call.
     pub call: String,
-    /// Its input, less what is carried over.
+    /// The input of the call, without the values that are carried over.
     pub input: Value,
-    /// The host calls that it makes.
+    /// The expected host calls, in order.
     #[serde(default)]
     pub host: Vec<Exchange>,
-    /// What its output contains.
+    /// What the output must contain.
     pub output: Value,
-    /// Parts of log lines, in order.
+    /// Parts of the expected log lines, in order.
     #[serde(default)]
     pub log: Vec<String>,
 }
@@ -97,17 +97,17 @@ pub struct Step {
 pub struct Exchange {
     /// The host function.
     pub function: String,
-    /// What its input contains.
+    /// What its input must contain.
     #[serde(rename = "in")]
     pub input: Value,
-    /// Its answer.
+    /// The answer of the host.
     pub out: Value,
 }
 
-/// Reads a story.
+/// Parses a script.
 ///
 /// # Errors
-/// Where it is malformed.
+/// The position of a syntax error.
 pub fn parse_script(text: &str) -> Result<Script, serde_json::Error> {
     let mut expanded = text.to_owned();
     for letter in "0123456789abcdef".chars() {
@@ -117,19 +117,19 @@ pub fn parse_script(text: &str) -> Result<Script, serde_json::Error> {
     serde_json::from_str(&expanded)
 }
 
-/// The host of one step: answers from the story and notes every departure from it.
+/// The host during one step. It answers from the script and records every difference.
 #[derive(Debug, Default)]
 pub struct ScriptedHost {
     config: BTreeMap<String, String>,
     expected: VecDeque<Exchange>,
     logged: Vec<String>,
-    departures: Vec<String>,
+    differences: Vec<String>,
 }
 
-/// Plays `script`; `call` runs one export with the host that it is given and hands both back.
+/// Plays `script`. `call` runs one export with the given host, and returns the result and the host.
 ///
 /// # Errors
-/// Every departure, with the step's name.
+/// Every difference, with the name of the step.
 pub fn play(
     script: &Script,
     mut call: impl FnMut(&str, &[u8], ScriptedHost) -> (Result<Vec<u8>, String>, ScriptedHost),
@@ -175,42 +175,42 @@ impl ScriptedHost {
     fn answer<I: Serialize, O: DeserializeOwned>(&mut self, function: &str, input: &I) -> Answer<O> {
         let input = serde_json::to_value(input).unwrap_or_default();
         let Some(exchange) = self.expected.pop_front() else {
-            return self.depart(format!("{function} called once too often with {input}"));
+            return self.differ(format!("{function} called too often, with {input}"));
         };
         if exchange.function != function {
-            return self.depart(format!("{function} called instead of {}, with {input}", exchange.function));
+            return self.differ(format!("{function} called instead of {}, with {input}", exchange.function));
         }
         if let Err(difference) = contains(&input, &exchange.input) {
-            return self.depart(format!("{function} called otherwise: {difference}"));
+            return self.differ(format!("{function} called with another input: {difference}"));
         }
         match serde_json::from_value(exchange.out) {
             Ok(answer) => answer,
-            Err(error) => self.depart(format!("{function}'s answer in the script is none: {error}")),
+            Err(error) => self.differ(format!("the script's answer for {function} is invalid: {error}")),
         }
     }
 
-    fn depart<O>(&mut self, departure: String) -> Answer<O> {
-        self.departures.push(departure);
-        Answer::Err(Failure::lasting(FailureCode::Other, "not in the script"))
+    fn differ<O>(&mut self, difference: String) -> Answer<O> {
+        self.differences.push(difference);
+        Answer::Err(Failure::permanent(FailureCode::Other, "not in the script"))
     }
 
     fn finish(mut self, step: &Step, output: &Value) -> Result<(), String> {
         if let Err(difference) = contains(output, &step.output) {
-            self.departures.push(format!("output differs: {difference}\nin {output}"));
+            self.differences.push(format!("output differs: {difference}\nin {output}"));
         }
-        self.departures.extend(self.expected.iter().map(|exchange| format!("{} was not called", exchange.function)));
+        self.differences.extend(self.expected.iter().map(|exchange| format!("{} was not called", exchange.function)));
         let mut logged = self.logged.iter();
         for part in &step.log {
             if !logged.any(|line| line.contains(part)) {
-                self.departures.push(format!("no log line with {part:?} in {:?}", self.logged));
+                self.differences.push(format!("no log line with {part:?} in {:?}", self.logged));
             }
         }
-        if self.departures.is_empty() { Ok(()) } else { Err(self.departures.join("\n")) }
+        if self.differences.is_empty() { Ok(()) } else { Err(self.differences.join("\n")) }
     }
 }
 
-/// Whether `actual` has all of `expected`: every key of an object, every element of a list and no
-/// more, every other value as it is.
+/// Whether `actual` contains `expected`: objects may have more keys, lists must have the same length, and other values
+/// must be equal.
 fn contains(actual: &Value, expected: &Value) -> Result<(), String> {
     match (actual, expected) {
         (Value::Object(actual), Value::Object(expected)) => expected.iter().try_for_each(|(key, value)| {
@@ -221,12 +221,12 @@ fn contains(actual: &Value, expected: &Value) -> Result<(), String> {
                 contains(actual, expected).map_err(|difference| format!("{i}.{difference}"))
             })
         }
-        // A text between asterisks is a part.
+        // A text between asterisks must be contained in the actual text.
         (Value::String(actual), Value::String(expected))
             if expected.len() > 1 && expected.starts_with('*') && expected.ends_with('*') =>
         {
             let part = &expected[1..expected.len() - 1];
-            if actual.contains(part) { Ok(()) } else { Err(format!(" {actual:?} has no {part:?}")) }
+            if actual.contains(part) { Ok(()) } else { Err(format!(" {actual:?} does not contain {part:?}")) }
         }
         _ if actual == expected => Ok(()),
         _ => Err(format!(" {actual} instead of {expected}")),
@@ -246,7 +246,7 @@ impl Host for ScriptedHost {
         self.answer(names::DOCKER_CONTAINERS, &selector)
     }
 
-    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<Placed> {
+    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<OrdersAccepted> {
         self.answer(names::DOCKER_REFRESH, &Orders { orders })
     }
 
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[any_test]
-    fn same_input_and_answers_give_the_same_bytes() {
+    fn the_same_input_and_answers_give_the_same_bytes() {
         for (name, text) in SCRIPTS {
             let script = parse_script(text).expect("a script");
             let mut outputs = [Vec::new(), Vec::new()];
@@ -289,12 +289,12 @@ mod tests {
     }
 
     #[any_test]
-    fn a_departure_from_the_script_is_noticed() {
-        let (_, text) = SCRIPTS.iter().find(|(name, _)| *name == "seed-move-commit").expect("there is one");
+    fn a_difference_from_the_script_is_reported() {
+        let (_, text) = SCRIPTS.iter().find(|(name, _)| *name == "seed-move-commit").expect("the script exists");
         for (what, from, to) in [
             ("another digest", r#""verdict": "seeded""#, r#""verdict": "moved""#),
             ("another request", r#""method": "HEAD""#, r#""method": "GET""#),
-            ("a log line", "first seen", "never said"),
+            ("a log line", "first seen", "never logged"),
         ] {
             let script = parse_script(&text.replacen(from, to, 1)).expect("a script");
             let played = play(&script, |export, input, mut host| (crate::call(export, input, &mut host), host));

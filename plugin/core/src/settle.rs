@@ -1,15 +1,15 @@
-//! Reports of ended orders: commit the digest that was moved to, or roll back to the one before,
-//! so that it stays a move, which the next tick makes again or a quarantine holds. The same code
-//! serves orders that the host did at once.
+//! Processes the reports of ended orders. A report either commits the digest of the order, or rolls back to the
+//! previous one. After a rollback, the digest still counts as a move: the next tick tries it again, or a quarantine
+//! holds it. Orders that the host completed at once are processed by the same code.
 
 use imagewatch_abi::{Fault, LogLevel, Outcome, Report, SettleInput, SettleOutput, Verdict};
 
 use crate::gate::quarantine::{Consequence, Quarantine};
 use crate::state::{Pending, Seen, State};
-use crate::update::in_words;
+use crate::update::describe_change;
 use crate::{Host, log};
 
-/// Settles reports. A state that cannot be read leaves everything as it came.
+/// Processes reports. If the state cannot be parsed, nothing changes.
 pub(crate) fn settle(host: &mut dyn Host, input: SettleInput) -> SettleOutput {
     match State::parse(&input.state) {
         Err(failure) => SettleOutput { state: input.state, err: Some(failure), ..SettleOutput::default() },
@@ -27,8 +27,8 @@ pub(crate) fn settle(host: &mut dyn Host, input: SettleInput) -> SettleOutput {
     }
 }
 
-/// One report. An order that no target waits for was a manual refresh, or was lost: the state
-/// stays, but what failed is barred all the same.
+/// Processes one report. If no target waits for the order, the order was a manual refresh or was lost. The state then
+/// stays the same, but a failed digest is still quarantined.
 pub(crate) fn settle_report(
     host: &mut dyn Host,
     state: &mut State,
@@ -39,7 +39,8 @@ pub(crate) fn settle_report(
     let waiting = state.pending_target(&report.order).or_else(|| state.pending_by_another_run(report));
     let is_waited_for = waiting.is_some();
     let ended = match &consequence {
-        // An update that another run of the host began is no manual refresh, though the policy may know it no longer.
+        // An update that another run of the host started is not a manual refresh, even if the policy no longer knows
+        // it.
         Consequence::Keep if report.is_recovered => Verdict::Committed,
         _ if report.is_recovered => Verdict::RolledBack,
         _ if report.err.is_none() => Verdict::Refreshed,
@@ -52,13 +53,13 @@ pub(crate) fn settle_report(
         reason: Some(summarise(report)),
         ..Outcome::new(waiting.as_deref().unwrap_or(&report.target), ended)
     };
-    let mates = state.mates_on_the_way(&outcome.target);
+    let members = state.members_moving_along(&outcome.target);
     if let Some(seen) = waiting.and_then(|name| state.targets.get_mut(&name))
         && let Some(pending) = seen.pending.take()
     {
         commit_or_roll_back(seen, pending, &consequence, &mut outcome);
     }
-    // A pull alone has tried nothing.
+    // A pull alone does not show that the image works.
     if report.failed.is_empty() && (outcome.verdict == Verdict::Committed || !report.recreated.is_empty()) {
         quarantine.lift(&outcome.target);
     }
@@ -66,16 +67,17 @@ pub(crate) fn settle_report(
         quarantine.lift_fetched(&outcome.target, digest);
     }
     let follows = match (&consequence, &outcome.reference, &outcome.digest) {
-        (Consequence::Bar(cause), Some(reference), Some(digest)) => {
-            // An image that fails for one container of a service is not tried on the others.
-            for (mate, reference) in mates.iter().filter(|_| cause.fault == Fault::Image) {
-                quarantine.bar_unless_held(mate, reference, digest, cause);
+        (Consequence::Quarantine(cause), Some(reference), Some(digest)) => {
+            // If an image fails for one container of a service, it is not tried on the others.
+            for (member, reference) in members.iter().filter(|_| cause.fault == Fault::Image) {
+                quarantine.add_unless_held(member, reference, digest, cause);
             }
             if is_waited_for {
-                // No order is placed for a digest that is held, so it was held since, because of a mate: it counts once.
-                quarantine.bar_unless_held(&outcome.target, reference, digest, cause);
+                // No order is placed for a held digest. If it is held now, the failure of a group member caused that.
+                // It counts once.
+                quarantine.add_unless_held(&outcome.target, reference, digest, cause);
             } else {
-                quarantine.bar(&outcome.target, reference, digest, cause);
+                quarantine.add(&outcome.target, reference, digest, cause);
             }
             outcome.until_ms = quarantine.hold(&outcome.target, reference, digest).and_then(|hold| hold.until_ms);
             let wait = quarantine.wait(&outcome.target, reference, digest);
@@ -84,19 +86,20 @@ pub(crate) fn settle_report(
         _ if outcome.verdict == Verdict::RolledBack => "; rolled back, the next poll tries again".to_owned(),
         _ => String::new(),
     };
-    let is_asked_for = consequence == Consequence::Retry;
+    let is_postponed = consequence == Consequence::Retry;
     let is_good = report.err.is_none() && report.failed.is_empty();
-    let level = if is_good || is_asked_for { LogLevel::Info } else { LogLevel::Warn };
+    let level = if is_good || is_postponed { LogLevel::Info } else { LogLevel::Warn };
     log(host, level, format!("{}: {}{follows}", outcome.target, outcome.reason.as_deref().unwrap_or_default()));
     outcome
 }
 
-/// Only what may be kept moves the seen digest; what is barred or to be tried again stays a move.
+/// Commits the order if its consequence is [`Consequence::Keep`]. Otherwise the recorded digest stays, and the move
+/// remains.
 fn commit_or_roll_back(seen: &mut Seen, pending: Pending, consequence: &Consequence, outcome: &mut Outcome) {
     let to = pending.reference.unwrap_or_else(|| seen.reference.clone());
     if to != seen.reference {
         let reason = outcome.reason.take().unwrap_or_default();
-        outcome.reason = Some(format!("{}: {reason}", in_words(&seen.reference, &to)));
+        outcome.reason = Some(format!("{}: {reason}", describe_change(&seen.reference, &to)));
         outcome.from = Some(seen.reference.clone());
     }
     outcome.reference = Some(to.clone());

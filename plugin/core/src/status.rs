@@ -1,37 +1,39 @@
-//! Where a container stands: up to date, behind and about to be updated, or behind and why not. The one function that
-//! says so: `poll` acts on its answer and a check shows it, so that they cannot disagree. Asks nobody.
+//! The status of a container: up to date, outdated and about to be updated, or outdated and not updated for a reason.
+//! One function decides the status. `poll` acts on it and a check shows it, so that they cannot disagree. This module
+//! queries no registry.
 
 use imagewatch_abi::{Container, Digest, Reference, Status, StatusKind, Strategy};
 
 use crate::config::Config;
+use crate::image_match::{digests_of, is_running, reason_against_origin, reason_unconfirmed};
 use crate::registry::resolve::Lookup;
-use crate::running::{digests_of, is_running, reason_against_origin, reason_unconfirmed};
 use crate::state::Cache;
 
-/// What is known of one container, or of a target whose containers are not known.
+/// The known facts about one container, or about a target whose containers are not known.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts<'a> {
-    /// What it runs, compared with what its tag points to.
+    /// The image that it runs, compared with the image that its tag points to.
     pub(crate) image: Image<'a>,
-    /// An order for its target is under way.
+    /// Whether an order for its target is running.
     pub(crate) is_ordered: bool,
-    /// Why it is never updated as it is now.
+    /// Why it is never updated with its current settings.
     pub(crate) blocked: Option<String>,
     /// How it is updated.
     pub(crate) strategy: Strategy,
-    /// Why it may not be updated yet to what its tag points to.
+    /// Why it may not yet move to the image that its tag points to.
     pub(crate) hold: Option<Hold>,
-    /// Why no order follows although it runs another image: what its tag points to was dealt with before.
+    /// Why no order follows although it runs another image: an earlier order already handled the image that its tag
+    /// points to.
     pub(crate) left: Option<&'static str>,
-    /// It does not run, and others of its target do, for which an order would be placed.
+    /// Whether it does not run while other containers of its target run and would be updated.
     pub(crate) is_resting: bool,
-    /// It is to leave its tag for a newer one.
+    /// Whether it leaves its tag for a newer one.
     pub(crate) leaves_tag: bool,
-    /// Why the tag that it is to follow is not simply the newest.
+    /// Why the tag to follow may not be the newest one.
     pub(crate) tag_note: Option<&'a Hold>,
 }
 
-/// A wait.
+/// A hold on an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hold {
     pub(crate) kind: StatusKind,
@@ -45,29 +47,29 @@ impl Hold {
     }
 }
 
-/// What a container runs, compared with what its tag points to.
+/// The image that a container runs, compared with the image that its tag points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Image<'a> {
-    /// That image.
+    /// The same image.
     Same,
-    /// That image, known by another digest.
+    /// The same image under another digest.
     SameInAnotherWrapper,
-    /// Another one.
+    /// Another image.
     Other,
-    /// One that was built or loaded on this machine.
+    /// An image that was built or loaded on this machine.
     Local(&'static str),
-    /// One that cannot be compared, and why.
+    /// An image that cannot be compared, and why.
     Incomparable(&'static str),
-    /// It does not matter: the reference names a digest.
+    /// The reference contains a digest, so no comparison is needed.
     Pinned,
-    /// What the tag points to is not known: why, and until when it is not asked again.
+    /// The digest of the tag is not known: why, and until when the registry is not queried again.
     NotLookedUp(&'a str, Option<u64>),
 }
 
-/// The digest that a tag points to, or why it is not known and until when it is not asked again.
+/// The digest that a tag points to, or why it is not known and until when the registry is not queried again.
 pub(crate) type Remote<'a> = Result<&'a Digest, (&'a str, Option<u64>)>;
 
-/// What a look-up found.
+/// Converts the result of a look-up.
 pub(crate) fn remote_of(lookup: Option<&Lookup>) -> Remote<'_> {
     match lookup {
         Some(Ok(digest)) => Ok(digest),
@@ -77,7 +79,7 @@ pub(crate) fn remote_of(lookup: Option<&Lookup>) -> Remote<'_> {
 }
 
 impl<'a> Image<'a> {
-    /// What `container` runs, compared with what `aim` points to.
+    /// Compares the image that `container` runs with the image that `aim` points to.
     pub(crate) fn of(
         (config, cache): (&Config, &Cache),
         container: &Container,
@@ -109,35 +111,35 @@ impl<'a> Image<'a> {
     }
 }
 
-/// The rule that decides where a container stands. Of several containers of one target, the one with the last rule
-/// says where the target stands.
+/// The rule that decides the status of a container. If a target has several containers, the container with the last
+/// rule in this list determines the target's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rule {
-    /// Built on this machine.
+    /// The image was built on this machine.
     Local,
-    /// Nothing to compare it with.
+    /// The image cannot be compared.
     Incomparable,
-    /// Its tag was not looked up.
+    /// The tag was not looked up.
     NotLookedUp,
-    /// It runs what its tag points to.
+    /// The container runs the image that its tag points to.
     UpToDate,
-    /// Named by digest.
+    /// The reference contains a digest.
     Pinned,
-    /// It does not run.
+    /// The container does not run.
     Resting,
-    /// Dealt with before.
+    /// An earlier order already handled the image.
     Left,
-    /// Its strategy only tells.
+    /// The strategy only reports the move.
     Notified,
-    /// Never updated as it is now.
+    /// The container is never updated with its current settings.
     Blocked,
-    /// Not yet.
+    /// The update is held.
     Held,
-    /// Its strategy has the image pulled: an order follows, which leaves the container as it is.
+    /// The strategy only pulls the image: an order follows, which does not replace the container.
     PullDue,
-    /// An order follows, which updates it.
+    /// An order follows, which updates the container.
     Due,
-    /// An order for it is under way.
+    /// An order for the container is running.
     Ordered,
 }
 
@@ -167,11 +169,11 @@ impl Rule {
     }
 }
 
-/// Where a container with these `facts` stands.
+/// The status of a container with these `facts`.
 pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
     let blocked = || facts.blocked.clone().unwrap_or_default();
     if let (Rule::UpToDate, Some(note)) = (Rule::of(facts), facts.tag_note) {
-        // It runs what its tag points to; that this is the newest tag cannot be said.
+        // The container runs the image that its tag points to, but the tag may not be the newest one.
         return note.to_status();
     }
     match (Rule::of(facts), &facts.image, &facts.hold) {
@@ -179,7 +181,7 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         (Rule::Pinned, ..) => Status::new(StatusKind::Pinned, "pinned by digest"),
         (Rule::Blocked, ..) => Status::new(StatusKind::Blocked, blocked()),
         (Rule::UpToDate, Image::SameInAnotherWrapper, _) => {
-            Status::new(StatusKind::UpToDate, "up to date: the same image in another wrapper")
+            Status::new(StatusKind::UpToDate, "up to date: the same image under another digest")
         }
         (Rule::UpToDate, ..) => Status::new(StatusKind::UpToDate, "up to date"),
         (Rule::Local, Image::Local(reason), _) => Status::new(StatusKind::Local, *reason),
@@ -188,10 +190,10 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         }
         (_, Image::Incomparable(reason), _) => Status::new(StatusKind::Unknown, *reason),
         (Rule::Resting, ..) => {
-            Status::new(StatusKind::NotWatched, "it does not run: it is only updated together with containers that do")
+            Status::new(StatusKind::NotWatched, "it does not run; it is updated only together with running containers")
         }
         (Rule::Notified, ..) => {
-            Status::new(StatusKind::Blocked, "it is behind; strategy `notify` leaves the container as it is")
+            Status::new(StatusKind::Blocked, "outdated: strategy `notify` does not replace the container")
         }
         (Rule::Held, _, Some(hold)) => hold.to_status(),
         (Rule::Left, ..) if facts.strategy != Strategy::PullOnly => {
@@ -199,23 +201,23 @@ pub(crate) fn status_of(facts: &Facts<'_>) -> Status {
         }
         (Rule::Left | Rule::PullDue, ..) => Status::new(
             StatusKind::Blocked,
-            "it is behind; strategy `pull-only` pulls the image and leaves the container as it is",
+            "outdated: strategy `pull-only` pulls the image and does not replace the container",
         ),
-        _ if facts.leaves_tag => Status::new(StatusKind::UpdateAvailable, "a newer tag is there"),
+        _ if facts.leaves_tag => Status::new(StatusKind::UpdateAvailable, "a newer tag is available"),
         _ => Status::new(StatusKind::UpdateAvailable, "the tag points to another image than the one running"),
     }
 }
 
-/// Why a container cannot be watched, a lowercase fragment. It is told before anything is looked up.
+/// Why a container cannot be watched. The reasons are lowercase fragments. They are reported before any look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unwatchable {
-    /// Its image was built or loaded on this machine, or perhaps so.
+    /// The image was built or loaded on this machine, or its origin is unknown.
     NotPulled(StatusKind, &'static str),
-    /// Its image is no reference, or a label cannot be read.
+    /// The image is not a valid reference, or a label cannot be parsed.
     Blocked(String),
 }
 
-/// Where a container stands that cannot be watched.
+/// The status of a container that cannot be watched.
 pub(crate) fn status_of_unwatchable(why: &Unwatchable) -> Status {
     match why {
         Unwatchable::NotPulled(kind, reason) => Status::new(*kind, *reason),

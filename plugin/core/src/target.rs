@@ -1,5 +1,5 @@
-//! What is watched: names from config, or containers found on the engine. Says of a container
-//! that cannot be watched why not. Looks up nothing at any registry.
+//! Determines what is watched: the names in the config, or the containers on the engine. If a container cannot be
+//! watched, this module gives the reason. It queries no registry.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -11,55 +11,57 @@ use imagewatch_abi::{Container, Containers, Failure, NotWatched, Outcome, Refere
 use crate::Host;
 use crate::config::{Config, Watch};
 use crate::group::find_groups;
-use crate::running::{Used, reason_against_origin, reference_of, with_references};
+use crate::image_match::{Used, reason_against_origin, reference_of, with_references};
 use crate::status::{Unwatchable, status_of_unwatchable};
 use crate::update::UpdatePolicy;
 
-/// One watched name.
+/// One watched target.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) name: String,
-    /// With the tag that its containers have now: the earliest in use, where it is listed.
+    /// The reference with the tag that its containers have now. For a listed target, this is the earliest tag in use.
     pub(crate) reference: Reference,
-    /// With the tag that its containers began on, as far as that is known.
+    /// The reference with the tag that the target started with.
     first: Reference,
-    /// Which containers follow it, among those created from its reference.
+    /// Which of the containers that were created from its reference follow this target.
     pub(crate) containers: Selector,
-    /// The platform of its containers, as far as it is known.
+    /// The platform of its containers, if it is known.
     pub(crate) platform: Option<String>,
-    /// Which tag it is to follow.
+    /// The policy that selects the tag to follow.
     pub(crate) update: Rc<UpdatePolicy>,
-    /// As its container's label has it; goes before the manifest's. A label that cannot be read is for the host to refuse.
+    /// The strategy from its container's label, which takes precedence over the manifest's strategy. The host refuses a
+    /// label that cannot be parsed.
     pub(crate) strategy: Option<Strategy>,
-    /// Why its container is never updated as it is now.
+    /// Why its container is never updated with its current settings.
     pub(crate) blocked: Option<String>,
-    /// The service that its container belongs to, whose containers are updated one at a time. Unknown for a target
-    /// that config names: its containers are handled one at a time by its own order.
+    /// The service of its container. The containers of one service are updated one at a time. `None` for a target from
+    /// the config, because its own order handles its containers one at a time.
     pub(crate) group: Option<String>,
 }
 
 impl Target {
-    /// Whether it goes by the tags of its repository.
+    /// Whether the target follows the tags of its repository.
     pub(crate) fn follows_tags(&self) -> bool {
         self.update.follows_tags() && self.reference.digest().is_none()
     }
 
-    /// Whether containers created from `reference` are its own: it may have brought them there.
+    /// Whether containers created from `reference` belong to this target: an earlier update of the target may have
+    /// moved them to that tag.
     pub(crate) fn has(&self, reference: &Reference) -> bool {
         let is_of_repository = || reference.name() == self.reference.name() && reference.digest().is_none();
         let reaches = || self.update.reaches(self.first.tag_or_latest(), reference.tag_or_latest());
         *reference == self.reference || (self.follows_tags() && is_of_repository() && reaches())
     }
 
-    /// What is known of it is known of these: of its reference, or, when it follows tags, of its repository.
-    pub(crate) fn kin(&self) -> String {
+    /// The key under which facts about the target are stored: its reference, or its repository if it follows tags.
+    pub(crate) fn history_key(&self) -> String {
         if self.follows_tags() { self.reference.name() } else { self.reference.to_string() }
     }
 
-    /// The same with its present tag, given the references that are in use.
+    /// Sets the current tag, given the references that are in use.
     ///
     /// # Errors
-    /// Why its policy cannot go on from the tag that it begins on.
+    /// Why the update policy cannot continue from the tag that the target started with.
     fn at_present(mut self, in_use: &[Reference]) -> Result<Self, String> {
         if !self.follows_tags() {
             return Ok(self);
@@ -77,16 +79,16 @@ impl Target {
     }
 }
 
-/// All that is to be watched now. Containers that do not run are left alone: nobody runs old code in them.
+/// All targets that are watched now. Containers that do not run are skipped, because no outdated code runs in them.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_field_names, reason = "the targets of a `Targets` are its targets")]
+#[expect(clippy::struct_field_names, reason = "the field holds the targets of `Targets`")]
 pub(crate) struct Targets {
     pub(crate) targets: Vec<Target>,
-    /// Containers that asked to be watched and cannot be.
+    /// Containers that opted in and cannot be watched.
     pub(crate) unwatchable: Vec<Outcome>,
-    /// Names of containers that would be watched if they ran.
+    /// The names of the containers that would be watched if they ran.
     pub(crate) resting: BTreeSet<String>,
-    /// Containers that nobody asked to have watched, or that do not run.
+    /// Containers that no label or config selects, or that do not run.
     pub(crate) not_watched: Vec<NotWatched>,
 }
 
@@ -94,7 +96,7 @@ impl Targets {
     /// Finds the targets.
     ///
     /// # Errors
-    /// When they are containers and the host cannot list them.
+    /// If the containers on the engine are needed and the host cannot list them.
     pub(crate) fn find(host: &mut dyn Host, config: &Config) -> Result<Self, Failure> {
         match &config.watch {
             Watch::Listed(listed) => {
@@ -113,7 +115,7 @@ impl Targets {
                         containers: containers.clone(),
                         platform: platform(reference),
                         update: config.update.clone(),
-                        // Many containers may follow it, each with a label of its own.
+                        // Several containers may follow this target, each with its own label.
                         strategy: None,
                         blocked: None,
                         group: None,
@@ -130,7 +132,8 @@ impl Targets {
                 }
                 Ok(found)
             }
-            // Not only the labelled ones: a label that cannot be read, or is misspelt, must be seen to be told.
+            // Lists all containers, not only those with the label. Otherwise a label with a typo or an invalid value
+            // could not be reported.
             Watch::Containers { all } => {
                 let Containers { containers } = host.docker_containers(Selector::default()).into_result()?;
                 Ok(Self::of_containers(config, *all, &containers))
@@ -138,10 +141,10 @@ impl Targets {
         }
     }
 
-    /// Only those in `names`.
+    /// Keeps only the targets in `names`.
     ///
     /// # Errors
-    /// The first name that is not there.
+    /// The first name that does not exist.
     pub(crate) fn retain(&mut self, names: &[String]) -> Result<(), String> {
         let is_named = |target: &Target, name: &String| target.name == *name || target.reference.to_string() == *name;
         let is_known = |name: &String| {
@@ -157,13 +160,13 @@ impl Targets {
         Ok(())
     }
 
-    /// Their names, in their order.
+    /// The names of the targets, in order.
     pub(crate) fn names(&self) -> Vec<String> {
         self.targets.iter().map(|target| target.name.clone()).collect()
     }
 }
 
-/// The containers that were created from a reference, with it.
+/// The containers that were created from a valid reference, with that reference.
 fn in_use(host: &mut dyn Host, containers: &Selector) -> Result<Vec<Used>, Failure> {
     Ok(with_references(host.docker_containers(containers.clone()).into_result()?.containers))
 }
@@ -193,26 +196,26 @@ impl Targets {
     }
 }
 
-/// Whether it runs, or is about to.
+/// Whether the container runs or is restarting.
 pub(crate) fn is_up(container: &Container) -> bool {
     matches!(container.state.as_str(), "running" | "restarting")
 }
 
-/// Why nobody asked to have `container` watched; none where somebody did, or where a label cannot be read.
+/// Why `container` is not watched. `None` if it is selected, or if one of its labels cannot be parsed.
 fn reason_not_to_watch(config: &Config, all: bool, container: &Container) -> Option<String> {
-    let is_asked_for = || all || container.labels.contains_key(ENABLE) || check_labels(container).is_err();
-    let not_labelled = || (!is_asked_for()).then(|| format!("it has no label {ENABLE}=true"));
+    let is_selected = || all || container.labels.contains_key(ENABLE) || check_labels(container).is_err();
+    let not_labelled = || (!is_selected()).then(|| format!("it has no label {ENABLE}=true"));
     reason_of_name(config, container).or_else(|| opted_out(container)).or_else(not_labelled)
 }
 
-/// That the manifest leaves out containers with a name like this one's, a lowercase fragment.
+/// The reason, as a lowercase fragment, if the config excludes containers with such a name.
 pub(crate) fn reason_of_name(config: &Config, container: &Container) -> Option<String> {
     let part = config.name_contains.as_deref().unwrap_or_default();
     let is_meant = container.name.contains(part);
     (!is_meant).then(|| format!("its name does not contain {part:?} (config key `container_name_contains`)"))
 }
 
-/// That a label says no, a lowercase fragment.
+/// The reason, as a lowercase fragment, if the container's label opts out.
 fn opted_out(container: &Container) -> Option<String> {
     let value = container.labels.get(ENABLE)?;
     let says_no = read_yes_no(ENABLE, value) == Ok(false);
@@ -266,13 +269,13 @@ fn read_update_policy(config: &Config, container: &Container) -> Result<Rc<Updat
     }
 }
 
-/// How the container is updated, if its label says so.
+/// The strategy from the container's label, if the label is valid.
 pub(crate) fn read_strategy(container: &Container) -> Option<Strategy> {
     container.labels.get(label::STRATEGY).and_then(|text| label::read_strategy(text).ok())
 }
 
-/// Why `container` is never updated as it is now, a lowercase fragment: the host's reason, or a label.
-/// The host's reason is against replacing it, which matters only to a `strategy` that does.
+/// Why `container` is never updated with its current settings, as a lowercase fragment: the host's reason, or a label.
+/// The host's reason applies only to a `strategy` that replaces the container.
 pub(crate) fn reason_against(container: &Container, strategy: Strategy) -> Option<String> {
     let of_label = || check_labels(container).err().or_else(|| opted_out(container));
     let replaces = matches!(strategy, Strategy::Replace | Strategy::StartFirst);

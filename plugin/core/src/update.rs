@@ -1,10 +1,10 @@
-//! Which tag a target is to follow: its update policy, read from text, and the choice among a repository's tags. Pure:
-//! lists no tags, knows no registry, and orders nothing.
+//! Update policies: which tag a target follows. This module parses a policy and chooses among a repository's tags. It
+//! lists no tags, queries no registry, and places no orders.
 //!
-//! A policy is an order of tags, `digest`, `semver:RANGE`, `numeric[:asc|desc]` or `alphabetical[:asc|desc]`, and maybe a
-//! filter, whose pattern says which tags count and whose first group says which part of them is compared. The words
-//! and the cases are Flux's (image-reflector-controller); what it does not have is that a present tag is kept to: its
-//! suffix, its `v` and its precision; and nothing before it is ever chosen.
+//! A policy is an order of tags: `digest`, `semver:RANGE`, `numeric[:asc|desc]` or `alphabetical[:asc|desc]`. It may
+//! have a filter: a pattern that selects the tags that are candidates. The first group of the pattern selects the part
+//! of a tag that is compared. The syntax and the test cases come from Flux (image-reflector-controller). Unlike Flux, a
+//! policy keeps the suffix, the `v` and the precision of the current tag, and never chooses an earlier tag.
 
 mod natural;
 mod numeric;
@@ -17,7 +17,7 @@ use imagewatch_abi::Reference;
 use regex::Regex;
 use semver::Range;
 
-/// Which tag to follow.
+/// A rule that selects the tag to follow.
 #[derive(Debug)]
 pub(crate) struct UpdatePolicy {
     text: String,
@@ -25,100 +25,100 @@ pub(crate) struct UpdatePolicy {
     filter: Option<Regex>,
 }
 
-/// In which order tags follow each other.
+/// The order of tags.
 #[derive(Debug)]
 enum Order {
-    /// A tag is followed to wherever it points, and none comes after it.
+    /// The tag never changes; only its digest is followed.
     Digest,
     /// By version, within a range.
     Semver(Range),
     /// As decimal numbers.
     Numeric(Direction),
-    /// By their bytes, so `10` comes before `9`: for dates (`2024-05-01`), code names and the like.
+    /// By their bytes, so that `10` sorts before `9`: for dates (`2024-05-01`), code names and similar tags.
     Alphabetical(Direction),
 }
 
 /// Which end of an order is the newest.
 #[derive(Debug, Clone, Copy)]
 enum Direction {
-    /// The greatest.
+    /// The greatest tag is the newest.
     Ascending,
-    /// The smallest.
+    /// The smallest tag is the newest.
     Descending,
 }
 
-/// What a repository's tags hold for a container on one of them.
+/// The result of a choice among a repository's tags, for a container on one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice<'a> {
-    /// It is on the newest one.
+    /// The container is on the newest tag.
     Newest,
-    /// These come after it, the newest first.
+    /// These tags are newer than the current one. The newest comes first.
     Newer(Vec<&'a str>),
-    /// It cannot be said that it is on the newest one: why, a fragment for people.
+    /// It is not certain that the container is on the newest tag. The text gives the reason, as a fragment.
     Unclear(String),
 }
 
 impl UpdatePolicy {
-    /// Reads `digest`, `semver:RANGE`, `numeric[:asc|desc]` or `alphabetical[:asc|desc]`; see [`Range::parse`].
+    /// Parses `digest`, `semver:RANGE`, `numeric[:asc|desc]` or `alphabetical[:asc|desc]`; see [`Range::parse`].
     ///
     /// # Errors
-    /// What is wrong with it, a fragment that quotes it.
+    /// What is wrong with the text, as a fragment that quotes it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         let direction =
-            || Direction::parse(rest.trim()).ok_or_else(|| format!("{text:?} has another order than `asc` and `desc`"));
+            || Direction::parse(rest.trim()).ok_or_else(|| format!("{text:?} must end with `asc` or `desc`"));
         let order = match kind.trim() {
             "digest" if rest.is_empty() => Order::Digest,
-            "semver" => {
-                Order::Semver(Range::parse(rest).map_err(|why| format!("{text:?} has no version range: {why}"))?)
-            }
+            "semver" => Order::Semver(
+                Range::parse(rest).map_err(|why| format!("{text:?} has an invalid version range: {why}"))?,
+            ),
             "numeric" => Order::Numeric(direction()?),
             "alphabetical" => Order::Alphabetical(direction()?),
             _ => {
                 return Err(format!(
-                    "{text:?} is none of `digest`, `semver:<range>`, `numeric[:asc|desc]` and `alphabetical[:asc|desc]`"
+                    "{text:?} is not one of `digest`, `semver:<range>`, `numeric[:asc|desc]`, `alphabetical[:asc|desc]`"
                 ));
             }
         };
         Ok(Self { text: text.to_owned(), order, filter: None })
     }
 
-    /// The same among the tags that `pattern` matches anywhere, by what its first group catches, or else by the whole
-    /// tag; see [`Regex::parse`].
+    /// The same policy, restricted to tags in which `pattern` matches at any position. Tags are compared by the text of
+    /// the first group or, without a group, as a whole; see [`Regex::parse`].
     ///
     /// # Errors
-    /// What is wrong with the pattern, or with having one, a fragment that quotes it.
+    /// What is wrong with the pattern, or why this policy cannot have one, as a fragment that quotes it.
     pub(crate) fn filtered(&self, pattern: &str) -> Result<Self, String> {
         if !self.follows_tags() {
-            return Err(format!("{pattern:?} filters nothing: the update policy `digest` stays on its tag"));
+            return Err(format!("{pattern:?} has no effect: the update policy `digest` never changes the tag"));
         }
-        let filter = Regex::parse(pattern).map_err(|why| format!("{pattern:?} cannot be used: {why}"))?;
-        // Read anew rather than cloned: a clone of all that is in it is code that nothing else needs.
+        let filter = Regex::parse(pattern).map_err(|why| format!("{pattern:?} is not a valid filter: {why}"))?;
+        // Parse the text again instead of cloning the policy. Nothing else needs the code of a clone.
         Ok(Self { filter: Some(filter), ..Self::parse(&self.text)? })
     }
 
-    /// Whether it may leave a tag for another one.
+    /// Whether the policy may move from one tag to another.
     pub(crate) fn follows_tags(&self) -> bool {
         !matches!(self.order, Order::Digest)
     }
 
-    /// Whether a container may follow it from `tag` on.
+    /// Checks that the policy can compare other tags with `tag`, the current tag of a container.
     ///
     /// # Errors
-    /// Why not: with what its tag would have to be compared is not known then.
+    /// Why no other tag can be compared with `tag`.
     pub(crate) fn check_present(&self, tag: &str) -> Result<(), String> {
         if !self.follows_tags() || self.compare(tag, tag).is_some() {
             return Ok(());
         }
         let what = match (&self.filter, &self.order) {
             (Some(filter), _) if filter.find(tag).is_none() => "does not match its tag filter",
-            (_, Order::Semver(_)) => "is no version",
-            (_, _) => "is no number",
+            (_, Order::Semver(_)) => "is not a version",
+            (_, _) => "is not a number",
         };
-        Err(format!("its tag {tag:?} {what}, so that update policy `{}` finds none that comes after it", self.text))
+        Err(format!("its tag {tag:?} {what}, so update policy `{}` cannot find a newer tag", self.text))
     }
 
-    /// What `tags` hold for a container on `current`, whatever order they come in.
+    /// Chooses among `tags` for a container on `current`. The order of `tags` does not matter.
     pub(crate) fn choose<'a>(&self, tags: &'a [String], current: &str) -> Choice<'a> {
         let others = || tags.iter().map(String::as_str).filter(|tag| *tag != current);
         let compared = others().filter_map(|tag| Some((tag, self.compare(tag, current)?)));
@@ -134,7 +134,7 @@ impl UpdatePolicy {
         let mut newer: Vec<&str> = compared.iter().filter(|(_, found)| found.is_gt()).map(|(tag, _)| *tag).collect();
         newer.sort_by(|one, other| self.rank(other, one));
         let admitted: Vec<&str> = newer.iter().copied().filter(|tag| self.admits(tag)).collect();
-        // Where other tags have its suffix, such as `-alpine3.19`, a tag with another suffix is another image.
+        // If other tags have the current suffix, such as `-alpine3.19`, a tag with another suffix is another image.
         let has_line = compared.iter().any(|(tag, _)| self.is_same_line(tag, current));
         let is_in_line = |tag: &&str| !has_line || self.is_same_line(tag, current);
         let in_line: Vec<&str> = admitted.iter().copied().filter(is_in_line).collect();
@@ -155,22 +155,22 @@ impl UpdatePolicy {
         format!("`{}` excludes {what} of its form, {newest}{}", self.text, advice.unwrap_or_default())
     }
 
-    /// What other tags must look like to be compared with `tag`.
+    /// The form that other tags must have to be compared with `tag`.
     fn form(&self, tag: &str) -> String {
         match (&self.order, self.extract(tag).and_then(semver::form)) {
             (Order::Semver(_), Some(form)) => form,
             (Order::Numeric(_), _) => "a number".to_owned(),
-            _ => "what the tag filter matches".to_owned(),
+            _ => "a tag that matches the tag filter".to_owned(),
         }
     }
 
-    /// Whether a container that began on `first` may have come to `tag`.
+    /// Whether a container that started on `first` may have been moved to `tag`.
     pub(crate) fn reaches(&self, first: &str, tag: &str) -> bool {
         tag == first || (self.compare(tag, first) == Some(Ordering::Greater) && self.admits(tag))
     }
 
-    /// Which of two tags is newer; none when they are not to be compared. Where a filter leaves the same of both, whole
-    /// tags of one form are compared in natural order.
+    /// Which of two tags is newer. `None` if they cannot be compared. If a filter extracts equal text from both, whole
+    /// tags of the same form are compared in natural order.
     pub(crate) fn compare(&self, one: &str, other: &str) -> Option<Ordering> {
         let found = self.compare_extracts(one, other)?;
         let is_tie = found.is_eq() && self.filter.is_some() && natural::form(one) == natural::form(other);
@@ -187,8 +187,8 @@ impl UpdatePolicy {
         }
     }
 
-    /// The order of tags that all can be compared: a total one, so that the choice is the same for any order of the list.
-    /// It agrees with [`UpdatePolicy::compare`].
+    /// The order of tags that can all be compared. It is a total order, so that the choice does not depend on the order
+    /// of the list. It agrees with [`UpdatePolicy::compare`].
     fn rank(&self, one: &str, other: &str) -> Ordering {
         let found = self.compare_extracts(one, other).unwrap_or(Ordering::Equal);
         let by_form = || natural::form(one).cmp(&natural::form(other));
@@ -213,7 +213,7 @@ impl UpdatePolicy {
         }
     }
 
-    /// The part of `tag` that is compared; none for one that the filter takes out.
+    /// The part of `tag` that is compared. `None` if the filter does not match.
     fn extract<'a>(&self, tag: &'a str) -> Option<&'a str> {
         match &self.filter {
             None => Some(tag),
@@ -222,8 +222,8 @@ impl UpdatePolicy {
     }
 }
 
-/// One tag left for another, as people read it.
-pub(crate) fn in_words(from: &Reference, to: &Reference) -> String {
+/// A change from one tag to another, for messages.
+pub(crate) fn describe_change(from: &Reference, to: &Reference) -> String {
     format!("{} → {}", from.tag_or_latest(), to.tag_or_latest())
 }
 

@@ -1,12 +1,13 @@
-// An imagewatch policy inside a Node control plane. To be copied: it needs nothing but the package `@extism/extism`.
+// Runs an imagewatch policy in a Node control plane. Copy this file; it needs only the package `@extism/extism`.
 //
-// The policy decides; this file lets it ask, and nothing more. What it may reach, and how, is in the `effects` that a
-// control plane hands to each call. Shapes: the JSON Schemas in `plugin/abi/schema`. Tested by `play.mjs`.
+// The policy decides. This file only passes its calls to the host. The `effects` that a control plane gives to each
+// call define what the policy can reach. The JSON Schemas in `plugin/abi/schema` define all data. `play.mjs` tests this
+// file.
 
 import { createHash } from 'node:crypto';
 import createPlugin from '@extism/extism';
 
-/** What an effect throws when it cannot do what was asked: the policy reads it as data and goes on. */
+/** An effect throws this if it cannot carry out a call. The policy reads the failure as data and continues. */
 export class Refused extends Error {
   constructor(code, message, retryable = false) {
     super(message);
@@ -14,11 +15,12 @@ export class Refused extends Error {
   }
 }
 
-/** The policy trapped, was ended, or returned nonsense. Its state is the one from before the call. */
+/** The policy trapped, exceeded a limit, or returned invalid output. Its state is the one from before the call. */
 export class PolicyFault extends Error {}
 
-// The host functions. Each takes JSON and answers {"ok": ...} or {"err": {"code", "message", "retryable"}}. None of
-// them throws: that would kill the policy's call. The effects may be async, as the policy runs in a worker.
+// The host functions. Each takes JSON and returns {"ok": ...} or {"err": {"code", "message", "retryable"}}. No
+// exception leaves them, because it would end the policy's call. Effects may be async, because the policy runs in a
+// worker.
 function hostFunctions(effects, log) {
   const answers = (name) => async (context, offset) => {
     let said;
@@ -28,7 +30,7 @@ function hostFunctions(effects, log) {
       if (error instanceof Refused) {
         said = { err: error.failure };
       } else {
-        log.error(`the host's ${name} failed`, error); // its text may hold a secret: the policy gets the kind only
+        log.error(`the host's ${name} failed`, error); // the text can contain a secret: the policy gets only the type
         const message = `the host's ${name} failed with ${error?.name}; its log says more`;
         said = { err: { code: 'other', message, retryable: true } };
       }
@@ -43,29 +45,29 @@ function hostFunctions(effects, log) {
       try {
         await effects.log(context.read(offset).json());
       } catch (error) {
-        log.error('a line of the policy could not be logged', error);
+        log.error('failed to log a line of the policy', error);
       }
     },
   };
 }
 
-/** A policy compiled once. Every call gets a fresh instance of it, and state goes in and out by value. */
+/** A policy that is compiled once. Every call gets a fresh instance. The caller passes the state in and out. */
 export class Policy {
-  /** `config` is the manifest's map of strings; `timeoutMs` bounds a call, its host functions included. */
+  /** `config` is the manifest's map of strings. `timeoutMs` limits a call, including its host functions. */
   static async load(wasm, config, { sha256, timeoutMs = 120_000, log = console } = {}) {
     const found = createHash('sha256').update(wasm).digest('hex');
     if (sha256 !== undefined && sha256 !== found) {
       throw new Error(`the policy's sha256 is ${found}, not ${sha256}`);
     }
     const policy = new Policy();
-    // An empty value is as good as none, and the SDK's 1.0.3 ends the call that reads one.
+    // An empty value means the same as no value. SDK 1.0.3 aborts a call that reads an empty value.
     const set = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== ''));
     try {
       Object.assign(policy, { module: await WebAssembly.compile(wasm), config: set, timeoutMs, log });
-      // Once here: a module that cannot be instantiated in the SDK's worker ends this whole process.
+      // Instantiates once here: a module that fails to instantiate in the SDK's worker ends this whole process.
       await (await policy.instantiate({}, false)).close();
     } catch (error) {
-      throw new PolicyFault(`it cannot be loaded: ${error.message}`, { cause: error });
+      throw new PolicyFault(`the policy cannot be loaded: ${error.message}`, { cause: error });
     }
     return policy;
   }
@@ -82,25 +84,25 @@ export class Policy {
     try {
       return JSON.parse(text);
     } catch (error) {
-      throw new PolicyFault(`${name} returned nonsense: ${error.message}`, { cause: error });
+      throw new PolicyFault(`${name} returned invalid output: ${error.message}`, { cause: error });
     }
   }
 
-  /** The same over the text itself. */
+  /** The same call with text as input and output. */
   async callText(name, given, effects) {
     let instance;
     let timer;
     try {
       instance = await this.instantiate(effects, true);
       const late = new Promise((_, reject) => {
-        timer = setTimeout(() => reject(new Error(`not done in ${this.timeoutMs} ms`)), this.timeoutMs);
+        timer = setTimeout(() => reject(new Error(`not complete in ${this.timeoutMs} ms`)), this.timeoutMs);
       });
       return (await Promise.race([instance.call(name, given), late])).text();
     } catch (error) {
       throw new PolicyFault(`${name}: ${error.message}`, { cause: error });
     } finally {
       clearTimeout(timer);
-      await instance?.close(); // ends the worker, and with it a policy that does not come back
+      await instance?.close(); // ends the worker, and with it a policy that does not return
     }
   }
 }

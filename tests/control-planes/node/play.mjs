@@ -1,11 +1,11 @@
-// Plays the scripted scenarios on a built policy under the npm package `@extism/extism`, as `imagewatch_core::script`
-// does natively; the format is described there. With the default policy, imagewatch.wasm, it then provokes the faults
-// that no script can.
+// Replays the scripted scenarios on a built policy with the npm package `@extism/extism`. `imagewatch_core::script`
+// does the same natively and describes the format. With the default policy, imagewatch.wasm, this program also tests
+// faults that scripts cannot cause.
 //
 //     node play.mjs OUTPUTS SCHEMAS (WASM SCRIPTS)...
 //
-// Every output is written to OUTPUTS/<name of WASM>.txt, for a comparison with the other hosts byte for byte, and all
-// that crosses the boundary, either way, is held against the JSON Schemas in SCHEMAS.
+// It writes every output to OUTPUTS/<name of WASM>.txt. The outputs of all hosts must be the same bytes. It also checks
+// all data that crosses the boundary, in both directions, against the JSON Schemas in SCHEMAS.
 
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
@@ -13,15 +13,15 @@ import { basename, join } from 'node:path';
 import Ajv from 'ajv/dist/2020.js';
 import { Policy, PolicyFault, Refused } from './imagewatch-policy.mjs';
 
-/** Where a policy did something else than its script says. */
+/** A policy differs from its script. */
 class Departure extends Error {}
 
 // (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
 const POLICY = '0061736d010000000105016000017f030201000503010001071102066d656d6f7279020004706f6c6c0000';
 const TRAPS = Buffer.from(`${POLICY}0a05010300000b`, 'hex');
-// The same with (loop (br 0)) i32.const 0 for a body, and without a memory.
+// The same with the body (loop (br 0)) i32.const 0, and without a memory.
 const ENDLESS = Buffer.from(`${POLICY}0a0b01090003400c000b41000b`, 'hex');
-// Writes 0xff over the four bytes before alloc(16), where Extism keeps the length, and gives the block to host_log.
+// Writes 0xff over the four bytes before alloc(16), where Extism stores the length, and passes the block to host_log.
 const FORGED = Buffer.from(
   '0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76' +
   '05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800011065787469736d3a686f73742f' +
@@ -30,7 +30,7 @@ const FORGED = Buffer.from(
   '2000100241000b',
   'hex',
 );
-// The same, gives the block to error_set and traps.
+// The same, but passes the block to error_set and traps.
 const FORGED_ERROR = Buffer.from(
   '0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76' +
   '05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800010f65787469736d3a686f73742f' +
@@ -54,7 +54,7 @@ const FOREIGN = Buffer.from(
   'hex',
 );
 
-/** The schemas, by file name: `poll.in`, `http_send.out`, … */
+/** The schemas by file name: `poll.in`, `http_send.out`, … */
 class Schemas {
   constructor(folder) {
     const ajv = new Ajv({ strict: false, validateFormats: false });
@@ -65,15 +65,15 @@ class Schemas {
 
   check(name, value) {
     const validate = this.validators.get(name);
-    if (validate === undefined) throw new Departure(`there is no schema ${name}`);
+    if (validate === undefined) throw new Departure(`schema ${name} does not exist`);
     if (!validate(value)) {
       const [error] = validate.errors;
-      throw new Departure(`not as schema ${name} has it: ${error.instancePath} ${error.message} in ${JSON.stringify(value)}`);
+      throw new Departure(`does not match schema ${name}: ${error.instancePath} ${error.message} in ${JSON.stringify(value)}`);
     }
   }
 }
 
-/** The effects of one step: answers from the script and notes every departure from it. */
+/** The effects of one step. They answer from the script and record every difference. */
 class ScriptedEffects {
   constructor(step, schemas) {
     this.expected = [...(step.host ?? [])];
@@ -97,7 +97,7 @@ class ScriptedEffects {
       return this.depart(`${name} called instead of ${exchange.function}, with ${JSON.stringify(asked)}`);
     }
     const difference = findDifference(asked, exchange.in);
-    if (difference !== null) return this.depart(`${name} called otherwise: ${difference}`);
+    if (difference !== null) return this.depart(`${name} called with another input: ${difference}`);
     this.check(`${name}.out`, exchange.out);
     const { ok, err } = exchange.out;
     if (err !== undefined) throw new Refused(err.code, err.message, err.retryable);
@@ -132,8 +132,8 @@ class ScriptedEffects {
   }
 }
 
-/** Where `actual` lacks something of `expected`; null when it has all: every key of an object, every element of a list
- * and no more, the part of a text between asterisks, and every other value as it is. */
+/** Where `actual` differs from `expected`, or null. `actual` must have every key of an expected object, exactly the
+ * elements of an expected list, and the part of an expected text between asterisks. Other values must be equal. */
 function findDifference(actual, expected) {
   const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
   const areLists = Array.isArray(actual) && Array.isArray(expected) && actual.length === expected.length;
@@ -155,7 +155,7 @@ function parseScript(text) {
   return JSON.parse(text.replace(/\{\{([0-9a-f])\}\}/g, (_, letter) => `sha256:${letter.repeat(64)}`));
 }
 
-/** Plays a script and returns the outputs of its steps. */
+/** Replays a script and returns the outputs of its steps. */
 async function play(wasm, script, schemas) {
   const policy = await Policy.load(wasm, script.config);
   let kept = { state: null, cache: null, quarantine: [] };
@@ -167,7 +167,7 @@ async function play(wasm, script, schemas) {
     const input = { ...step.input, ...kept };
     const effects = new ScriptedEffects(step, schemas);
     try {
-      if (step.call !== 'describe') schemas.check(`${step.call}.in`, input); // which takes nothing
+      if (step.call !== 'describe') schemas.check(`${step.call}.in`, input); // describe has no input
       outputs.push(await policy.callText(step.call, JSON.stringify(input), effects));
       const output = JSON.parse(outputs.at(-1));
       effects.finish(step, output);
@@ -180,7 +180,7 @@ async function play(wasm, script, schemas) {
   return outputs;
 }
 
-/** Plays every script of a folder; a departure is printed and counted. */
+/** Replays every script of a folder. Prints and counts each script that fails. */
 async function playAll(wasm, folder, results, schemas) {
   let failed = 0;
   let lines = '';
@@ -200,7 +200,7 @@ async function playAll(wasm, folder, results, schemas) {
   return [files.length - failed, failed];
 }
 
-/** Effects with a bug, whose exception holds a secret. */
+/** Effects with a bug. Their exception contains a secret. */
 class Broken {
   http_send() {
     throw new RangeError('hunter2');
@@ -221,11 +221,11 @@ const faultOf = async (work) => {
   return fault.message;
 };
 
-async function checkInputThatIsNone(wasm) {
+async function checkInvalidInput(wasm) {
   const policy = await Policy.load(wasm, CONFIG);
   const fault = await faultOf(() => policy.callText('poll', 'no json', new Silent()));
-  assert.match(fault, /input of poll is not what it takes/);
-  // A fault is of its call alone.
+  assert.match(fault, /invalid input for poll/);
+  // A fault affects only its own call.
   assert.equal((await policy.call('describe', {}, new Silent())).enabled, true);
 }
 
@@ -241,7 +241,7 @@ async function checkExceptionInAnEffect(wasm) {
   assert.ok(lines.some((line) => line.includes("the host's http_send failed") && line.includes('hunter2')), lines);
 }
 
-/** Larger than the buffer through which a worker and its host talk. */
+/** An answer that is larger than the buffer between a worker and its host. */
 async function checkLargeAnswer(wasm) {
   const effects = new Silent();
   effects.http_send = async () => ({ responses: [{ ok: { status: 403, body: 'ä'.repeat(1 << 20) } }] });
@@ -257,7 +257,7 @@ async function checkTrap() {
   }
 }
 
-/** What crashes a process with the native runtime is a fault here, and the next call is as good as any. */
+/** A policy that crashes a process with the native runtime causes a fault here. The next call works normally. */
 async function checkForgedMemory(wasm) {
   for (const module of [FORGED, FORGED_ERROR, ENDLESS_OUTPUT]) {
     const policy = await Policy.load(module, {}, { log: { ...console, error: () => {} } });
@@ -268,14 +268,14 @@ async function checkForgedMemory(wasm) {
 
 async function checkEndlessLoop() {
   const endless = await Policy.load(ENDLESS, {}, { timeoutMs: 500 });
-  assert.match(await faultOf(() => endless.call('poll', { now_ms: 0 }, new Silent())), /not done in 500 ms/);
+  assert.match(await faultOf(() => endless.call('poll', { now_ms: 0 }, new Silent())), /not complete in 500 ms/);
 }
 
 async function checkHash(wasm) {
   await assert.rejects(() => Policy.load(wasm, {}, { sha256: '00' }), /not 00/);
 }
 
-/** The player itself: a script that says something else fails, and so does what no schema allows. */
+/** The replay itself: a script with a difference fails, and so do data that no schema allows. */
 async function checkDeparture(wasm, scripts, schemas) {
   const text = readFileSync(join(scripts, 'seed-move-commit.json'), 'utf8');
   for (const [old, other] of [['"seeded"', '"moved"'], ['"HEAD"', '"GET"'], ['first seen', 'never said']]) {
@@ -285,9 +285,9 @@ async function checkDeparture(wasm, scripts, schemas) {
   assert.throws(() => schemas.check('poll.in', { now_ms: 'noon' }), /now_ms must be integer/);
 }
 
-/** What no script can bring about, on the default policy. Returns how many there are; a failed one throws. */
+/** Tests faults that scripts cannot cause, on the default policy. Returns the number of tests. A failure throws. */
 async function checkFaults(wasm, scripts, schemas) {
-  const checks = [checkInputThatIsNone, checkExceptionInAnEffect, checkLargeAnswer, checkTrap, checkForgedMemory];
+  const checks = [checkInvalidInput, checkExceptionInAnEffect, checkLargeAnswer, checkTrap, checkForgedMemory];
   checks.push(checkEndlessLoop, checkHash, (policy) => checkDeparture(policy, scripts, schemas));
   for (const check of checks) await check(wasm);
   return checks.length;
@@ -300,7 +300,7 @@ async function main(results, schemaFolder, ...pairs) {
   for (let i = 0; i < pairs.length; i += 2) {
     const name = basename(pairs[i], '.wasm');
     const [good, bad] = await playAll(readFileSync(pairs[i]), pairs[i + 1], join(results, `${name}.txt`), schemas);
-    console.log(`${name}: ${good} scripts as written, ${bad} not`);
+    console.log(`${name}: ${good} scripts passed, ${bad} failed`);
     passed += good;
     failed += bad;
     if (name === 'imagewatch') passed += await checkFaults(readFileSync(pairs[i]), pairs[i + 1], schemas);

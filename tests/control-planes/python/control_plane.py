@@ -1,10 +1,19 @@
-"""A complete control plane in Python: polls, and carries out what the policy orders, until it is stopped.
+"""A complete control plane in Python. It polls and carries out the policy's orders until it is stopped.
 
     python control_plane.py SETTINGS.json
 
-SETTINGS.json has `policy` (the wasm file), `sha256`, `images` (what to watch), `state` (a file to keep), `hosts` (the
-registries), `containers` (patterns of names that may be removed), `socket` (the engine's), and `credentials` by registry:
-`{"docker.io": ["user", "password"]}`. Tested by `play.py`.
+SETTINGS.json contains:
+
+- `policy`: the wasm file.
+- `sha256`: the hash of the wasm file.
+- `images`: the images to watch.
+- `state`: the file for the state.
+- `hosts`: the registries.
+- `containers`: patterns for the names of containers that may be removed.
+- `socket`: the socket of the engine.
+- `credentials`: by registry, such as `{"docker.io": ["user", "password"]}`.
+
+`play.py` tests this file.
 """
 
 import json
@@ -21,7 +30,7 @@ LOG = logging.getLogger("control-plane")
 
 
 class Effects:
-    """What the policy may do: the credentials are the same for looking up and for pulling."""
+    """What the policy may do. Lookups and pulls use the same credentials."""
 
     def __init__(self, settings):
         credentials = {registry: tuple(pair) for registry, pair in settings["credentials"].items()}
@@ -35,7 +44,7 @@ class Effects:
 
 
 def keep(file, output):
-    """A crash leaves the old state or the new one."""
+    """Stores the state. After a crash, the file has either the old state or the new one."""
     kept = {key: output[key] for key in ("state", "quarantine") if key in output}
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps(kept), encoding="utf-8")
@@ -54,13 +63,13 @@ def main(settings_file):
         try:
             output = policy.call("poll", {"now_ms": int(time.time() * 1000), **kept}, effects)
             keep(file, output)
-            # The cache holds tokens: it stays in memory.
+            # The cache contains tokens, so it stays in memory.
             kept = {**kept, **{key: output[key] for key in ("state", "cache", "quarantine") if key in output}}
             wait_ms = output["next_poll_ms"]
             for outcome in output["outcomes"]:
                 LOG.info("%s: %s %s", outcome["target"], outcome["verdict"], outcome["reason"] or "")
         except PolicyFault as fault:
-            LOG.error("the state stays as it was: %s", fault)
+            LOG.error("the state is unchanged: %s", fault)
         time.sleep(wait_ms / 1000)
 
 

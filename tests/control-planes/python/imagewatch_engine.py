@@ -1,7 +1,8 @@
-"""`docker_containers` and `docker_refresh` of a Python control plane that provisions containers itself: an order pulls,
-and removes the containers on the old image (strategy `remove`). Over the engine's socket and the standard library. To be
-copied beside `imagewatch_policy.py` and `imagewatch_http.py`. Tested by `play.py`. It keeps the grants: what is not allowed is neither shown nor
-touched.
+"""`docker_containers` and `docker_refresh` for a Python control plane that provisions containers itself. An order pulls
+the image and removes the containers on the old image (strategy `remove`).
+
+It uses the engine's socket and the standard library. Copy it next to `imagewatch_policy.py` and `imagewatch_http.py`.
+It enforces the grants: a container that is not allowed is neither shown nor touched. `play.py` tests this file.
 """
 
 import base64
@@ -17,8 +18,8 @@ from imagewatch_policy import Refused
 
 class Engine:
     def __init__(self, images, containers, socket_path="/var/run/docker.sock", credentials=None, pull_timeout_s=300.0):
-        """`images` and `containers` are patterns of references written in full (`docker.io/library/nginx:*`) and of names.
-        `credentials` has (user, password) by registry. The timeout is for a pull that says nothing any more."""
+        """`images` are patterns for full references (`docker.io/library/nginx:*`). `containers` are patterns for names.
+        `credentials` has (user, password) by registry. The timeout applies to a pull that sends no data."""
         self.images, self.names, self.socket_path = images, containers, socket_path
         self.credentials, self.pull_timeout_s = by_registry(credentials), pull_timeout_s
 
@@ -26,7 +27,7 @@ class Engine:
         return {"containers": sorted(self.find(selector), key=lambda container: container["name"])}
 
     def docker_refresh(self, asked):
-        """Does it all at once; the policy settles the reports in the same call."""
+        """Carries out all orders immediately. The policy settles the reports in the same call."""
         return {"accepted": [], "reports": [self.report(order) for order in asked["orders"]]}
 
     def report(self, order):
@@ -47,7 +48,7 @@ class Engine:
         image = self.ask("GET", f"/images/{reference}/json")
         found = [known.partition("@")[2] for known in image.get("RepoDigests") or []]
         if order.get("digest") not in (None, *found):
-            raise Refused("pull_failed", f"{reference} is {' '.join(found)} by now, not {order['digest']}", True)
+            raise Refused("pull_failed", f"{reference} is now {' '.join(found)}, not {order['digest']}", True)
         done = {"digest": order.get("digest"), "recreated": [], "failed": []}
         followed = {reference, full(order.get("from") or reference)}
         for container in self.find(order.get("containers", {})) if is_removal else []:
@@ -70,7 +71,7 @@ class Engine:
             is_wanted = is_wanted and name not in wanted.get("except", [])
             is_wanted = is_wanted and (not key or labels.get(key) == value)
             if is_wanted and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names):
-                # What it was created from stays in the settings; the list shows an id once the tag has moved on.
+                # The settings keep the reference of the creation. The list shows an id after the tag has moved.
                 created = self.ask("GET", f"/containers/{listed['Id']}/json", gone={})
                 image = self.ask("GET", f"/images/{listed['ImageID']}/json", gone={})
                 if created:
@@ -78,7 +79,7 @@ class Engine:
                         "id": listed["Id"], "name": name, "image": created["Config"]["Image"],
                         "image_id": listed["ImageID"], "repo_digests": image.get("RepoDigests") or [],
                         "labels": labels, "state": listed["State"],
-                        # The containerd image store gives digests to every image, also to those built on the machine.
+                        # The containerd image store gives a digest to every image, even if it was built on the machine.
                         **({"origin": "unknown"} if image.get("Descriptor") else {}),
                     }
 
@@ -89,7 +90,7 @@ class Engine:
         login = {"username": pair[0], "password": pair[1]} if pair else {}
         headers = {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
         for line in self.text("POST", f"/images/create?{query}", headers, self.pull_timeout_s).splitlines():
-            if problem := json.loads(line).get("error"):  # the status was sent before it was known
+            if problem := json.loads(line).get("error"):  # the status was sent before the error
                 raise Refused("pull_failed", problem, True)
 
     def ask(self, method, path, gone=None):
@@ -126,7 +127,7 @@ class SocketConnection(http.client.HTTPConnection):
 
 
 def full(reference):
-    """As policies write it: `docker.io/library/nginx:latest` for `nginx`."""
+    """The full reference, as in policies: `docker.io/library/nginx:latest` for `nginx`."""
     first, slash, rest = reference.partition("/")
     if not slash or not ("." in first or ":" in first or first == "localhost"):
         reference = f"docker.io/{'' if slash else 'library/'}{reference}"

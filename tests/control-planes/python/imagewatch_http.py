@@ -1,9 +1,10 @@
-"""`http_send` of a Python control plane, over the standard library. To be copied beside `imagewatch_policy.py`.
+"""`http_send` for a Python control plane, with the standard library. Copy it next to `imagewatch_policy.py`.
 
-It is the one place that holds credentials, so the rules that keep them are here: which hosts are asked, which of them
-gets which credential, how long an answer may be. Tested by `play.py`. It does not send POST, which registries with
-identity tokens want (Azure's), follows no redirects, and does not look at the addresses behind the hosts that it is
-allowed.
+Only this file has credentials, so it also has the rules that protect them: which hosts get requests, which host gets
+which credential, and how long an answer may be. `play.py` tests this file.
+
+It does not send POST, which registries with identity tokens (Azure) need. It does not follow redirects. It does not
+check the addresses of the allowed hosts.
 """
 
 import base64
@@ -22,25 +23,25 @@ MOST_BYTES = {"text": 64 << 10, "document": 4 << 20, "digest": 4 << 20}
 HEADERS = {"accept", "authorization"}
 READ_PATH = re.compile(r"/v2/(.+/(manifests/[^/]+|tags/list))?")
 TOKEN_FIELDS = {"account", "client_id", "scope", "service"}
-# Docker Hub is `docker.io` in references, answers at other hosts, and has its token server at yet another.
+# References name Docker Hub `docker.io`. The registry answers at other hosts, and its token server is on another host.
 HUB, HUB_HOSTS, HUB_REALM = "docker.io", {"registry-1.docker.io", "index.docker.io"}, "auth.docker.io"
 
 
 def registry_of(host):
-    """The registry of a host, as references write it."""
+    """The registry of a host, as in references."""
     return HUB if host in HUB_HOSTS else host
 
 
 def by_registry(credentials):
-    """(user, password) by registry, whichever of Docker Hub's names it was given by."""
+    """(user, password) by registry. All names of Docker Hub are the same registry."""
     return {registry_of(registry): pair for registry, pair in (credentials or {}).items()}
 
 
 class RegistryHttp:
     def __init__(self, allowed_hosts, credentials=None, realms=None, deadline_s=10.0, parallel=16):
-        """Hosts are `ghcr.io`, `registry.lan:5000`, or `docker.io` for Docker Hub. `credentials` has (user, password) by registry; `realms` the host of
-        a registry's token server where that is another host: it is allowed too, and may get the registry's credential.
-        Docker Hub's is known."""
+        """Hosts are `ghcr.io`, `registry.lan:5000`, or `docker.io` for Docker Hub. `credentials` has (user, password)
+        by registry. `realms` has the host of a registry's token server, if it is another host. That host is allowed too
+        and may get the registry's credential. Docker Hub's token server is known."""
         self.credentials, self.realms = by_registry(credentials), {HUB: HUB_REALM, **(realms or {})}
         allowed = {registry_of(host) for host in allowed_hosts}
         self.allowed = {*allowed_hosts, *(realm for registry, realm in self.realms.items() if registry in allowed)}
@@ -57,7 +58,7 @@ class RegistryHttp:
             return {"ok": self.send(request)}
         except Refused as refused:
             return {"err": refused.failure}
-        except ValueError:  # no URL, or a line break in a header
+        except ValueError:  # an invalid URL, or a line break in a header
             return {"err": {"code": "denied", "message": "the request is malformed", "retryable": False}}
 
     def send(self, request):
@@ -69,7 +70,7 @@ class RegistryHttp:
         connection = kind(url.netloc, timeout=self.deadline_s)
         try:
             connection.request(request["method"], path, headers=headers)
-            response = connection.getresponse()  # a redirect is an answer as any other
+            response = connection.getresponse()  # a redirect is a normal answer
             read = request.get("read", "text")
             body = read_body(response, MOST_BYTES[read], until)
         except TimeoutError as error:
@@ -79,23 +80,23 @@ class RegistryHttp:
         except OSError as error:
             raise Refused("connect", f"{url.netloc} cannot be reached: {type(error).__name__}", True) from error
         except http.client.HTTPException as error:
-            raise Refused("bad_answer", f"{url.netloc} does not speak HTTP: {type(error).__name__}", True) from error
+            raise Refused("bad_answer", f"{url.netloc} did not answer HTTP: {type(error).__name__}", True) from error
         finally:
             connection.close()
         wanted = [[name.lower(), value] for name, value in response.getheaders() if name.lower() in request["want"]]
         said = {"status": response.status, "headers": wanted, "authenticated": is_authenticated, "body": ""}
-        if read == "digest" and 200 <= response.status < 300:  # of anything else the text says why
+        if read == "digest" and 200 <= response.status < 300:  # every other answer is text with the reason
             return {**said, "body_digest": "sha256:" + hashlib.sha256(body).hexdigest()}
         return {**said, "body": body.decode(errors="replace")}
 
     def check(self, request, url):
-        """Refuses what is not allowed; returns the headers to send and whether a credential is among them."""
+        """Refuses a request that is not allowed. Returns the headers, and whether they contain a credential."""
         if request["method"] not in ("GET", "HEAD"):
-            raise Refused("denied", f"{request['method']} is not sent by this host")
+            raise Refused("denied", f"{request['method']} is not supported by this host")
         if url.netloc not in self.allowed:
             raise Refused("denied", f"host {url.netloc.rpartition('@')[2]} is not allowed")
         if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname)):
-            raise Refused("denied", f"{url.netloc} is asked by https only")
+            raise Refused("denied", f"{url.netloc} gets only https requests")
         headers = {name.lower(): value for name, value in request["headers"]}
         if not headers.keys() <= HEADERS or not headers.get("authorization", "Bearer ").startswith("Bearer "):
             raise Refused("denied", "a policy may set accept, and a bearer token as authorization")
@@ -116,7 +117,7 @@ class RegistryHttp:
 
 
 def is_to_read(url):
-    """Whether it reads `/v2/`, a manifest or tags, or asks for a token that is good for pulling alone."""
+    """Whether the request reads `/v2/`, a manifest or tags, or requests a token that is only for pulls."""
     fields = urllib.parse.parse_qs(url.query)
     scopes = [scope for text in fields.get("scope", []) for scope in text.split()]
     is_token = bool(fields) and fields.keys() <= TOKEN_FIELDS and all(scope.endswith(":pull") for scope in scopes)

@@ -1,11 +1,11 @@
-"""An imagewatch policy inside a Python control plane. To be copied: it needs nothing but the package `extism`.
+"""Runs an imagewatch policy in a Python control plane. Copy this file; it needs only the package `extism`.
 
-The policy decides; this file lets it ask, and nothing more. What it may reach, and how, is in the `effects` that a
-control plane hands to each call. Shapes: the JSON Schemas in `plugin/abi/schema`. Tested by `play.py`.
+The policy decides. This file only passes its calls to the host. The `effects` that a control plane gives to each call
+define what the policy can reach. The JSON Schemas in `plugin/abi/schema` define all data. `play.py` tests this file.
 
-The policy runs in a child process: a hostile one can crash the process that it runs in, because Extism reads the
-policy's memory at numbers that the policy chooses. The child is this file, started with an empty environment and no
-open file but two pipes. `effects` stay in the parent.
+The policy runs in a child process. A hostile policy can crash its process, because Extism reads the policy's memory at
+addresses that the policy chooses. The child runs this file with an empty environment and with no open files except two
+pipes. The `effects` stay in the parent.
 """
 
 import base64
@@ -20,16 +20,17 @@ import threading
 import time
 
 import extism
-from extism.extism import CompiledPlugin  # extism 1.1 has it and does not export it
+from extism.extism import CompiledPlugin  # extism 1.1 does not export this class
 
 LOG = logging.getLogger("imagewatch")
 
-# Of one line of the child. The outputs of policies are far shorter; a hostile child must not fill the parent's memory.
+# The limit for one line of the child. Outputs of policies are much shorter. The limit keeps a hostile child from
+# filling the parent's memory.
 MAX_LINE_BYTES = 16 << 20
 
 
 class Refused(Exception):
-    """What an effect raises when it cannot do what was asked: the policy reads it as data and goes on."""
+    """An effect raises this if it cannot carry out a call. The policy reads the failure as data and continues."""
 
     def __init__(self, code, message, retryable=False):
         super().__init__(message)
@@ -37,11 +38,11 @@ class Refused(Exception):
 
 
 class PolicyFault(Exception):
-    """The policy trapped, ran out of a limit, or returned nonsense. Its state is the one from before the call."""
+    """The policy trapped, exceeded a limit, or returned invalid output. Its state is the one from before the call."""
 
 
-# The parent's side. Each effect takes JSON and answers {"ok": ...} or {"err": {"code", "message", "retryable"}}. None
-# raises: an exception would leave the policy without an answer.
+# The parent's side. Each effect takes JSON and returns {"ok": ...} or {"err": {"code", "message", "retryable"}}. No
+# exception leaves these functions, because the policy would get no answer.
 EFFECTS = ("http_send", "docker_containers", "docker_refresh")
 
 
@@ -53,7 +54,7 @@ def answer(effects, name, given):
     except Refused as refused:
         return {"err": refused.failure}
     except Exception as error:
-        LOG.exception("the host's %s failed", name)  # its text may hold a secret, so the policy gets the kind only
+        LOG.exception("the host's %s failed", name)  # the text can contain a secret, so the policy gets only the type
         message = f"the host's {name} failed with {type(error).__name__}; its log says more"
         return {"err": {"code": "other", "message": message, "retryable": True}}
 
@@ -62,25 +63,26 @@ def log(effects, line):
     try:
         effects.log(json.loads(line))
     except Exception:
-        LOG.exception("a line of the policy could not be logged")
+        LOG.exception("failed to log a line of the policy")
 
 
 class Policy:
-    """A policy compiled once, in a child process. Every call gets a fresh instance of it, and state goes in and out by
-    value. A child that crashes, is late or sends nonsense is killed, and its call ends with `PolicyFault`; the next call
-    starts another one."""
+    """A policy that is compiled once, in a child process. Every call gets a fresh instance. The caller passes the
+    state in and gets the new state back. A child that crashes, exceeds the timeout or sends an invalid message is
+    killed. Its call raises `PolicyFault`, and the next call starts a new child.
+    """
 
-    program = __file__  # what the child runs
+    program = __file__  # the program of the child
 
     def __init__(self, wasm, config, sha256=None, memory_pages=1024, timeout_ms=120_000):
-        """`config` is the manifest's map of strings. `timeout_ms` bounds a call, its effects included, and loading."""
+        """`config` is the manifest's map of strings. `timeout_ms` limits the load and each call with its effects."""
         found = hashlib.sha256(wasm).hexdigest()
         if sha256 is not None and sha256 != found:
             raise ValueError(f"the policy's sha256 is {found}, not {sha256}")
         self.manifest = {
             "wasm": [{"data": base64.b64encode(wasm).decode()}],
             "config": config,
-            "allowed_hosts": [],  # of Extism's own HTTP, which policies do not import
+            "allowed_hosts": [],  # for Extism's own HTTP, which policies do not import
             "memory": {"max_pages": memory_pages},
             "timeout_ms": timeout_ms,
         }
@@ -88,22 +90,22 @@ class Policy:
         self.lock = threading.Lock()
         self.child = None
         with self.lock:
-            self.start()  # now, so that a module with a foreign import is refused here and not by its first call
+            self.start()  # now, so that a module with an unknown import is refused here and not in its first call
 
     def call(self, export, given, effects):
-        """Calls `describe`, `poll`, `settle` or `refresh`, from any thread. Raises `PolicyFault`."""
+        """Calls `describe`, `poll`, `settle` or `refresh`. Any thread may call this. Raises `PolicyFault`."""
         text = self.call_text(export, json.dumps(given), effects)
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise PolicyFault(f"{export} returned nonsense: {error}") from error
+            raise PolicyFault(f"{export} returned invalid output: {error}") from error
 
     def call_text(self, export, given, effects):
-        """The same over the bytes themselves."""
+        """The same call with the input as text and the output as bytes."""
         with self.lock:
             if self.child is None:
                 self.start()
-            # The child notices most late calls by itself, and then lives on; the parent gives it a moment longer.
+            # The child ends most late calls itself and stays alive. The parent waits one second longer.
             until = time.monotonic() + self.timeout_s + 1
             is_over = False
             try:
@@ -111,13 +113,13 @@ class Policy:
                 is_over = True
             finally:
                 if not is_over:
-                    self.end()  # in the middle of a call nobody knows what it says next
+                    self.end()  # in the middle of a call, the next message of the child is unknown
         if "fault" in said:
             raise PolicyFault(f"{export}: {said['fault']}")
         return said["output"]
 
     def converse(self, export, given, effects, until):
-        """One call, until the child says how it ended: with `output`, or with `fault`."""
+        """Runs one call until the child sends its result: `output` or `fault`."""
         self.tell({"export": export, "input": given}, until, export)
         while True:
             said = self.hear(until, export)
@@ -131,12 +133,12 @@ class Policy:
                 try:
                     return {"output": base64.b64decode(said["output"], validate=True)}
                 except ValueError as error:
-                    raise PolicyFault(f"{export}: the process of the policy sent nonsense: {error}") from error
+                    raise PolicyFault(f"{export}: the process sent an invalid message: {error}") from error
             else:
-                raise PolicyFault(f"{export}: the process of the policy sent nonsense: a message of no known kind")
+                raise PolicyFault(f"{export}: the process sent an invalid message: unknown kind")
 
     def close(self):
-        """Ends the child; so does the end of this process."""
+        """Ends the child. The child also ends with this process."""
         with self.lock:
             self.end()
 
@@ -146,16 +148,16 @@ class Policy:
         self.child = subprocess.Popen(command, env={}, cwd="/", close_fds=True, bufsize=0, **pipes)
         self.heard = bytearray()
         for pipe in (self.child.stdin, self.child.stdout):
-            os.set_blocking(pipe.fileno(), False)  # a child that neither reads nor writes holds nobody up
+            os.set_blocking(pipe.fileno(), False)  # a child that neither reads nor writes must not block the parent
         until = time.monotonic() + self.timeout_s + 30
         self.tell(self.manifest, until, "loading")
         said = self.hear(until, "loading")
         if said.get("loaded") is not True:
             self.end()
-            raise PolicyFault(f"it cannot be loaded: {said.get('fault', 'its process sent nonsense')}")
+            raise PolicyFault(f"the policy cannot be loaded: {said.get('fault', 'invalid message of its process')}")
 
     def tell(self, said, until, doing):
-        """Writes a line to the child. A child that does not read it in time is ended."""
+        """Writes a line to the child. A child that does not read it in time is killed."""
         rest = memoryview(json.dumps(said).encode() + b"\n")
         while rest:
             self.wait(self.child.stdin, select.POLLOUT, until, doing)
@@ -164,10 +166,10 @@ class Policy:
             except BlockingIOError:
                 continue
             except OSError:
-                return  # it crashed; `hear` says so
+                return  # the child crashed; `hear` reports it
 
     def hear(self, until, doing):
-        """The next message of the child. A late or broken child is ended."""
+        """Returns the next message of the child. A late or broken child is killed."""
         searched = 0
         while (end := self.heard.find(b"\n", searched)) < 0:
             searched = len(self.heard)
@@ -183,7 +185,7 @@ class Policy:
                 code = self.end()
                 raise PolicyFault(f"{doing}: the process of the policy crashed ({code})")
             self.heard += read
-        # What came in time is nevertheless late when nobody has time for it: else a child that never stops is never late.
+        # Checked even if the line has arrived: a child that writes without end would otherwise never be late.
         self.check_time(until, doing)
         line, self.heard = bytes(self.heard[:end]), self.heard[end + 1 :]
         try:
@@ -192,11 +194,11 @@ class Policy:
             said = None
         if not isinstance(said, dict):
             self.end()
-            raise PolicyFault(f"{doing}: the process of the policy sent nonsense: no JSON object")
+            raise PolicyFault(f"{doing}: the process sent an invalid message: not a JSON object")
         return said
 
     def wait(self, pipe, event, until, doing):
-        """Until `pipe` can be read or written, or is broken."""
+        """Waits until `pipe` can be read or written, or is broken."""
         poll = select.poll()
         poll.register(pipe, event)
         while not poll.poll(max(0, until - time.monotonic()) * 1000):
@@ -206,7 +208,7 @@ class Policy:
     def check_time(self, until, doing):
         if time.monotonic() >= until:
             self.end()
-            raise PolicyFault(f"{doing}: timeout: not done in {self.timeout_s:g} s")
+            raise PolicyFault(f"{doing}: timeout: not complete in {self.timeout_s:g} s")
 
     def end(self):
         child, self.child = self.child, None
@@ -214,18 +216,18 @@ class Policy:
             return None
         child.kill()
         for pipe in (child.stdin, child.stdout):
-            pipe.close()  # what nobody read is lost
+            pipe.close()  # discards unread data
         return child.wait()
 
 
-# The child's side: the SDK, and host functions that ask the parent.
+# The child's side: the SDK, and host functions that call the parent.
 
 
 def ask(plugin, inputs, outputs, name):
     data = exchange({"asks": name, "given": plugin.input_string(inputs[0])})
     memory = plugin.alloc(len(data))
     if memory.offset == 0:
-        return  # the policy reads an empty answer, which is a failure
+        return  # the policy reads an empty answer as a failure
     plugin.memory(memory)[:] = data
     outputs[0].value = memory.offset
 
@@ -269,7 +271,7 @@ def serve():
     try:
         compiled = CompiledPlugin(manifest, wasi=True, functions=HOST_FUNCTIONS)
         with extism.Plugin(compiled):
-            pass  # its imports are there
+            pass  # checks the imports
     except extism.Error as error:
         return say({"fault": str(error)})
     say({"loaded": True})
@@ -279,7 +281,7 @@ def serve():
             with extism.Plugin(compiled) as instance:
                 output = instance.call(asked["export"], asked["input"])
             say({"output": base64.b64encode(bytes(output)).decode()})
-        except (extism.Error, OverflowError) as error:  # a length that is no length
+        except (extism.Error, OverflowError) as error:  # an invalid length
             say({"fault": str(error)})
     return None
 

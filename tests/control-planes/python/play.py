@@ -1,10 +1,10 @@
-"""Plays the scripted scenarios on a built policy under the PyPI package `extism`, as `imagewatch_core::script` does
-natively; the format is described there. With the default policy, imagewatch.wasm, it then provokes the faults that no
-script can.
+"""Replays the scripted scenarios on a built policy with the PyPI package `extism`. `imagewatch_core::script` does the
+same natively and describes the format. With the default policy, imagewatch.wasm, this program also tests faults that
+scripts cannot cause.
 
     python play.py OUTPUTS (WASM SCRIPTS)...
 
-Every output is written to OUTPUTS/<name of WASM>.txt, for a comparison with the other hosts byte for byte.
+It writes every output to OUTPUTS/<name of WASM>.txt. The outputs of all hosts must be the same bytes.
 """
 
 import json
@@ -16,13 +16,13 @@ import tempfile
 
 from imagewatch_policy import LOG, Policy, PolicyFault, Refused
 from play_engine import check_engine
-from play_http import check_control_plane, check_docker_hub, check_program, check_what_is_refused
+from play_http import check_control_plane, check_docker_hub, check_program, check_refusals
 
 KEPT = {"state": None, "cache": None, "quarantine": []}
 # (module (memory (export "memory") 1) (func (export "poll") (result i32) unreachable))
 POLICY = "0061736d010000000105016000017f030201000503010001071102066d656d6f7279020004706f6c6c0000"
 TRAPS = bytes.fromhex(POLICY + "0a05010300000b")
-# The same with (loop (br 0)) i32.const 0 for a body.
+# The same with the body (loop (br 0)) i32.const 0.
 ENDLESS = bytes.fromhex(POLICY + "0a0b01090003400c000b41000b")
 # (module (import "env" "open" (func)) (memory (export "memory") 1) (func (export "poll") (result i32) i32.const 0))
 FOREIGN = bytes.fromhex(
@@ -30,7 +30,7 @@ FOREIGN = bytes.fromhex(
     "0503010001071102066d656d6f7279020004706f6c6c00010a0601040041000b"
 )
 
-# Writes 0xff over the four bytes before `alloc(16)`, where Extism keeps the length, and gives the block to host_log.
+# Writes 0xff over the four bytes before `alloc(16)`, where Extism stores the length, and passes the block to host_log.
 FORGED = bytes.fromhex(
     "0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76"
     "05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800011065787469736d3a686f73742f"
@@ -38,7 +38,7 @@ FORGED = bytes.fromhex(
     "017e421010002100200042017d41ff011001200042027d41ff011001200042037d41ff011001200042047d41ff011001"
     "2000100241000b"
 )
-# The same, gives the block to error_set and traps.
+# The same, but passes the block to error_set and traps.
 FORGED_ERROR = bytes.fromhex(
     "0061736d0100000001130460017e017e60027e7f0060017e006000017f0250030f65787469736d3a686f73742f656e76"
     "05616c6c6f6300000f65787469736d3a686f73742f656e760873746f72655f753800010f65787469736d3a686f73742f"
@@ -55,11 +55,11 @@ ENDLESS_OUTPUT = bytes.fromhex(
 
 
 class Departure(Exception):
-    """Where a policy did something else than its script says."""
+    """A policy differs from its script."""
 
 
 class ScriptedEffects:
-    """The effects of one step: answers from the script and notes every departure from it."""
+    """The effects of one step. They answer from the script and record every difference."""
 
     def __init__(self, step):
         self.expected = list(step.get("host", []))
@@ -83,7 +83,7 @@ class ScriptedEffects:
         if exchange["function"] != function:
             return self.depart(f"{function} called instead of {exchange['function']}, with {asked}")
         if difference := find_difference(asked, exchange["in"]):
-            return self.depart(f"{function} called otherwise: {difference}")
+            return self.depart(f"{function} called with another input: {difference}")
         if "err" in exchange["out"]:
             raise Refused(**exchange["out"]["err"])
         return exchange["out"]["ok"]
@@ -105,8 +105,8 @@ class ScriptedEffects:
 
 
 def find_difference(actual, expected):
-    """Where `actual` lacks something of `expected`; None when it has all: every key of an object, every element of a
-    list and no more, the part of a text between asterisks, and every other value as it is."""
+    """Where `actual` differs from `expected`, or None. `actual` must have every key of an expected object, exactly the
+    elements of an expected list, and the part of an expected text between asterisks. Other values must be equal."""
     if isinstance(actual, dict) and isinstance(expected, dict):
         pairs = [(key, actual.get(key), value) for key, value in expected.items()]
     elif isinstance(actual, list) and isinstance(expected, list) and len(actual) == len(expected):
@@ -124,7 +124,7 @@ def parse_script(text):
 
 
 def play(wasm, script):
-    """Plays a script and returns the outputs of its steps."""
+    """Replays a script and returns the outputs of its steps."""
     policy = Policy(wasm, script["config"])
     kept, outputs = dict(KEPT), []
     for step in script["steps"]:
@@ -141,7 +141,7 @@ def play(wasm, script):
 
 
 def play_all(wasm, folder, results):
-    """Plays every script of a folder; a departure is printed and counted."""
+    """Replays every script of a folder. Prints and counts each script that fails."""
     failed, files = 0, sorted(folder.glob("*.json"))
     with open(results, "w", encoding="utf-8") as lines:
         for file in files:
@@ -157,7 +157,7 @@ def play_all(wasm, folder, results):
 
 
 class Broken:
-    """Effects with a bug, whose exception holds a secret."""
+    """Effects with a bug. Their exception contains a secret."""
 
     def __getattr__(self, _name):
         raise RuntimeError("hunter2")
@@ -169,7 +169,7 @@ class Silent(Broken):
 
 
 class Lines(logging.Handler):
-    """What the host logs, in place of standard error."""
+    """Collects the host's log instead of writing it to standard error."""
 
     lines = []
 
@@ -182,13 +182,13 @@ def fault_of(work):
         work()
     except PolicyFault as fault:
         return str(fault)
-    raise AssertionError("there is no fault")
+    raise AssertionError("the call did not raise PolicyFault")
 
 
-def check_input_that_is_none(wasm):
+def check_invalid_input(wasm):
     policy = Policy(wasm, {"images": "r.io/a"})
-    assert "input of poll is not what it takes" in fault_of(lambda: policy.call_text("poll", "no json", Silent()))
-    # A fault is of its call alone.
+    assert "invalid input for poll" in fault_of(lambda: policy.call_text("poll", "no json", Silent()))
+    # A fault affects only its own call.
     assert policy.call("describe", {}, Silent())["enabled"] is True
 
 
@@ -207,7 +207,7 @@ def check_answer_over_the_memory_limit(wasm):
 
     output = Policy(wasm, {"images": "r.io/a"}, memory_pages=64).call("poll", {"now_ms": 0}, Huge())
     assert "the host's answer cannot be read" in output["outcomes"][0]["reason"], output
-    # It fits once, but not beside what the policy makes of it.
+    # The memory holds the answer once, but not a second copy in the policy.
     fault = fault_of(lambda: Policy(wasm, {"images": "r.io/a"}, memory_pages=1100).call("poll", {"now_ms": 0}, Huge()))
     assert "oom" in fault, fault
 
@@ -219,7 +219,7 @@ def check_trap(_wasm):
 
 
 def check_crashes(wasm):
-    """A policy that crashes its process ends its call, and nothing else: the next call has a process again."""
+    """A policy that crashes its process ends only its own call. The next call gets a new process."""
     good = Policy(wasm, {"images": "r.io/a"})
     for module, part in [(FORGED, "crashed"), (FORGED_ERROR, "crashed"), (ENDLESS_OUTPUT, "poll: ")]:
         policy = Policy(module, {})
@@ -230,33 +230,33 @@ def check_crashes(wasm):
         assert good.call("describe", {}, Silent())["enabled"] is True
 
 
-# What a child does that the policy has taken over, once it is loaded.
+# What a child does that the policy controls, after the load.
 HOSTILE = {
     "never reads": ("import time; time.sleep(600)", "timeout"),
     "never stops": ("input()\nwhile True: print('{\"log\": \"x\"}', flush=True)", "timeout"),
-    "one line without an end": ("input()\nwhile True: print('x' * 65536, end='')", "a line of over"),
-    "no object": ("print('[]')", "nonsense"),
-    "a number": ("print(1)", "nonsense"),
-    "no JSON": ("print('x')", "nonsense"),
-    "too deep": ("input(); print('[' * 200_000)", "nonsense"),
-    "an empty object": ("print('{}')", "nonsense"),
-    "a question about nothing": ("print('{\"asks\": \"http_send\"}')", "nonsense"),
-    "a question with a number": ("print('{\"asks\": 1, \"given\": \"\"}')", "nonsense"),
-    "a log line that is no text": ("print('{\"log\": 1}')", "nonsense"),
-    "an output that is no text": ("print('{\"output\": 1}')", "nonsense"),
-    "an output in no base64": ("print('{\"output\": \"*\"}')", "nonsense"),
-    "an output that is no JSON": ("print('{\"output\": \"AAAA\"}')", "nonsense"),
+    "one endless line": ("input()\nwhile True: print('x' * 65536, end='')", "a line of over"),
+    "not an object": ("print('[]')", "invalid"),
+    "a number": ("print(1)", "invalid"),
+    "not JSON": ("print('x')", "invalid"),
+    "nested too deeply": ("input(); print('[' * 200_000)", "invalid"),
+    "an empty object": ("print('{}')", "invalid"),
+    "a call without an input": ("print('{\"asks\": \"http_send\"}')", "invalid"),
+    "a call with a number as its name": ("print('{\"asks\": 1, \"given\": \"\"}')", "invalid"),
+    "a log line that is not text": ("print('{\"log\": 1}')", "invalid"),
+    "an output that is not text": ("print('{\"output\": 1}')", "invalid"),
+    "an output that is not base64": ("print('{\"output\": \"*\"}')", "invalid"),
+    "an output that is not JSON": ("print('{\"output\": \"AAAA\"}')", "invalid"),
 }
 
 
 def check_hostile_children(_wasm):
-    """Whatever the child does, its call ends in time with a fault."""
+    """Every action of the child ends its call in time with a fault."""
     with tempfile.TemporaryDirectory() as folder:
         for index, (case, (does, part)) in enumerate(HOSTILE.items()):
             program = pathlib.Path(folder, f"{index}.py")
             program.write_text(f"input(); print('{{\"loaded\": true}}', flush=True)\n{does}\n", encoding="utf-8")
             policy = type("Hostile", (Policy,), {"program": str(program)})(b"", {}, timeout_ms=500)
-            # More than a pipe holds.
+            # More than the capacity of a pipe.
             fault = fault_of(lambda: policy.call("poll", {"now_ms": 0, "state": "x" * (1 << 20)}, Silent()))
             assert part in fault, f"{case}: {fault}"
             policy.close()
@@ -272,11 +272,11 @@ def check_hash(wasm):
     except ValueError as error:
         assert "not 00" in str(error)
     else:
-        raise AssertionError("another hash was accepted")
+        raise AssertionError("a wrong hash was accepted")
 
 
 def check_departure(wasm, scripts):
-    """The player itself: a script that says something else fails."""
+    """The replay itself: a script with a difference fails."""
     text = (scripts / "seed-move-commit.json").read_text(encoding="utf-8")
     for old, new in (('"seeded"', '"moved"'), ('"HEAD"', '"GET"'), ("first seen", "never said")):
         try:
@@ -287,9 +287,9 @@ def check_departure(wasm, scripts):
 
 
 def check_faults(wasm, scripts):
-    """What no script can bring about, on the default policy. Returns how many there are; a failed one raises."""
-    checks = [check_input_that_is_none, check_exception_in_an_effect, check_answer_over_the_memory_limit]
-    checks += [check_control_plane, check_what_is_refused, check_docker_hub, check_program, check_engine,
+    """Tests faults that scripts cannot cause, on the default policy. Returns the number of tests. A failure raises."""
+    checks = [check_invalid_input, check_exception_in_an_effect, check_answer_over_the_memory_limit]
+    checks += [check_control_plane, check_refusals, check_docker_hub, check_program, check_engine,
                check_crashes, check_hostile_children, check_trap, check_endless_loop, check_hash,
                lambda wasm: check_departure(wasm, scripts)]
     for check in checks:
@@ -305,7 +305,7 @@ def main(results, *pairs):
     policies = [(pathlib.Path(wasm), pathlib.Path(scripts)) for wasm, scripts in zip(pairs[::2], pairs[1::2])]
     for file, scripts in policies:
         good, bad = play_all(file.read_bytes(), scripts, results / f"{file.stem}.txt")
-        print(f"{file.stem}: {good} scripts as written, {bad} not")
+        print(f"{file.stem}: {good} scripts passed, {bad} failed")
         passed, failed = passed + good, failed + bad
     for file, scripts in policies:
         if file.stem == "imagewatch":

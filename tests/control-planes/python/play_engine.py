@@ -1,4 +1,4 @@
-"""The policy with `Engine` over a socket behind which a small engine answers as Docker does. Run by `play.py`."""
+"""Tests the policy with `Engine` against a small engine that answers like Docker on a socket. `play.py` runs it."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ def container(name, image_id, image=f"{IMAGE}:latest", **labels):
 
 
 class Docker(http.server.BaseHTTPRequestHandler):
-    """`remote` is the digest behind the tag; an image's id is its digest here."""
+    """A small engine. `remote` is the digest of the tag. The id of an image is its digest."""
 
     def setup(self):
         super().setup()
@@ -82,7 +82,7 @@ def docker(world):
 
 
 class ControlPlane(Engine):
-    """The registry says what `world` says."""
+    """The registry answers with the tag of `world`."""
 
     world = {}
 
@@ -121,11 +121,11 @@ def check_engine(wasm):
         (_, (verdict, reason)) = poll(1)  # the disk is full
         assert (verdict, reason) == ("rolled_back", "no space left on device"), reason
         world["remote"] = OLD
-        (_, (verdict, reason)) = poll(10_000_000)  # the tag is another by the time of the pull
-        assert verdict == "rolled_back" and f"is {OLD} by now, not {NEW}" in reason, reason
+        (_, (verdict, reason)) = poll(10_000_000)  # the tag has moved before the pull
+        assert verdict == "rolled_back" and f"is now {OLD}, not {NEW}" in reason, reason
         world["remote"] = NEW
         (_, (verdict, reason)) = poll(100_000_000)
-        # Nothing says that the image of ws-gone came from the registry.
+        # The origin of the image of ws-gone is unknown.
         assert verdict == "committed" and "recreated ws-1" in reason and "ws-gone" not in reason, (verdict, reason)
         assert "failed ws-stuck: the engine refused: removal is in progress" in reason, reason
         left = [known["Names"][0] for known in world["containers"]]

@@ -1,5 +1,5 @@
-"""A whole control plane in Python against a registry that speaks HTTP: the policy over `RegistryHttp`, and what that
-refuses. Run by `play.py`."""
+"""Tests a complete control plane in Python against an HTTP registry: the policy with `RegistryHttp`, and the requests
+that `RegistryHttp` refuses. `play.py` runs it."""
 
 import base64
 import contextlib
@@ -24,7 +24,7 @@ DIGEST, NEWER = ("sha256:" + letter * 64 for letter in "ab")
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
-    """Wants a token, which it gives for its credential; and answers nonsense under /odd/."""
+    """A registry that needs a token and issues it for its credential. Paths below /odd/ give unusual answers."""
 
     digest = DIGEST
     asked = []
@@ -76,7 +76,7 @@ def registry():
 
 
 class ControlPlane(RegistryHttp):
-    """Does what is ordered at once."""
+    """Carries out orders immediately."""
 
     def __init__(self, *given):
         super().__init__(*given)
@@ -92,7 +92,7 @@ class ControlPlane(RegistryHttp):
 
 
 def check_control_plane(wasm):
-    """Seed, nothing, move and commit, over real HTTP with a credential that the policy never sees."""
+    """Seed, no change, move and commit, over real HTTP, with a credential that the policy never sees."""
     with registry() as host:
         plane = ControlPlane([host], {host: PAIR})
         policy, kept, verdicts = Policy(wasm, {"images": f"{host}/o/a:latest"}), {}, []
@@ -104,12 +104,12 @@ def check_control_plane(wasm):
             verdicts.append([outcome["verdict"] for outcome in output["outcomes"]])
         assert verdicts == [["seeded"], ["unchanged"], ["moved", "committed"], ["unchanged"]], verdicts
         assert [order["digest"] for order in plane.orders] == [NEWER], plane.orders
-        # The token is asked for once, and each later poll costs one HEAD.
+        # The token is requested once, and each later poll sends one HEAD.
         assert [path for method, path in Registry.asked if method == "GET"] == ["/token"], Registry.asked
         assert len(Registry.asked) == 6, Registry.asked
 
 
-def check_what_is_refused(_wasm):
+def check_refusals(_wasm):
     with registry() as host:
         plane = RegistryHttp([host, "r.lan"], {host: PAIR, "r.io": PAIR}, deadline_s=0.5)
 
@@ -157,7 +157,7 @@ def check_what_is_refused(_wasm):
 
 
 def check_docker_hub(_wasm):
-    """One login serves the lookup at `registry-1.docker.io`, the token server, and the pull of `docker.io`."""
+    """One login works for the lookup at `registry-1.docker.io`, the token server, and the pull of `docker.io`."""
 
     class Pulls(Engine):
         def text(self, _method, path, headers, *_):
@@ -180,11 +180,11 @@ def check_docker_hub(_wasm):
                 {"method": "GET", "url": url, "headers": [], "credential": "docker.io"}, urllib.parse.urlsplit(url))
         except Refused:
             continue
-        raise AssertionError(f"{url} is not refused")
+        raise AssertionError(f"{url} was not refused")
 
 
 def check_program(wasm):
-    """`control_plane.py` as a process of its own: it seeds, keeps its state, and says so."""
+    """`control_plane.py` in its own process: it seeds, stores its state, and logs the verdict."""
     here = pathlib.Path(__file__).parent
     with registry() as host, tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

@@ -1,5 +1,5 @@
-//! Made-up private registries, one for each source of credentials, that know whether they were shown the secret, and
-//! fail as they are told to: then they also write back what they were sent.
+//! Fake private registries, one for each source of credentials. Each one checks for its secret, and can fail in several
+//! ways. A failing registry also sends back everything that it received.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,15 +18,15 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::search::forms;
 
-/// Only a proxy reaches it, which answers for it.
+/// This registry is reachable only through a proxy, which answers for it.
 const ECR: &str = "123456789012.dkr.ecr.us-east-1.amazonaws.com";
 const USER: &str = "me";
-/// The keys for AWS; the second one is never sent, only signs.
+/// The keys for AWS. The second one is never sent; it only signs.
 const AWS: [&str; 3] = ["AKIACANARY000000KEY1", "canary~aws~secret/+0020", "canary~aws~session/+0021"];
-/// In the proxy's address.
+/// In the address of the proxy.
 const PROXY: &str = "canary-proxy-0022";
 
-/// How all of them behave.
+/// The behaviour of all registries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Well,
@@ -52,19 +52,19 @@ impl Mode {
     ];
 }
 
-/// How a registry wants its credential.
+/// How a registry expects its credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Basic,
-    /// For a token, by GET.
+    /// In exchange for a token, by GET.
     Token,
-    /// For a token, by POST.
+    /// In exchange for a token, by POST.
     Identity,
-    /// As it is.
+    /// Sent unchanged.
     Bearer,
 }
 
-/// One registry and the secret for it.
+/// One registry and its secret.
 struct Source {
     name: &'static str,
     kind: Kind,
@@ -72,7 +72,7 @@ struct Source {
     server: MockServer,
 }
 
-/// All of them.
+/// All registries.
 pub(super) struct Registries {
     sources: Vec<Source>,
     aws: MockServer,
@@ -95,7 +95,7 @@ const SOURCES: [(&str, Kind); 10] = [
 ];
 
 impl Source {
-    /// What the registry must see, in a header or a body.
+    /// The text that the registry must receive in a header or a body.
     fn on_the_wire(&self) -> String {
         wire(self.kind, &self.secret)
     }
@@ -125,27 +125,27 @@ fn bearer(name: &str) -> String {
     format!("canary~bearer~for~{name}")
 }
 
-/// Whether an engine sent this. Docker with the containerd store (seen with 28.5.2) sends the login of a pull to a
-/// redirect's target too; that is Docker's own affair, which no client of it can prevent.
+/// Whether an engine sent this request. Docker with the containerd store (seen with 28.5.2) also sends the login of a
+/// pull to the target of a redirect. A client of Docker cannot prevent this.
 fn is_of_engine(sent: &str) -> bool {
     sent.contains("user-agent: docker/")
 }
 
-/// Headers and body, one text.
+/// The headers and the body as one text.
 fn sent(request: &Request) -> String {
     let headers =
         request.headers.iter().map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     headers.collect::<String>() + &String::from_utf8_lossy(&request.body)
 }
 
-/// What the registry called `name` answers.
+/// The answer of the registry with the name `name`.
 fn answer(request: &Request, name: &str, kind: Kind, wire: &str, mode: Mode, elsewhere: &str) -> ResponseTemplate {
     let sent = sent(request);
     let echo = json!({ "errors": [{ "code": "DENIED", "message": sent, "detail": sent }], "details": sent });
     let one_line = sent.replace('\n', " ");
     let realm = request.headers.get("host").map_or("", |host| host.to_str().unwrap_or_default());
     let challenge = match kind {
-        // A ready token goes where a registry asks for the credential itself.
+        // A ready token is used where a registry asks for the credential itself.
         Kind::Basic | Kind::Bearer => "Basic realm=\"it\"".to_owned(),
         Kind::Token | Kind::Identity => format!("Bearer realm=\"http://{realm}/token\",service=\"it\""),
     };
@@ -179,7 +179,7 @@ fn answer(request: &Request, name: &str, kind: Kind, wire: &str, mode: Mode, els
 }
 
 impl Registries {
-    /// Starts them, and writes the files that hold their credentials into `folder`.
+    /// Starts all registries, and writes the files with their credentials into `folder`.
     pub(super) async fn start(folder: &Path) -> Self {
         let (elsewhere, aws) = (MockServer::start().await, MockServer::start().await);
         Mock::given(any()).respond_with(ResponseTemplate::new(404)).mount(&elsewhere).await;
@@ -187,7 +187,7 @@ impl Registries {
         let mut sources = Vec::new();
         for (index, (name, kind)) in SOURCES.into_iter().enumerate() {
             let server = MockServer::start().await;
-            // A token for a registry is sent as it is; of the others every encoding changes something.
+            // A token for a registry is sent unchanged. In the other secrets, every encoding changes a character.
             let symbols = if kind == Kind::Bearer { "" } else { "?>/+&:" };
             let secret = format!("canary~{name}{symbols}{index:04}");
             let (wire, mode, elsewhere) = (wire(kind, &secret), Arc::clone(&mode), elsewhere.uri());
@@ -206,7 +206,7 @@ impl Registries {
     }
 
     fn source(&self, name: &str) -> &Source {
-        self.sources.iter().find(|source| source.name == name).expect("it is one of them")
+        self.sources.iter().find(|source| source.name == name).expect("the source exists")
     }
 
     fn path(&self, name: &str) -> String {
@@ -220,17 +220,17 @@ impl Registries {
         };
         let mut config = auths(&["config", "identity", "registry-token"]);
         config["credHelpers"] = json!({ self.source("helper").host(): "canary" });
-        let write = |name: &str, text: String| fs::write(self.path(name), text).expect("a file");
+        let write = |name: &str, text: String| fs::write(self.path(name), text).expect("the folder is writable");
         write("config.json", config.to_string());
         write("auth.json", auths(&["containers"]).to_string());
         write("password", format!("{}\n", self.source("file").secret));
         let helper = json!({ "Username": USER, "Secret": self.source("helper").secret });
         write("docker-credential-canary", format!("#!/bin/sh\ncat >/dev/null\ncat <<'END'\n{helper}\nEND\n"));
         let executable = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.path("docker-credential-canary"), executable).expect("it is ours");
+        fs::set_permissions(self.path("docker-credential-canary"), executable).expect("the file's mode can be changed");
     }
 
-    /// The variables that hold the credentials, or say where they are.
+    /// The environment variables that contain the credentials or refer to them.
     pub(super) fn environment(&self) -> Vec<(String, String)> {
         let given = |name: &str| format!("{}={USER}:{}", self.source(name).host(), self.source(name).secret);
         let auth_config = json!({ "auths": { self.source("auth-config").host(): self.source("auth-config").entry() } });
@@ -257,7 +257,7 @@ impl Registries {
         set.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
-    /// Watches an image of each.
+    /// Adds one image of each registry to the manifest.
     pub(super) fn manifest(&self, manifest: PluginManifest) -> PluginManifest {
         let hosts: Vec<String> = self.sources.iter().map(Source::host).collect();
         let images: Vec<String> = hosts.iter().map(|host| format!("{host}/org/app:latest")).collect();
@@ -273,19 +273,19 @@ impl Registries {
         self.sources.len()
     }
 
-    /// Every one of them, and the tokens that were had for some.
+    /// All secrets, and the tokens that the registries issued for some of them.
     pub(super) fn secrets(&self) -> Vec<String> {
         let own = self.sources.iter().map(|source| source.secret.clone());
         let bearers = self.sources.iter().map(|source| bearer(source.name));
         own.chain(bearers).chain(AWS.into_iter().chain([PROXY]).map(str::to_owned)).collect()
     }
 
-    pub(super) fn be(&self, mode: Mode) {
-        let index = Mode::ALL.iter().position(|known| *known == mode).expect("all are there");
+    pub(super) fn set_mode(&self, mode: Mode) {
+        let index = Mode::ALL.iter().position(|known| *known == mode).expect("the mode is in the list");
         self.mode.store(index, Ordering::Relaxed);
     }
 
-    /// Waits until every secret that is ever sent was sent to where it belongs.
+    /// Waits until every secret that is sent has reached its registry.
     pub(super) async fn wait_until_all_seen(&self, deadline: Duration) {
         let mut wanted: Vec<_> = self.sources.iter().map(|source| (&source.server, source.on_the_wire())).collect();
         let of_proxy = format!("Basic {}", STANDARD.encode(format!("{USER}:{PROXY}")));
@@ -296,7 +296,7 @@ impl Registries {
         wait_for("every secret to be used", deadline, || async {
             let mut missing = Vec::new();
             for (server, text) in &wanted {
-                let requests = server.received_requests().await.expect("they are recorded");
+                let requests = server.received_requests().await.expect("requests are recorded");
                 if !requests.iter().any(|request| sent(request).contains(text)) {
                     missing.push(format!("{text} at {} among {}", server.uri(), requests.len()));
                 }
@@ -306,9 +306,9 @@ impl Registries {
         .await;
     }
 
-    /// The secrets that the program sent to whom nobody allowed.
+    /// The secrets that the program sent to a host that is not allowed.
     pub(super) async fn seen_elsewhere(&self) -> Vec<String> {
-        let requests = self.elsewhere.received_requests().await.expect("they are recorded");
+        let requests = self.elsewhere.received_requests().await.expect("requests are recorded");
         let texts: Vec<String> = requests.iter().map(sent).filter(|text| !is_of_engine(text)).collect();
         let is_seen = |secret: &String| forms(secret).iter().any(|form| texts.iter().any(|text| text.contains(form)));
         self.secrets().into_iter().filter(is_seen).collect()

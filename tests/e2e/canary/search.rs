@@ -1,4 +1,4 @@
-//! Everything that was said or written, and the search for secrets in it, in every encoding.
+//! Collects all outputs and files, and searches them for secrets in every encoding.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use url::form_urlencoded::byte_serialize;
 
-/// What was collected, and what must not be in it.
-pub(super) struct Haystack {
+/// The collected texts, and the secrets that they must not contain.
+pub(super) struct SecretScan {
     needles: Vec<(String, String)>,
     texts: Vec<(String, String)>,
 }
 
-impl Haystack {
+impl SecretScan {
     pub(super) fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let needles = secrets
             .into_iter()
@@ -21,11 +21,11 @@ impl Haystack {
         Self { needles: needles.collect(), texts: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, whence: &str, text: String) {
-        self.texts.push((whence.to_owned(), text));
+    pub(super) fn add(&mut self, source: &str, text: String) {
+        self.texts.push((source.to_owned(), text));
     }
 
-    /// All files below `folder`; their names.
+    /// Adds all files below `folder` and returns their names.
     pub(super) fn add_files(&mut self, when: &str, folder: &Path) -> Vec<String> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -33,7 +33,7 @@ impl Haystack {
             if path.is_dir() {
                 names.extend(self.add_files(when, &path));
             } else if let Ok(bytes) = fs::read(&path) {
-                // A running program may take a file away meanwhile.
+                // A running program may remove a file in the meantime.
                 self.add(&format!("{name} {when}"), String::from_utf8_lossy(&bytes).into_owned());
                 names.push(name);
             }
@@ -41,15 +41,15 @@ impl Haystack {
         names
     }
 
-    pub(super) fn assert_nothing_shows(&self) {
+    pub(super) fn assert_no_secret_found(&self) {
         assert!(self.texts.len() > 40 && self.texts.iter().any(|(_, text)| text.contains("first seen")));
         let mut shown = Vec::new();
-        for (whence, text) in &self.texts {
+        for (source, text) in &self.texts {
             for (secret, form) in &self.needles {
                 if let Some(at) = text.find(form.as_str()) {
                     let start = text.floor_char_boundary(at.saturating_sub(200));
                     let end = text.ceil_char_boundary(at + form.len() + 40);
-                    shown.push(format!("{secret} as {form} in {whence}: …{}…", &text[start..end]));
+                    shown.push(format!("{secret} as {form} in {source}: …{}…", &text[start..end]));
                 }
             }
         }
@@ -57,14 +57,14 @@ impl Haystack {
     }
 }
 
-/// A secret as it is, as JSON, URLs, and base64 have it, wherever it stands in what is encoded.
+/// The forms of a secret: unchanged, in JSON, in URLs, and in base64 at every offset.
 pub(super) fn forms(secret: &str) -> Vec<String> {
-    let json = serde_json::to_string(secret).expect("a text");
+    let json = serde_json::to_string(secret).expect("a string serializes to JSON");
     let percent: String = byte_serialize(secret.as_bytes()).collect();
     let mut forms = vec![secret.to_owned(), json.trim_matches('"').to_owned(), percent];
     for (shift, first) in [(0, 0), (1, 2), (2, 3)] {
         let bytes = [&[0; 2][..shift], secret.as_bytes()].concat();
-        // The first characters depend on what stands before, and the last one on what comes after.
+        // The first characters depend on the preceding text, and the last one on the following text.
         let whole = bytes.len() * 8 / 6;
         forms.extend([&STANDARD_NO_PAD, &URL_SAFE_NO_PAD].map(|base64| base64.encode(&bytes)[first..whole].to_owned()));
     }
@@ -74,7 +74,7 @@ pub(super) fn forms(secret: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_secret_is_found_wherever_it_stands_in_what_was_encoded() {
+fn a_secret_is_found_at_every_offset_of_an_encoded_text() {
     let secret = "canary~?>/+1";
     for before in ["", "a", "me", "me:", "{\"password\":\""] {
         for after in ["", "\"", "\"}", "\"}\n"] {

@@ -1,11 +1,11 @@
-//! Compares two inspections: takes out what no two containers share, and explains what cannot be helped.
-//! Everything else that differs is an error.
+//! Compares two inspections. It removes what always differs between two containers, and explains what is unavoidable.
+//! Every other difference is an error.
 
 use serde_json::{Map, Value, json};
 
 use super::sets::OptionSet;
 
-/// What is made anew for each container, by path; `*` stands for any name.
+/// The paths of values that are generated for each container. `*` stands for any name.
 const GENERATED: [&str; 14] = [
     "/Id",
     "/Created",
@@ -22,79 +22,79 @@ const GENERATED: [&str; 14] = [
     "/HostsPath",
     "/LogPath",
 ];
-/// Addresses that the engine chooses unless it was asked for one.
+/// Addresses that the engine chooses if none is requested.
 const ADDRESSES: [&str; 3] = ["IPAddress", "GlobalIPv6Address", "MacAddress"];
-/// What a container is told of its networks when it starts, and one that was started before still shows.
+/// Values that a container gets at its start. A container that was started earlier still has them.
 const OF_RUNNING_ENDPOINTS: [&str; 2] = ["NetworkID", "DNSNames"];
 
-/// A difference that the replacement cannot avoid: where, between what, and why.
+/// A difference that the replacement cannot avoid: the path, the values, and the reason.
 struct Unavoidable {
     path: &'static str,
-    /// Of the replaced container and of the one run anew.
+    /// The arguments are the values of the replaced container and of the new run.
     is_it: fn(&Value, &Value) -> bool,
-    #[expect(dead_code, reason = "read by people")]
+    #[expect(dead_code, reason = "documentation")]
     why: &'static str,
 }
 
 const UNAVOIDABLE: [Unavoidable; 9] = [
     Unavoidable {
         path: "/HostConfig/Binds",
-        is_it: |replaced, anew| *anew == without_kept_volumes(replaced),
-        why: "an unnamed volume is kept by its name, which is how its data stay",
+        is_it: |replaced, fresh| *fresh == without_kept_volumes(replaced),
+        why: "an anonymous volume is kept by its name, to keep its data",
     },
     Unavoidable {
         path: "/HostConfig/Mounts/*/Source",
-        is_it: |replaced, anew| replaced == "<volume>" && anew.is_null(),
-        why: "so is one that a mount left to the engine",
+        is_it: |replaced, fresh| replaced == "<volume>" && fresh.is_null(),
+        why: "the same for an anonymous volume of a mount",
     },
     Unavoidable {
         path: "/Mounts/*/Mode",
-        is_it: |replaced, anew| replaced == "z" && anew == "",
-        why: "a bind of a named volume gets the engine's default mode, one of an unnamed volume none; both are shared",
+        is_it: |replaced, fresh| replaced == "z" && fresh == "",
+        why: "a bind of a named volume gets the engine's default mode, an anonymous one gets none; both are shared",
     },
     Unavoidable {
         path: "/Mounts/only-a",
-        is_it: |replaced, anew| replaced["Name"] == "<volume>" && anew.is_null(),
-        why: "the data in a volume that the new image no longer declares are not dropped",
+        is_it: |replaced, fresh| replaced["Name"] == "<volume>" && fresh.is_null(),
+        why: "the data of a volume that the new image no longer declares are kept",
     },
     Unavoidable {
         path: "/HostConfig/NetworkMode",
-        is_it: |replaced, anew| replaced.is_string() && anew == "<network id>",
-        why: "a network that was asked for by its id is asked for by name: the id goes when the network is made anew",
+        is_it: |replaced, fresh| replaced.is_string() && fresh == "<network id>",
+        why: "a network given by id is requested by name, because the id is lost when the network is recreated",
     },
     Unavoidable {
         path: "/NetworkSettings/Networks/<network id>",
-        is_it: |replaced, anew| replaced.is_null() && anew.is_object(),
-        why: "so the engine no longer shows it a second time, under its id",
+        is_it: |replaced, fresh| replaced.is_null() && fresh.is_object(),
+        why: "therefore the engine no longer lists it a second time, under its id",
     },
     Unavoidable {
         path: "/NetworkSettings/Networks/*/DriverOpts",
-        is_it: |replaced, anew| replaced.is_null() && *anew == json!({}),
-        why: "`network connect` writes down that it asked for nothing; nothing is not asked for again",
+        is_it: |replaced, fresh| replaced.is_null() && *fresh == json!({}),
+        why: "`network connect` stores an empty request; an empty request is not repeated",
     },
     Unavoidable {
         path: "/NetworkSettings/Networks/*/IPAMConfig",
-        is_it: |replaced, anew| replaced.is_null() && *anew == json!({}),
-        why: "so here",
+        is_it: |replaced, fresh| replaced.is_null() && *fresh == json!({}),
+        why: "the same here",
     },
     Unavoidable {
         path: "/Config/Labels/imagewatch.transaction",
-        is_it: |replaced, anew| replaced.is_string() && anew.is_null(),
-        why: "the mark by which an interrupted replacement is found",
+        is_it: |replaced, fresh| replaced.is_string() && fresh.is_null(),
+        why: "the label by which an interrupted replacement is found",
     },
 ];
 
-/// One line for each difference that is not in the table.
-pub(super) fn unexplained_differences(set: &OptionSet, replaced: &Value, anew: &Value) -> Vec<String> {
+/// Returns one line for each difference that is not in the table.
+pub(super) fn unexplained_differences(set: &OptionSet, replaced: &Value, fresh: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    differences("", &normalise(set, replaced), &normalise(set, anew), &mut found);
-    let unexplained = found.into_iter().filter(|(path, replaced, anew)| {
-        !UNAVOIDABLE.iter().any(|row| matches(row.path, path) && (row.is_it)(replaced, anew))
+    differences("", &normalise(set, replaced), &normalise(set, fresh), &mut found);
+    let unexplained = found.into_iter().filter(|(path, replaced, fresh)| {
+        !UNAVOIDABLE.iter().any(|row| matches(row.path, path) && (row.is_it)(replaced, fresh))
     });
-    unexplained.map(|(path, replaced, anew)| format!("{path} is {replaced}, run anew {anew}")).collect()
+    unexplained.map(|(path, replaced, fresh)| format!("{path} is {replaced}, in a new run {fresh}")).collect()
 }
 
-/// Whether it is an id in full, which is what the engine calls unnamed volumes by.
+/// Whether the text is a full id. The engine uses such ids as the names of anonymous volumes.
 pub(super) fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -138,7 +138,7 @@ fn remove(value: &mut Value, path: &str) {
     }
 }
 
-/// The short id comes and goes among the aliases with the version of the engine.
+/// Whether the short id is among the aliases depends on the version of the engine.
 fn normalise_networks(mut networks: Value, id: &str, is_running: bool) -> Value {
     for endpoint in networks.as_object_mut().into_iter().flat_map(Map::values_mut) {
         if let Some(aliases) = endpoint["Aliases"].as_array_mut() {
@@ -166,7 +166,7 @@ fn blank_addresses(value: &mut Value, is_ip_chosen: bool, is_mac_chosen: bool) {
     }
 }
 
-/// Host ports that were left to the engine.
+/// Replaces host ports that the engine chose.
 fn blank_ports(inspection: &mut Value) {
     let asked = inspection["HostConfig"]["PortBindings"].clone();
     for (port, bindings) in inspection["NetworkSettings"]["Ports"].as_object_mut().into_iter().flatten() {
@@ -177,14 +177,14 @@ fn blank_ports(inspection: &mut Value) {
     }
 }
 
-/// The engine lists them in any order.
+/// Sorts the mounts by destination. The engine lists them in any order.
 fn mounts_by_destination(mounts: &Value) -> Value {
     let mounts = mounts.as_array().into_iter().flatten();
     let key = |mount: &Value| mount["Destination"].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
     Value::Object(mounts.map(|mount| (key(mount), mount.clone())).collect())
 }
 
-/// The container's own id, and those of unnamed volumes.
+/// Replaces the container's own id and the ids of anonymous volumes.
 fn blank_ids(value: &mut Value, id: &str) {
     match value {
         Value::String(text) => {
@@ -201,7 +201,7 @@ fn blank_ids(value: &mut Value, id: &str) {
     }
 }
 
-/// A network that was asked for by its id is shown by name and by id; both differ with each run of the tests.
+/// A network that was given by id is listed by name and by id. Both differ in each run of the tests.
 fn blank_network_id(inspection: &mut Value) {
     let Some(networks) = inspection["NetworkSettings"]["Networks"].as_object_mut() else { return };
     let is_short_id = |name: &str| name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -212,7 +212,7 @@ fn blank_network_id(inspection: &mut Value) {
     }
 }
 
-/// Binds without those of formerly unnamed volumes; none are shown as null.
+/// Removes the binds of anonymous volumes. An empty list becomes null.
 fn without_kept_volumes(binds: &Value) -> Value {
     let binds = binds.as_array().into_iter().flatten();
     let given: Vec<&Value> =
@@ -220,14 +220,14 @@ fn without_kept_volumes(binds: &Value) -> Value {
     if given.is_empty() { Value::Null } else { json!(given) }
 }
 
-fn differences(path: &str, replaced: &Value, anew: &Value, found: &mut Vec<(String, Value, Value)>) {
-    match (replaced, anew) {
+fn differences(path: &str, replaced: &Value, fresh: &Value, found: &mut Vec<(String, Value, Value)>) {
+    match (replaced, fresh) {
         (Value::Object(one), Value::Object(other)) => {
             let mut keys: Vec<&String> = one.keys().chain(other.keys()).collect();
             keys.sort();
             keys.dedup();
             for key in keys {
-                differences(&format!("{path}/{key}"), &replaced[key], &anew[key], found);
+                differences(&format!("{path}/{key}"), &replaced[key], &fresh[key], found);
             }
         }
         (Value::Array(one), Value::Array(other)) if one.len() == other.len() && one.iter().all(Value::is_object) => {
@@ -235,8 +235,8 @@ fn differences(path: &str, replaced: &Value, anew: &Value, found: &mut Vec<(Stri
                 differences(&format!("{path}/{index}"), one, other, found);
             }
         }
-        _ if replaced == anew => {}
-        _ => found.push((path.to_owned(), replaced.clone(), anew.clone())),
+        _ if replaced == fresh => {}
+        _ => found.push((path.to_owned(), replaced.clone(), fresh.clone())),
     }
 }
 

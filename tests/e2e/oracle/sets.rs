@@ -1,17 +1,18 @@
-//! The sets of options, as one writes them on Docker's command line. Runs none of them.
+//! The sets of options, in the syntax of Docker's command line.
 //!
-//! In braces stands what each place has of its own, see `Place`; `''` is an empty word and `␠` a blank within one.
+//! Text in braces is replaced by a value of the sandbox, see `Sandbox`. `''` is an empty word, and `␠` is a space
+//! within a word.
 
-/// A pair of images, see `rig`: what the tag names first, and what it is moved to.
+/// A pair of images, see `rig`: the first image of the tag, and the image that the tag moves to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Images {
-    /// Differ in everything but entrypoint and volumes, which neither has.
+    /// The images differ in everything except entrypoint and volumes. Neither has those.
     Plain,
-    /// Differ in the entrypoint too.
+    /// The images differ in the entrypoint too.
     Entrypoint,
-    /// Differ in the volumes too.
+    /// The images differ in the volumes too.
     Volumes,
-    /// The old one has labels of `docker compose build`, the new one has not.
+    /// The old image has labels of `docker compose build`, and the new one does not.
     Compose,
 }
 
@@ -27,7 +28,7 @@ impl Images {
     }
 }
 
-/// How a container is made.
+/// How a container is created.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OptionSet {
     pub(super) name: &'static str,
@@ -35,13 +36,13 @@ pub(super) struct OptionSet {
     pub(super) verb: &'static str,
     pub(super) options: &'static str,
     pub(super) images: Images,
-    /// What follows the image.
+    /// The words after the image.
     pub(super) command: &'static str,
-    /// Commands that follow, one a line.
+    /// Commands that run afterwards, one per line.
     pub(super) after: &'static str,
-    /// The minor version of the API that brought the options.
+    /// The minor version of the API that introduced the options.
     pub(super) since: u16,
-    /// The last one that takes them so.
+    /// The last minor version that accepts the options.
     pub(super) until: u16,
 }
 
@@ -85,7 +86,7 @@ impl OptionSet {
     }
 }
 
-/// All of them.
+/// All sets.
 pub(super) fn option_sets() -> Vec<OptionSet> {
     [of_config(), of_networks(), of_volumes(), of_host_config()].concat()
 }
@@ -95,25 +96,25 @@ fn of_config() -> Vec<OptionSet> {
     vec![
         run("nothing", ""),
         run("t01 environment", "-e FOO=user -e VER=mine -e EMPTY="),
-        run("t02 entrypoint switched off", "--entrypoint ''").on(Entrypoint).command("serve mine"),
+        run("t02 entrypoint disabled", "--entrypoint ''").on(Entrypoint).command("serve mine"),
         run("t03 command given", "").on(Entrypoint).command("serve mine"),
         run("t03 command given, no entrypoint", "").command("serve mine"),
         run("entrypoint and command of the image", "").on(Entrypoint),
         run("entrypoint given", "--entrypoint /bin/serve").on(Entrypoint),
         run("entrypoint and command given", "--entrypoint /bin/sh").on(Entrypoint).command("-c exec␠serve"),
-        run("t04 stop signal and time given", "--stop-signal QUIT --stop-timeout 7"),
+        run("t04 stop signal and timeout given", "--stop-signal QUIT --stop-timeout 7"),
         run("t05 interval of the health check given", "--health-interval 3s"),
-        run("t05 health check switched off", "--no-healthcheck"),
-        run("t05 own health check", "--health-cmd hostname --health-retries 2 --health-start-period 1s"),
+        run("t05 health check disabled", "--no-healthcheck"),
+        run("t05 health check given", "--health-cmd hostname --health-retries 2 --health-start-period 1s"),
         run("t05 start interval of the health check given", "--health-start-interval 2s").since(44),
         run(
-            "t06 labels of compose that the old image has too",
+            "t06 compose labels that the old image has too",
             "-l com.docker.compose.project=p -l com.docker.compose.service=web -l com.docker.compose.config-hash=h",
         )
         .on(Compose),
         run("labels given", "-l mine=1 -l ver=mine -l empty="),
         run("t07 published port that the old image exposes", "-p 127.0.0.1:{port}:81"),
-        run("t07 ports of the engine's choice", "-p 127.0.0.1::80 -p 91/udp --expose 90"),
+        run("t07 ports chosen by the engine", "-p 127.0.0.1::80 -p 91/udp --expose 90"),
         run("t07 all exposed ports published", "-P"),
         run("t08 host name given", "--hostname h --domainname d.example"),
         run("t08 host names of the host", "--uts host"),
@@ -136,7 +137,7 @@ fn of_networks() -> Vec<OptionSet> {
             .after("network connect --alias later --ip {ip2} {net2} {name}"),
         run("t10 default network and another", "").after("network connect --alias later {net} {name}"),
         run("t12 MAC address on the default network", "--mac-address 02:11:22:33:44:55"),
-        run("t12 MAC address on a user's network", "--network {net} --mac-address 02:11:22:33:44:66"),
+        run("t12 MAC address on a user-defined network", "--network {net} --mac-address 02:11:22:33:44:66"),
         run(
             "t12 MAC address on the second network",
             "--network {net} --network name={net2},mac-address=02:11:22:33:44:77",
@@ -144,19 +145,19 @@ fn of_networks() -> Vec<OptionSet> {
         .since(44)
         .until(47),
         run("t13 network by short id", "--network {net-id} --network-alias a"),
-        run("t14 off the primary network", "--network {net}")
+        run("t14 disconnected from the primary network", "--network {net}")
             .after("network connect --alias later {net2} {name}\nnetwork disconnect {net} {name}"),
-        run("t17 network of another", "--network container:{peer}"),
-        run("t17 processes and IPC of another", "--pid container:{peer} --ipc container:{peer}"),
+        run("t17 network of another container", "--network container:{peer}"),
+        run("t17 processes and IPC of another container", "--pid container:{peer} --ipc container:{peer}"),
         run("t19 link", "--link {peer}:alias"),
-        run("t19 link on a user's network", "--network {net} --link {peer}:alias")
+        run("t19 link on a user-defined network", "--network {net} --link {peer}:alias")
             .after("network connect {net2} {name}"),
         run(
             "t36 settings of eth0 and of the namespace",
             "--sysctl net.ipv4.conf.eth0.log_martians=1 --sysctl net.core.somaxconn=99",
         )
         .until(47),
-        run("t45 names", "--dns 10.0.0.1 --dns-search x.example --dns-opt ndots:2 --add-host a:10.0.0.2"),
+        run("t45 DNS and extra hosts", "--dns 10.0.0.1 --dns-search x.example --dns-opt ndots:2 --add-host a:10.0.0.2"),
     ]
 }
 
@@ -164,18 +165,17 @@ fn of_volumes() -> Vec<OptionSet> {
     use Images::Volumes;
     vec![
         run("t15 volumes of the image", "").on(Volumes),
-        run("t15 unnamed volume", "-v /x"),
-        run("t15 unnamed volume where the image has one", "-v /data").on(Volumes),
+        run("t15 anonymous volume", "-v /x"),
+        run("t15 anonymous volume at a volume of the image", "-v /data").on(Volumes),
         run(
-            "t15 unnamed and named mounts",
+            "t15 anonymous and named mounts",
             "--mount type=volume,dst=/m --mount type=volume,src={vol},dst=/n,volume-nocopy",
         ),
-        run("t15 named volume where the image has one", "-v {vol}:/data").on(Volumes),
-        run("named volume, read-only, and folders of the host", "-v {vol}:/named:ro -v /usr:/bound:ro")
-            .command("serve mine"),
-        run("mounted folder of the host", "--mount type=bind,src=/usr,dst=/b,ro,bind-propagation=rprivate"),
-        run("t17 volumes of another", "--volumes-from {peer}:ro"),
-        run("t17 volumes of another where the image has one", "--volumes-from {peer}").on(Volumes),
+        run("t15 named volume at a volume of the image", "-v {vol}:/data").on(Volumes),
+        run("named volume, read-only, and host folders", "-v {vol}:/named:ro -v /usr:/bound:ro").command("serve mine"),
+        run("mounted host folder", "--mount type=bind,src=/usr,dst=/b,ro,bind-propagation=rprivate"),
+        run("t17 volumes of another container", "--volumes-from {peer}:ro"),
+        run("t17 volumes of another container at a volume of the image", "--volumes-from {peer}").on(Volumes),
     ]
 }
 
@@ -199,8 +199,8 @@ fn of_host_config() -> Vec<OptionSet> {
             "t45 runtime, init and cgroups",
             "--runtime runc --init --cgroup-parent /imagewatch-tests --cgroupns private",
         ),
-        run("t45 restarted on failure", "--restart on-failure:3"),
-        run("t45 always restarted", "--restart unless-stopped"),
+        run("t45 restart on failure", "--restart on-failure:3"),
+        run("t45 restart unless stopped", "--restart unless-stopped"),
         run("t45 annotations", "--annotation a=b").since(43),
     ]
 }

@@ -1,4 +1,5 @@
-//! Keeps the sections that declare the ABI version and the capabilities: `strip` would drop every custom section.
+//! Keeps the sections that declare the ABI version and the capabilities. `strip` would otherwise remove all custom
+//! sections.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

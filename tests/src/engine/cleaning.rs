@@ -13,30 +13,32 @@ use tokio::time::sleep;
 
 use super::{SCOPE_LABEL, absent_as_none, ignore_absent, is_absent};
 
-/// For the engine to end what it has begun.
-const CLEANING: Duration = Duration::from_secs(10);
+/// How long the engine may take to finish the operations that it has started.
+const CLEANING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A program that was killed may have had a request under way, and its container comes after we looked.
-/// Then what it uses cannot be removed, which shows.
+/// Removes everything of the scope, and tries again until nothing is left. A killed program may have left a running
+/// request, and its container can appear after the first listing. In that case, the engine refuses to remove what this
+/// container uses.
 pub(super) async fn clean_all(docker: &Docker, prefix: &str) -> Result<(), Error> {
-    let end = Instant::now() + CLEANING;
+    let end = Instant::now() + CLEANING_TIMEOUT;
     loop {
         match clean(docker, prefix).await {
-            // 403 is for a network that is in use.
+            // The engine answers 403 for a network that is in use.
             Err(Error::DockerResponseServerError { status_code: 403 | 409, .. }) if Instant::now() < end => {
                 sleep(Duration::from_millis(50)).await;
             }
             Err(error @ Error::DockerResponseServerError { status_code: 403, .. }) => {
-                return if is_anybody_in_networks(docker, prefix).await? { Err(error) } else { Ok(()) };
+                return if has_used_networks(docker, prefix).await? { Err(error) } else { Ok(()) };
             }
             ended => return ended,
         }
     }
 }
 
-/// Docker 20.10 counts a network's endpoints beside keeping them, and under load counts wrong: one that is in use by the
-/// count and not by the list cannot be removed until the engine starts anew (<https://github.com/moby/moby/issues/42119>).
-async fn is_anybody_in_networks(docker: &Docker, prefix: &str) -> Result<bool, Error> {
+/// Docker 20.10 keeps a counter of a network's endpoints besides the list, and under load the counter becomes wrong. A
+/// network that is in use by the counter but not by the list cannot be removed until the engine restarts
+/// (<https://github.com/moby/moby/issues/42119>).
+async fn has_used_networks(docker: &Docker, prefix: &str) -> Result<bool, Error> {
     for name in scope_networks(docker, prefix).await? {
         let network = absent_as_none(docker.inspect_network(&name, None::<InspectNetworkOptions>).await);
         if network.and_then(|network| network.containers).is_some_and(|containers| !containers.is_empty()) {
@@ -46,7 +48,7 @@ async fn is_anybody_in_networks(docker: &Docker, prefix: &str) -> Result<bool, E
     Ok(false)
 }
 
-/// Networks last: what else there is can be removed without them.
+/// Removes everything once. Networks come last, because everything else can be removed without them.
 async fn clean(docker: &Docker, prefix: &str) -> Result<(), Error> {
     for id in scope_containers(docker, prefix).await?.keys() {
         remove_container(docker, id).await?;
@@ -71,11 +73,12 @@ async fn scope_networks(docker: &Docker, prefix: &str) -> Result<Vec<String>, Er
     Ok(networks.into_iter().filter_map(|network| network.name.filter(|name| name.starts_with(prefix))).collect())
 }
 
-/// Ids and names. By name, and by label too: a copy keeps the label, whatever it is called.
+/// Returns ids and names. The search uses names and labels, because a copy of a container keeps the label under any
+/// name.
 pub(super) async fn scope_containers(docker: &Docker, prefix: &str) -> Result<BTreeMap<String, String>, Error> {
     let all = docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await?;
     let containers = all.into_iter().filter_map(|container| {
-        // Who is linked to is listed under its names in others' eyes too: `/other/alias`.
+        // A container that is the target of a link is also listed under the names of the link: `/other/alias`.
         let names = container.names?;
         let name = names.iter().map(|name| name.trim_start_matches('/')).find(|name| !name.contains('/'))?.to_owned();
         let label = container.labels.unwrap_or_default().remove(SCOPE_LABEL);
@@ -93,8 +96,8 @@ pub(super) async fn scope_references(docker: &Docker, prefix: &str) -> Result<Ve
     Ok(references)
 }
 
-/// With the volumes that nobody named. The engine takes those along only until another container has used them, as the
-/// one that comes of an update does.
+/// Removes a container with its anonymous volumes. The engine removes such a volume with the container only until a
+/// second container has used it, as the replacement in an update does.
 pub(super) async fn remove_container(docker: &Docker, container: &str) -> Result<(), Error> {
     let mounts = match docker.inspect_container(container, None).await {
         Err(error) if is_absent(&error) => return Ok(()),
@@ -105,7 +108,7 @@ pub(super) async fn remove_container(docker: &Docker, container: &str) -> Result
     let is_nameless = |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     for volume in mounts.into_iter().filter_map(|mount| mount.name).filter(is_nameless) {
         match docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await {
-            // Another container of the same update has it still; it goes with the last.
+            // Another container of the same update still uses the volume. The volume is removed with the last one.
             Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
             removed => ignore_absent(removed)?,
         }

@@ -1,5 +1,5 @@
-//! A command in a container: started detached, since only its exit code is wanted, and watched to its end, which comes
-//! by force when its time is over.
+//! Runs a command in a container. The command starts detached, because only its exit code is needed. imagewatch polls
+//! it until it exits, and kills it when its time limit is exceeded.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::EngineError;
 
 const POLL_EVERY: Duration = Duration::from_millis(100);
 
-/// For the rest of a command that was killed to be gone.
-const END_WITHIN: Duration = Duration::from_secs(5);
-/// Marks a command and all that it starts: the engine tells a process by its number on the machine only, which nobody
-/// in the container knows.
+/// The time limit for killing a command and waiting until it has exited.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The environment variable that marks a command and its child processes. The engine reports only the process id on the
+/// machine, which is unknown inside the container.
 const MARK: &str = "IMAGEWATCH_COMMAND";
-/// Kills what has the mark `$1` in its environment. A shell has all of this built in, while an image need not have
-/// `kill`, `grep` or `pkill`. Over and over, for what is started meanwhile.
-const END: &str = r#"
+/// Kills every process whose environment contains the mark `$1`. The script uses only shell built-ins, because an image
+/// need not contain `kill`, `grep` or `pkill`. It makes up to five passes to find processes that start meanwhile.
+const KILL_SCRIPT: &str = r#"
 for pass in 1 2 3 4 5; do
     found=
     for dir in /proc/[0-9]*; do
@@ -38,29 +38,30 @@ pub(super) async fn exec(
     command: &[&str],
     limit: Duration,
 ) -> Result<i64, EngineError> {
-    // No two commands of one container run at the same time, nor does one outlive the mark of another.
+    // The mark is random, so that it matches only this command and its child processes.
     let mark = format!("{MARK}={:016x}", RandomState::new().hash_one(container));
     let id = start(connection, container, command, &[&mark]).await?;
     if let Ok(ended) = timeout(limit, exit_code(connection, &id)).await {
         return ended;
     }
-    // The command is not shown: it may have a password in it.
-    if !has_been_ended(connection, container, &mark, &id).await {
-        warn!(container, exec = id, "a command could not be ended and goes on there; end it by hand");
+    // The command is not logged, because it may contain a password.
+    if !kill_command(connection, container, &mark, &id).await {
+        warn!(container, exec = id, "a command could not be killed and still runs in the container; kill it by hand");
     }
     Err(EngineError::Timeout { action: "run a command in the container".to_owned(), limit })
 }
 
-async fn has_been_ended(connection: &Connection, container: &str, mark: &str, id: &str) -> bool {
-    let ending = async {
-        let end = start(connection, container, &["/bin/sh", "-c", END, "sh", mark], &[]).await?;
-        exit_code(connection, &end).await?;
+/// Kills the command with `mark`. Returns whether it exited in time.
+async fn kill_command(connection: &Connection, container: &str, mark: &str, id: &str) -> bool {
+    let killing = async {
+        let script = start(connection, container, &["/bin/sh", "-c", KILL_SCRIPT, "sh", mark], &[]).await?;
+        exit_code(connection, &script).await?;
         exit_code(connection, id).await
     };
-    matches!(timeout(END_WITHIN, ending).await, Ok(Ok(_)))
+    matches!(timeout(KILL_TIMEOUT, killing).await, Ok(Ok(_)))
 }
 
-/// Starts a command and returns the engine's id of it.
+/// Starts a command and returns its exec id.
 async fn start(
     connection: &Connection,
     container: &str,
@@ -117,9 +118,9 @@ mod tests {
         EngineChoice { host: format!("tcp://{}", engine.address()), api: None }
     }
 
-    /// A hook may have a password in it.
+    /// A hook may contain a password.
     #[tokio::test]
-    async fn a_command_that_cannot_be_ended_is_told_of_and_not_shown() {
+    async fn a_command_that_cannot_be_killed_is_logged_without_its_text() {
         let engine = MockServer::start().await;
         for (verb, path, answer) in [
             ("GET", "^/version$", json!({ "ApiVersion": "1.44", "Components": [] })),
@@ -136,10 +137,10 @@ mod tests {
         let _guard = tracing::subscriber::set_default(subscriber);
         let command = ["/bin/sh", "-c", "login --password canary-9d1f"];
         let limit = Duration::from_millis(50);
-        let error = exec(&connection.expect("an address"), "web", &command, limit).await.expect_err("it does not end");
+        let error = exec(&connection.expect("an address"), "web", &command, limit).await.expect_err("it does not exit");
         assert!(matches!(error, EngineError::Timeout { .. }), "{error}");
         let shown = String::from_utf8_lossy(&lines.0.lock().expect("not poisoned")).into_owned();
-        assert!(shown.contains("end it by hand") && shown.contains("web"), "{shown}");
+        assert!(shown.contains("kill it by hand") && shown.contains("web"), "{shown}");
         assert!(!format!("{error} {error:?} {shown}").contains("canary"), "{error} {shown}");
     }
 }

@@ -1,5 +1,5 @@
-//! A pull through bollard: its request put right, its stream read to the end and summed up.
-//! Knows neither deadlines nor which image is the right one.
+//! A pull through bollard. This module corrects bollard's request, reads the answer stream to its end, and sums up the
+//! progress. It sets no deadline and does not check which image arrives.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,11 +17,12 @@ use crate::{ApiVersion, PullProgress};
 use imagewatch_base::secret::Credential;
 
 const AUTH_HEADER: &str = "x-registry-auth";
-/// Docker Hub's credentials go by this address, in the engine as in `config.json`.
+/// The address of Docker Hub's credentials, in the engine and in `config.json`.
 const DOCKER_HUB_ADDRESS: &str = "https://index.docker.io/v1/";
 
-/// Bollard encodes the credential with the standard alphabet where the engine decodes the URL-safe one, and then
-/// pulls anonymously without a word; and it leaves the version out of the path.
+/// Corrects two errors in bollard's request. Bollard encodes the credential with the standard base64 alphabet, but the
+/// engine decodes the URL-safe one and otherwise pulls anonymously without an error. Bollard also omits the version
+/// from the path.
 pub(super) fn correct_request(request: BollardRequest, version: ApiVersion) -> BollardRequest {
     let target = request.uri().path_and_query().map(|target| format!("/v{version}{target}")).unwrap_or_default();
     let mut request = redirect(request, &target);
@@ -35,7 +36,7 @@ pub(super) fn correct_request(request: BollardRequest, version: ApiVersion) -> B
     request
 }
 
-/// Pulls `reference` and returns when the engine has said its last word.
+/// Pulls `reference` and returns when the answer stream ends.
 pub(super) async fn pull(
     client: &Docker,
     reference: &Reference,
@@ -72,12 +73,12 @@ fn build_credentials(registry: &str, credential: &Credential) -> DockerCredentia
     }
 }
 
-/// What a pull has said so far.
+/// The progress of a pull so far.
 #[derive(Debug, Default)]
 struct Sums {
     /// Bytes per layer, `(done, total)`.
     layers: BTreeMap<String, (u64, u64)>,
-    /// The most that was said of each step of each layer.
+    /// The highest count of each step of each layer, by `(layer, status)`.
     steps: BTreeMap<(String, String), u64>,
 }
 
@@ -90,7 +91,7 @@ impl Sums {
             if status == "Downloading" {
                 self.layers.insert(layer.clone(), (count(detail.current), count(detail.total)));
             } else if let Some((done, total)) = self.layers.get_mut(layer) {
-                // Every later word on a layer (verifying, extracting, complete) means that it is downloaded.
+                // Every later status of a layer (verifying, extracting, complete) means that it is downloaded.
                 *done = *total;
             }
         }
@@ -100,8 +101,8 @@ impl Sums {
         PullProgress { done_bytes: sum(|layer| layer.0), total_bytes: sum(|layer| layer.1), status, advances }
     }
 
-    /// Whether a line says more than the lines before it. The containerd image store repeats itself many times in a second,
-    /// and a download that starts again from nothing repeats what was had already.
+    /// Whether a line reports more progress than the lines before it. The containerd image store repeats lines many
+    /// times per second. A download that restarts from zero reports bytes that were already downloaded.
     fn advance(&mut self, layer: &str, status: &str, current: u64) -> bool {
         // Graph drivers count down the seconds until the next attempt.
         if status.starts_with("Retrying") {
@@ -112,10 +113,10 @@ impl Sums {
                 entry.insert(current);
                 true
             }
-            Entry::Occupied(mut most) => {
-                let is_more = current > *most.get();
+            Entry::Occupied(mut highest) => {
+                let is_more = current > *highest.get();
                 if is_more {
-                    most.insert(current);
+                    highest.insert(current);
                 }
                 is_more
             }

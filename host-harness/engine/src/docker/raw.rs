@@ -1,7 +1,7 @@
-//! One raw call to the engine: JSON in, JSON out, under a negotiated version and a deadline.
+//! Raw calls to the engine: JSON in, JSON out, with a negotiated API version and a deadline.
 //!
-//! Bollard carries it, but not its models: they drop fields they do not know, fail on unknown enum values
-//! (Podman's `stopped`), and its paths have no version. Knows no call by name.
+//! Bollard is the transport, but its models are not used. They drop unknown fields and fail on unknown enum values
+//! (Podman's `stopped`), and bollard's paths contain no version. This module does not know the individual calls.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,45 +15,46 @@ use super::address::{AddressError, EngineChoice, check_address};
 use crate::permission::{Needed, PERMISSIONS, Permission, without_ids};
 use crate::{ApiVersion, EngineError};
 
-/// The API versions that this program speaks. Up to the newest, an inspection tells a configured MAC address from a
-/// generated one.
+/// The API versions that imagewatch supports. Up to `NEWEST`, an inspection distinguishes a configured MAC address from
+/// a generated one.
 const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 24 };
 const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 51 };
-/// For a call that changes nothing and only asks whether it is allowed.
-const ASK_LIMIT: Duration = Duration::from_secs(10);
-/// Unless a call says otherwise; creating and removing large containers takes a slow disk a while.
+/// The time limit for a call that only checks whether a filter allows it.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+/// The default time limit of a call. On a slow disk, creating or removing a large container takes long.
 pub(super) const CALL_LIMIT: Duration = Duration::from_mins(2);
-/// The containerd store answers so when a pull moves a tag while the engine reads it.
+/// The containerd store answers with this text if a pull moves a tag while the engine reads it.
 const CHANGED_MEANWHILE: &str = "data changed during operation";
-/// How often such a read is repeated, and the time before each repetition.
-const REPETITIONS: usize = 5;
-const BEFORE_REPETITION: Duration = Duration::from_millis(50);
-/// Bollard's own limit until the response's head: above every limit here, which bound the whole call.
+/// The number of retries of such a read, and the delay before each retry.
+const READ_RETRIES: usize = 5;
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Bollard's own time limit until the head of the response, in seconds. It is longer than every limit in this crate,
+/// because those limits cover the whole call.
 pub(super) const TRANSPORT_LIMIT_S: u64 = 24 * 60 * 60;
 
-/// Where the engine is, and the version to speak with it.
+/// The address of the engine, and what the engine reported about itself.
 #[derive(Debug)]
 pub(super) struct Connection {
     host: String,
-    /// The only version to speak, if one was asked for.
+    /// The version from `DOCKER_API_VERSION`. If it is set, no other version is used.
     api: Option<ApiVersion>,
-    /// Learnt at first use, and again after the engine was away: it may have been upgraded.
+    /// Queried on first use. Cleared when the engine becomes unreachable, because it may be upgraded meanwhile.
     known: Mutex<Option<Known>>,
 }
 
-/// What an engine says of itself.
+/// What the engine reported about itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
-    /// The version that calls are made with.
+    /// The version for calls.
     pub(super) version: ApiVersion,
-    /// The newest version that may be spoken for what older ones cannot say: the engine's, unless one was asked for.
+    /// The newest version, for data that older versions do not report: the configured version, or else the engine's.
     pub(super) newest: ApiVersion,
     pub(super) is_podman: bool,
-    /// Whether every call that a replacement needs was found to be allowed.
+    /// Whether the last check found that every call that a replacement needs is allowed.
     is_all_allowed: bool,
 }
 
-/// One raw request: method, path segments, query, body.
+/// One raw request. `path` contains the path segments without the version.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) method: &'static str,
@@ -68,7 +69,7 @@ impl<'a> Call<'a> {
         Self { method, path, query: &[], body: None, limit: CALL_LIMIT }
     }
 
-    /// What is asked, for messages.
+    /// The call as messages show it: `METHOD /path`.
     pub(super) fn action(&self) -> String {
         format!("{} /{}", self.method, self.path.join("/"))
     }
@@ -84,16 +85,17 @@ impl Connection {
         &self.host
     }
 
-    /// What the engine says of itself, asked for once.
+    /// What the engine reported about itself. Queries the engine if this is not cached.
     pub(super) async fn known(&self) -> Result<Known, EngineError> {
-        let remembered = *self.remembered();
-        match remembered {
+        let cached = *self.cached();
+        match cached {
             Some(known) => Ok(known),
             None => self.negotiate().await,
         }
     }
 
-    /// A client costs nothing: it keeps no idle connections, and making it anew lets a socket appear later.
+    /// Creates a client. This is cheap, because the client keeps no idle connections. A new client for each call also
+    /// works if the socket appears later.
     pub(super) fn client(&self) -> Result<Docker, EngineError> {
         let connect =
             if self.host.starts_with("unix://") { Docker::connect_with_unix } else { Docker::connect_with_http };
@@ -101,11 +103,11 @@ impl Connection {
             .map_err(|error| self.translate(error, "connect"))
     }
 
-    fn remembered(&self) -> MutexGuard<'_, Option<Known>> {
+    fn cached(&self) -> MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the engine anew.
+    /// Queries the engine's versions and kind, and caches them.
     async fn negotiate(&self) -> Result<Known, EngineError> {
         let call = Call::new("GET", &["version"]);
         let answer = self.send(call, None).await?;
@@ -119,11 +121,11 @@ impl Connection {
         let is_podman = parts.any(|part| part["Name"].as_str().is_some_and(|name| name.contains("Podman")));
         let newest = self.api.unwrap_or(newest);
         let known = Known { version, newest, is_podman, is_all_allowed: false };
-        *self.remembered() = Some(known);
+        *self.cached() = Some(known);
         Ok(known)
     }
 
-    /// The highest version that both ends speak, of an engine that speaks `oldest` to `newest`.
+    /// The highest API version that imagewatch and the engine support. The engine supports `oldest` to `newest`.
     fn common_version(&self, oldest: ApiVersion, newest: ApiVersion) -> Result<ApiVersion, AddressError> {
         let (from, to) = self.api.map_or((OLDEST, NEWEST), |only| (only, only));
         let common = to.min(newest);
@@ -145,12 +147,12 @@ impl Connection {
             return Ok(Vec::new());
         }
         let needed = PERMISSIONS.iter().filter(|permission| permission.needed != Needed::Optional);
-        let asked = join_all(needed.map(async |permission| (permission, self.is_refused(permission).await))).await;
+        let checked = join_all(needed.map(async |permission| (permission, self.is_refused(permission).await))).await;
         let mut refused = Vec::new();
-        for (permission, is_refused) in asked {
+        for (permission, is_refused) in checked {
             refused.extend(is_refused?.then_some(permission));
         }
-        if let Some(known) = &mut *self.remembered() {
+        if let Some(known) = &mut *self.cached() {
             known.is_all_allowed = refused.is_empty();
         }
         Ok(refused)
@@ -158,34 +160,34 @@ impl Connection {
 
     async fn is_refused(&self, permission: &Permission) -> Result<bool, EngineError> {
         let (path, query, body) = permission.harmless_request();
-        let call = Call { query, body: body.as_ref(), limit: ASK_LIMIT, ..Call::new(permission.method, &path) };
+        let call = Call { query, body: body.as_ref(), limit: CHECK_LIMIT, ..Call::new(permission.method, &path) };
         match self.call(call).await {
             Err(error @ (EngineError::Unavailable { .. } | EngineError::Address(_))) => Err(error),
-            // The engine itself says that the thing does not exist, for every one of these calls.
+            // If no filter refuses such a call, the engine answers that the object does not exist.
             Err(EngineError::Forbidden { .. } | EngineError::Refused { status: 401 | 403 | 407, .. }) => Ok(true),
             _ => Ok(false),
         }
     }
 
-    /// Makes one call and returns its JSON; null for an empty answer.
+    /// Makes one call and returns its JSON, or null for an empty answer.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, EngineError> {
         let version = self.known().await?.version;
         self.send(call, Some(version)).await
     }
 
-    /// The same under another version.
+    /// Makes one call with the given API version.
     pub(super) async fn call_at(&self, version: ApiVersion, call: Call<'_>) -> Result<Value, EngineError> {
         self.send(call, Some(version)).await
     }
 
-    /// Sends a call. A read is repeated while the engine says that its images just changed.
+    /// Sends a call. Retries a read while the engine reports that its images changed meanwhile.
     async fn send(&self, call: Call<'_>, version: Option<ApiVersion>) -> Result<Value, EngineError> {
-        for _ in 0..REPETITIONS {
+        for _ in 0..READ_RETRIES {
             match self.send_once(call, version).await {
                 Err(EngineError::Refused { status: 500, message })
                     if call.method == "GET" && message.contains(CHANGED_MEANWHILE) =>
                 {
-                    tokio::time::sleep(BEFORE_REPETITION).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 answer => return answer,
             }
@@ -193,8 +195,8 @@ impl Connection {
         self.send_once(call, version).await
     }
 
-    /// Bollard has no raw request. Its modifier may replace a whole request though, and `ping`
-    /// returns the body as it is, so the two together are one.
+    /// Sends a raw request. Bollard has no function for this. But its request modifier can replace the whole request,
+    /// and `ping` returns the body unchanged.
     async fn send_once(&self, call: Call<'_>, version: Option<ApiVersion>) -> Result<Value, EngineError> {
         let target = build_target(call.path, call.query, version);
         let body = call.body.map(Value::to_string);
@@ -230,26 +232,26 @@ impl Connection {
             Error::InvalidURIError { .. } | Error::URLParseError { .. } => {
                 AddressError::Unsupported { host: self.host.clone(), why: "" }.into()
             }
-            Error::SocketNotFoundError(_) => self.unavailable("there is no such socket".to_owned()),
+            Error::SocketNotFoundError(_) => self.unavailable("the socket does not exist".to_owned()),
             transport => self.unavailable(innermost(&transport)),
         }
     }
 
-    /// Whose refusal an answer is: that of the engine, or that of what stands in front of it.
+    /// Decides whether the engine itself or a filter in front of it refused a call.
     fn refusal(&self, status: u16, message: String, action: &str) -> EngineError {
         let is_page = message.trim_start().starts_with('<');
         let call = without_ids(action);
-        // The engine refuses these with 401 and 403 itself: for a registry, and for a network.
-        let is_engines_own = !is_page
+        // The engine itself answers these calls with 401 or 403, because of a registry or a network.
+        let is_from_engine = !is_page
             && (call == "POST /images/create" || call.starts_with("POST /networks/"))
             && !message.trim().eq_ignore_ascii_case("forbidden");
-        let is_podman = self.remembered().is_some_and(|known| known.is_podman);
+        let is_podman = self.cached().is_some_and(|known| known.is_podman);
         match status {
             400 if message.contains("HTTP request to an HTTPS server") => {
                 AddressError::ExpectsTls { host: self.host.clone() }.into()
             }
-            401 | 403 | 407 if !is_engines_own => self.forbidden(call, status),
-            // An older Podman answers so to a call that it does not have.
+            401 | 403 | 407 if !is_from_engine => self.forbidden(call, status),
+            // An older Podman answers with 405 to a call that it does not support.
             405 if !is_podman => self.forbidden(call, status),
             502..=504 if is_page => self.unavailable(format!("a proxy in front of it answers with status {status}")),
             _ => EngineError::Refused { status, message },
@@ -257,19 +259,19 @@ impl Connection {
     }
 
     fn forbidden(&self, call: String, status: u16) -> EngineError {
-        if let Some(known) = &mut *self.remembered() {
+        if let Some(known) = &mut *self.cached() {
             known.is_all_allowed = false;
         }
         EngineError::Forbidden { call, status }
     }
 
     fn unavailable(&self, reason: String) -> EngineError {
-        *self.remembered() = None;
+        *self.cached() = None;
         EngineError::Unavailable { host: self.host.clone(), reason }
     }
 }
 
-/// The path and query of a request, percent-encoded; without a version only to ask for it.
+/// The percent-encoded path and query of a request. Only the request for the version itself has no `version`.
 fn build_target(path: &[&str], query: &[(&str, &str)], version: Option<ApiVersion>) -> String {
     let mut url = Url::parse("http://engine").expect("a constant URL");
     let prefix = version.map(|version| format!("v{version}"));
@@ -281,18 +283,18 @@ fn build_target(path: &[&str], query: &[(&str, &str)], version: Option<ApiVersio
     format!("{}{query}", url.path())
 }
 
-/// The same request to another path; scheme and authority, which name the socket, stay.
+/// Changes the path and query of a request. The scheme and the authority remain, because they name the socket.
 pub(super) fn redirect(mut request: BollardRequest, target: &str) -> BollardRequest {
     let uri = request.uri();
     let (scheme, authority) = (uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", |a| a.as_str()));
-    // A target that is no URI stays as it was, which the engine answers with an error of its own.
+    // If `target` is not a valid URI, the request stays unchanged and the engine answers with an error.
     if let Ok(uri) = format!("{scheme}://{authority}{target}").parse() {
         *request.uri_mut() = uri;
     }
     request
 }
 
-/// The last cause of an error: what the operating system said, without the client's layers around it.
+/// The innermost cause of an error: the operating system's message without the messages of the client's layers.
 fn innermost(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {

@@ -6,7 +6,7 @@ use crate::{ApiVersion, Engine as _, EngineFacts};
 
 const NAME: &str = "r.io/app:latest";
 
-/// What Docker 29 answers to `identity=1`, derived from its source; see `derived/README.md`.
+/// Answers of Docker 29 to `identity=1`, derived from its source; see `derived/README.md`.
 const DOCKER_29: [(&str, &str, ImageOrigin); 4] = [
     ("pulled", include_str!("../derived/api-1.55-pulled.json"), ImageOrigin::Registry),
     ("built", include_str!("../derived/api-1.55-built.json"), ImageOrigin::Local),
@@ -15,7 +15,7 @@ const DOCKER_29: [(&str, &str, ImageOrigin); 4] = [
 ];
 
 #[tokio::test]
-async fn f08_docker_29_says_where_an_image_came_from() {
+async fn f08_docker_29_reports_the_origin_of_an_image() {
     for (case, text, expected) in DOCKER_29 {
         let image: Value = serde_json::from_str(text).expect("a recorded answer");
         assert_eq!(ImageFacts::parse(&image, true).origin(NAME, false), expected, "{case}");
@@ -32,7 +32,7 @@ async fn f08_docker_29_says_where_an_image_came_from() {
 }
 
 #[test]
-fn f08_an_origin_is_told_by_what_the_store_sets_only_for_a_pull() {
+fn f08_only_data_that_a_pull_sets_decides_the_origin() {
     let digest = format!("r.io/app@sha256:{}", "a".repeat(64));
     let other = format!("docker.io/library/alpine@sha256:{}", "a".repeat(64));
     let graph = |digests: &[&String]| json!({ "Id": "sha256:1", "RepoDigests": digests });
@@ -40,24 +40,24 @@ fn f08_an_origin_is_told_by_what_the_store_sets_only_for_a_pull() {
         ("graph driver, pulled", graph(&[&digest]), false, ImageOrigin::Registry),
         ("graph driver, built or loaded", graph(&[]), false, ImageOrigin::Local),
         ("graph driver, retagged", graph(&[&other]), false, ImageOrigin::Unknown),
-        ("Podman gives digests to all", graph(&[&digest]), true, ImageOrigin::Unknown),
-        ("the image is gone", Value::Null, false, ImageOrigin::Unknown),
+        ("Podman sets digests for all images", graph(&[&digest]), true, ImageOrigin::Unknown),
+        ("the image does not exist", Value::Null, false, ImageOrigin::Unknown),
     ] {
         assert_eq!(ImageFacts::parse(&image, false).origin(NAME, is_podman), expected, "{case}");
     }
     let by_id = ImageFacts::parse(&graph(&[&digest]), false).origin(&format!("sha256:{}", "1".repeat(64)), false);
-    assert_eq!(by_id, ImageOrigin::Unknown, "created from an id, it names no repository");
+    assert_eq!(by_id, ImageOrigin::Unknown, "an id names no repository");
 }
 
 #[test]
-fn an_image_is_known_by_its_digests_and_its_platform() {
+fn digests_and_platform_are_read_from_an_inspection() {
     let hex = "2".repeat(64);
     let containerd = json!({
         "RepoDigests": null, "Os": "linux", "Architecture": "arm64", "Variant": "v8",
         "Descriptor": { "mediaType": "application/vnd.oci.image.index.v1+json", "digest": format!("sha256:{hex}") },
     });
     let facts = ImageFacts::parse(&containerd, false);
-    assert_eq!(facts.target.map(|digest| digest.to_string()), Some(format!("sha256:{hex}")), "renamed by a pull");
+    assert_eq!(facts.target.map(|digest| digest.to_string()), Some(format!("sha256:{hex}")), "an image without a name");
     assert_eq!((facts.repo_digests.len(), facts.platform.as_deref()), (0, Some("linux/arm64/v8")));
     let graph = json!({ "RepoDigests": ["r.io/app@sha256:1"], "Os": "linux", "Architecture": "amd64", "Variant": "" });
     let facts = ImageFacts::parse(&graph, false);

@@ -1,6 +1,6 @@
-//! Texts of real engines, and the cause that each one means. `20` is Docker 20.10 with a graph driver and `28` Docker 28.5
-//! with the containerd image store, both recorded against a registry that fails in the way that the row names; `podman`
-//! and the rest are from public issues.
+//! Error texts of real engines with their causes. `20` is Docker 20.10 with a graph driver. `28` is Docker 28.5 with
+//! the containerd image store. Both were recorded against a registry that fails in the way that the row names. `podman`
+//! and the other rows come from public issues.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn check(rows: &[(&str, Option<u16>, &str)], cause: PullCause) {
 }
 
 #[test]
-fn k6_texts_of_what_is_not_there() {
+fn k6_texts_of_a_missing_image() {
     let rows = [
         ("20: tag", Some(500), "manifest unknown"),
         (
@@ -37,13 +37,13 @@ fn k6_texts_of_what_is_not_there() {
             Some(500),
             "initializing source docker://r.io/a:1: reading manifest 1 in r.io/a: manifest unknown",
         ),
-        ("status alone", Some(404), "gone"),
+        ("only a status", Some(404), "gone"),
     ];
     check(&rows, PullCause::NotFound);
 }
 
 #[test]
-fn k6_texts_of_a_platform_that_does_not_exist() {
+fn k6_texts_of_a_missing_platform() {
     let rows = [
         ("20", None, "no matching manifest for linux/amd64 in the manifest list entries"),
         (
@@ -123,7 +123,7 @@ fn k6_texts_of_a_refusal() {
             Some(500),
             "initializing source docker://r.io/a:1: unable to retrieve auth token: invalid username/password: unauthorized: authentication required",
         ),
-        ("status alone", Some(403), "no"),
+        ("only a status", Some(403), "no"),
     ];
     check(&rows, PullCause::Denied);
 }
@@ -143,13 +143,13 @@ fn k6_texts_of_a_rate_limit() {
             "unknown: failed to resolve reference \"r.io/a:1\": unexpected status from HEAD request to http://r.io/v2/a/manifests/1: 429 Too Many Requests",
         ),
         ("28: layer", None, "error from registry: toomanyrequests\ntoomanyrequests"),
-        ("status alone", Some(429), "wait"),
+        ("only a status", Some(429), "wait"),
     ];
     check(&rows, PullCause::RateLimited);
 }
 
 #[test]
-fn k6_texts_of_bytes_that_are_not_what_the_registry_names() {
+fn k6_texts_of_a_digest_or_size_mismatch() {
     let rows = [
         ("20: layer", None, "filesystem layer verification failed for digest DIGEST"),
         ("20: manifest", None, "manifest verification failed for digest DIGEST"),
@@ -198,7 +198,7 @@ fn k6_texts_of_a_full_disk() {
 }
 
 #[test]
-fn k6_texts_of_a_registry_that_does_not_answer_or_fails() {
+fn k6_texts_of_an_unreachable_or_failing_registry() {
     let rows = [
         ("20: 500", Some(500), "received unexpected HTTP status: 500 Internal Server Error"),
         ("20: 503", Some(500), "received unexpected HTTP status: 503 Service Unavailable"),
@@ -225,11 +225,11 @@ fn k6_texts_of_a_registry_that_does_not_answer_or_fails() {
         ("20: slow TLS", Some(500), "Get \"https://r.io/v2/\": net/http: TLS handshake timeout"),
         ("20: certificate", Some(500), "Get \"https://r.io/v2/\": x509: certificate signed by unknown authority"),
         ("20: plain HTTP", Some(500), "Get \"https://r.io/v2/\": http: server gave HTTP response to HTTPS client"),
-        ("20: cut off", None, "unexpected EOF"),
-        ("20: cut off, and no ranges", None, "expected HTTP 206 from byte range request"),
-        ("20: layer redirects to a dead host", None, "dial tcp 127.0.0.1:1: connect: connection refused"),
+        ("20: connection closed early", None, "unexpected EOF"),
+        ("20: connection closed early, no range requests", None, "expected HTTP 206 from byte range request"),
+        ("20: layer redirects to an unreachable host", None, "dial tcp 127.0.0.1:1: connect: connection refused"),
         (
-            "20: layer redirects to no host",
+            "20: layer redirects to an unknown host",
             None,
             "dial tcp: lookup nosuch.invalid on 10.0.0.53:53: dial udp 10.0.0.53:53: connect: network is unreachable",
         ),
@@ -250,18 +250,18 @@ fn k6_texts_of_a_registry_that_does_not_answer_or_fails() {
             "failed to resolve reference \"127.0.0.1:1/a:latest\": failed to do request: Head \"https://127.0.0.1:1/v2/a/manifests/latest\": dial tcp 127.0.0.1:1: connect: connection refused",
         ),
         (
-            "28: no name",
+            "28: unknown host",
             Some(500),
             "failed to resolve reference \"nosuch.invalid/a:latest\": failed to do request: Head \"https://nosuch.invalid/v2/a/manifests/latest\": dial tcp: lookup nosuch.invalid on 10.0.0.53:53: no such host",
         ),
         (
-            "28: layer redirects to a dead host",
+            "28: layer redirects to an unreachable host",
             None,
             "failed to copy: httpReadSeeker: failed open: failed to do request: Get \"http://127.0.0.1:1/blob\": dial tcp 127.0.0.1:1: connect: connection refused",
         ),
-        ("28: cut off", None, "short read: expected 2219 bytes but got 100: unexpected EOF"),
+        ("28: connection closed early", None, "short read: expected 2219 bytes but got 100: unexpected EOF"),
         (
-            "28: closed",
+            "28: connection closed",
             Some(500),
             "failed to resolve reference \"r.io/a:1\": failed to do request: Head \"https://r.io/v2/a/manifests/1\": EOF",
         ),
@@ -270,15 +270,15 @@ fn k6_texts_of_a_registry_that_does_not_answer_or_fails() {
             Some(500),
             "initializing source docker://r.io/a:1: pinging container registry r.io: Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host",
         ),
-        ("status alone", Some(503), "later"),
+        ("only a status", Some(503), "later"),
     ];
     check(&rows, PullCause::RegistryUnreachable);
 }
 
 #[test]
-fn k6_texts_of_an_engine_that_fails_itself() {
+fn k6_texts_of_a_failing_engine() {
     let rows = [(
-        "containerd is away",
+        "containerd is unreachable",
         Some(500),
         "connection error: desc = \"transport: Error while dialing: dial unix /run/containerd/containerd.sock: connect: connection refused\"",
     )];
@@ -286,9 +286,9 @@ fn k6_texts_of_an_engine_that_fails_itself() {
 }
 
 #[test]
-fn k6_texts_that_no_row_knows() {
+fn k6_texts_that_match_no_row() {
     let rows = [
-        ("no right to write", None, "open /var/lib/docker/tmp/x: permission denied"),
+        ("no permission to write", None, "open /var/lib/docker/tmp/x: permission denied"),
         ("subordinate ids", None, "failed to register layer: lchown /app/x: invalid argument"),
         ("missing program", Some(500), "exec: \"unpigz\": executable file not found in $PATH"),
         ("empty", Some(500), ""),
@@ -297,9 +297,9 @@ fn k6_texts_that_no_row_knows() {
 }
 
 #[test]
-fn k6_the_name_of_an_image_is_no_text_of_a_failure() {
+fn k6_an_image_name_never_matches_a_row() {
     for name in ["denied", "unauthorized", "not-found", "no-space-left-on-device", "toomanyrequests", "eof", "http"] {
-        let text = format!("failed to resolve reference \"r.io/{name}:{name}\": what nobody knows");
+        let text = format!("failed to resolve reference \"r.io/{name}:{name}\": an unknown failure");
         assert_eq!(classify(Some(500), &text), PullCause::Other, "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The calls of the engine in memory: what a Docker engine would do, as far as replacing goes.
+//! The calls of the in-memory engine. They behave like a Docker engine as far as replacements need.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Engine for MemoryEngine {
         let mut state = self.state();
         state.record(format!("inspect image {image} {platform}"))?;
         let Some(found) = state.image_id(image).and_then(|id| state.images.get(&id).cloned()) else { return Ok(None) };
-        // `TestPlatforms` has what the image is as each of its platforms.
+        // `TestPlatforms` contains the inspection of the image for each platform.
         Ok(match &found["TestPlatforms"] {
             Value::Null => Some(found).filter(|image| platform_of(image).as_deref() == Some(platform)),
             platforms => platforms.get(platform).cloned(),
@@ -134,7 +134,7 @@ impl Engine for MemoryEngine {
     async fn exec(&self, container: &str, command: &[&str], _limit: Duration) -> Result<i64, EngineError> {
         let name = self.state().name(container)?;
         let ending = self.enter(format!("exec {name} {}", command.join(" "))).await?;
-        // `exit 75` exits so.
+        // A command that ends with `exit 75` returns 75. Other commands return 0.
         let code = command.last().and_then(|word| word.strip_prefix("exit ")).and_then(|code| code.parse().ok());
         self.leave(ending, code.unwrap_or(0)).await
     }
@@ -255,7 +255,7 @@ impl State {
             })
         };
         let lines = self.containers.values().map(line);
-        lines.map(|line| serde_json::from_value(line).expect("a line as Docker has it")).collect()
+        lines.map(|line| serde_json::from_value(line).expect("a list entry in Docker's form")).collect()
     }
 
     fn create(&mut self, name: &str, body: &Value) -> Result<String, EngineError> {
@@ -285,7 +285,7 @@ impl State {
         Ok(id)
     }
 
-    /// Docker keeps the id of a container that was given by name.
+    /// Replaces container names in namespace modes by ids, as Docker does.
     fn resolve_namespaces(&self, host: &mut Value) -> Result<(), EngineError> {
         for mode in ["NetworkMode", "PidMode", "IpcMode"] {
             if let Some(parent) = text(&host[mode]).strip_prefix("container:") {
@@ -295,7 +295,7 @@ impl State {
         Ok(())
     }
 
-    /// A bind without a source gets a volume of its own.
+    /// The mounts for `Binds`. A bind without a source gets an anonymous volume.
     fn mounts(host: &Value, id: &str) -> Value {
         let binds = host["Binds"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mount = |bind: &str| {
@@ -327,7 +327,7 @@ impl State {
                 && ports(other).iter().any(|port| !port.is_empty() && wanted.contains(port))
         };
         if self.containers.values().any(is_taken) {
-            // Docker 29 takes the endpoints of a container away that it could not start.
+            // Docker 29 removes the endpoints of a container that fails to start.
             self.at(container)?["NetworkSettings"]["Networks"] = json!({});
             let message = "driver failed programming external connectivity: port is already allocated".to_owned();
             return Err(EngineError::Refused { status: 500, message });

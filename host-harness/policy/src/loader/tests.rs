@@ -1,4 +1,4 @@
-//! What is loaded and what is refused, with modules written inline and the one built in.
+//! Tests of loading: which modules are loaded and which are refused. They use inline modules and the built-in module.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::inline::{ASKS_FOR_ALL, Inline};
 
-/// A module that imports, or describes itself, in its own way.
+/// A module with the given ABI version, extra fields and body of `describe`.
 fn module(abi: &'static str, fields: &str, describe: &str) -> Vec<u8> {
     Inline { abi, fields: fields.to_owned(), describe: describe.to_owned(), ..Inline::default() }.build()
 }
@@ -21,7 +21,7 @@ fn asking(capabilities: &str) -> Vec<u8> {
 const DESCRIBE_NOTHING: &str = "";
 const UNHASHED: &str = r#""host.allow_unhashed": "true", "host.fuel": "2000000""#;
 
-/// Loads the files in `folder`, `p.wasm` being `wasm`.
+/// Writes `wasm` to `p.wasm` in `folder` and loads it.
 fn load_in(folder: &TempDir, wasm: &[u8], more: &str, config: &str) -> Result<LoadedPlugin, PluginError> {
     let path = folder.path().join("p.wasm");
     std::fs::write(&path, wasm).expect("a file");
@@ -33,7 +33,7 @@ fn load_bytes(wasm: &[u8], config: &str) -> Result<LoadedPlugin, PluginError> {
     load_in(&TempDir::new().expect("a folder"), wasm, "", config)
 }
 
-/// What `load` comes to, and how many compilations it took.
+/// Returns the result of `load` and the number of compilations.
 fn counted<T>(load: impl FnOnce() -> T) -> (T, usize) {
     let before = COMPILATIONS.with(std::cell::Cell::get);
     let result = load();
@@ -55,7 +55,7 @@ fn the_built_in_policy_loads_and_describes_its_targets() {
 }
 
 #[test]
-fn the_built_in_policy_imports_the_closed_list_and_nothing_else() {
+fn the_built_in_policy_imports_only_allowed_functions() {
     let info = inspect(EMBEDDED).expect("a module");
     assert_eq!(info.foreign_imports().len(), 0);
     assert_eq!(info.abi, Some(ABI_VERSION));
@@ -68,19 +68,19 @@ fn the_built_in_policy_imports_the_closed_list_and_nothing_else() {
 }
 
 #[rstest]
-#[case::unknown_key(r#""imagess": "a""#, "config key `imagess`: is not known; the policy reads enabled")]
+#[case::unknown_key(r#""imagess": "a""#, "config key `imagess`: is unknown; the policy reads enabled")]
 #[case::bad_value(r#""images": "UPPER""#, "config key `images`: invalid image reference \"UPPER\"")]
 #[case::nothing_to_watch("", "config key `names`: nothing to watch")]
-fn config_that_the_policy_cannot_use_names_the_key(#[case] config: &str, #[case] part: &str) {
+fn errors_about_config_name_the_key(#[case] config: &str, #[case] part: &str) {
     let error = embedded(config).expect_err("refused").to_string();
     assert!(error.contains(part), "{error}");
 }
 
 #[rstest]
-#[case::empty(b"".to_vec(), "does not start as a wasm module")]
-#[case::text(b"(module)".to_vec(), "does not start as a wasm module")]
-#[case::truncated(EMBEDDED[..EMBEDDED.len() / 2].to_vec(), "no valid wasm module")]
-#[case::garbled([EMBEDDED, b"garbage"].concat(), "no valid wasm module")]
+#[case::empty(b"".to_vec(), "does not start like a wasm module")]
+#[case::text(b"(module)".to_vec(), "does not start like a wasm module")]
+#[case::truncated(EMBEDDED[..EMBEDDED.len() / 2].to_vec(), "not a valid wasm module")]
+#[case::garbled([EMBEDDED, b"garbage"].concat(), "not a valid wasm module")]
 #[case::foreign_import(module("1", r#"(import "env" "open" (func))"#, DESCRIBE_NOTHING), "imports `env open`")]
 #[case::wasi_clock(
     module("1", r#"(import "wasi_snapshot_preview1" "clock_time_get" (func))"#, DESCRIBE_NOTHING),
@@ -92,27 +92,24 @@ fn config_that_the_policy_cannot_use_names_the_key(#[case] config: &str, #[case]
 )]
 #[case::memory_import(
     module("1", r#"(import "extism:host/env" "alloc" (global i32))"#, DESCRIBE_NOTHING),
-    "no function"
+    "not a function"
 )]
-#[case::other_abi(module("2", "", DESCRIBE_NOTHING), "ABI 2, this host speaks ABI 1")]
-#[case::abi_is_no_number(module("x", "", DESCRIBE_NOTHING), "declares no ABI version")]
+#[case::other_abi(module("2", "", DESCRIBE_NOTHING), "ABI 2, but this host uses ABI 1")]
+#[case::abi_is_not_a_number(module("x", "", DESCRIBE_NOTHING), "declares no ABI version")]
 #[case::two_abis(module("1", r#"(@custom "imagewatch.abi" "2")"#, DESCRIBE_NOTHING), "two sections `imagewatch.abi`")]
 #[case::endless_table(module("1", "(table 1 funcref)", DESCRIBE_NOTHING), "tables may grow beyond")]
 #[case::large_tables(
     module("1", "(table 60000 60000 funcref) (table 1 60000 externref)", DESCRIBE_NOTHING),
     "tables may grow"
 )]
-#[case::collected_garbage(module("1", "(type (struct (field i64)))", DESCRIBE_NOTHING), "no valid wasm module")]
-#[case::shared_memory(module("1", "(memory 1 10 shared)", DESCRIBE_NOTHING), "no valid wasm module")]
+#[case::collected_garbage(module("1", "(type (struct (field i64)))", DESCRIBE_NOTHING), "not a valid wasm module")]
+#[case::shared_memory(module("1", "(memory 1 10 shared)", DESCRIBE_NOTHING), "not a valid wasm module")]
 #[case::missing_export(wat::parse_str(format!(r#"(module (@custom "{ABI_SECTION}" "1"))"#)).expect("WAT"), "does not export `describe`")]
-#[case::asks_for_nonsense(asking("{}"), "its section `imagewatch.capabilities` is not what that holds")]
-#[case::imports_more_than_it_says(asking(&ASKS_FOR_ALL.replace(r#", "http_send""#, "")), "imports `http_send`, which")]
-#[case::host(asking(&ASKS_FOR_ALL.replace(r#""hosts": "any""#, r#""hosts": ["evil.io"]"#)), "asks for hosts evil.io")]
-#[case::container(asking(&ASKS_FOR_ALL.replace(r#""containers": "any""#, r#""containers": ["*"]"#)), "asks for containers *")]
-fn modules_that_are_no_policy_are_refused_with_the_reason_and_never_compiled(
-    #[case] wasm: Vec<u8>,
-    #[case] part: &str,
-) {
+#[case::malformed_capabilities(asking("{}"), "its section `imagewatch.capabilities` is malformed")]
+#[case::imports_more_than_it_declares(asking(&ASKS_FOR_ALL.replace(r#", "http_send""#, "")), "imports `http_send`, which")]
+#[case::host(asking(&ASKS_FOR_ALL.replace(r#""hosts": "any""#, r#""hosts": ["evil.io"]"#)), "requests hosts evil.io")]
+#[case::container(asking(&ASKS_FOR_ALL.replace(r#""containers": "any""#, r#""containers": ["*"]"#)), "requests containers *")]
+fn invalid_modules_are_refused_with_the_reason_and_never_compiled(#[case] wasm: Vec<u8>, #[case] part: &str) {
     let (loaded, compilations) = counted(|| load_bytes(&wasm, UNHASHED));
     let error = loaded.expect_err("refused").to_string();
     assert!(error.contains(part), "{error}");
@@ -121,31 +118,31 @@ fn modules_that_are_no_policy_are_refused_with_the_reason_and_never_compiled(
 }
 
 #[rstest]
-#[case::says_nothing(DESCRIBE_NOTHING, "returned invalid output")]
+#[case::no_output(DESCRIBE_NOTHING, "returned invalid output")]
 #[case::traps("unreachable", "`describe`")]
 #[case::never_ends("(loop (br 0))", "fuel")]
-#[case::asks_the_world("(drop (call $docker_containers «{}»)) (call $output «{}»)", "invalid output")]
+#[case::calls_host_functions("(drop (call $docker_containers «{}»)) (call $output «{}»)", "invalid output")]
 #[case::describes_another_abi(
     r#"(call $output «{"name": "a", "version": "1", "abi": 2, "config_keys": []}»)"#,
     "describes itself as ABI 2"
 )]
-fn modules_that_do_not_describe_themselves_are_refused(#[case] describe: &str, #[case] part: &str) {
+fn modules_with_an_invalid_describe_are_refused(#[case] describe: &str, #[case] part: &str) {
     let error = load_bytes(&module("1", "", describe), UNHASHED).expect_err("refused").to_string();
     assert!(error.contains(part), "{error}");
 }
 
 #[test]
-fn a_module_that_says_nothing_of_what_it_needs_is_refused() {
+fn a_module_without_declared_capabilities_is_refused() {
     let text = r#"(module (func (export "describe")) (func (export "poll")) (func (export "settle")) (func (export "refresh"))
         (@custom "imagewatch.abi" "1"))"#;
     let error = load_bytes(&wat::parse_str(text).expect("WAT"), UNHASHED).expect_err("refused").to_string();
-    assert!(error.contains("does not declare what it needs"), "{error}");
+    assert!(error.contains("does not declare its capabilities"), "{error}");
 }
 
 #[rstest]
-#[case::strategy(r#""grant.strategies": "notify pull-only""#, "asks for strategies replace, start-first, remove")]
-#[case::function(r#""grant.functions": "http_send""#, "asks for functions docker_containers, docker_refresh, host_log")]
-fn a_module_that_asks_for_more_than_is_granted_is_never_compiled(#[case] config: &str, #[case] part: &str) {
+#[case::strategy(r#""grant.strategies": "notify pull-only""#, "requests strategies replace, start-first, remove")]
+#[case::function(r#""grant.functions": "http_send""#, "requests functions docker_containers, docker_refresh, host_log")]
+fn a_module_that_requests_more_than_is_granted_is_never_compiled(#[case] config: &str, #[case] part: &str) {
     let (loaded, compilations) = counted(|| embedded(&format!(r#""images": "a", {config}"#)));
     let error = loaded.expect_err("refused").to_string();
     assert!(error.contains(part), "{error}");
@@ -153,9 +150,9 @@ fn a_module_that_asks_for_more_than_is_granted_is_never_compiled(#[case] config:
 }
 
 #[test]
-fn the_built_in_policy_says_what_it_imports() {
+fn the_built_in_policy_declares_the_functions_that_it_imports() {
     let info = inspect(EMBEDDED).expect("a module");
-    let capabilities = info.admit().expect("it is a policy");
+    let capabilities = info.validate().expect("it is a policy");
     let mut functions = capabilities.functions.clone();
     functions.sort();
     assert_eq!(functions, host_functions::ALL);
@@ -166,7 +163,7 @@ const OTHER_HASH: &str = r#", "hash": "00ff""#;
 #[rstest]
 #[case::another_hash(OTHER_HASH, UNHASHED, "manifest's `hash` is 00ff")]
 #[case::no_hash("", r#""host.allow_unhashed": "false""#, "the manifest has no `hash` for it")]
-fn a_module_without_its_hash_is_refused_before_it_is_looked_at(
+fn a_module_without_the_right_hash_is_refused_before_parsing(
     #[case] hash: &str,
     #[case] config: &str,
     #[case] part: &str,
@@ -179,7 +176,7 @@ fn a_module_without_its_hash_is_refused_before_it_is_looked_at(
 }
 
 #[test]
-fn a_module_with_its_hash_is_loaded_and_the_one_built_in_needs_none() {
+fn a_module_with_its_hash_is_loaded_and_the_built_in_needs_none() {
     let folder = TempDir::new().expect("a folder");
     let wasm = Inline::default().build();
     let hash = format!(r#", "hash": "{}""#, sha256_hex(&wasm).to_uppercase());
@@ -207,10 +204,10 @@ impl Signer {
 }
 
 #[test]
-fn a_signed_module_is_loaded_and_no_other_is_compiled() {
-    let (folder, ours, theirs) = (TempDir::new().expect("a folder"), Signer::new(), Signer::new());
+fn only_a_module_with_a_valid_signature_is_compiled() {
+    let (folder, trusted, foreign) = (TempDir::new().expect("a folder"), Signer::new(), Signer::new());
     let wasm = Inline::default().build();
-    let try_it = |wasm: &[u8]| counted(|| load_in(&folder, wasm, "", &ours.config()));
+    let try_it = |wasm: &[u8]| counted(|| load_in(&folder, wasm, "", &trusted.config()));
     let refused_for = |wasm: &[u8], part: &str| {
         let (loaded, compilations) = try_it(wasm);
         let error = loaded.expect_err("refused").to_string();
@@ -220,25 +217,25 @@ fn a_signed_module_is_loaded_and_no_other_is_compiled() {
     refused_for(&wasm, "cannot be read");
     refused_for(EMBEDDED, "cannot be read");
     std::fs::write(folder.path().join("p.wasm.minisig"), "trust me").expect("a file");
-    refused_for(&wasm, "is no minisign signature");
-    theirs.sign(&folder, &wasm);
-    refused_for(&wasm, "is not that of `host.signature_key`");
-    ours.sign(&folder, &wasm);
+    refused_for(&wasm, "is not a minisign signature");
+    foreign.sign(&folder, &wasm);
+    refused_for(&wasm, "does not match `host.signature_key`");
+    trusted.sign(&folder, &wasm);
     assert_eq!(try_it(&wasm).1, 1);
     assert!(try_it(&wasm).0.is_ok());
-    refused_for(&[&wasm[..], b"\0\x02\x01a"].concat(), "is not that of `host.signature_key`");
+    refused_for(&[&wasm[..], b"\0\x02\x01a"].concat(), "does not match `host.signature_key`");
 }
 
 #[test]
-fn a_key_that_is_none_is_named() {
+fn an_invalid_signature_key_is_named_in_the_error() {
     let folder = TempDir::new().expect("a folder");
     let config = format!(r#"{UNHASHED}, "host.signature_key": "secret""#);
     let error = load_in(&folder, &Inline::default().build(), "", &config).expect_err("refused").to_string();
-    assert!(error.contains("`host.signature_key` is no minisign public key"), "{error}");
+    assert!(error.contains("`host.signature_key` is not a minisign public key"), "{error}");
 }
 
 #[test]
-fn a_missing_module_is_named_with_the_step_that_builds_it() {
+fn a_missing_module_is_named_with_the_command_that_builds_it() {
     let manifest = PluginManifest::parse("m", "m.json", r#"{"wasm": [{"path": "/nowhere/p.wasm"}]}"#, &|_| None);
     let error = load(&manifest.expect("a good manifest")).expect_err("no file").to_string();
     assert!(error.contains("/nowhere/p.wasm") && error.contains("cargo xtask plugin"), "{error}");

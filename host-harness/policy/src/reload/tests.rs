@@ -1,4 +1,4 @@
-//! Which events count, how long a change has to settle, and that going back costs no compilation.
+//! Tests of reloading: which events count, how long to wait after a change, and that a rollback needs no compilation.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,7 +31,7 @@ fn an_overflow_or_an_error_counts_as_a_change() {
     assert!(is_about(None, &[]) && is_about(Some(&Event::new(EventKind::Other)), &[]));
 }
 
-/// How long after the first of changes `every` ms apart, `count` of them, it counts as settled.
+/// Makes `count` changes, `every_ms` apart, and returns the time until `settled` returns.
 async fn settles_after(every_ms: u64, count: u64) -> Duration {
     let changed = Arc::new(Notify::new());
     let writer = changed.clone();
@@ -47,7 +47,7 @@ async fn settles_after(every_ms: u64, count: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_taken_once_it_is_quiet_and_at_the_latest_after_two_seconds() {
+async fn settled_waits_for_a_pause_but_at_most_two_seconds() {
     for (every_ms, count, expected_ms) in [(1, 1, 400), (100, 5, 800), (100, 1_000, 2_000)] {
         let took = settles_after(every_ms, count).await.as_millis();
         assert!((expected_ms..expected_ms + 5).contains(&took), "{count} every {every_ms} ms: {took} ms");
@@ -55,29 +55,29 @@ async fn a_change_is_taken_once_it_is_quiet_and_at_the_latest_after_two_seconds(
 }
 
 #[tokio::test]
-async fn a_file_that_is_renamed_over_is_noticed_and_a_neighbour_is_not() {
+async fn a_replaced_file_is_noticed_and_another_file_is_not() {
     let folder = TempDir::new().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     std::fs::write(file("m.json"), "1").expect("a file");
     let (watch, changed) = (FileWatch::new().expect("a watcher"), Arc::new(Notify::new()));
-    watch.follow("m", &[file("m.json")], changed.clone()).expect("the folder is there");
+    watch.follow("m", &[file("m.json")], changed.clone()).expect("the folder exists");
     std::fs::write(file("other"), "1").expect("a file");
     let noticed = tokio::time::timeout(Duration::from_millis(300), changed.notified()).await;
-    assert!(noticed.is_err(), "a neighbour");
+    assert!(noticed.is_err(), "another file");
     std::fs::write(file("new"), "2").expect("a file");
     std::fs::rename(file("new"), file("m.json")).expect("one folder");
     tokio::time::timeout(Duration::from_secs(10), changed.notified()).await.expect("noticed");
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_named_in_the_error() {
     let watch = FileWatch::new().expect("a watcher");
     let error = watch.follow("m", &["/nowhere/m.json".into()], Arc::default()).expect_err("no folder");
     assert!(error.contains("/nowhere"), "{error}");
 }
 
 #[test]
-fn the_last_two_are_compiled_once() {
+fn the_last_two_policies_are_not_compiled_again() {
     let reads = AtomicUsize::new(0);
     let reloader = Reloader::new(Box::new(move || {
         let interval = ["1m", "2m"][reads.fetch_add(1, Ordering::Relaxed) % 2];

@@ -1,53 +1,54 @@
-//! What two policies said about the same moment, and where they differ. Words may differ; verdicts count, and
-//! digests where both name one.
+//! Compares the decisions of two policies for the same call.
+//!
+//! Verdicts must be equal, and digests if both decisions have one. Reasons may differ.
 
 use std::collections::BTreeMap;
 
 use imagewatch_abi::{Digest, Outcome, Verdict};
 use serde::Serialize;
 
-/// What one policy said of a target.
+/// The decision of one policy about a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Said {
-    /// In one word.
+pub struct Decision {
+    /// The verdict.
     pub verdict: Verdict,
-    /// The digest that it speaks of.
+    /// The digest, if the decision is about one.
     pub digest: Option<Digest>,
-    /// In words.
+    /// The reason, as text.
     pub reason: Option<String>,
 }
 
-/// A target about which the policies differ in one call.
+/// A target for which the policies decide differently in one call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// When, milliseconds since 1970.
+    /// Time of the call, in milliseconds since 1970.
     pub at_ms: u64,
-    /// The export.
+    /// The export that was called.
     pub export: String,
-    /// The target, with the container in a check.
+    /// The target. In a check, it includes the container.
     pub target: String,
-    /// What the recorded policy said; none: nothing.
-    pub recorded: Option<Said>,
-    /// What the other one says.
-    pub replayed: Option<Said>,
+    /// The decision of the recorded policy, if it made one.
+    pub recorded: Option<Decision>,
+    /// The decision of the replayed policy, if it made one.
+    pub replayed: Option<Decision>,
 }
 
-impl Said {
+impl Decision {
     fn of(outcome: &Outcome) -> Self {
         Self { verdict: outcome.verdict, digest: outcome.digest.clone(), reason: outcome.reason.clone() }
     }
 
-    fn is_the_same_as(&self, other: &Self) -> bool {
+    fn matches(&self, other: &Self) -> bool {
         let is_same_digest = match (&self.digest, &other.digest) {
             (Some(digest), Some(other)) => digest == other,
-            // A policy that follows versions need not know what is behind them.
+            // A policy that follows version tags may not know their digests.
             _ => true,
         };
         self.verdict == other.verdict && is_same_digest
     }
 }
 
-/// Where `recorded` and `replayed` differ, by target.
+/// Returns the differences between `recorded` and `replayed`, sorted by target.
 pub(super) fn compare(at_ms: u64, export: &str, recorded: &[Outcome], replayed: &[Outcome]) -> Vec<Difference> {
     let (mut recorded, mut replayed) = (by_target(recorded), by_target(replayed));
     let targets: Vec<String> = recorded.keys().chain(replayed.keys()).cloned().collect();
@@ -55,7 +56,7 @@ pub(super) fn compare(at_ms: u64, export: &str, recorded: &[Outcome], replayed: 
     for target in targets {
         let (before, now) = (recorded.remove(&target), replayed.remove(&target));
         let is_same = match (&before, &now) {
-            (Some(before), Some(now)) => before.is_the_same_as(now),
+            (Some(before), Some(now)) => before.matches(now),
             (None, None) => true,
             _ => false,
         };
@@ -67,11 +68,11 @@ pub(super) fn compare(at_ms: u64, export: &str, recorded: &[Outcome], replayed: 
     differences
 }
 
-/// The last word on each target: an order that was refused at once is spoken of twice.
-fn by_target(outcomes: &[Outcome]) -> BTreeMap<String, Said> {
+/// The last decision about each target. An order that was refused immediately has two outcomes.
+fn by_target(outcomes: &[Outcome]) -> BTreeMap<String, Decision> {
     let name = |outcome: &Outcome| match &outcome.container {
         Some(container) if *container != outcome.target => format!("{} ({container})", outcome.target),
         _ => outcome.target.clone(),
     };
-    outcomes.iter().map(|outcome| (name(outcome), Said::of(outcome))).collect()
+    outcomes.iter().map(|outcome| (name(outcome), Decision::of(outcome))).collect()
 }

@@ -1,4 +1,4 @@
-//! Writes a transcript while policies work. A disk that takes no more ends the recording, never the work.
+//! Writes a transcript while policies run. If a write fails (for example, on a full disk), only the recording stops.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, Placed, Selector};
+use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Orders, OrdersAccepted, Selector};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,21 +14,22 @@ use tracing::error;
 
 use super::{CallLine, Exchange, FORMAT, Line, PolicyLine, TranscriptError, redact};
 use crate::{CallCost, CallError, Compiled, Denied, Effects, PluginManifest, call};
-use imagewatch_base::secret::hide_proofs;
+use imagewatch_base::secret::redact_tokens;
 
-/// An open transcript, shared by all manifests.
+/// An open transcript file. All manifests share it.
 #[derive(Debug)]
 pub struct Recorder {
-    /// None once writing failed.
+    /// `None` after a write has failed.
     file: Mutex<Option<File>>,
+    /// The path, for messages.
     shown: String,
 }
 
 impl Recorder {
-    /// Begins, or goes on with, the transcript in `file`, for its owner alone.
+    /// Creates the transcript `file`, or opens it to append. Only the owner can access the file (mode 600).
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// The file cannot be opened.
     pub fn open(file: &Path) -> Result<Self, TranscriptError> {
         let shown = file.display().to_string();
         let opened =
@@ -36,7 +37,7 @@ impl Recorder {
         Ok(Self { file: Mutex::new(Some(opened)), shown })
     }
 
-    /// Notes that `manifest` is now decided by the module with hash `sha256`.
+    /// Records that the module with hash `sha256` now decides for `manifest`.
     pub fn note_policy(&self, manifest: &PluginManifest, sha256: &str) {
         self.write(&Line::Policy(PolicyLine {
             format: FORMAT,
@@ -47,10 +48,10 @@ impl Recorder {
         }));
     }
 
-    /// Calls `manifest`'s policy as [`call`] does, and takes down how that went.
+    /// Calls `manifest`'s policy like [`call`], and records the call.
     ///
     /// # Errors
-    /// [`CallError`].
+    /// The call failed. A failed write to the transcript is not an error.
     pub fn call<I: Serialize, O: Serialize + DeserializeOwned>(
         &self,
         manifest: &str,
@@ -80,19 +81,20 @@ impl Recorder {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = file.as_mut() else { return };
         let written = serde_json::to_string(line).map_err(std::io::Error::from).and_then(|text| {
-            // Whatever a registry repeated, and whoever sent it.
-            let text = hide_proofs(&text) + "\n";
-            // In one piece: a kill cuts off the last line at most.
+            // Redact tokens in the whole line, because a registry may repeat them anywhere.
+            let text = redact_tokens(&text) + "\n";
+            // Write the line with one call, so that a kill can truncate only the last line.
             open.write_all(text.as_bytes())
         });
         if let Err(source) = written {
-            error!("failed to write transcript {}: {source}; nothing more is recorded", self.shown);
+            error!("failed to write transcript {}: {source}; the recording has stopped", self.shown);
             *file = None;
         }
     }
 }
 
-/// A last line that a kill cut short is ended, so that what follows can be read.
+/// Opens the file to append. If a kill left the last line incomplete, it adds a line break, so that new lines can be
+/// read.
 fn open(file: &Path) -> std::io::Result<File> {
     let mut opened = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(file)?;
     opened.set_permissions(Permissions::from_mode(0o600))?;
@@ -111,7 +113,7 @@ fn as_value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-/// The effects of one call, with what is asked of them taken down.
+/// Passes host function calls to the effects of one call, and records them.
 struct Tape {
     effects: Arc<dyn Effects>,
     asked: Mutex<Vec<Exchange>>,
@@ -122,7 +124,7 @@ impl Tape {
         std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn note(&self, exchange: Exchange) {
+    fn record(&self, exchange: Exchange) {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(exchange);
     }
 }
@@ -131,19 +133,19 @@ impl Effects for Tape {
     fn http_send(&self, batch: HttpBatch, room: usize) -> Answer<HttpResponses> {
         let sent = batch.clone();
         let answer = self.effects.http_send(batch, room);
-        self.note(Exchange::Http { answer: redact::responses(&sent, &answer), batch: redact::batch(&sent) });
+        self.record(Exchange::Http { answer: redact::responses(&sent, &answer), batch: redact::batch(&sent) });
         answer
     }
 
     fn docker_containers(&self, selector: Selector) -> Answer<Containers> {
         let answer = self.effects.docker_containers(selector.clone());
-        self.note(Exchange::Containers { selector, answer: answer.clone() });
+        self.record(Exchange::Containers { selector, answer: answer.clone() });
         answer
     }
 
-    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+    fn docker_refresh(&self, orders: Orders) -> Answer<OrdersAccepted> {
         let answer = self.effects.docker_refresh(orders.clone());
-        self.note(Exchange::Refresh { orders, answer: answer.clone() });
+        self.record(Exchange::Refresh { orders, answer: answer.clone() });
         answer
     }
 

@@ -1,40 +1,40 @@
-//! Takes out of an exchange what proves something to somebody. What is left is what decisions were taken by.
+//! Removes credentials and tokens from an exchange. The data that decisions depend on stays.
 
 use imagewatch_abi::{Answer, HttpBatch, HttpRequest, HttpResponse, HttpResponses};
 use serde_json::Value;
 
-/// Stands for what was taken out.
+/// Replaces a removed value.
 const REDACTED: &str = "redacted";
 
-/// Headers that prove something, or may: a location is often a signed one.
-const PROOFS: [&str; 4] = ["authorization", "cookie", "location", "set-cookie"];
+/// Headers that contain credentials, or may contain them. A `location` is often a signed URL.
+const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "cookie", "location", "set-cookie"];
 
-/// The batch without what proves something.
+/// Returns the batch without credentials.
 pub(super) fn batch(batch: &HttpBatch) -> HttpBatch {
     let mut batch = batch.clone();
     for request in &mut batch.requests {
         let headers = request.headers.iter_mut();
-        headers.filter(|(name, _)| is_proof(name)).for_each(|(_, value)| REDACTED.clone_into(value));
+        headers.filter(|(name, _)| is_credential(name)).for_each(|(_, value)| REDACTED.clone_into(value));
         let fields = request.form.iter_mut();
         fields.filter(|(name, _)| is_secret(name)).for_each(|(_, value)| REDACTED.clone_into(value));
     }
     batch
 }
 
-/// The responses to `batch` without tokens.
+/// Returns the responses to `batch` without tokens.
 pub(super) fn responses(batch: &HttpBatch, answer: &Answer<HttpResponses>) -> Answer<HttpResponses> {
     let mut answer = answer.clone();
     if let Answer::Ok(HttpResponses { responses }) = &mut answer {
         for (index, response) in responses.iter_mut().enumerate() {
             let Some(request) = batch.requests.get(index) else { continue };
             if let Answer::Ok(response) = response {
-                response.body = without_proofs(body(&request.url, response), request);
+                response.body = without_credentials(body(&request.url, response), request);
                 let headers = response.headers.iter_mut();
                 headers.for_each(|(name, value)| {
-                    *value = if is_proof(name) {
+                    *value = if is_credential(name) {
                         REDACTED.to_owned()
                     } else {
-                        without_proofs(std::mem::take(value), request)
+                        without_credentials(std::mem::take(value), request)
                     };
                 });
             }
@@ -43,7 +43,7 @@ pub(super) fn responses(batch: &HttpBatch, answer: &Answer<HttpResponses>) -> An
     answer
 }
 
-/// A value without the member `cache`, which holds tokens.
+/// Returns the value without the member `cache`, which contains tokens.
 pub(super) fn without_cache(mut value: Value) -> Value {
     if let Some(object) = value.as_object_mut() {
         object.remove("cache");
@@ -51,11 +51,12 @@ pub(super) fn without_cache(mut value: Value) -> Value {
     value
 }
 
-/// Manifests and tag lists are public to who may ask for them; all else may be a token server's answer.
+/// The body of a response without secrets. Manifests and tag lists contain none. Any other body may come from a token
+/// server.
 fn body(url: &str, response: &HttpResponse) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
-    let is_registrys = path.contains("/v2/") && (path.contains("/manifests/") || path.ends_with("/tags/list"));
-    if (is_registrys && response.status == 200) || response.body.is_empty() {
+    let is_public = path.contains("/v2/") && (path.contains("/manifests/") || path.ends_with("/tags/list"));
+    if (is_public && response.status == 200) || response.body.is_empty() {
         return response.body.clone();
     }
     match serde_json::from_str::<Value>(&response.body) {
@@ -67,12 +68,12 @@ fn body(url: &str, response: &HttpResponse) -> String {
     }
 }
 
-/// What a registry sent back of the proofs that it was sent.
-fn without_proofs(body: String, request: &HttpRequest) -> String {
-    let headers = request.headers.iter().filter(|(name, _)| is_proof(name)).map(|(_, value)| value);
+/// Removes the credentials of `request` from a text that the registry sent, because it may repeat them.
+fn without_credentials(text: String, request: &HttpRequest) -> String {
+    let headers = request.headers.iter().filter(|(name, _)| is_credential(name)).map(|(_, value)| value);
     let fields = request.form.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
-    let proofs = headers.chain(fields).map(|value| value.split_once(' ').map_or(value.as_str(), |(_, proof)| proof));
-    proofs.filter(|proof| !proof.is_empty()).fold(body, |body, proof| body.replace(proof, REDACTED))
+    let secrets = headers.chain(fields).map(|value| value.split_once(' ').map_or(value.as_str(), |(_, secret)| secret));
+    secrets.filter(|secret| !secret.is_empty()).fold(text, |text, secret| text.replace(secret, REDACTED))
 }
 
 fn hide_secrets(value: &mut Value) {
@@ -85,8 +86,8 @@ fn hide_secrets(value: &mut Value) {
     }
 }
 
-fn is_proof(name: &str) -> bool {
-    PROOFS.iter().any(|proof| name.eq_ignore_ascii_case(proof))
+fn is_credential(name: &str) -> bool {
+    CREDENTIAL_HEADERS.iter().any(|header| name.eq_ignore_ascii_case(header))
 }
 
 fn is_secret(name: &str) -> bool {

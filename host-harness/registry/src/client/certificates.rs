@@ -1,6 +1,6 @@
-//! What TLS towards a registry trusts and shows: the system's issuers, and what stands in Docker's
-//! own folders for one registry, `<base>/<host[:port]>/` with `*.crt` (further issuers) and
-//! `*.cert` beside `*.key` (what this client shows). Reads files; makes no connection.
+//! The TLS configuration for a registry. It trusts the system's issuers. Docker's folder for one registry,
+//! `<base>/<host[:port]>/`, can add issuers (`*.crt`) and a client certificate (`*.cert` with `*.key`). This module
+//! reads files and makes no connections.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
-/// A registry's certificates that cannot be used. Names the file, never what is in it.
+/// The certificates of a registry cannot be used. The message contains the file name but never the content.
 #[derive(Debug, thiserror::Error)]
 #[error("use {path}: {why}")]
 pub(super) struct CertificateError {
@@ -21,7 +21,7 @@ pub(super) struct CertificateError {
     why: String,
 }
 
-/// How TLS is set up for each host.
+/// Builds the TLS configuration of each host.
 #[derive(Debug)]
 pub(super) struct Certificates {
     provider: Arc<CryptoProvider>,
@@ -30,14 +30,15 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// The system's issuers, loaded once, and per-registry `folders`, the first that has the registry counting.
+    /// Loads the system's issuers once. `folders` contain one folder per registry; the first match is used.
     pub(super) fn load(folders: Vec<PathBuf>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let system = Arc::new(Verifier::new(Arc::clone(&provider))?);
         Ok(Self { provider, system, folders })
     }
 
-    /// TLS towards the host that goes by `names` (`r.lan`, `r.lan:443`), as its files are now.
+    /// The TLS configuration for the host with these `names` (`r.lan`, `r.lan:443`). Reads its files again on each
+    /// call.
     pub(super) fn tls_for(&self, names: &[&str]) -> Result<ClientConfig, CertificateError> {
         let folder = self.folders.iter().flat_map(|base| names.iter().filter_map(|name| folder_of(base, name)));
         match folder.into_iter().find(|folder| folder.is_dir()) {
@@ -48,10 +49,10 @@ impl Certificates {
 
     fn build(&self, folder: &Path) -> Result<ClientConfig, CertificateError> {
         let files = list(folder)?;
-        let having =
+        let with_extension =
             |ending: &'static str| files.iter().filter(move |file| file.extension() == Some(OsStr::new(ending)));
         let mut issuers = Vec::new();
-        for file in having("crt") {
+        for file in with_extension("crt") {
             let found = read_certificates(file)?;
             for issuer in &found {
                 RootCertStore::empty().add(issuer.clone()).map_err(|error| fault(file, &error))?;
@@ -64,15 +65,15 @@ impl Certificates {
             let provider = Arc::clone(&self.provider);
             Arc::new(Verifier::new_with_extra_roots(issuers, provider).map_err(|error| fault(folder, &error))?)
         };
-        let mut shown = having("cert");
+        let mut shown = with_extension("cert");
         let client = shown.next().map(|file| read_client(file)).transpose()?;
         if let Some(second) = shown.next() {
-            return Err(fault(second, "another *.cert stands beside it; keep the one that is to be shown"));
+            return Err(fault(second, "another *.cert is in the same folder; keep only the one to use"));
         }
-        if let Some(key) = having("key").find(|key| !key.with_extension("cert").is_file()) {
+        if let Some(key) = with_extension("key").find(|key| !key.with_extension("cert").is_file()) {
             return Err(fault(
                 key,
-                "its certificate is missing; put it beside, with the same name and the ending .cert",
+                "its certificate is missing; put it into the same folder, with the same name and the extension .cert",
             ));
         }
         self.build_with(verifier, client).map_err(|error| fault(folder, &error))
@@ -96,7 +97,7 @@ impl Certificates {
     }
 }
 
-/// A host's name comes out of a URL: it must be one folder and not lead elsewhere.
+/// The folder of a host. The name comes from a URL, so it must be a single path component.
 fn folder_of(base: &Path, name: &str) -> Option<PathBuf> {
     let mut components = Path::new(name).components();
     let is_plain = matches!(components.next(), Some(Component::Normal(_))) && components.next().is_none();
@@ -114,7 +115,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, CertificateError> {
 fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = found.map_err(|error| fault(file, &error))?;
-    if found.is_empty() { Err(fault(file, "it has no certificate; expected PEM")) } else { Ok(found) }
+    if found.is_empty() { Err(fault(file, "it contains no certificate; expected PEM")) } else { Ok(found) }
 }
 
 fn read_client(file: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertificateError> {

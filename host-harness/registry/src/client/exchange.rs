@@ -1,5 +1,5 @@
-//! One request and its response: builds it, attaches what is to be attached, and reads no more of
-//! the answer than the limits allow. Follows nothing and decides nothing.
+//! Sends one request and reads its response. This module builds the request, attaches the credential, and enforces the
+//! size limits. It follows no redirects and makes no decisions about hosts.
 
 use std::fmt::Write as _;
 
@@ -11,22 +11,22 @@ use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
 use url::form_urlencoded;
 
+use super::byte_budget::json_bytes;
 use super::failure::{self, broken_exchange, failed_send};
-use super::lane::{Lane, Turn};
-use super::room::json_bytes;
+use super::host_pool::{HostPool, SlotPermit};
 use super::{Exchange, HttpClient, HttpLimits};
 use crate::egress::Permit;
-use imagewatch_base::secret::{Credential, hide_proofs};
+use imagewatch_base::secret::{Credential, redact_tokens};
 
-/// What an answer came to.
-pub(super) enum Answered {
-    /// The answer.
-    Whole(HttpResponse),
-    /// The value of `location`, of a redirect that may be followed.
-    Elsewhere(String),
+/// The answer to one request.
+pub(super) enum Reply {
+    /// A complete answer.
+    Complete(HttpResponse),
+    /// A redirect that the client may follow: the value of `location`.
+    Redirect(String),
 }
 
-/// A response's body, as asked for.
+/// The body of a response: its text, or its digest if the request asked for that.
 #[derive(Default)]
 struct Body {
     text: String,
@@ -34,57 +34,58 @@ struct Body {
 }
 
 impl HttpClient {
-    /// Sends what `permit` permits of `request` over `lane`.
+    /// Sends `request` in the form of `permit` through `pool`.
     pub(super) async fn exchange(
         &self,
-        (lane, turn): (&Lane, &mut Turn<'_>),
+        (pool, slot): (&HostPool, &mut SlotPermit<'_>),
         permit: &Permit,
         credential: Option<&Credential>,
         request: &HttpRequest,
         exchange: &Exchange<'_>,
-    ) -> Result<Answered, Failure> {
-        let (host, limits) = (&lane.shown, exchange.limits);
+    ) -> Result<Reply, Failure> {
+        let (host, limits) = (&pool.shown, exchange.limits);
         let credential = credential.filter(|_| permit.credential.is_some());
-        let built = build(&lane.client, permit, credential, &request.form);
+        let built = build(&pool.client, permit, credential, &request.form);
         let response = built.send().await.map_err(|error| failed_send(host, &error, limits.deadline))?;
-        turn.answered(response.version());
+        slot.answered(response.version());
         check_head(response.headers(), host, limits)?;
         if response.status().as_u16() == 401 {
             for challenge in response.headers().get_all(WWW_AUTHENTICATE) {
-                self.realms.note(&permit.host, &String::from_utf8_lossy(challenge.as_bytes()));
+                self.realms.learn(&permit.host, &String::from_utf8_lossy(challenge.as_bytes()));
             }
         }
         if permit.may_redirect && matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             if let Some(location) = location.map(str::to_owned) {
                 if permit.method != Method::Head {
-                    // Only so that the connection can be used again.
+                    // Reads the body so that the connection can be reused.
                     let _ = read_body(response, ReadBody::Text, host, exchange).await;
                 }
-                return Ok(Answered::Elsewhere(location));
+                return Ok(Reply::Redirect(location));
             }
         }
         let status = response.status().as_u16();
-        // Some registries send back what they were sent, and what was attached is not the guest's to see.
-        let hidden = |text: String| match credential {
+        // Some registries return what they received. The guest must not see the attached credential.
+        let redacted = |text: String| match credential {
             Some(credential) => credential.hide_in(&text),
             None => text,
         };
-        let headers = wanted_headers(response.headers(), &request.want, host, limits)?;
-        let headers = headers.into_iter().map(|(name, value)| (name, hidden(value))).collect();
+        let headers = wanted_headers(response.headers(), &request.response_headers, host, limits)?;
+        let headers = headers.into_iter().map(|(name, value)| (name, redacted(value))).collect();
         let body = if permit.method == Method::Head {
             Body::default()
         } else {
             read_body(response, request.read, host, exchange).await?
         };
-        // What is asked for with a credential is a token to pull with; some servers give one with it that never expires.
+        // A request with a credential asks for a token to pull. Some servers also return a token that never expires.
         let text = if credential.is_some() { without_refresh_token(body.text) } else { body.text };
-        let text = hidden(text);
-        Ok(Answered::Whole(HttpResponse {
+        let text = redacted(text);
+        Ok(Reply::Complete(HttpResponse {
             status,
             headers,
-            // A proxy's credential comes back as well; no document of ours names a scheme with a proof after it.
-            body: hide_proofs(&text),
+            // This also redacts the credential of a proxy. No document that the guest reads contains a scheme followed
+            // by a token.
+            body: redact_tokens(&text),
             body_digest: body.digest,
             ..HttpResponse::default()
         }))
@@ -103,7 +104,7 @@ fn build(
         Method::Post => reqwest::Method::POST,
     };
     let is_post = permit.method == Method::Post;
-    // Without this header a server may compress as it likes.
+    // Without this header, a server may compress the body.
     let mut request = client
         .request(method, permit.url.clone())
         .headers(permit.headers.clone())
@@ -137,12 +138,12 @@ fn without_refresh_token(text: String) -> String {
             fields.remove("refresh_token");
             serde_json::Value::Object(fields).to_string()
         }
-        // Nothing that a token is read from.
+        // No token can be read from this text.
         _ => String::new(),
     }
 }
 
-/// hyper itself takes no head of more than about 400 KiB.
+/// Checks the size of the response's head. hyper itself accepts a head of up to about 400 KiB.
 fn check_head(headers: &HeaderMap, host: &str, limits: &HttpLimits) -> Result<(), Failure> {
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > limits.max_head_bytes {
@@ -153,11 +154,11 @@ fn check_head(headers: &HeaderMap, host: &str, limits: &HttpLimits) -> Result<()
 
 fn wanted_headers(
     headers: &HeaderMap,
-    want: &[String],
+    response_headers: &[String],
     host: &str,
     limits: &HttpLimits,
 ) -> Result<Vec<(String, String)>, Failure> {
-    let mut names: Vec<String> = want.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let mut names: Vec<String> = response_headers.iter().map(|name| name.to_ascii_lowercase()).collect();
     names.sort();
     names.dedup();
     let mut found = Vec::new();
@@ -172,13 +173,13 @@ fn wanted_headers(
     Ok(found)
 }
 
-/// Read to its end, so that the connection can be used again; too large a body costs the connection. What is no
-/// success is read as text, whatever was asked for: it says why.
+/// Reads the body to its end, so that the connection can be reused. If the body is too large, the connection is closed.
+/// The body of an error status is always read as text, because it contains the reason.
 async fn read_body(
     mut response: reqwest::Response,
     read: ReadBody,
     host: &str,
-    Exchange { limits, room, .. }: &Exchange<'_>,
+    Exchange { limits, budget, .. }: &Exchange<'_>,
 ) -> Result<Body, Failure> {
     if let Some(coding) = response.headers().get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
         return Err(failure::compressed(host, &String::from_utf8_lossy(coding.as_bytes())));
@@ -201,13 +202,13 @@ async fn read_body(
         }
         match read {
             ReadBody::Digest => hash.update(&chunk),
-            ReadBody::Text | ReadBody::Document if !room.take(chunk.len()) => return Err(failure::no_room(host)),
+            ReadBody::Text | ReadBody::Document if !budget.take(chunk.len()) => return Err(failure::over_budget(host)),
             ReadBody::Text | ReadBody::Document => text.extend_from_slice(&chunk),
         }
     }
     let text = String::from_utf8_lossy(&text).into_owned();
-    if read != ReadBody::Digest && !room.take(json_bytes(&text).saturating_sub(size)) {
-        return Err(failure::no_room(host));
+    if read != ReadBody::Digest && !budget.take(json_bytes(&text).saturating_sub(size)) {
+        return Err(failure::over_budget(host));
     }
     let digest = (read == ReadBody::Digest).then(|| {
         let hex = hash.finalize().iter().fold(String::new(), |mut hex, byte| {

@@ -1,5 +1,4 @@
-//! What went wrong with a request, in words for the operator: the host is named, the URL is not.
-//! Only maps errors to failures; retries nothing.
+//! Maps errors of requests to failures with messages for the operator. A message contains the host but not the URL.
 
 use std::error::Error;
 use std::io;
@@ -14,19 +13,19 @@ use crate::network::RefusedAddress;
 use imagewatch_base::text::sanitize_line;
 
 pub(super) fn shutting_down(host: &str) -> Failure {
-    Failure::passing(FailureCode::ShuttingDown, format!("imagewatch is stopping: {host} was not waited for"))
+    Failure::retryable(FailureCode::ShuttingDown, format!("imagewatch is stopping and does not wait for {host}"))
 }
 
-pub(super) fn too_late(host: &str, deadline: Duration) -> Failure {
+pub(super) fn batch_timeout(host: &str, deadline: Duration) -> Failure {
     let message =
-        format!("the turn of {host} did not come, or not its answer, within {deadline:?} (`host.http_send_timeout`)");
-    Failure::passing(FailureCode::Timeout, message)
+        format!("the request to {host} was not sent or not answered within {deadline:?} (`host.http_send_timeout`)");
+    Failure::retryable(FailureCode::Timeout, message)
 }
 
-pub(super) fn no_room(host: &str) -> Failure {
+pub(super) fn over_budget(host: &str) -> Failure {
     let message =
-        format!("what the registries answer is more than `host.max_host_bytes` for one call; {host} was left out");
-    Failure::passing(FailureCode::TooLarge, message)
+        format!("the registries' answers exceed `host.max_host_bytes` for one call; the answer of {host} was dropped");
+    Failure::retryable(FailureCode::TooLarge, message)
 }
 
 pub(super) fn no_answer(host: &str, deadline: Duration) -> Failure {
@@ -34,67 +33,69 @@ pub(super) fn no_answer(host: &str, deadline: Duration) -> Failure {
         0 => format!("{} s", deadline.as_secs()),
         _ => format!("{} ms", deadline.as_millis()),
     };
-    Failure::passing(FailureCode::Timeout, format!("no answer from {host} within {within}"))
+    Failure::retryable(FailureCode::Timeout, format!("no answer from {host} within {within}"))
 }
 
 pub(super) fn no_credential(registry: &str, sources: &str) -> Failure {
-    Failure::lasting(FailureCode::NoCredential, format!("no credential is stored for {registry}: set {sources}"))
+    Failure::permanent(FailureCode::NoCredential, format!("no credential is stored for {registry}: set {sources}"))
 }
 
 pub(super) fn unreadable_credential(registry: &str, error: &CredentialError) -> Failure {
-    Failure::passing(
+    Failure::retryable(
         FailureCode::NoCredential,
-        format!("the credential for {registry} was not found: failed to {error}"),
+        format!("cannot look up the credential for {registry}: failed to {error}"),
     )
 }
 
 pub(super) fn rejected(registry: &str) -> Failure {
-    let message = format!("{registry} refused the credential that is stored for it, and no other is: replace it");
-    Failure::lasting(FailureCode::Rejected, message)
+    let message = format!("{registry} rejected its stored credential, and no other credential is stored: replace it");
+    Failure::permanent(FailureCode::Rejected, message)
 }
 
 pub(super) fn identity_token(registry: &str) -> Failure {
-    let message = format!("the credential of {registry} is an identity token, which only a token realm takes, by POST");
-    Failure::lasting(FailureCode::IdentityToken, message)
+    let message =
+        format!("the credential of {registry} is an identity token: only a token realm accepts it, in a POST request");
+    Failure::permanent(FailureCode::IdentityToken, message)
 }
 
 pub(super) fn per_repository(registry: &str) -> Failure {
-    let message = format!("the credentials of {registry} are kept by repository: name the repository with it");
-    Failure::lasting(FailureCode::PerRepository, message)
+    let message =
+        format!("the credentials of {registry} are stored per repository: name the repository with the registry");
+    Failure::permanent(FailureCode::PerRepository, message)
 }
 
 pub(super) fn unusable_tls(host: &str, error: &certificates::CertificateError) -> Failure {
-    Failure::lasting(FailureCode::Tls, format!("could not agree on TLS with {host}: failed to {error}"))
+    Failure::permanent(FailureCode::Tls, format!("could not agree on TLS with {host}: failed to {error}"))
 }
 
 pub(super) fn too_many_redirects(host: &str, limit: usize) -> Failure {
-    Failure::lasting(FailureCode::BadAnswer, format!("{host} redirects more than {limit} times: is it a registry?"))
+    Failure::permanent(FailureCode::BadAnswer, format!("{host} redirects more than {limit} times: is it a registry?"))
 }
 
 pub(super) fn compressed(host: &str, coding: &str) -> Failure {
     let coding = sanitize_line(coding);
-    let message = format!("{host} answered a body compressed with {coding:?}, which it was not asked for");
-    Failure::lasting(FailureCode::BadAnswer, message)
+    let message = format!("{host} sent a body compressed with {coding:?}, although imagewatch accepts no compression");
+    Failure::permanent(FailureCode::BadAnswer, message)
 }
 
 pub(super) fn too_large(host: &str, what: &str, limit_bytes: usize) -> Failure {
-    let message = format!("{host} answered a {what} of more than {limit_bytes} bytes: is it a registry?");
-    Failure::lasting(FailureCode::TooLarge, message)
+    let message = format!("{host} sent a {what} of more than {limit_bytes} bytes: is it a registry?");
+    Failure::permanent(FailureCode::TooLarge, message)
 }
 
 pub(super) fn broken_exchange(host: &str, error: &reqwest::Error) -> Failure {
-    let message = format!("the exchange with {host} broke off: {}", root_cause(error));
-    Failure::passing(FailureCode::Connect, message)
+    let message = format!("the request to {host} failed: {}", root_cause(error));
+    Failure::retryable(FailureCode::Connect, message)
 }
 
 pub(super) fn failed_send(host: &str, error: &reqwest::Error, deadline: Duration) -> Failure {
     if let Some(refused) = chain(error).find_map(|error| error.downcast_ref::<RefusedAddress>()) {
-        return Failure::lasting(FailureCode::Denied, refused.to_string());
+        return Failure::permanent(FailureCode::Denied, refused.to_string());
     }
     match chain(error).find_map(tls_error) {
         Some(tls) => failed_tls(host, tls),
         None if error.is_timeout() => no_answer(host, deadline),
-        None if error.is_connect() => Failure::passing(
+        None if error.is_connect() => Failure::retryable(
             FailureCode::Connect,
             format!("could not connect to {host}: {}; is it up and is the name right?", root_cause(error)),
         ),
@@ -106,14 +107,14 @@ fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
     let (what, advice) = match error {
         InvalidCertificate(CertificateError::UnknownIssuer) => (
-            "its certificate is from an issuer unknown here".to_owned(),
+            "its certificate is from an unknown issuer".to_owned(),
             "put the issuer's certificate into /etc/docker/certs.d/<host>/ca.crt, or into the system's store, or name \
              it in SSL_CERT_FILE",
         ),
         InvalidCertificate(CertificateError::BadSignature) => (
-            "the issuer known here by that name did not sign its certificate".to_owned(),
-            "if the issuer was made anew, put its new certificate where the old one is: into \
-             /etc/docker/certs.d/<host>/ca.crt, or the system's store",
+            "its certificate is not signed by the trusted issuer with that name".to_owned(),
+            "if the issuer was replaced, put its new certificate where the old one is: into \
+             /etc/docker/certs.d/<host>/ca.crt, or into the system's store",
         ),
         InvalidCertificate(
             CertificateError::Expired
@@ -122,7 +123,7 @@ fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
             | CertificateError::NotValidYetContext { .. },
         ) => (error.to_string(), "renew the certificate, or set this machine's clock"),
         InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
-            (error.to_string(), "use a name that the certificate is for")
+            (error.to_string(), "use a name that the certificate covers")
         }
         AlertReceived(
             AlertDescription::CertificateRequired
@@ -131,26 +132,26 @@ fn failed_tls(host: &str, error: &rustls::Error) -> Failure {
             | AlertDescription::CertificateExpired,
         ) => (
             error.to_string(),
-            "it wants to be shown a certificate: put one it knows into /etc/docker/certs.d/<host>/client.cert, and its \
-             key into client.key",
+            "it requires a client certificate: put one that it accepts into /etc/docker/certs.d/<host>/client.cert, \
+             and its key into client.key",
         ),
         InvalidMessage(_) => (
-            "it does not answer in TLS".to_owned(),
-            "if it speaks plain http, add it to host.insecure_registries and use an http url",
+            "it does not answer with TLS".to_owned(),
+            "if it uses plain http, add it to host.insecure_registries and use an http url",
         ),
-        other => (other.to_string(), "look at its TLS configuration"),
+        other => (other.to_string(), "check its TLS configuration"),
     };
-    Failure::lasting(
+    Failure::permanent(
         FailureCode::Tls,
         format!("could not agree on TLS with {host}: {}; {advice}", sanitize_line(&what)),
     )
 }
 
-/// An `io::Error` answers with the source of what it holds, not with what it holds.
+/// Finds a TLS error. The `source` of an `io::Error` skips the inner error, so this function uses `get_ref`.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let held = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
-    match held {
-        Some(held) => tls_error(held),
+    let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+    match inner {
+        Some(inner) => tls_error(inner),
         None => error.downcast_ref::<rustls::Error>(),
     }
 }
@@ -159,10 +160,10 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
-/// The innermost error alone: the outer ones of reqwest quote the URL with its query.
+/// The innermost error only. The outer errors of reqwest quote the URL with its query.
 fn root_cause(error: &reqwest::Error) -> String {
     match chain(error).skip(1).last() {
         Some(cause) => sanitize_line(&cause.to_string()),
-        None => "no cause is known".to_owned(),
+        None => "unknown cause".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
-//! Host names to addresses, and none that may not be connected to. The check is on the very
-//! addresses that the connection is then made to, each time one is made: a name that led to a public
-//! address before and leads to a private one now is refused.
+//! Resolves host names and removes addresses that a request may not reach. The check runs for every new connection, on
+//! the addresses that the connection then uses. So a name that resolved to a public address before and resolves to a
+//! private one now is refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::network::{Network, RefusedAddress};
 
-/// The system's resolver, as it is: `/etc/hosts`, DNS, whatever else is configured.
+/// The system's resolver: `/etc/hosts`, DNS, and any other configured source.
 #[derive(Debug)]
 pub(super) struct SystemNames;
 
@@ -22,13 +22,13 @@ impl Resolve for SystemNames {
     }
 }
 
-/// `names`, less what `network` refuses.
-pub(super) struct GuardedNames {
+/// A resolver that removes the addresses that `network` refuses from the answers of `names`.
+pub(super) struct GuardedResolver {
     pub(super) names: Arc<dyn Resolve>,
     pub(super) network: Network,
 }
 
-impl Resolve for GuardedNames {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (host, network) = (name.as_str().to_owned(), self.network);
         let found = self.names.resolve(name);
@@ -56,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    /// Another answer each time, as a hostile name server gives.
+    /// A hostile name server that returns another answer each time.
     struct Rebinding(Mutex<Vec<Vec<&'static str>>>);
 
     impl Resolve for Rebinding {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_answer_is_checked_anew_and_only_what_may_be_connected_to_is_left() {
+    async fn every_answer_is_checked_and_forbidden_addresses_are_removed() {
         for (network, answers) in [
             (
                 Network::Public,
@@ -91,7 +91,7 @@ mod tests {
             ),
         ] {
             let script = answers.iter().map(|(given, _)| given.clone()).collect();
-            let guarded = GuardedNames { names: Arc::new(Rebinding(Mutex::new(script))), network };
+            let guarded = GuardedResolver { names: Arc::new(Rebinding(Mutex::new(script))), network };
             for (given, expected) in answers {
                 let found = guarded.resolve("evil.example".parse().expect("a name")).await;
                 match (found, expected) {

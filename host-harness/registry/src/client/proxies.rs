@@ -1,5 +1,5 @@
-//! The proxies that the environment names, and which URLs go through one. A proxy's password is in
-//! no message and no `Debug`.
+//! The proxies that the environment configures, and the URLs that use them. Neither messages nor `Debug` show a proxy's
+//! password.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use reqwest::Proxy;
 use url::{Host, Url};
 
-/// `HTTPS_PROXY` for https, `HTTP_PROXY` for http, `NO_PROXY` against both; where one is not set or empty, the same
-/// in lower case. This machine's own addresses never go through one.
+/// The proxies from `HTTPS_PROXY` for https, `HTTP_PROXY` for http, and the exceptions in `NO_PROXY`. If a variable is
+/// absent or empty, the variable in lower case is used. Requests to loopback addresses never use a proxy.
 #[derive(Clone, Default)]
 pub struct Proxies {
     http: Option<NamedProxy>,
@@ -24,19 +24,23 @@ struct NamedProxy {
     url: Url,
 }
 
-/// A variable that names no proxy. Its value is not shown: it may hold a password.
+/// A variable that does not contain a proxy URL. The message does not show the value, because it may contain a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("read the proxy in {variable}: it needs an http or https url, as in http://proxy.lan:3128")]
 pub struct ProxyError {
-    /// The variable's name.
+    /// The name of the variable.
     pub variable: String,
 }
 
 impl Proxies {
     /// Reads the variables from `environment`, pairs of name and value.
+    ///
+    /// # Errors
+    /// Returns an error if a variable does not contain an http or https URL.
     pub fn parse(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ProxyError> {
         let mut set: Vec<(String, String)> = environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        // Upper case sorts first.
+        // Upper case sorts first, so it takes precedence.
         set.sort();
         let first = |name: &str| set.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).cloned();
         Ok(Self {
@@ -46,7 +50,7 @@ impl Proxies {
         })
     }
 
-    /// The proxy that `url` goes through, and the variable that says so; none: directly.
+    /// The proxy for `url` and the variable that configures it. `None` means a direct connection.
     pub(super) fn proxy_for(&self, url: &Url) -> reqwest::Result<Option<(Proxy, &str)>> {
         let named = if url.scheme() == "https" { &self.https } else { &self.http };
         match named {
@@ -81,7 +85,8 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// One entry of `NO_PROXY`: `*`, a domain with all below it, an address or a network, each with or without a port.
+/// Whether an entry of `NO_PROXY` covers a host. An entry is `*`, a domain with its subdomains, an address or a
+/// network, each with an optional port.
 fn covers(entry: &str, host: &Host<&str>, port: Option<u16>) -> bool {
     let entry = entry.trim();
     let (name, entry_port) = match entry.rsplit_once(':') {
@@ -120,13 +125,13 @@ mod tests {
     #[rstest]
     #[case::none(&[], "https://ghcr.io/", None)]
     #[case::https(&[("HTTPS_PROXY", "http://p:3128")], "https://ghcr.io/", Some("HTTPS_PROXY"))]
-    #[case::https_is_not_for_http(&[("HTTPS_PROXY", "http://p:3128")], "http://r.lan/", None)]
+    #[case::https_proxy_is_not_used_for_http(&[("HTTPS_PROXY", "http://p:3128")], "http://r.lan/", None)]
     #[case::http(&[("http_proxy", "p:3128")], "http://r.lan/", Some("http_proxy"))]
     #[case::upper_first(&[("https_proxy", "http://a"), ("HTTPS_PROXY", "http://b")], "https://r/", Some("HTTPS_PROXY"))]
     #[case::empty_is_unset(&[("https_proxy", "http://a"), ("HTTPS_PROXY", "")], "https://r/", Some("https_proxy"))]
-    #[case::this_machine(&[("HTTP_PROXY", "http://p")], "http://127.0.0.1:5000/", None)]
-    #[case::this_machine_by_name(&[("HTTP_PROXY", "http://p")], "http://localhost:5000/", None)]
-    fn a_url_goes_through_the_proxy_of_its_scheme(
+    #[case::loopback_address(&[("HTTP_PROXY", "http://p")], "http://127.0.0.1:5000/", None)]
+    #[case::loopback_name(&[("HTTP_PROXY", "http://p")], "http://localhost:5000/", None)]
+    fn a_url_uses_the_proxy_of_its_scheme(
         #[case] environment: &[(&str, &str)],
         #[case] url: &str,
         #[case] variable: Option<&str>,
@@ -139,16 +144,16 @@ mod tests {
     #[rstest]
     #[case::everything("*", &["https://ghcr.io/", "https://10.0.0.1/"], &[])]
     #[case::domain("lan", &["https://lan/", "https://r.lan/", "https://a.R.LAN:5000/"], &["https://wlan/", "https://lan.io/"])]
-    #[case::with_a_dot(".lan", &["https://r.lan/"], &["https://rlan/"])]
-    #[case::with_a_star("*.lan", &["https://r.lan/"], &["https://rlan/"])]
+    #[case::leading_dot(".lan", &["https://r.lan/"], &["https://rlan/"])]
+    #[case::leading_star("*.lan", &["https://r.lan/"], &["https://rlan/"])]
     #[case::port("r.lan:5000", &["https://r.lan:5000/"], &["https://r.lan/", "https://r.lan:5001/"])]
-    #[case::own_port("r.lan:443", &["https://r.lan/"], &["https://r.lan:5000/"])]
+    #[case::default_port("r.lan:443", &["https://r.lan/"], &["https://r.lan:5000/"])]
     #[case::address("10.0.0.1", &["https://10.0.0.1/"], &["https://10.0.0.11/"])]
     #[case::network("10.0.0.0/8", &["https://10.1.2.3:5000/"], &["https://11.0.0.1/", "https://r.lan/"])]
     #[case::ipv6("fd00::/8", &["https://[fd12::1]/"], &["https://[2001:db8::1]/"])]
     #[case::ipv6_address("[fd12::1]:5000", &["https://[fd12::1]:5000/"], &["https://[fd12::1]/"])]
     #[case::several("a.lan, b.lan ,", &["https://a.lan/", "https://b.lan/"], &["https://c.lan/"])]
-    fn no_proxy_exempts_what_it_names(#[case] exempt: &str, #[case] direct: &[&str], #[case] proxied: &[&str]) {
+    fn no_proxy_exempts_listed_hosts(#[case] exempt: &str, #[case] direct: &[&str], #[case] proxied: &[&str]) {
         let proxies = proxies(&[("HTTPS_PROXY", "http://p:3128"), ("no_proxy", exempt)]).expect("well formed");
         for (urls, is_exempt) in [(direct, true), (proxied, false)] {
             for url in urls {
@@ -158,17 +163,17 @@ mod tests {
     }
 
     #[rstest]
-    #[case::another_scheme("socks5://me:hunter2@p")]
+    #[case::unsupported_scheme("socks5://me:hunter2@p")]
     #[case::no_host("http://:hunter2@")]
-    fn what_is_no_proxy_is_refused_by_its_variable_and_not_shown(#[case] value: &str) {
-        let error = proxies(&[("HTTPS_PROXY", value)]).expect_err("no proxy");
+    fn an_invalid_proxy_error_names_the_variable_and_hides_the_value(#[case] value: &str) {
+        let error = proxies(&[("HTTPS_PROXY", value)]).expect_err("not a proxy");
         let text = format!("{error} {error:?}");
         assert!(text.contains("HTTPS_PROXY") && text.contains("http://proxy.lan:3128"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]
-    fn a_proxys_password_does_not_show() {
+    fn debug_hides_a_proxy_password() {
         let proxies = proxies(&[("HTTPS_PROXY", "http://me:hunter2@p:3128")]).expect("well formed");
         let text = format!("{proxies:?}");
         assert!(text.contains("HTTPS_PROXY") && !text.contains("hunter2"), "{text}");

@@ -1,5 +1,5 @@
-//! The client against servers on loopback: wiremock where a status and a body will do, bare
-//! sockets where the server has to misbehave or to be counted.
+//! Tests the client against servers on loopback. Most servers are wiremock servers. Servers that misbehave or count
+//! connections use bare sockets.
 
 use std::net::SocketAddr;
 
@@ -22,22 +22,22 @@ mod realms;
 mod redirects;
 mod tls;
 
-/// Generous: only a hang reaches it.
+/// A time limit that only a hanging request reaches.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn naming(credential: &str, url: String) -> HttpRequest {
     HttpRequest { credential: Some(credential.to_owned()), ..get(url) }
 }
 
-/// The API of the registry at `server`.
+/// The URL of the registry API at `server`.
 fn api(server: &MockServer) -> String {
     format!("{}/v2/", server.uri())
 }
 
-/// A client that `registry` has told of its `realm`.
+/// A client that already knows the `realm` of `registry`.
 fn client_told(registry: &str, realm: &str) -> HttpClient {
     let client = client();
-    client.realms.note(registry, &format!("Bearer realm=\"{realm}\""));
+    client.realms.learn(registry, &format!("Bearer realm=\"{realm}\""));
     client
 }
 
@@ -53,7 +53,7 @@ fn client_with(settings: &HttpSettings) -> HttpClient {
     HttpClient::with_names(settings, Arc::new(AllHere)).expect("the machine has CA certificates")
 }
 
-/// Every name is this machine.
+/// Resolves every name to 127.0.0.1.
 struct AllHere;
 
 impl Resolve for AllHere {
@@ -63,7 +63,7 @@ impl Resolve for AllHere {
     }
 }
 
-/// A batch by a new client towards loopback, with everything else at its default.
+/// Sends a batch to loopback with a new client and default settings.
 async fn send(requests: Vec<HttpRequest>) -> Vec<Result<HttpResponse, Failure>> {
     send_with(&client(), "", &store(&[]), HttpLimits::default(), requests).await
 }
@@ -78,7 +78,7 @@ async fn send_with(
     send_by(client, &rules("127.0.0.1:*", "loopback", realms), credentials, limits, requests).await
 }
 
-/// `allowed` and `insecure` are lists with blanks between.
+/// `allowed` and `insecure` are lists separated by spaces.
 fn rules(allowed: &str, insecure: &str, realms: &str) -> EgressRules {
     let allowed: Vec<String> = allowed.split_whitespace().map(str::to_owned).collect();
     EgressRules::parse(&allowed, insecure, realms).expect("well formed")
@@ -97,7 +97,7 @@ async fn send_by(
     answer.responses.into_iter().map(Answer::into_result).collect()
 }
 
-/// One request under `rules`.
+/// Sends one request under `rules`.
 async fn ask(client: &HttpClient, rules: &EgressRules, request: HttpRequest) -> Result<HttpResponse, Failure> {
     send_by(client, rules, &store(&[]), HttpLimits::default(), vec![request]).await.remove(0)
 }
@@ -106,7 +106,7 @@ async fn one(request: HttpRequest) -> Result<HttpResponse, Failure> {
     send(vec![request]).await.remove(0)
 }
 
-/// A server that hands every connection to `serve`; its address.
+/// Starts a server that passes every connection to `serve`. Returns its address.
 async fn bare_server<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> String
 where
     F: Future<Output = ()> + Send + 'static,
@@ -121,7 +121,7 @@ where
     address
 }
 
-/// Reads one request's head; false when the other side has closed.
+/// Reads the head of one request. Returns `false` if the client closed the connection.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> bool {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -143,18 +143,18 @@ async fn authorizations(server: &MockServer) -> Vec<Option<String>> {
     requests.iter().map(header).collect()
 }
 
-/// What `server` was sent, as `METHOD path`.
+/// The requests that `server` received, as `METHOD path`.
 async fn seen(server: &MockServer) -> Vec<String> {
     let requests = server.received_requests().await.expect("recording is on");
     requests.iter().map(|request| format!("{} {}", request.method, request.url.path())).collect()
 }
 
 #[tokio::test]
-async fn answers_come_in_the_order_of_the_requests_whichever_is_first() {
+async fn answers_have_the_order_of_the_requests() {
     let server = MockServer::start().await;
     for index in 0_u64..20 {
-        let late = Duration::from_millis(40 - 2 * index);
-        let response = ResponseTemplate::new(200).set_body_string(index.to_string()).set_delay(late);
+        let delay = Duration::from_millis(40 - 2 * index);
+        let response = ResponseTemplate::new(200).set_body_string(index.to_string()).set_delay(delay);
         Mock::given(path(format!("/{index}"))).respond_with(response).mount(&server).await;
     }
     let requests = (0..20).map(|index| get(format!("{}/{index}", server.uri()))).collect();
@@ -163,7 +163,7 @@ async fn answers_come_in_the_order_of_the_requests_whichever_is_first() {
 }
 
 #[tokio::test]
-async fn only_wanted_headers_come_back_and_duplicates_are_kept() {
+async fn only_requested_headers_are_returned_with_duplicates() {
     let server = MockServer::start().await;
     let response = ResponseTemplate::new(401)
         .append_header("WWW-Authenticate", "Basic realm=\"a\"")
@@ -171,8 +171,9 @@ async fn only_wanted_headers_come_back_and_duplicates_are_kept() {
         .append_header("Docker-Content-Digest", "sha256:abc")
         .append_header("Set-Cookie", "a=b");
     answers(&server, response).await;
-    let want = vec!["www-authenticate".to_owned(), "Docker-Content-Digest".to_owned(), "retry-after".to_owned()];
-    let answer = one(HttpRequest { want, ..get(server.uri()) }).await.expect("a 401 is an answer");
+    let response_headers =
+        vec!["www-authenticate".to_owned(), "Docker-Content-Digest".to_owned(), "retry-after".to_owned()];
+    let answer = one(HttpRequest { response_headers, ..get(server.uri()) }).await.expect("a 401 is an answer");
     assert_eq!((answer.status, answer.authenticated), (401, false));
     assert_eq!(answer.header("docker-content-digest"), Some("sha256:abc"));
     assert_eq!(answer.header_values("www-authenticate"), ["Basic realm=\"a\"", "Bearer realm=\"b\""]);
@@ -180,11 +181,11 @@ async fn only_wanted_headers_come_back_and_duplicates_are_kept() {
 }
 
 #[tokio::test]
-async fn html_and_bytes_that_are_no_text_are_handed_on() {
+async fn html_and_invalid_utf8_are_returned() {
     let server = MockServer::start().await;
     let response = ResponseTemplate::new(502).set_body_raw(b"<html>\xff</html>".to_vec(), "text/html");
     answers(&server, response).await;
-    let answer = one(get(server.uri())).await.expect("an answer, whatever its sense");
+    let answer = one(get(server.uri())).await.expect("an answer");
     assert_eq!((answer.status, answer.body.as_str()), (502, "<html>\u{fffd}</html>"));
 }
 
@@ -193,24 +194,24 @@ async fn a_refused_connection_names_the_host_and_hides_the_query() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let address = listener.local_addr().expect("bound").to_string();
     drop(listener);
-    let failure = one(get(format!("http://{address}/token?q=hidden"))).await.expect_err("nobody listens");
+    let failure = one(get(format!("http://{address}/token?q=hidden"))).await.expect_err("no server listens");
     assert_eq!((failure.code, failure.retryable), (FailureCode::Connect, true));
     assert!(failure.message.starts_with(&format!("could not connect to {address}: ")), "{failure}");
     assert!(failure.message.contains("refused") && !failure.message.contains("hidden"), "{failure}");
 }
 
 #[tokio::test]
-async fn tls_towards_a_plain_http_port_says_so() {
+async fn tls_to_a_plain_http_port_is_reported() {
     let server = MockServer::start().await;
     let failure = one(get(format!("https://{}/?q=hidden", server.address()))).await.expect_err("no tls there");
     assert_eq!((failure.code, failure.retryable), (FailureCode::Tls, false));
     assert!(failure.message.contains(&server.address().to_string()), "{failure}");
-    assert!(failure.message.contains("does not answer in TLS"), "{failure}");
+    assert!(failure.message.contains("does not answer with TLS"), "{failure}");
     assert!(failure.message.contains("host.insecure_registries") && !failure.message.contains("hidden"), "{failure}");
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_no_http_is_a_broken_exchange() {
+async fn a_server_without_http_is_a_connection_failure() {
     let address = bare_server(|mut stream| async move {
         let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await;
         read_head(&mut stream).await;
@@ -222,7 +223,7 @@ async fn a_server_that_speaks_no_http_is_a_broken_exchange() {
 }
 
 #[tokio::test]
-async fn cancelling_ends_every_request_under_way_and_waiting() {
+async fn cancellation_ends_running_and_waiting_requests() {
     let cancel = CancellationToken::new();
     let stop = cancel.clone();
     let address = bare_server(move |mut stream| {

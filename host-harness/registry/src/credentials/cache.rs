@@ -1,5 +1,5 @@
-//! Answers that are dear to get, kept for a while: one asker at a time for each, the others wait for its answer.
-//! Knows no source.
+//! A cache for credentials whose sources are slow. For each key, one request is made at a time, and concurrent callers
+//! wait for its answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,29 +11,29 @@ use tracing::warn;
 use super::error::CredentialError;
 use imagewatch_base::secret::Credential;
 
-/// After this a source that failed is asked again.
+/// The time after which a failed source is queried again. Also the time for which a new credential cannot be forgotten.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
 
-/// A credential, or that there is none, and for how long.
+/// The answer of a source: a credential or none, with its lifetime.
 #[derive(Debug)]
 pub(super) struct Fresh {
     pub(super) credential: Option<Credential>,
-    /// When its source is to be asked again.
+    /// The time after which the source is queried again.
     pub(super) renew_after: Duration,
-    /// Until when it does when the source fails; no shorter than `renew_after`.
-    pub(super) lasts: Duration,
+    /// How long the credential is usable if the source fails. At least `renew_after`.
+    pub(super) lifetime: Duration,
 }
 
-/// What sources answered, by what they were asked.
+/// The answers of sources, by key.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
 }
 
-type Slot = tokio::sync::Mutex<Option<Kept>>;
+type Slot = tokio::sync::Mutex<Option<Cached>>;
 
 #[derive(Debug)]
-struct Kept {
+struct Cached {
     answer: Result<Option<Credential>, CredentialError>,
     since: Instant,
     renew_at: Instant,
@@ -41,52 +41,54 @@ struct Kept {
 }
 
 impl Cache {
-    /// The answer to `key`, out of `ask` when none is kept. A credential that still lasts is kept when `ask` fails.
+    /// The answer for `key`: the cached one, or else the result of `ask`. If `ask` fails, a cached credential is used
+    /// until it expires.
     pub(super) async fn find(
         &self,
         key: &str,
         ask: impl Future<Output = Result<Fresh, CredentialError>>,
     ) -> Result<Option<Credential>, CredentialError> {
         let slot = self.slot(key);
-        let mut kept = slot.lock().await;
-        if let Some(kept) = &*kept
-            && Instant::now() < kept.renew_at
+        let mut cached = slot.lock().await;
+        if let Some(cached) = &*cached
+            && Instant::now() < cached.renew_at
         {
-            return kept.answer.clone();
+            return cached.answer.clone();
         }
         let answer = ask.await;
         let now = Instant::now();
-        match (answer, &mut *kept) {
-            (Ok(Fresh { credential, renew_after, lasts }), kept) => {
-                let (renew_at, ends_at) = (now + renew_after, now + lasts);
-                *kept = Some(Kept { answer: Ok(credential.clone()), since: now, renew_at, ends_at });
+        match (answer, &mut *cached) {
+            (Ok(Fresh { credential, renew_after, lifetime }), cached) => {
+                let (renew_at, ends_at) = (now + renew_after, now + lifetime);
+                *cached = Some(Cached { answer: Ok(credential.clone()), since: now, renew_at, ends_at });
                 Ok(credential)
             }
-            (Err(error), Some(Kept { answer: Ok(Some(credential)), renew_at, ends_at, .. })) if now < *ends_at => {
-                warn!("failed to {error}; the one at hand is used until it ends");
+            (Err(error), Some(Cached { answer: Ok(Some(credential)), renew_at, ends_at, .. })) if now < *ends_at => {
+                warn!("failed to {error}; the cached credential is used until it expires");
                 *renew_at = (now + RETRY_AFTER).min(*ends_at);
                 Ok(Some(credential.clone()))
             }
-            (Err(error), kept) => {
+            (Err(error), cached) => {
                 let renew_at = now + RETRY_AFTER;
-                *kept = Some(Kept { answer: Err(error.clone()), since: now, renew_at, ends_at: renew_at });
+                *cached = Some(Cached { answer: Err(error.clone()), since: now, renew_at, ends_at: renew_at });
                 Err(error)
             }
         }
     }
 
-    /// Forgets the credential with this id and answers whether asking again may give another. One that has just
-    /// been got is kept: its source would say the same, and a registry that refuses it must not make us ask without end.
+    /// Removes the credential with this id. Returns whether the next query may return another credential. A credential
+    /// that is less than a minute old is not removed. Its source would return the same one, and a registry that rejects
+    /// it must not cause endless queries.
     pub(super) fn forget(&self, credential_id: &str) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let mut is_forgotten = false;
         for slot in slots.values() {
-            // One that is locked is being renewed.
-            let Ok(mut kept) = slot.try_lock() else { continue };
-            let is_it = matches!(&*kept, Some(Kept { answer: Ok(Some(credential)), since, .. })
+            // A locked slot is being renewed.
+            let Ok(mut cached) = slot.try_lock() else { continue };
+            let is_match = matches!(&*cached, Some(Cached { answer: Ok(Some(credential)), since, .. })
                 if since.elapsed() >= RETRY_AFTER && credential.id() == credential_id);
-            if is_it {
-                *kept = None;
+            if is_match {
+                *cached = None;
                 is_forgotten = true;
             }
         }
@@ -110,7 +112,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     fn fresh(password: &str) -> Fresh {
-        Fresh { credential: Some(Credential::basic("AWS", password)), renew_after: 6 * HOUR, lasts: 12 * HOUR }
+        Fresh { credential: Some(Credential::basic("AWS", password)), renew_after: 6 * HOUR, lifetime: 12 * HOUR }
     }
 
     fn failure() -> CredentialError {
@@ -126,39 +128,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_credential_is_renewed_before_its_end_and_kept_when_that_fails() {
+    async fn a_credential_is_renewed_early_and_kept_if_the_renewal_fails() {
         let cache = Cache::default();
-        let (asked, is_away) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (asked, is_failing) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let ask = async || {
             let n = asked.fetch_add(1, Ordering::Relaxed) + 1;
-            if is_away.load(Ordering::Relaxed) == 1 { Err(failure()) } else { Ok(fresh(&n.to_string())) }
+            if is_failing.load(Ordering::Relaxed) == 1 { Err(failure()) } else { Ok(fresh(&n.to_string())) }
         };
         assert_eq!(id(cache.find("k", ask()).await), id_of("1"));
         advance(Duration::from_secs(6 * 3600 - 1)).await;
         assert_eq!(id(cache.find("k", ask()).await), id_of("1"));
-        assert_eq!(asked.load(Ordering::Relaxed), 1, "kept");
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "the credential is cached");
         advance(Duration::from_secs(1)).await;
-        is_away.store(1, Ordering::Relaxed);
+        is_failing.store(1, Ordering::Relaxed);
         for _ in 0..10 {
             assert_eq!(id(cache.find("k", ask()).await), id_of("1"));
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 2, "a failed renewal is not tried again at once");
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "a failed renewal is not retried immediately");
         advance(RETRY_AFTER).await;
-        is_away.store(0, Ordering::Relaxed);
+        is_failing.store(0, Ordering::Relaxed);
         assert_eq!(id(cache.find("k", ask()).await), id_of("3"));
-        is_away.store(1, Ordering::Relaxed);
+        is_failing.store(1, Ordering::Relaxed);
         advance(12 * HOUR).await;
-        assert_eq!(cache.find("k", ask()).await.err(), Some(failure()), "it has ended");
+        assert_eq!(cache.find("k", ask()).await.err(), Some(failure()), "it has expired");
         assert_eq!(cache.find("k", ask()).await.err(), Some(failure()));
         assert_eq!(asked.load(Ordering::Relaxed), 4);
         advance(RETRY_AFTER).await;
-        is_away.store(0, Ordering::Relaxed);
-        assert_eq!(id(cache.find("k", ask()).await), id_of("5"), "as soon as the source is back");
-        assert_eq!(id(cache.find("other", ask()).await), id_of("6"), "keys have nothing to do with each other");
+        is_failing.store(0, Ordering::Relaxed);
+        assert_eq!(id(cache.find("k", ask()).await), id_of("5"), "once the source works again");
+        assert_eq!(id(cache.find("other", ask()).await), id_of("6"), "keys are independent");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_ask_at_once_share_one_answer() {
+    async fn concurrent_callers_share_one_answer() {
         let (cache, asked) = (Cache::default(), AtomicUsize::new(0));
         let ask = async || {
             sleep(Duration::from_secs(1)).await;
@@ -174,14 +176,14 @@ mod tests {
             let given_up = cache.find("k2", ask());
             assert!(tokio::time::timeout(Duration::from_millis(10), given_up).await.is_err());
         }
-        assert_eq!(id(cache.find("k2", ask()).await), id_of("1"), "one who gave up blocks nobody");
+        assert_eq!(id(cache.find("k2", ask()).await), id_of("1"), "a cancelled caller blocks no other caller");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_expired_credential_is_forgotten_once_and_not_in_a_loop() {
+    async fn a_new_credential_cannot_be_forgotten_for_a_minute() {
         let (cache, ask) = (Cache::default(), async |password: &'static str| Ok(fresh(password)));
         assert_eq!(id(cache.find("k", ask("1")).await), id_of("1"));
-        assert!(!cache.forget(&id_of("1")), "just got");
+        assert!(!cache.forget(&id_of("1")), "too new");
         advance(RETRY_AFTER).await;
         assert!(!cache.forget(&id_of("another")));
         assert_eq!(id(cache.find("k", ask("2")).await), id_of("1"));

@@ -1,6 +1,6 @@
-//! The format of Docker's `config.json` and of the containers tools' `auth.json`: whose credentials are in it, and
-//! which helper has the others. Reads no file and runs no helper; what is wrong with one entry is wrong with that
-//! entry alone, and no message shows what an entry holds.
+//! Parses Docker's `config.json` and the `auth.json` of Podman and related tools: the stored credentials and the
+//! credential helpers. This module reads no files and runs no helpers. An invalid entry affects only its own registry.
+//! Messages never show the content of an entry.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use imagewatch_base::registry_name::{DOCKER_HUB, parse_registry};
 use imagewatch_base::secret::{Credential, SecretJson};
 
-/// The name that Docker Hub has in configurations and for helpers.
+/// The key of Docker Hub in configurations and for helpers.
 pub(super) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -22,7 +22,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A configuration. `Debug` shows registries and user names, no secret.
+/// A parsed configuration. `Debug` shows registries and user names but no secrets.
 #[derive(Debug, Default)]
 pub(super) struct DockerConfig {
     auths: Vec<(Scope, Result<Option<Credential>, Problem>)>,
@@ -30,29 +30,30 @@ pub(super) struct DockerConfig {
     store: Option<Result<HelperName, Problem>>,
 }
 
-/// What is wrong with a configuration or an entry; reads after "read credentials from FILE: ".
+/// What is wrong with a configuration or an entry. Reads after "read credentials from FILE: ".
 pub(super) type Problem = String;
 
-/// What a configuration says of one registry, or of a repository there.
+/// What a configuration contains for one registry or repository.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// To be asked first.
+    /// The helper to query first.
     pub(super) helper: Option<HelperCall>,
-    /// The file's own.
+    /// The credential in the configuration itself.
     pub(super) credential: Option<Credential>,
 }
 
-/// A question to a helper.
+/// A query to a credential helper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HelperCall {
     pub(super) helper: HelperName,
-    /// What it knows the registry by.
+    /// The name of the registry for the helper.
     pub(super) server: String,
-    /// The configuration names the registry, so that its credential is not to be done without.
-    pub(super) is_meant: bool,
+    /// Whether the configuration names the registry. If so, a missing helper is an error.
+    pub(super) is_explicit: bool,
 }
 
-/// What comes after `docker-credential-`: letters, digits, `.`, `_` and `-`, since it becomes a program's name.
+/// The name of a helper without `docker-credential-`. It becomes part of a program name, so it contains only letters,
+/// digits, `.`, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HelperName(String);
 
@@ -62,21 +63,21 @@ impl fmt::Display for HelperName {
     }
 }
 
-/// Where an entry counts: a registry, or what is below a path in it.
+/// The scope of an entry: a registry, or a path below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Scope {
     registry: String,
     path: Option<String>,
-    /// Several keys may stand for one registry: the plainest goes first.
+    /// Several keys can mean the same registry. The lowest rank, the plainest key, takes precedence.
     rank: u8,
 }
 
-/// Reads a configuration. Fails when the whole is no such thing.
+/// Parses a configuration. Fails if the document as a whole is invalid.
 pub(super) fn parse_docker_config(bytes: &[u8]) -> Result<DockerConfig, Problem> {
-    // Neither the parser's message nor its "data" errors: they quote what they found.
+    // Without the parser's message, which quotes the document.
     let document = SecretJson::parse(bytes)
-        .map_err(|error| format!("it is no JSON from line {}, column {} on", error.line(), error.column()))?;
-    let Value::Object(config) = document.expose() else { return Err("it is no JSON object".to_owned()) };
+        .map_err(|error| format!("it is not valid JSON: error at line {}, column {}", error.line(), error.column()))?;
+    let Value::Object(config) = document.expose() else { return Err("it is not a JSON object".to_owned()) };
     let store = match config.get("credsStore") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) if name.is_empty() => None,
@@ -96,22 +97,22 @@ pub(super) fn parse_docker_config(bytes: &[u8]) -> Result<DockerConfig, Problem>
 }
 
 impl DockerConfig {
-    /// What counts for `repository` in `registry`, a name that [`parse_registry`] answered. The entry with the longest
-    /// path goes before, and helpers before what the file holds itself.
+    /// Finds the helper and the credential for `repository` in `registry`. `registry` is a result of
+    /// [`parse_registry`]. The entry with the longest path takes precedence.
     pub(super) fn find(&self, registry: &str, repository: Option<&str>) -> Result<Found, Problem> {
         let auth = best(&self.auths, registry, repository);
-        let is_meant = auth.is_some();
+        let is_explicit = auth.is_some();
         let named = best(&self.helpers, registry, repository).map(|(scope, name)| (scope.server(), name, true));
-        let store = self.store.as_ref().map(|name| (server_of(registry), name, is_meant));
+        let store = self.store.as_ref().map(|name| (server_of(registry), name, is_explicit));
         let helper = match named.or(store) {
             None => None,
-            Some((server, name, is_meant)) => Some(HelperCall { helper: name.clone()?, server, is_meant }),
+            Some((server, name, is_explicit)) => Some(HelperCall { helper: name.clone()?, server, is_explicit }),
         };
         let credential = auth.map_or(Ok(None), |(_, credential)| credential.clone())?;
         Ok(Found { helper, credential })
     }
 
-    /// Whether an entry counts for some of the repositories of `registry` only.
+    /// Whether an entry applies only to some repositories of `registry`.
     pub(super) fn is_per_repository(&self, registry: &str) -> bool {
         let scopes = self.auths.iter().map(|(scope, _)| scope).chain(self.helpers.iter().map(|(scope, _)| scope));
         scopes.into_iter().any(|scope| scope.registry == registry && scope.path.is_some())
@@ -119,11 +120,12 @@ impl DockerConfig {
 }
 
 impl Scope {
-    /// `None` for a key that no registry goes by.
+    /// Parses the key of an entry. Returns `None` if the key is not a registry.
     fn parse(key: &str) -> Option<Self> {
         let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
         let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
-        // With a scheme, or with nothing but the version, it is an address that older Dockers wrote: all of the registry.
+        // Older versions of Docker wrote keys with a scheme, or with only an API version as the path. Such a key means
+        // the whole registry.
         let path = Some(path.trim_end_matches('/')).filter(|path| bare.is_none() && !matches!(*path, "" | "v1" | "v2"));
         let registry = parse_registry(host)?;
         let is_plain = if registry == DOCKER_HUB { key == DOCKER_HUB_KEY } else { key == registry };
@@ -172,7 +174,7 @@ fn object<'a>(
     match config.get(key) {
         None | Some(Value::Null) => Ok(None.into_iter().flatten()),
         Some(Value::Object(entries)) => Ok(Some(entries).into_iter().flatten()),
-        Some(_) => Err(format!("its {key} is no JSON object")),
+        Some(_) => Err(format!("its {key} is not a JSON object")),
     }
 }
 
@@ -183,16 +185,16 @@ fn parse_helper_name(value: &Value) -> Option<HelperName> {
 }
 
 fn bad_helper(place: &str) -> Problem {
-    format!("{place} is no helper's name, which has letters, digits and . _ - only")
+    format!("{place} is not a helper's name; use only letters, digits and . _ -")
 }
 
-/// The credential of an entry; a registry whose credential a helper has is there with nothing in it.
+/// Parses an entry. Returns `None` for an empty entry, which means that a helper has the credential.
 fn parse_entry(entry: &Value) -> Result<Option<Credential>, &'static str> {
-    let Value::Object(entry) = entry else { return Err("is no JSON object") };
+    let Value::Object(entry) = entry else { return Err("is not a JSON object") };
     let text = |key: &str| match entry.get(key) {
         None | Some(Value::Null) => Ok(""),
         Some(Value::String(text)) => Ok(text.as_str()),
-        Some(_) => Err("has a field that should be text and is not"),
+        Some(_) => Err("has a field that is not text"),
     };
     let (registry_token, identity_token, auth) = (text("registrytoken")?, text("identitytoken")?, text("auth")?);
     let (username, password) = (text("username")?, text("password")?);
@@ -207,12 +209,12 @@ fn parse_entry(entry: &Value) -> Result<Option<Credential>, &'static str> {
     }
     match (username, password) {
         ("", "") => Ok(None),
-        ("", _) | (_, "") => Err("has a user or a password and not both"),
+        ("", _) | (_, "") => Err("has a user or a password but not both"),
         (username, password) => Ok(Some(Credential::from_login(username, password.into()))),
     }
 }
 
-/// `auth` is the base64 of user and password, which Docker once padded with NULs.
+/// Parses `auth`, the base64 of `user:password`. Older versions of Docker padded it with NULs.
 fn parse_auth(auth: &str) -> Result<Credential, &'static str> {
     const WRONG: &str = "has an auth that is not the base64 of user:password";
     let auth = Zeroizing::new(auth.chars().filter(|c| !c.is_ascii_whitespace()).collect::<String>());

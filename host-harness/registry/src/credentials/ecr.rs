@@ -1,5 +1,5 @@
-//! AWS's registries: a token from `GetAuthorizationToken`, signed with the keys that this machine has for AWS, good for
-//! twelve hours. Knows the endpoints; where keys are found is `keys`, how a request is signed is `sign`.
+//! Tokens for AWS registries, from `GetAuthorizationToken`. A token is valid for twelve hours. `endpoint` finds the API
+//! of a registry, `keys` finds the machine's AWS keys, and `sign` signs the request.
 
 mod endpoint;
 mod keys;
@@ -26,25 +26,25 @@ use super::environment::Environment;
 use super::error::CredentialError;
 use imagewatch_base::secret::{Credential, SecretJson};
 
-/// What a token lasts when the answer does not say.
+/// The lifetime of a token if the answer does not contain it, and the maximum lifetime.
 const LIFETIME: Duration = Duration::from_hours(12);
-/// That a machine has no keys for AWS is not going to change soon.
-const KEEP_NONE: Duration = Duration::from_mins(15);
+/// How long the absence of a token for the public registry is cached.
+const NO_TOKEN_CACHE_TIME: Duration = Duration::from_mins(15);
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 const BODY: &str = "{}";
 
-/// Tokens for AWS's registries, one for each region, which all registries there take.
+/// Tokens for AWS registries, one per region. All registries of a region accept the same token.
 #[derive(Debug)]
 pub(super) struct Ecr {
     context: Context,
     keys: KeyChain,
-    /// Other endpoints, by service.
+    /// Configured endpoints, by service.
     overrides: BTreeMap<&'static str, String>,
     tokens: Cache,
 }
 
 impl Ecr {
-    /// With the keys and endpoints that `environment` says.
+    /// Creates a source with the keys and endpoints from `environment`.
     pub(super) fn new(environment: &Environment) -> Self {
         Self::with_context(environment, transport::build_context(environment))
     }
@@ -57,8 +57,8 @@ impl Ecr {
         Self { context, keys: KeyChain::new(), overrides: overrides.collect(), tokens: Cache::default() }
     }
 
-    /// The token for `registry`, a name that [`parse_registry`](super::store::parse_registry) answered; `None` when it
-    /// is none of AWS's. The public registry is read without a token where there is none to be had.
+    /// The token for `registry`, a result of [`parse_registry`](super::store::parse_registry). Returns `None` if
+    /// `registry` does not belong to AWS, or if it is the public registry and no token can be received.
     pub(super) async fn find(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
         let Some(endpoint) = find_endpoint(registry) else { return Ok(None) };
         let url = self.overrides.get(endpoint.service).unwrap_or(&endpoint.url);
@@ -66,8 +66,8 @@ impl Ecr {
             let asked = self.ask(&endpoint, url).await;
             match asked.map_err(|reason| CredentialError::Aws { registry: registry.to_owned(), reason }) {
                 Err(error) if endpoint.is_public => {
-                    debug!("failed to {error}; it is read without one");
-                    Ok(Fresh { credential: None, renew_after: KEEP_NONE, lasts: KEEP_NONE })
+                    debug!("failed to {error}; the public registry is read without a token");
+                    Ok(Fresh { credential: None, renew_after: NO_TOKEN_CACHE_TIME, lifetime: NO_TOKEN_CACHE_TIME })
                 }
                 asked => asked,
             }
@@ -75,7 +75,7 @@ impl Ecr {
         self.tokens.find(&format!("{} {url}", endpoint.region), ask).await
     }
 
-    /// Whether `registry` is one of AWS's.
+    /// Whether `registry` belongs to AWS.
     pub(super) fn has(registry: &str) -> bool {
         find_endpoint(registry).is_some()
     }
@@ -90,7 +90,11 @@ impl Ecr {
         let request = build_request(endpoint, url, &keys, Timestamp::now())?;
         let response = self.context.http_send(request).await.map_err(|error| error.to_string())?;
         if response.status() != http::StatusCode::OK {
-            return Err(format!("it answers {}{}", response.status().as_u16(), error_type(response.body())));
+            return Err(format!(
+                "it answered with status {}{}",
+                response.status().as_u16(),
+                error_type(response.body())
+            ));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         parse_token(response.body(), now).ok_or_else(|| "its answer has no token".to_owned())
@@ -98,8 +102,8 @@ impl Ecr {
 }
 
 fn build_request(endpoint: &Endpoint, url: &str, keys: &Keys, now: Timestamp) -> Result<http::Request<Bytes>, String> {
-    let uri: http::Uri = url.parse().map_err(|_| endpoint_is_no_url(endpoint))?;
-    let host = uri.authority().ok_or_else(|| endpoint_is_no_url(endpoint))?.as_str().to_owned();
+    let uri: http::Uri = url.parse().map_err(|_| invalid_endpoint(endpoint))?;
+    let host = uri.authority().ok_or_else(|| invalid_endpoint(endpoint))?.as_str().to_owned();
     let mut headers = vec![
         ("content-type", CONTENT_TYPE.to_owned()),
         ("host", host),
@@ -114,19 +118,20 @@ fn build_request(endpoint: &Endpoint, url: &str, keys: &Keys, now: Timestamp) ->
     headers.push(("authorization", authorization));
     let mut request = http::Request::post(uri);
     for (name, value) in headers {
-        let mut value = http::HeaderValue::try_from(value).map_err(|_| "the keys for AWS are no keys".to_owned())?;
+        let mut value = http::HeaderValue::try_from(value)
+            .map_err(|_| "the AWS keys contain characters that are not allowed".to_owned())?;
         value.set_sensitive(true);
         request = request.header(name, value);
     }
-    request.body(Bytes::from_static(BODY.as_bytes())).map_err(|_| endpoint_is_no_url(endpoint))
+    request.body(Bytes::from_static(BODY.as_bytes())).map_err(|_| invalid_endpoint(endpoint))
 }
 
-fn endpoint_is_no_url(endpoint: &Endpoint) -> String {
+fn invalid_endpoint(endpoint: &Endpoint) -> String {
     let variable = if endpoint.is_public { "AWS_ENDPOINT_URL_ECR_PUBLIC" } else { "AWS_ENDPOINT_URL_ECR" };
-    format!("{variable} is no URL")
+    format!("{variable} is not a URL")
 }
 
-/// The error's name alone: the messages quote what was signed, session token and all.
+/// The name of AWS's error without its message. The messages quote the signed text, including the session token.
 fn error_type(body: &[u8]) -> String {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let name = body["__type"].as_str().unwrap_or_default().rsplit('#').next().unwrap_or_default();
@@ -134,7 +139,8 @@ fn error_type(body: &[u8]) -> String {
     if is_name { format!(" {name}") } else { String::new() }
 }
 
-/// The token of an answer that came at `now`, seconds since 1970. Half of its life is left for trying again.
+/// Parses the token of an answer that arrived at `now`, the time since the Unix epoch. The token is renewed after half
+/// of its lifetime, so that the other half remains for retries.
 fn parse_token(body: &[u8], now: Duration) -> Option<Fresh> {
     let body = SecretJson::parse(body).ok()?;
     let data = &body.expose()["authorizationData"];
@@ -145,8 +151,8 @@ fn parse_token(body: &[u8], now: Duration) -> Option<Fresh> {
         return None;
     }
     let ends = data["expiresAt"].as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let lasts = ends.map_or(LIFETIME, |ends| ends.saturating_sub(now).min(LIFETIME));
-    Some(Fresh { credential: Some(Credential::basic(username, password)), renew_after: lasts / 2, lasts })
+    let lifetime = ends.map_or(LIFETIME, |ends| ends.saturating_sub(now).min(LIFETIME));
+    Some(Fresh { credential: Some(Credential::basic(username, password)), renew_after: lifetime / 2, lifetime })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Credentials from environment variables and from the files that they name. The environment is an argument, so that
-//! nothing here depends on the process; no message and no error shows a value.
+//! Credentials from environment variables and from the files that they name. The environment is passed as an argument,
+//! so this module does not depend on the process. Messages never show a value.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,50 +17,50 @@ const PREFIX: &str = "IMAGEWATCH_CREDENTIAL_";
 const FILE_SUFFIX: &str = "_FILE";
 const SEED_REGISTRY: &str = "ghcr.io";
 
-/// Why the environment's credentials cannot be used. Names variables, never values.
+/// The credentials in the environment cannot be used. The message names variables but never shows values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialEnvError {
-    /// A variable is not of the expected form.
+    /// A variable does not have the expected form.
     #[error("read the credential in {variable}: write it as <registry host>=<user>:<password>, none of them empty")]
     Malformed {
         /// The variable's name.
         variable: String,
     },
-    /// A variable that names a file is not of the expected form.
+    /// A variable that names a file does not have the expected form.
     #[error(
-        "read the credential in {variable}: write it as <registry host>=<user>:</path/of/a/file>, where the file holds \
-         the password alone and its path begins with /"
+        "read the credential in {variable}: write it as <registry host>=<user>:</path/of/a/file>, where the file \
+         contains only the password and its path begins with /"
     )]
     MalformedFile {
         /// The variable's name.
         variable: String,
     },
-    /// The registry's prefix does not begin with a host.
+    /// `MOLECULE_IMAGE_REGISTRY` does not begin with a registry host.
     #[error(
         "read the registry that GHCR_USER and GHCR_TOKEN are for: MOLECULE_IMAGE_REGISTRY must begin with a registry \
          host, as in ghcr.io/molecule-ai"
     )]
     MalformedPrefix,
-    /// Two variables give a credential for one registry.
-    #[error("choose a credential for {registry}: both {first} and {second} give one; unset one of them")]
+    /// Two variables define a credential for the same registry.
+    #[error("choose a credential for {registry}: both {first} and {second} define one; unset one of them")]
     Twice {
-        /// The registry, as [`parse_registry`] writes it.
+        /// The canonical name of the registry, see [`parse_registry`].
         registry: String,
         /// The variable that was read first.
         first: String,
-        /// The other.
+        /// The other variable.
         second: String,
     },
 }
 
-/// The credentials of the environment, one for each registry. `Debug` shows no password and no path.
+/// The credentials from the environment, one per registry. `Debug` shows no passwords and no paths.
 #[derive(Debug, Default)]
 pub(super) struct EnvCredentials {
     by_registry: BTreeMap<String, Login>,
     seed_registry: Option<String>,
 }
 
-/// A user and a password, and which variables they are from.
+/// A user and a password, and the variables that define them.
 #[derive(Debug)]
 struct Login {
     username: Text,
@@ -68,21 +68,26 @@ struct Login {
     source: String,
 }
 
-/// A value of the environment, or of a file that it names.
+/// A value from the environment, or from a file that the environment names.
 #[derive(Debug)]
 enum Text {
     Given(SecretString),
     File { variable: String, file: WatchedFile<Result<SecretString, String>>, is_trimmed: bool },
 }
 
-/// Makes the store of all credentials out of `environment` (pairs of name and value), which says where the other
-/// sources are too; see [`CredentialStore`] for those. Here:
+/// Creates the store of all credentials from `environment`, pairs of name and value. The environment also locates the
+/// other sources, see [`CredentialStore`]. This function reads these variables:
 ///
-/// - `GHCR_USER` and `GHCR_TOKEN`, or files of these names with `_FILE`; trimmed of blanks, both needed: for the
-///   registry host of `MOLECULE_IMAGE_REGISTRY` when that is set and not empty, else for `ghcr.io`.
-/// - `IMAGEWATCH_CREDENTIAL_<NAME>=<registry host>=<user>:<password>`: any name, any number; the
-///   password may hold every character.
-/// - `IMAGEWATCH_CREDENTIAL_<NAME>_FILE=<registry host>=<user>:</path>`: the file is the password, less one line end.
+/// - `GHCR_USER` and `GHCR_TOKEN`, or `GHCR_USER_FILE` and `GHCR_TOKEN_FILE`, which name files. Both are required, and
+///   surrounding whitespace is removed. They apply to the registry host of `MOLECULE_IMAGE_REGISTRY`, by default
+///   `ghcr.io`.
+/// - `IMAGEWATCH_CREDENTIAL_<NAME>=<registry host>=<user>:<password>`, any number of times with any names. The password
+///   may contain every character.
+/// - `IMAGEWATCH_CREDENTIAL_<NAME>_FILE=<registry host>=<user>:</path>`. The file contains the password. One line end
+///   at the end is removed.
+///
+/// # Errors
+/// Returns an error if a variable is malformed, or if two variables define a credential for the same registry.
 pub fn parse_credentials(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<CredentialStore, CredentialEnvError> {
@@ -97,14 +102,14 @@ pub fn parse_credentials(
 }
 
 impl EnvCredentials {
-    /// The credential for `registry`, a name that [`parse_registry`] answered.
+    /// The credential for `registry`, a result of [`parse_registry`].
     pub(super) fn find(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
         let Some(login) = self.by_registry.get(registry) else { return Ok(None) };
         let (username, password) = (login.username.read()?, login.password.read()?);
         Ok(Some(Credential::from_login(username.expose_secret(), password)))
     }
 
-    /// Whether `registry` is the one that `GHCR_USER` and `GHCR_TOKEN` stand for, whether they are set or not.
+    /// Whether `GHCR_USER` and `GHCR_TOKEN` apply to `registry`. They need not be set.
     pub(super) fn is_seed(&self, registry: &str) -> bool {
         self.seed_registry.as_deref() == Some(registry)
     }
@@ -174,15 +179,15 @@ impl Text {
             Ok(None) => Err(NO_FILE.to_owned()),
             Err(reason) => Err(reason),
         };
-        // Not the path: it may be a password that somebody put into the wrong variable.
+        // Without the path: it may be a password that the user put into the wrong variable.
         let origin = format!("the file that {variable} names");
         text.map_err(|reason| CredentialError::Unreadable { origin, reason })
     }
 }
 
-/// Docker's secrets are written with and without an end of line.
+/// Parses the content of a secret file. Such files exist with and without a line end.
 fn parse_secret(bytes: &[u8], is_trimmed: bool) -> Result<SecretString, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is no UTF-8 text".to_owned())?;
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     let line = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
     let secret = if is_trimmed { text.trim() } else { line };
     if secret.is_empty() {

@@ -1,14 +1,14 @@
-//! The environment as an argument. `Debug` shows names and no value: many are secrets.
+//! Environment variables, passed as an argument. `Debug` shows names but no values, because many values are secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Variables by name.
+/// Environment variables by name.
 #[derive(Clone, Default)]
 pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The variable's value less blanks around it; none when nothing is left.
+    /// The value of a variable without surrounding whitespace. `None` if the variable is absent or empty.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
@@ -19,7 +19,7 @@ impl Environment {
         from.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Those variables that `is_wanted` says.
+    /// The variables for whose names `is_wanted` returns `true`.
     pub(super) fn filtered(&self, is_wanted: impl Fn(&str) -> bool) -> Self {
         let wanted = self.0.iter().filter(|(name, _)| is_wanted(name));
         Self(wanted.map(|(name, value)| (name.clone(), value.clone())).collect())

@@ -1,33 +1,33 @@
-//! Why a source of credentials cannot be used. Names files, variables and programs, never what is in them.
+//! Errors of credential sources. They name files, variables and programs, but never show their content.
 
 use thiserror::Error;
 
-/// A source that may have a registry's credential cannot be used. It concerns the registries that it may have one
-/// for, and no other.
+/// A source that may contain a registry's credential cannot be used. The error affects only the registries that the
+/// source may contain.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CredentialError {
-    /// A file, or an entry of one.
+    /// A file, a variable or an entry of one cannot be read.
     #[error("read credentials from {origin}: {reason}")]
     Unreadable {
-        /// The file, or the variable that names it or holds its text.
+        /// The file, or the variable that names the file or contains its text.
         origin: String,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
-    /// A program that Docker's configuration names.
+    /// A credential helper in Docker's configuration failed.
     #[error("ask docker-credential-{helper} for {registry}: {reason}")]
     Helper {
-        /// The program's name, without its prefix.
+        /// The name of the helper, without `docker-credential-`.
         helper: String,
-        /// Whose credential was asked for.
+        /// The registry of the requested credential.
         registry: String,
         /// What went wrong.
         reason: String,
     },
-    /// AWS, or the way to keys for it.
+    /// No token was received from AWS, or the machine has no AWS keys.
     #[error("get a token for {registry} from AWS: {reason}")]
     Aws {
-        /// Whose token was asked for.
+        /// The registry of the requested token.
         registry: String,
         /// What went wrong.
         reason: String,

@@ -1,4 +1,4 @@
-//! Small local files that are read anew when they changed. Understands none of them.
+//! Small local files that are read again when they change.
 
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
-/// A hundred times the largest that anybody has.
+/// The maximum size of a file: 1 MiB, about a hundred times the size of a large real file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Where a file must be and is not.
-pub(super) const NO_FILE: &str = "there is no such file that this user may see";
+/// The reason if a required file is missing.
+pub(super) const NO_FILE: &str = "the file does not exist, or this user may not read it";
 
-/// A file, and what was last made of it. Local and small, so it is read on the spot.
+/// A file and the result of parsing it. The file is local and small, so reading blocks the caller.
 #[derive(Debug)]
 pub(super) struct WatchedFile<T> {
     path: PathBuf,
-    kept: Mutex<Option<(Stamp, Arc<T>)>>,
+    cached: Mutex<Option<(Stamp, Arc<T>)>>,
 }
 
-/// What tells one state of a file from another: a secret that is deployed by swapping a link has another inode.
+/// Identifies one version of a file. If a secret is deployed by replacing a link, the inode changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -32,15 +32,15 @@ struct Stamp {
 
 impl<T> WatchedFile<T> {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, kept: Mutex::new(None) }
+        Self { path, cached: Mutex::new(None) }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What `parse` makes of the file, which it is only asked when the file changed. `None` where there is no file
-    /// that this user may see; the error says what the system said.
+    /// Parses the file, or returns the cached result if the file did not change. Returns `None` if the file does not
+    /// exist or this user may not access it. Any other failure returns the system's message.
     pub(super) fn read(&self, parse: impl FnOnce(&[u8]) -> T) -> Result<Option<Arc<T>>, String> {
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
@@ -48,19 +48,20 @@ impl<T> WatchedFile<T> {
             Err(error) => return Err(error.to_string()),
         };
         let stamp = Stamp::of(&metadata);
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, made)) = &*kept
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, parsed)) = &*cached
             && *known == stamp
         {
-            return Ok(Some(made.clone()));
+            return Ok(Some(parsed.clone()));
         }
-        let made = Arc::new(parse(&read_small(&self.path, &metadata)?));
-        *kept = Some((stamp, made.clone()));
-        Ok(Some(made))
+        let parsed = Arc::new(parse(&read_small(&self.path, &metadata)?));
+        *cached = Some((stamp, parsed.clone()));
+        Ok(Some(parsed))
     }
 }
 
-/// Services are often kept out of the home folders that their environment still names.
+/// Whether an error counts as a missing file. A denied permission counts too: a service often has no access to the home
+/// folder that its environment names.
 fn is_absence(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
 }
@@ -76,12 +77,13 @@ impl Stamp {
     }
 }
 
-/// Reads the file at `path`, unless it is none or has more than a megabyte. What was read is overwritten when it is dropped.
+/// Reads the file at `path`. Fails if it is not a regular file or has more than 1 MiB. Dropping the result overwrites
+/// it.
 pub(super) fn read_small(path: &Path, metadata: &Metadata) -> Result<Zeroizing<Vec<u8>>, String> {
     if !metadata.is_file() {
-        return Err("it is no file".to_owned());
+        return Err("it is not a file".to_owned());
     }
-    // Large enough from the beginning: a buffer that grows leaves a copy of what it held.
+    // The capacity suffices from the beginning. A buffer that grows leaves a copy of the secret in memory.
     let capacity = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     let file = File::open(path).map_err(|error| error.to_string())?;
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_anew_when_it_changed_and_only_then() {
+    fn a_file_is_read_again_only_after_a_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let file = WatchedFile::new(path.clone());
@@ -107,7 +109,7 @@ mod tests {
                 parsed += 1;
                 (parsed, bytes.to_vec())
             })
-            .map(|made| made.map(|made| (*made).clone()))
+            .map(|parsed| parsed.map(|parsed| (*parsed).clone()))
         };
         assert_eq!(read(), Ok(None));
         fs::write(&path, "one").unwrap();
@@ -115,11 +117,11 @@ mod tests {
         assert_eq!(read(), Ok(Some((1, b"one".to_vec()))));
         fs::write(folder.path().join("next"), "two").unwrap();
         fs::rename(folder.path().join("next"), &path).unwrap();
-        assert_eq!(read(), Ok(Some((2, b"two".to_vec()))), "same length, other file");
+        assert_eq!(read(), Ok(Some((2, b"two".to_vec()))), "a different file of the same length");
         fs::remove_file(&path).unwrap();
         assert_eq!(read(), Ok(None));
         fs::create_dir(&path).unwrap();
-        assert_eq!(read(), Err("it is no file".to_owned()));
+        assert_eq!(read(), Err("it is not a file".to_owned()));
         fs::remove_dir(&path).unwrap();
         fs::write(&path, vec![b'x'; 1024 * 1024 + 1]).unwrap();
         assert_eq!(read(), Err("it has more than 1048576 bytes".to_owned()));

@@ -1,6 +1,6 @@
-//! What the fuzz target `docker_config` in `fuzz/` feeds, with what must hold whatever a configuration is: it is read
-//! without a panic, and neither a message nor `Debug` shows a secret. Built for that and for the test that replays its
-//! corpus, never into the program.
+//! The checks of the fuzz target `docker_config` in `fuzz/`. Parsing a configuration must not panic, and neither a
+//! message nor `Debug` may show a secret. This module is built only for the fuzz target and for the test that replays
+//! its corpus.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use super::docker_config::parse_docker_config;
 
-/// What is put behind every secret.
+/// The text that is appended to every secret.
 const CANARY: &str = "kanary9d1f";
 
-/// Fields of an entry whose text is a secret as it is; `auth` is one in base64.
+/// Fields of an entry that contain a plain secret. `auth` contains a secret in base64.
 const SECRETS: [&str; 3] = ["identitytoken", "password", "registrytoken"];
 
-/// A configuration as it is, and with marked secrets.
+/// Checks a configuration unchanged and with marked secrets.
 pub fn docker_config(bytes: &[u8]) {
     shown_of(bytes);
     let Ok(mut config) = serde_json::from_slice::<Value>(bytes) else { return };
-    // Registries and user names may be shown, and so may be what is in them.
+    // Registries and user names may be shown. A configuration that already contains the canary may show it there.
     if is_shown_anyway(&config) {
         return;
     }
@@ -32,7 +32,7 @@ pub fn docker_config(bytes: &[u8]) {
     }
 }
 
-/// All that is said of a configuration.
+/// Everything that messages and `Debug` show of a configuration.
 fn shown_of(bytes: &[u8]) -> String {
     let config = match parse_docker_config(bytes) {
         Ok(config) => config,
@@ -50,7 +50,7 @@ fn is_shown_anyway(config: &Value) -> bool {
     config.to_string().to_lowercase().contains(CANARY)
 }
 
-/// Puts the canary behind every secret of an entry, and makes an entry that is none into one text with it.
+/// Appends the canary to every secret of an entry. Replaces an entry that is not an object by the canary.
 fn mark(entry: &mut Value) {
     let Value::Object(fields) = entry else {
         *entry = Value::from(CANARY);
@@ -76,9 +76,9 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn the_corpus_holds() {
+    fn every_file_of_the_corpus_passes() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/docker_config");
-        let files = std::fs::read_dir(&folder).expect("the corpus is there");
+        let files = std::fs::read_dir(&folder).expect("the corpus exists");
         let files: Vec<_> = files.map(|file| std::fs::read(file.expect("an entry").path()).expect("a file")).collect();
         assert!(files.len() > 20, "{} has {} files", folder.display(), files.len());
         for file in &files {

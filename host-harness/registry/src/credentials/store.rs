@@ -1,5 +1,5 @@
-//! The credentials at hand, by registry, out of all sources in their order. Knows the order and no source's form, and
-//! does not decide where one may be sent (that is `http::egress`).
+//! Finds the credential of a registry in all sources, in a fixed order. `egress` decides which hosts may receive a
+//! credential.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use super::helper::Helpers;
 use imagewatch_base::registry_name::parse_registry;
 use imagewatch_base::secret::Credential;
 
-/// What every registry's credential is looked up in; the first source that has one answers, and one that cannot be read
-/// is an error unless a source before it has answered:
+/// The sources of registry credentials. The first source with a credential for the registry is used. A source that
+/// cannot be read is an error, unless an earlier source has a credential. The sources are, in order:
 ///
-/// 1. this program's own variables, see [`parse_credentials`](super::env::parse_credentials);
-/// 2. the configuration in `DOCKER_AUTH_CONFIG`;
-/// 3. `$DOCKER_CONFIG/config.json`, else `$HOME/.docker/config.json`;
-/// 4. `$REGISTRY_AUTH_FILE`, else `$XDG_RUNTIME_DIR/containers/auth.json`, then `$XDG_CONFIG_HOME/containers/auth.json`
-///    (`$HOME/.config`);
-/// 5. for AWS's registries, a token that is had with this machine's keys for AWS.
+/// 1. imagewatch's own variables, see [`parse_credentials`](super::env::parse_credentials)
+/// 2. the configuration in `DOCKER_AUTH_CONFIG`
+/// 3. `$DOCKER_CONFIG/config.json`, by default `$HOME/.docker/config.json`
+/// 4. `$REGISTRY_AUTH_FILE`; if it is not set, `$XDG_RUNTIME_DIR/containers/auth.json` and then
+///    `$XDG_CONFIG_HOME/containers/auth.json` (by default in `$HOME/.config`)
+/// 5. for AWS registries, a token that imagewatch requests with the machine's AWS keys
 ///
-/// In each of the configurations a helper goes before what the file holds. Files are read anew when they changed.
-/// `Debug` shows registries and user names, no secret. The default has no source at all.
+/// Within a configuration, a credential helper takes precedence over an entry. Files are read again when they change.
+/// `Debug` shows registries and user names but no secrets. The default store has no sources.
 #[derive(Debug, Default)]
 pub struct CredentialStore {
     logins: EnvCredentials,
@@ -36,10 +36,10 @@ pub struct CredentialStore {
 /// A configuration in Docker's form.
 #[derive(Debug)]
 enum Config {
-    /// Of a variable.
-    Given { variable: &'static str, config: Result<DockerConfig, Problem> },
-    /// Of a file. One that a variable names must be there.
-    File { file: WatchedFile<Result<DockerConfig, Problem>>, must_be: Option<&'static str> },
+    /// The content of a variable.
+    Variable { variable: &'static str, config: Result<DockerConfig, Problem> },
+    /// A file. If a variable names it in `required_by`, the file must exist.
+    File { file: WatchedFile<Result<DockerConfig, Problem>>, required_by: Option<&'static str> },
 }
 
 impl CredentialStore {
@@ -48,13 +48,14 @@ impl CredentialStore {
         Self { logins, configs: find_configs(environment), helpers, ecr }
     }
 
-    /// The credential for registry `host` (`ghcr.io`, `registry.example.com:5000`), under any of its names, and for
-    /// its `repository` (`org/app`) where one is kept for that alone. `None` when no source has one.
+    /// Finds the credential for the registry `host` (`ghcr.io`, `registry.example.com:5000`), under any of its names.
+    /// If a credential is stored for `repository` (`org/app`), that one is used. Returns `None` if no source has a
+    /// credential.
     ///
-    /// May wait for a helper or for AWS; their answers are kept, and shared by those who ask meanwhile.
+    /// May wait for a helper or for AWS. Their answers are cached, and concurrent callers share them.
     ///
     /// # Errors
-    /// When a source that may have it cannot be used.
+    /// Returns an error if a source that may contain the credential cannot be used.
     pub async fn find(&self, host: &str, repository: Option<&str>) -> Result<Option<Credential>, CredentialError> {
         let Some(registry) = parse_registry(host) else { return Ok(None) };
         if let Some(credential) = self.logins.find(&registry)? {
@@ -77,24 +78,25 @@ impl CredentialStore {
         }
     }
 
-    /// Whether repositories of registry `host` may have credentials of their own, so that [`find`](Self::find)
-    /// needs to know the repository.
+    /// Whether a source has credentials for individual repositories of the registry `host`. In that case,
+    /// [`find`](Self::find) needs the repository.
     pub fn is_per_repository(&self, host: &str) -> bool {
         let Some(registry) = parse_registry(host) else { return false };
         let is_in = |config: &Config| config.with(|config| Ok(config.is_per_repository(&registry)));
         self.configs.iter().any(|config| matches!(is_in(config), Ok(Some(true))))
     }
 
-    /// Registry `host` says that the credential with this id has expired: the next [`find`](Self::find) asks its
-    /// source again. Answers whether that may give another one: not out of a file, which is read anew anyway, and not
-    /// within a minute after it was got, so that a registry that goes on refusing is not asked without end.
+    /// Call this when the registry `host` rejects the credential with this id: the next [`find`](Self::find) queries
+    /// its source again. Returns whether that may return another credential. Returns `false` for a credential from a
+    /// file, because files are read again anyway. Returns `false` for a credential that is less than a minute old, so
+    /// that a registry that always rejects it causes no endless queries.
     pub fn renew(&self, host: &str, credential_id: &str) -> bool {
         let is_aws = parse_registry(host).is_some_and(|registry| Ecr::has(&registry));
         let is_token = is_aws && self.ecr.as_ref().is_some_and(|ecr| ecr.forget(credential_id));
         is_token || self.helpers.as_ref().is_some_and(|helpers| helpers.forget(credential_id))
     }
 
-    /// What would supply a credential for registry `host`; reads after "…: set ".
+    /// The settings that would supply a credential for the registry `host`. Reads after "…: set ".
     pub fn sources_for(&self, host: &str) -> String {
         let registry = parse_registry(host);
         let is_seed = registry.as_ref().is_some_and(|registry| self.logins.is_seed(registry));
@@ -106,13 +108,13 @@ impl CredentialStore {
 }
 
 impl Config {
-    /// What `look` finds in the configuration; `None` where there is none.
+    /// Calls `look` with the configuration. Returns `None` if the configuration does not exist.
     fn with<T>(&self, look: impl FnOnce(&DockerConfig) -> Result<T, Problem>) -> Result<Option<T>, CredentialError> {
         let found = match self {
-            Self::Given { config, .. } => config.as_ref().map_err(Clone::clone).and_then(look).map(Some),
-            Self::File { file, must_be } => match file.read(parse_docker_config) {
+            Self::Variable { config, .. } => config.as_ref().map_err(Clone::clone).and_then(look).map(Some),
+            Self::File { file, required_by } => match file.read(parse_docker_config) {
                 Ok(Some(config)) => config.as_ref().as_ref().map_err(Clone::clone).and_then(look).map(Some),
-                Ok(None) if must_be.is_none() => Ok(None),
+                Ok(None) if required_by.is_none() => Ok(None),
                 Ok(None) => Err(NO_FILE.to_owned()),
                 Err(reason) => Err(reason),
             },
@@ -122,21 +124,23 @@ impl Config {
 
     fn origin(&self) -> String {
         match self {
-            Self::Given { variable, .. } => (*variable).to_owned(),
-            Self::File { file, must_be: Some(variable) } => format!("{} ({variable})", file.path().display()),
-            Self::File { file, must_be: None } => file.path().display().to_string(),
+            Self::Variable { variable, .. } => (*variable).to_owned(),
+            Self::File { file, required_by: Some(variable) } => format!("{} ({variable})", file.path().display()),
+            Self::File { file, required_by: None } => file.path().display().to_string(),
         }
     }
 }
 
-/// Where configurations may be, the first first.
+/// The possible configurations, in order of precedence.
 fn find_configs(environment: &Environment) -> Vec<Config> {
     let folder = |name| environment.value(name).map(PathBuf::from);
-    let file = |path: Option<PathBuf>, must_be| path.map(|path| Config::File { file: WatchedFile::new(path), must_be });
+    let file = |path: Option<PathBuf>, required_by| {
+        path.map(|path| Config::File { file: WatchedFile::new(path), required_by })
+    };
     let home = |below: &str| folder("HOME").map(|home| home.join(below));
     let given = environment
         .value("DOCKER_AUTH_CONFIG")
-        .map(|text| Config::Given { variable: "DOCKER_AUTH_CONFIG", config: parse_docker_config(text.as_bytes()) });
+        .map(|text| Config::Variable { variable: "DOCKER_AUTH_CONFIG", config: parse_docker_config(text.as_bytes()) });
     let docker = folder("DOCKER_CONFIG").or_else(|| home(".docker")).map(|folder| folder.join("config.json"));
     let mut configs = vec![given, file(docker, None)];
     if let Some(path) = folder("REGISTRY_AUTH_FILE") {

@@ -1,4 +1,4 @@
-//! Requests whose answers a test lets come, one by one.
+//! Tests deferred requests whose answers the test releases one by one.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -8,14 +8,14 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::testing::get;
 
-/// A policy's requests, and who answers them.
+/// The deferred requests of a policy, and the registries that answer them.
 #[derive(Debug, Clone)]
 struct World {
     deferred: Arc<Deferred<()>>,
     registries: Registries,
 }
 
-/// Counts what is sent; the host `slow` answers as often as it has permits.
+/// Counts the requests. The host `slow` needs one permit per answer.
 #[derive(Debug, Clone)]
 struct Registries {
     sent: Arc<AtomicUsize>,
@@ -28,7 +28,7 @@ impl World {
         Self { deferred: Arc::default(), registries }
     }
 
-    /// One call of a policy, which sends one batch. What each request got: a status, or `pending`.
+    /// Simulates one call of a policy with one batch. Returns the status of each answer, or `None` for `pending`.
     async fn call(&self, requests: &[HttpRequest]) -> Vec<Option<u16>> {
         self.deferred.begin_call();
         let batch = HttpBatch { requests: requests.to_vec(), may_defer: true };
@@ -66,7 +66,7 @@ impl Registries {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_no_answer_is_pending_and_goes_on_without_being_sent_again() {
+async fn a_pending_request_continues_and_is_not_sent_again() {
     let world = World::new();
     let batch = [get("https://slow/a"), get("https://fast/b")];
     assert_eq!(world.call(&batch).await, [None, Some(200)]);
@@ -80,7 +80,7 @@ async fn what_has_no_answer_is_pending_and_goes_on_without_being_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_with_other_headers_waits_for_the_one_that_is_under_way() {
+async fn a_request_with_other_headers_waits_for_the_one_in_flight() {
     let world = World::new();
     let first = get("https://slow/a");
     let second = HttpRequest { headers: vec![("authorization".to_owned(), "Bearer new".to_owned())], ..first.clone() };
@@ -90,11 +90,11 @@ async fn a_request_with_other_headers_waits_for_the_one_that_is_under_way() {
     world.let_answer(2);
     world.deferred.arrived().await;
     assert_eq!(world.call(&[second]).await, [Some(200)]);
-    assert_eq!(world.sent(), 2, "an answer belongs to what was asked");
+    assert_eq!(world.sent(), 2, "the first answer does not fit the second request");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_the_next_call_does_not_want_is_dropped() {
+async fn an_answer_that_the_next_call_does_not_request_is_dropped() {
     let world = World::new();
     assert_eq!(world.call(&[get("https://slow/a")]).await, [None]);
     world.let_answer(1);
@@ -107,7 +107,7 @@ async fn an_answer_that_the_next_call_does_not_want_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_others_wait_for_waits_for_no_answer() {
+async fn a_hurried_call_returns_immediately() {
     let world = World::new();
     let other = world.clone();
     let call = tokio::spawn(async move { other.call(&[get("https://slow/a"), get("https://fast/b")]).await });
@@ -121,7 +121,7 @@ async fn a_call_that_others_wait_for_waits_for_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_requests_of_one_host_are_bounded_and_those_of_another_go_on() {
+async fn the_limit_of_one_host_does_not_affect_other_hosts() {
     let world = World::new();
     let url = |number: usize| get(format!("https://slow/{number}"));
     let batch: Vec<HttpRequest> = (0..MAX_FOR_HOST).map(url).collect();
@@ -132,19 +132,19 @@ async fn the_requests_of_one_host_are_bounded_and_those_of_another_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_stands_twice_in_a_batch_is_sent_once() {
+async fn a_duplicate_request_in_a_batch_is_sent_once() {
     let world = World::new();
     assert_eq!(world.call(&[get("https://fast/a"), get("https://fast/a")]).await, [Some(200), Some(200)]);
     assert_eq!(world.sent(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_under_way_ends_with_its_owner() {
+async fn dropping_the_owner_aborts_requests_in_flight() {
     let world = World::new();
     assert_eq!(world.call(&[get("https://slow/a")]).await, [None]);
     let (slow, deferred) = (world.registries.slow.clone(), world.deferred.clone());
     drop(world);
-    assert_eq!(Arc::strong_count(&slow), 2, "the request has one");
+    assert_eq!(Arc::strong_count(&slow), 2, "the request holds one");
     drop(deferred);
     while Arc::strong_count(&slow) > 1 {
         tokio::task::yield_now().await;
@@ -152,7 +152,7 @@ async fn what_is_under_way_ends_with_its_owner() {
 }
 
 #[test]
-fn the_host_of_a_url_is_that_which_is_asked() {
+fn the_host_of_a_url_excludes_user_information() {
     for (url, host) in [
         ("https://r.io/v2/", "r.io"),
         ("https://r.io:5000?x", "r.io:5000"),

@@ -1,5 +1,5 @@
-//! What a stored credential may be used for, wherever it may go: to read manifests and tags from its registry's API, and
-//! to ask a realm that the registry named for a token that reads. An account can do more, which is not a plugin's to do.
+//! The purposes of a stored credential: to read manifests and tags from its registry's API, and to request a token for
+//! reading from a realm that the registry named. The account itself may allow more, but a plugin may not use that.
 
 use imagewatch_abi::{Failure, HttpRequest, Method, Reference};
 use reqwest::header::{ACCEPT, HeaderMap};
@@ -8,16 +8,16 @@ use url::Url;
 use super::{CredentialPermit, denied};
 use crate::realms::Realms;
 
-/// What a token request says, in its query or form; besides that, only what the realm's own URL says.
+/// The fields that a token request may contain in its query or form, in addition to the query of the realm's URL.
 const TOKEN_FIELDS: [&str; 4] = ["account", "client_id", "scope", "service"];
 
-/// What a token request by POST says as well.
+/// The additional field of a token request by POST.
 const GRANT_TYPE: (&str, &str) = ("grant_type", "refresh_token");
 
-/// What a token for a repository is good for, when it changes nothing there; the last two are Azure's.
+/// The actions on a repository that only read. The last two belong to Azure.
 const READING: [&str; 3] = ["pull", "content_read", "metadata_read"];
 
-/// Whether `request`, to `url`, may be sent with the credential of `permit`.
+/// Checks whether `request` to `url` may be sent with the credential of `permit`.
 pub(super) fn check(
     request: &HttpRequest,
     url: &Url,
@@ -27,40 +27,40 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let (registry, host) = (&permit.registry, url.host_str().unwrap_or_default());
     if let Some(name) = headers.keys().find(|name| *name != ACCEPT) {
-        return denied(format!("header {name} does not go to {host} along with the credential of {registry}"));
+        return denied(format!("header {name} may not be sent to {host} with the credential of {registry}"));
     }
     if !permit.is_realm && request.method != Method::Post && is_read(url.path()) {
         return Ok(());
     }
     let another_path = denied(format!(
-        "the credential of {registry} is for reading manifests and tags there, and for tokens at the realm that \
-         {registry} names when it is asked without: this is another path of {host}"
+        "the credential of {registry} may be used only to read manifests and tags there, and to request tokens from \
+         the realm that {registry} names: this is another path of {host}"
     ));
-    // One that names several says with each what belongs to it.
+    // A registry may name several realms, each with its own query.
     let named = realms.named_by(registry, url);
     named
         .iter()
         .fold(another_path, |checked, realm| checked.or_else(|_| check_token_request(request, url, registry, realm)))
 }
 
-/// Whether the request asks `realm` for a token that reads.
+/// Checks whether the request asks `realm` for a token that only reads.
 fn check_token_request(request: &HttpRequest, url: &Url, registry: &str, realm: &Url) -> Result<(), Failure> {
-    let own: Vec<(String, String)> = realm.query_pairs().into_owned().collect();
-    let asked = url.query_pairs().into_owned().chain(request.form.iter().cloned());
-    for (name, value) in asked.filter(|field| !own.contains(field)) {
+    let realm_fields: Vec<(String, String)> = realm.query_pairs().into_owned().collect();
+    let fields = url.query_pairs().into_owned().chain(request.form.iter().cloned());
+    for (name, value) in fields.filter(|field| !realm_fields.contains(field)) {
         let is_known = TOKEN_FIELDS.contains(&name.as_str()) || (name.as_str(), value.as_str()) == GRANT_TYPE;
         if !is_known {
-            return denied(format!("a token of {registry} is asked for without the field {name}"));
+            return denied(format!("a token of {registry} must be requested without the field {name}"));
         }
         if name == "scope" && !value.split_whitespace().all(is_scope_to_read) {
-            return denied(format!("a token of {registry} is asked for to pull with, and for nothing else"));
+            return denied(format!("a token of {registry} may be requested only to pull"));
         }
     }
     Ok(())
 }
 
-/// `/v2/`, `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/tags/list`, each part as the grammar of
-/// references writes it: what a server decodes or resolves may be another path.
+/// Whether `path` is `/v2/`, `/v2/<repository>/manifests/<tag or digest>` or `/v2/<repository>/tags/list`. Each part
+/// must match the grammar of references exactly. Otherwise a server could decode or resolve it to another path.
 fn is_read(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/v2/") else { return false };
     match rest.rsplitn(3, '/').collect::<Vec<_>>()[..] {
@@ -72,15 +72,15 @@ fn is_read(path: &str) -> bool {
     }
 }
 
-/// Whether `repository` with `version`, a tag or a digest with its separator, is a reference in its canonical form.
+/// Whether `repository` and `version` form a canonical reference. `version` is a tag or a digest with its separator.
 fn names(repository: &str, version: &str) -> bool {
-    // A host, so that nothing is read as one.
+    // With a host, so that no part of the repository is parsed as the host.
     let text = format!("registry.invalid/{repository}{version}");
     text.parse::<Reference>()
         .is_ok_and(|reference| reference.repository() == repository && reference.to_string() == text)
 }
 
-/// One of a kind of the registry's own (`aws`) has no actions to choose.
+/// Whether a scope only reads. A registry-specific scope (`aws`) has no actions.
 fn is_scope_to_read(scope: &str) -> bool {
     match scope.rsplit_once(':') {
         None => true,
@@ -104,7 +104,7 @@ mod tests {
     #[case::manifest_by_digest(&format!("/v2/app/manifests/{DIGEST}"), true)]
     #[case::tags("/v2/org/app/tags/list", true)]
     #[case::repository_named_manifests("/v2/manifests/manifests/manifests", true)]
-    #[case::encoded_way_up("/v2/x%2f..%2f..%2fadmin/manifests/x", false)]
+    #[case::encoded_parent_folders("/v2/x%2f..%2f..%2fadmin/manifests/x", false)]
     #[case::encoded_letter("/v2/%61dmin/manifests/x", false)]
     #[case::encoded_reference("/v2/a/manifests/..%2f..%2fadmin", false)]
     #[case::backslash("/v2/a%5c..%5cadmin/manifests/x", false)]
@@ -122,7 +122,7 @@ mod tests {
     #[case::tag_and_digest(&format!("/v2/a/manifests/v1@{DIGEST}"), false)]
     #[case::other_api("/v2/a/blobs/uploads/", false)]
     #[case::before_the_api("/admin/v2/a/manifests/x", false)]
-    fn s12_a_stored_credential_goes_to_canonical_paths_only(#[case] path: &str, #[case] is_allowed: bool) {
+    fn s12_a_stored_credential_is_sent_only_to_canonical_paths(#[case] path: &str, #[case] is_allowed: bool) {
         assert_eq!(is_read(path), is_allowed);
     }
 }

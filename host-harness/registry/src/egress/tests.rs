@@ -1,4 +1,4 @@
-//! The rules row by row, and what must hold whatever the guest asks for.
+//! Tests each egress rule, and properties that hold for every request of a guest.
 
 use imagewatch_abi::ReadBody;
 use proptest::prelude::*;
@@ -8,26 +8,26 @@ use imagewatch_base::registry_name::DOCKER_HUB_NAMES;
 
 mod cases;
 
-/// `allowed` are hosts with `|` between them.
+/// `allowed` contains hosts separated by `|`.
 fn rules(allowed: &str, insecure: &str, realms: &str) -> EgressRules {
     let allowed: Vec<String> = allowed.split_terminator('|').map(str::to_owned).collect();
     EgressRules::parse(&allowed, insecure, realms).expect("the test's rules are well formed")
 }
 
-/// The check when no registry has named any realm yet.
+/// Checks the request while no registry has named a realm.
 fn check(rules: &EgressRules, request: &HttpRequest) -> Result<Permit, Failure> {
     rules.check(request, &Realms::default())
 }
 
-/// The check when the registry of `credential` has named the request's URL as its realm.
+/// Checks the request after the registry `credential` named the request's URL as its realm.
 fn check_named(rules: &EgressRules, request: &HttpRequest, credential: &str) -> Result<Permit, Failure> {
     rules.check(request, &naming(credential, &request.url))
 }
 
-/// What is known once `registry` has named `realm`.
+/// The known realms after `registry` named `realm`.
 fn naming(registry: &str, realm: &str) -> Realms {
     let realms = Realms::default();
-    realms.note(registry, &format!("Bearer realm=\"{realm}\""));
+    realms.learn(registry, &format!("Bearer realm=\"{realm}\""));
     realms
 }
 
@@ -36,10 +36,10 @@ fn get(url: &str, credential: Option<&str>) -> HttpRequest {
         method: Method::Get,
         url: url.to_owned(),
         headers: Vec::new(),
-        want: Vec::new(),
+        response_headers: Vec::new(),
         credential: credential.map(str::to_owned),
-        or_anonymous: false,
-        unless_credential: None,
+        allow_anonymous: false,
+        rejected_credential_id: None,
         form: Vec::new(),
         read: ReadBody::Text,
     }
@@ -53,7 +53,7 @@ fn with_header(name: &str, value: &str) -> HttpRequest {
 fn requests_within_the_grant_are_permitted() {
     for (name, allowed, url, host) in [
         ("exact host", "ghcr.io", "https://ghcr.io/v2/", "ghcr.io"),
-        ("host in any case", "GHCR.io", "https://Ghcr.IO/v2/", "ghcr.io"),
+        ("host in upper and lower case", "GHCR.io", "https://Ghcr.IO/v2/", "ghcr.io"),
         ("an entry with a path", "ghcr.io/org", "https://ghcr.io/v2/", "ghcr.io"),
         ("the default port in the url", "ghcr.io", "https://ghcr.io:443/", "ghcr.io"),
         ("the default port in the entry", "ghcr.io:443", "https://ghcr.io/", "ghcr.io"),
@@ -81,16 +81,16 @@ fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
     };
     for (name, allowed, request, says) in [
         ("no grant", "", get("https://ghcr.io/", None), "ghcr.io|allowed_hosts"),
-        ("another host", GHCR, get("https://evil.example/", None), "evil.example|allowed_hosts"),
-        ("a host that ends alike", GHCR, get("https://notghcr.io/", None), "notghcr.io"),
-        ("a host that begins alike", GHCR, get("https://ghcr.io.evil.example/", None), "ghcr.io.evil.example"),
+        ("other host", GHCR, get("https://evil.example/", None), "evil.example|allowed_hosts"),
+        ("a host with the same suffix", GHCR, get("https://notghcr.io/", None), "notghcr.io"),
+        ("a host with the same prefix", GHCR, get("https://ghcr.io.evil.example/", None), "ghcr.io.evil.example"),
         ("the host as user name", GHCR, get("https://ghcr.io@evil.example/", None), "evil.example|credential"),
         ("a user name", GHCR, get("https://u:p@ghcr.io/", None), "ghcr.io|user name"),
         ("another port", GHCR, get("https://ghcr.io:8443/", None), "ghcr.io:8443|allowed_hosts"),
         ("a backslash", GHCR, get("https://evil.example\\@ghcr.io/", None), "evil.example"),
-        ("a final dot", GHCR, get("https://ghcr.io./", None), "ghcr.io."),
+        ("a trailing dot", GHCR, get("https://ghcr.io./", None), "ghcr.io."),
         ("a fragment", GHCR, get("https://ghcr.io/#x", None), "ghcr.io|fragment"),
-        ("an endless host", "*", get(&long, None), "more than 253"),
+        ("a host that is too long", "*", get(&long, None), "more than 253"),
         ("another scheme", GHCR, get("ftp://ghcr.io/", None), "ghcr.io|https"),
         ("a file", "*", get("file:///etc/passwd", None), "https"),
         ("a relative url", GHCR, get("/v2/", None), "malformed"),
@@ -104,9 +104,14 @@ fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
         ("a hop-by-hop header", GHCR, with_header("transfer-encoding", "chunked"), "transfer-encoding"),
         ("two headers in one", GHCR, with_header("x", "a\r\nhost: b"), "ghcr.io|malformed"),
         ("metadata under a wildcard", "*", get("https://169.254.169.254/", None), "169.254.169.254|allowed_hosts"),
-        ("metadata in another base", "*", get("https://0xa9.254.43518/", None), "169.254.169.254|allowed_hosts"),
-        ("metadata, mapped", "*", get("https://[::ffff:a9fe:a9fe]/", None), "link-local|allowed_hosts"),
-        ("no address", "*", get("https://0/", None), "0.0.0.0|unspecified|allowed_hosts"),
+        (
+            "metadata as hexadecimal and decimal numbers",
+            "*",
+            get("https://0xa9.254.43518/", None),
+            "169.254.169.254|allowed_hosts",
+        ),
+        ("metadata as a mapped address", "*", get("https://[::ffff:a9fe:a9fe]/", None), "link-local|allowed_hosts"),
+        ("the unspecified address", "*", get("https://0/", None), "0.0.0.0|unspecified|allowed_hosts"),
         ("a bearer token for a realm that is not allowed", "nvcr.io", token_to_realm, "authn.nvidia.com|allowed_hosts"),
     ] {
         let failure = check(&rules(allowed, "loopback, r.lan:8080", ""), &request).map(|_| ()).expect_err(name);
@@ -118,10 +123,10 @@ fn requests_outside_the_grant_are_refused_with_the_host_and_the_key() {
 }
 
 #[test]
-fn a_credential_goes_to_its_registry_and_its_realms_only() {
+fn a_credential_goes_only_to_its_registry_and_realms() {
     for (name, allowed, credential, url, found) in [
         ("its registry", "ghcr.io", "ghcr.io", "https://ghcr.io/token?service=x", Ok(("ghcr.io", false))),
-        ("in any case", "ghcr.io", "GHCR.io", "https://ghcr.io/token", Ok(("ghcr.io", false))),
+        ("in upper and lower case", "ghcr.io", "GHCR.io", "https://ghcr.io/token", Ok(("ghcr.io", false))),
         ("with a port", "r.io:5000", "r.io:5000", "https://r.io:5000/v2/", Ok(("r.io:5000", false))),
         ("another port of its registry", "*", "r.io:5000", "https://r.io:5001/v2/", Err("host.auth_realms")),
         (
@@ -185,14 +190,20 @@ fn a_credential_goes_to_its_registry_and_its_realms_only() {
         ),
         ("no tls", "ghcr.io", "ghcr.io", "http://ghcr.io/token", Err("host.insecure_registries")),
         (
-            "no tls on this machine",
+            "no tls on loopback",
             "127.0.0.1:5000",
             "127.0.0.1:5000",
             "http://127.0.0.1:5000/token",
             Ok(("127.0.0.1:5000", false)),
         ),
         ("no tls on port 80", "localhost:80", "localhost:80", "http://localhost:80/token", Ok(("localhost:80", false))),
-        ("no registry at all", "*", "https://ghcr.io/", "https://ghcr.io/token", Err("not named by a registry host")),
+        (
+            "a url instead of a registry",
+            "*",
+            "https://ghcr.io/",
+            "https://ghcr.io/token",
+            Err("not named by a registry host"),
+        ),
     ] {
         let request = get(url, Some(credential));
         let checked = check_named(&rules(allowed, "loopback", "registry.corp=gitlab.corp"), &request, credential);
@@ -211,23 +222,23 @@ fn a_credential_goes_to_its_registry_and_its_realms_only() {
 }
 
 #[test]
-fn a_request_with_its_own_token_gets_no_credential_and_shows_neither() {
+fn a_request_with_a_token_gets_no_credential_and_hides_the_token() {
     let request =
         HttpRequest { credential: Some("ghcr.io".to_owned()), ..with_header("Authorization", "bearer s3cret") };
-    let permit = check(&rules("ghcr.io", "", ""), &request).expect("a bearer token towards an allowed host");
+    let permit = check(&rules("ghcr.io", "", ""), &request).expect("a bearer token for an allowed host");
     assert_eq!(permit.credential, None);
     assert!(!format!("{permit:?}").contains("s3cret"));
 }
 
 #[test]
-fn without_the_loopback_keyword_this_machine_needs_tls_too() {
+fn loopback_needs_tls_without_the_loopback_keyword() {
     let failure =
         check(&rules("*", "", ""), &get("http://127.0.0.1:5000/", None)).expect_err("no keyword, no plain http");
     assert!(failure.message.contains("host.insecure_registries"), "{}", failure.message);
 }
 
 #[test]
-fn where_a_host_may_be_is_decided_by_who_chose_it() {
+fn the_chooser_of_a_host_decides_its_allowed_addresses() {
     let realms = Realms::default();
     for (registry, realm) in [
         ("registry.corp", "auth.other"),
@@ -235,33 +246,39 @@ fn where_a_host_may_be_is_decided_by_who_chose_it() {
         ("a.corp", "auth.corp"),
         ("b.corp", "10.0.0.9"),
     ] {
-        realms.note(registry, &format!("Bearer realm=\"https://{realm}/token\""));
+        realms.learn(registry, &format!("Bearer realm=\"https://{realm}/token\""));
     }
     for (name, allowed, url, credential, network) in [
         ("by name", "registry.corp", "https://registry.corp/v2/", None, Network::Operators),
         ("by pattern", "*", "https://registry.corp/v2/", None, Network::Operators),
         ("an address by pattern", "10.*", "https://10.0.0.1/v2/", None, Network::Operators),
-        ("this very address", "169.254.1.1", "https://169.254.1.1/v2/", None, Network::Literal),
-        ("this very address and port", "[fe80::1]:5000", "https://[fe80::1]:5000/v2/", None, Network::Literal),
+        ("exactly this address", "169.254.1.1", "https://169.254.1.1/v2/", None, Network::Literal),
+        ("exactly this address and port", "[fe80::1]:5000", "https://[fe80::1]:5000/v2/", None, Network::Literal),
         ("with its credential", "*", "https://registry.corp/v2/", Some("registry.corp"), Network::Operators),
         ("a known realm", "docker.io", "https://auth.docker.io/token", Some("docker.io"), Network::Operators),
         ("a known realm, anonymously", "docker.io", "https://auth.docker.io/token", None, Network::Operators),
         ("a configured realm", "a.corp", "https://auth.corp/token", Some("a.corp"), Network::Operators),
-        ("a configured realm's very address", "b.corp", "https://10.0.0.9/token", Some("b.corp"), Network::Literal),
-        ("a realm that was named", "*", "https://auth.other/token", None, Network::Public),
-        ("a realm that was named, and its host", "*.corp", "https://auth.other/token", None, Network::Public),
+        ("a configured realm that is an address", "b.corp", "https://10.0.0.9/token", Some("b.corp"), Network::Literal),
+        ("a named realm", "*", "https://auth.other/token", None, Network::Public),
+        ("a named realm of an allowed registry", "*.corp", "https://auth.other/token", None, Network::Public),
         ("by credential", "*", "https://elsewhere.corp/token", Some("registry.corp"), Network::Public),
-        ("by credential, but named", "* e.corp", "https://e.corp/token", Some("registry.corp"), Network::Operators),
+        (
+            "by credential, but in allowed_hosts",
+            "* e.corp",
+            "https://e.corp/token",
+            Some("registry.corp"),
+            Network::Operators,
+        ),
     ] {
         let allowed = allowed.replace(' ', "|");
-        let request = HttpRequest { or_anonymous: true, ..get(url, credential) };
+        let request = HttpRequest { allow_anonymous: true, ..get(url, credential) };
         let permit = rules(&allowed, "", "a.corp=auth.corp b.corp=10.0.0.9").check(&request, &realms);
         assert_eq!(permit.map(|permit| permit.network), Ok(network), "{name}");
     }
 }
 
 #[test]
-fn a_credential_may_be_named_with_its_repository() {
+fn a_credential_can_be_named_with_its_repository() {
     for (named, found) in [
         ("ghcr.io/o/a", Some(("ghcr.io", Some("o/a")))),
         ("ghcr.io", Some(("ghcr.io", None))),
@@ -282,7 +299,7 @@ fn a_credential_may_be_named_with_its_repository() {
 }
 
 #[test]
-fn a_credential_reads_from_its_registry_and_asks_its_realm_for_a_token_to_pull_and_does_nothing_else() {
+fn a_credential_is_used_only_to_read_and_to_request_pull_tokens() {
     let own_query = "https://auth.r.io/token?kind=a";
     let header = |name: &str| vec![(name.to_owned(), "x".to_owned())];
     let field = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
@@ -293,28 +310,32 @@ fn a_credential_reads_from_its_registry_and_asks_its_realm_for_a_token_to_pull_a
         ("its API", plain("https://r.io/v2/"), None),
         ("a manifest", plain("https://r.io/v2/o/a/manifests/latest"), None),
         ("tags", plain("https://r.io/v2/o/a/tags/list?n=1000"), None),
-        ("a header that says what is accepted", with_header("accept"), None),
+        ("an accept header", with_header("accept"), None),
         ("a token", plain("https://auth.r.io/token?kind=a&service=s&scope=repository:o/a:pull"), None),
-        ("several", plain("https://auth.r.io/token?scope=repository:o/a:pull&scope=repository:o/b:pull"), None),
-        ("of a kind of its own", plain("https://auth.r.io/token?scope=aws"), None),
-        ("azure's", plain("https://auth.r.io/token?scope=repository:o/a:metadata_read"), None),
+        ("several scopes", plain("https://auth.r.io/token?scope=repository:o/a:pull&scope=repository:o/b:pull"), None),
+        ("a registry-specific scope", plain("https://auth.r.io/token?scope=aws"), None),
+        ("an azure scope", plain("https://auth.r.io/token?scope=repository:o/a:metadata_read"), None),
         ("a token by form", post("https://auth.r.io/token", field("grant_type", "refresh_token")), None),
         ("a blob", plain("https://r.io/v2/o/a/blobs/sha256:1"), Some("another path of r.io")),
         ("the catalog", plain("https://r.io/v2/_catalog"), Some("another path of r.io")),
         ("another API", plain("https://r.io/api/v2/users"), Some("another path of r.io")),
-        ("a token elsewhere", plain("https://r.io/token?scope=repository:o/a:pull"), Some("another path of r.io")),
+        (
+            "a token from the registry itself",
+            plain("https://r.io/token?scope=repository:o/a:pull"),
+            Some("another path of r.io"),
+        ),
         ("another path of its realm", plain("https://auth.r.io/users"), Some("another path of auth.r.io")),
         ("a form for its API", post("https://r.io/v2/", vec![]), Some("another path of r.io")),
         (
-            "a token that lasts",
+            "a token that never expires",
             plain("https://auth.r.io/token?offline_token=true"),
             Some("without the field offline_token"),
         ),
-        ("another kind", plain("https://auth.r.io/token?kind=b"), Some("without the field kind")),
-        ("to push", plain("https://auth.r.io/token?scope=repository:o/a:pull,push"), Some("to pull with")),
-        ("to delete", plain("https://auth.r.io/token?scope=aws%20repository:o/a:delete"), Some("to pull with")),
-        ("all there is", plain("https://auth.r.io/token?scope=registry:catalog:*"), Some("to pull with")),
-        ("to push, by form", post("https://auth.r.io/token", field("scope", "repository:o/a:*")), Some("to pull with")),
+        ("another value of the realm's query", plain("https://auth.r.io/token?kind=b"), Some("without the field kind")),
+        ("to push", plain("https://auth.r.io/token?scope=repository:o/a:pull,push"), Some("only to pull")),
+        ("to delete", plain("https://auth.r.io/token?scope=aws%20repository:o/a:delete"), Some("only to pull")),
+        ("the catalog scope", plain("https://auth.r.io/token?scope=registry:catalog:*"), Some("only to pull")),
+        ("to push, by form", post("https://auth.r.io/token", field("scope", "repository:o/a:*")), Some("only to pull")),
         (
             "another grant",
             post("https://auth.r.io/token", field("grant_type", "password")),
@@ -337,8 +358,8 @@ fn a_credential_reads_from_its_registry_and_asks_its_realm_for_a_token_to_pull_a
 fn malformed_rules_are_refused_with_the_key_and_the_entry() {
     for (name, allowed, insecure, realms, key, entry) in [
         ("a scheme", "https://ghcr.io", "", "", "allowed_hosts", "https://ghcr.io"),
-        ("a path alone", "/org", "", "", "allowed_hosts", "/org"),
-        ("nothing", "", "", "", "allowed_hosts", ""),
+        ("only a path", "/org", "", "", "allowed_hosts", "/org"),
+        ("an empty entry", "", "", "", "allowed_hosts", ""),
         ("an open class", "a[b", "", "", "allowed_hosts", "a[b"),
         ("a path", "*", "r.lan, r.lan/x", "", "host.insecure_registries", "r.lan/x"),
         ("no pair", "*", "", "a.io=b.io gitlab.corp", "host.auth_realms", "gitlab.corp"),
@@ -375,7 +396,7 @@ fn any_host() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn a_credential_is_never_attached_elsewhere_than_to_its_registry_or_a_bound_realm(
+    fn a_credential_is_attached_only_for_its_registry_or_a_bound_realm(
         registry in any_host(), host in any_host(), port in prop::option::of(1_u16..), is_https: bool, allow_all: bool,
     ) {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
@@ -394,13 +415,13 @@ proptest! {
     }
 
     #[test]
-    fn whatever_the_url_a_credential_goes_to_its_registry_or_realm_and_a_form_only_there(
-        url in "(https?://)?(a\\.io|b\\.io|[ -~é]{0,12})[/@:#?.\\\\]{0,2}[ -~]{0,30}", is_post: bool, or_anonymous: bool,
+    fn no_url_makes_a_credential_or_form_go_to_another_host(
+        url in "(https?://)?(a\\.io|b\\.io|[ -~é]{0,12})[/@:#?.\\\\]{0,2}[ -~]{0,30}", is_post: bool, allow_anonymous: bool,
     ) {
         let realms = Realms::default();
-        realms.note("a.io", &url);
+        realms.learn("a.io", &url);
         let method = if is_post { Method::Post } else { Method::Get };
-        let request = HttpRequest { method, or_anonymous, ..get(&url, Some("a.io")) };
+        let request = HttpRequest { method, allow_anonymous, ..get(&url, Some("a.io")) };
         let Ok(permit) = rules("*", "loopback", "a.io=b.io").check(&request, &realms) else { return Ok(()) };
         let is_bound = matches!(permit.url.host_str(), Some("a.io" | "b.io")) && permit.url.port().is_none();
         prop_assert!(is_bound || permit.credential.is_none(), "{}", permit.url);
@@ -409,7 +430,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_the_location_nothing_secret_leaves_the_origin_and_tls_is_never_left(
+    fn no_location_makes_a_secret_leave_its_origin_or_tls(
         location in "(https?:)?(//)?(a\\.io|b\\.io|127\\.0\\.0\\.1|[ -~é]{0,12})?[/@:#?.\\\\]{0,2}[ -~]{0,30}",
         is_https: bool,
     ) {
@@ -429,7 +450,7 @@ proptest! {
     }
 
     #[test]
-    fn no_url_panics_and_every_permitted_one_is_on_an_allowed_host(url in "(https?://)?[ -~]{0,40}") {
+    fn no_url_panics_and_permitted_urls_have_an_allowed_host(url in "(https?://)?[ -~]{0,40}") {
         if let Ok(permit) = check(&rules("ghcr.io", "loopback", ""), &get(&url, None)) {
             prop_assert_eq!(permit.url.host_str(), Some("ghcr.io"));
             prop_assert_eq!(permit.url.scheme(), "https");

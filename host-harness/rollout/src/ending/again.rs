@@ -6,34 +6,34 @@ use imagewatch_abi::Reference;
 use serde_json::{Value, json};
 
 use super::{Transaction, facts_of, id_of, name_of, volume_sources};
-use crate::Replacer;
-use crate::facts;
+use crate::Rollout;
 use crate::journal::Snapshot;
+use crate::label;
 use crate::plan::{Plan, PlanInput, build_plan, own_platform};
 use imagewatch_engine::EngineError;
 
-impl Replacer {
+impl Rollout {
     /// A container that went when it was stopped is made again from what was written down, on its own image. It
     /// gets its name when it is complete.
-    pub(super) async fn make_again(
+    pub(super) async fn recreate_removed(
         &self,
         transaction: &Transaction,
         index: usize,
         snapshot: &Snapshot,
     ) -> Result<String, EngineError> {
-        let part = &transaction.sides[index].part;
+        let state = &transaction.members[index].state;
         let is_made = |c: &Value| facts_of(c).is_some_and(|f| f.is_restored && f.transaction == transaction.id);
-        if let Some(made) = self.find(&part.name).await?.filter(is_made) {
+        if let Some(made) = self.find(&state.name).await?.filter(is_made) {
             return Ok(id_of(&made));
         }
-        let aside = part.aside_name(&transaction.id);
+        let aside = state.aside_name(&transaction.id);
         let id = match self.find(&aside).await?.filter(is_made) {
             Some(made) => id_of(&made),
             None => self.create_again(transaction, index, snapshot).await?,
         };
         let made = self.engine.inspect_container(&id).await?;
         self.reconnect(transaction, &id, &made, snapshot).await?;
-        self.engine.rename(&id, &part.name).await?;
+        self.engine.rename(&id, &state.name).await?;
         Ok(id)
     }
 
@@ -43,16 +43,16 @@ impl Replacer {
         index: usize,
         snapshot: &Snapshot,
     ) -> Result<String, EngineError> {
-        let part = &transaction.sides[index].part;
+        let state = &transaction.members[index].state;
         let reference = snapshot.container["Config"]["Image"].as_str().unwrap_or_default();
         if let Ok(reference) = reference.parse::<Reference>() {
-            self.let_name(&reference, &part.old_image).await?;
+            self.let_name(&reference, &state.old_image).await?;
         }
         let plan = self.plan_again(transaction, snapshot).await?;
         let mut body = plan.body;
-        let facts = facts::Facts { is_restored: true, ..transaction.facts(index) };
-        body["Labels"][facts::LABEL] = json!(facts.to_label());
-        self.engine.create_container(&part.aside_name(&transaction.id), &body, plan.platform.as_deref()).await
+        let facts = label::TransactionLabel { is_restored: true, ..transaction.facts(index) };
+        body["Labels"][label::LABEL] = json!(facts.to_label());
+        self.engine.create_container(&state.aside_name(&transaction.id), &body, plan.platform.as_deref()).await
     }
 
     /// Lets `reference` name the image, unless it does or says by digest which one it means. The id of the image that it
@@ -82,7 +82,7 @@ impl Replacer {
         let mut names: BTreeMap<String, String> =
             listed.iter().map(|container| (container.id.clone(), container.name().to_owned())).collect();
         // The others of the transaction have their names back by now, or will have.
-        names.extend(transaction.sides.iter().map(|side| (side.part.old.clone(), side.part.name.clone())));
+        names.extend(transaction.members.iter().map(|member| (member.state.old.clone(), member.state.name.clone())));
         let mut sources = Vec::new();
         for source in volume_sources(&snapshot.container) {
             sources.extend(self.find(source).await?);

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::*;
 use imagewatch_engine::testing::MemoryEngine;
 
-fn gate() -> Gate {
-    Gate { stable_for: Duration::from_secs(10), limit: None, probe: None, was_ill: None, is_podman: false }
+fn gate() -> HealthGate {
+    HealthGate { stable_for: Duration::from_secs(10), limit: None, probe: None, prior_health: None, is_podman: false }
 }
 
 fn started() -> Value {
@@ -29,73 +29,73 @@ fn t21_a_container_is_judged_by_its_own_health_check_or_by_staying_up() {
     let early = Duration::from_secs(5);
     let late = Duration::from_secs(10);
     for (case, state, check, elapsed, expected) in [
-        ("up, too early", json!({}), json!(null), early, Judgement::Wait("it has not been up for long enough")),
-        ("up for long enough", json!({}), json!(null), late, Judgement::Pass),
-        ("healthy at once", health("healthy"), checked.clone(), early, Judgement::Pass),
-        ("starting", health("starting"), checked.clone(), late, Judgement::Wait("it is not healthy yet")),
+        ("up, too early", json!({}), json!(null), early, Verdict::Wait("it has not been up for long enough")),
+        ("up for long enough", json!({}), json!(null), late, Verdict::Pass),
+        ("healthy at once", health("healthy"), checked.clone(), early, Verdict::Pass),
+        ("starting", health("starting"), checked.clone(), late, Verdict::Wait("it is not healthy yet")),
         (
             "unhealthy",
             health("unhealthy"),
             checked.clone(),
             early,
-            Judgement::Fail("it is unhealthy: no answer".to_owned()),
+            Verdict::Fail("it is unhealthy: no answer".to_owned()),
         ),
-        ("health check switched off", health("unhealthy"), disabled, late, Judgement::Pass),
+        ("health check switched off", health("unhealthy"), disabled, late, Verdict::Pass),
         (
             "unhealthy, and says what deceives",
             json!({ "Health": { "Status": "unhealthy", "Log": [{ "Output": "a\u{202e}b\u{1b}[2J\nc" }] } }),
             checked.clone(),
             early,
-            Judgement::Fail("it is unhealthy: a b [2J".to_owned()),
+            Verdict::Fail("it is unhealthy: a b [2J".to_owned()),
         ),
         (
             "exited",
             json!({ "Running": false, "ExitCode": 3 }),
             json!(null),
             early,
-            Judgement::Fail("it exited with code 3".to_owned()),
+            Verdict::Fail("it exited with code 3".to_owned()),
         ),
         (
             "exited well, which a service does not",
             json!({ "Running": false }),
             json!(null),
             early,
-            Judgement::Fail("it exited with code 0".to_owned()),
+            Verdict::Fail("it exited with code 0".to_owned()),
         ),
         (
             "exited with a check that says healthy",
             json!({ "Running": false, "Health": { "Status": "healthy" } }),
             checked,
             early,
-            Judgement::Fail("it exited with code 0".to_owned()),
+            Verdict::Fail("it exited with code 0".to_owned()),
         ),
         (
             "crash loop caught running",
             json!({ "Restarting": true, "ExitCode": 1 }),
             json!(null),
             late,
-            Judgement::Fail("it exited with code 1 and is being restarted".to_owned()),
+            Verdict::Fail("it exited with code 1 and is being restarted".to_owned()),
         ),
         (
             "restarted unseen, where nobody counts",
             json!({ "StartedAt": "later" }),
             json!(null),
             late,
-            Judgement::Fail("it exited and was restarted".to_owned()),
+            Verdict::Fail("it exited and was restarted".to_owned()),
         ),
         (
             "out of memory",
             json!({ "OOMKilled": true, "Running": false }),
             json!(null),
             early,
-            Judgement::Fail("it ran out of memory".to_owned()),
+            Verdict::Fail("it ran out of memory".to_owned()),
         ),
     ] {
         assert_eq!(gate().judge(&container(&state, &check), &started(), elapsed), expected, "{case}");
     }
     let mut restarted = container(&json!({}), &json!(null));
     restarted["RestartCount"] = json!(1);
-    assert!(matches!(gate().judge(&restarted, &started(), late), Judgement::Fail(_)), "restart count");
+    assert!(matches!(gate().judge(&restarted, &started(), late), Verdict::Fail(_)), "restart count");
 }
 
 #[test]
@@ -106,21 +106,21 @@ fn a_successor_need_not_be_better_than_an_ill_predecessor_but_no_worse() {
         container(&json!({ "Restarting": restarting, "Running": running, "Health": { "Status": health } }), &check)
     };
     for (case, was, now, passes) in [
-        ("as unhealthy as before", Illness::Unhealthy, state(false, true, "unhealthy"), true),
-        ("dead, where it was only unhealthy", Illness::Unhealthy, state(false, false, "unhealthy"), false),
-        ("restarting, where it was only unhealthy", Illness::Unhealthy, state(true, true, "starting"), false),
-        ("restarting as before", Illness::Restarting, state(true, true, "starting"), true),
-        ("between two starts as before", Illness::Restarting, state(false, false, "starting"), true),
-        ("unhealthy, where it only did not answer", Illness::Silent, state(false, true, "unhealthy"), false),
-        ("dead, where it only did not answer", Illness::Silent, state(false, false, "healthy"), false),
-        ("healthy, where it did not answer", Illness::Silent, state(false, true, "healthy"), true),
+        ("as unhealthy as before", PriorHealth::Unhealthy, state(false, true, "unhealthy"), true),
+        ("dead, where it was only unhealthy", PriorHealth::Unhealthy, state(false, false, "unhealthy"), false),
+        ("restarting, where it was only unhealthy", PriorHealth::Unhealthy, state(true, true, "starting"), false),
+        ("restarting as before", PriorHealth::Restarting, state(true, true, "starting"), true),
+        ("between two starts as before", PriorHealth::Restarting, state(false, false, "starting"), true),
+        ("unhealthy, where it only did not answer", PriorHealth::Silent, state(false, true, "unhealthy"), false),
+        ("dead, where it only did not answer", PriorHealth::Silent, state(false, false, "healthy"), false),
+        ("healthy, where it did not answer", PriorHealth::Silent, state(false, true, "healthy"), true),
     ] {
-        let gate = Gate { was_ill: Some(was), ..gate() };
-        assert_eq!(gate.judge(&now, &started(), late) == Judgement::Pass, passes, "{case}");
+        let gate = HealthGate { prior_health: Some(was), ..gate() };
+        assert_eq!(gate.judge(&now, &started(), late) == Verdict::Pass, passes, "{case}");
     }
     for (state, expected) in [
-        (json!({ "Restarting": true }), Some(Illness::Restarting)),
-        (json!({ "Health": { "Status": "unhealthy" } }), Some(Illness::Unhealthy)),
+        (json!({ "Restarting": true }), Some(PriorHealth::Restarting)),
+        (json!({ "Health": { "Status": "unhealthy" } }), Some(PriorHealth::Unhealthy)),
         (json!({ "Health": { "Status": "starting" } }), None),
         (json!({ "Running": true }), None),
     ] {
@@ -145,7 +145,7 @@ async fn a_probe_that_is_never_answered_is_the_images_fault_and_an_undecided_eng
         engine.add_image("example.com/app:1", &json!({ "Id": "app", "Behaves": behaves }));
         let body = json!({ "HostConfig": { "NetworkMode": "host" }, "Healthcheck": check });
         let id = engine.add_container("web", "example.com/app:1", body, true).await;
-        let gate = Gate { probe: Some(Probe::Tcp(closed)), limit, ..gate() };
+        let gate = HealthGate { probe: Some(Probe::Tcp(closed)), limit, ..gate() };
         let (failed, reason) = match gate.wait(&engine, &id).await.expect_err(case) {
             GateError::Failed(reason) => (true, reason),
             GateError::Undecided(reason) => (false, reason),
@@ -185,9 +185,9 @@ fn f17_the_wait_does_not_end_before_the_engine_must_have_decided() {
         let wait = gate().longest(&container(&json!({}), &check)).as_secs();
         assert!((at_least..=at_most).contains(&wait), "{case}: {wait} s, not {at_least} to {at_most} s");
     }
-    let seconds = |gate: Gate, check: &Value| gate.longest(&container(&json!({}), check)).as_secs();
+    let seconds = |gate: HealthGate, check: &Value| gate.longest(&container(&json!({}), check)).as_secs();
     assert_eq!(seconds(gate(), &Value::Null), 70, "without a check");
-    let limited = Gate { limit: Some(Duration::from_secs(5)), ..gate() };
+    let limited = HealthGate { limit: Some(Duration::from_secs(5)), ..gate() };
     assert_eq!(seconds(limited.clone(), &json!({ "Test": test })), 5, "a label goes before");
     assert_eq!(seconds(limited, &Value::Null), 10, "but nobody passes without having stayed up");
 }
@@ -196,9 +196,9 @@ fn f17_the_wait_does_not_end_before_the_engine_must_have_decided() {
 fn t46_a_check_that_podman_never_begins_is_none() {
     let check = json!({ "Test": ["CMD", "true"], "Interval": 1_000_000_000_u64 });
     let starting = container(&json!({ "Health": { "Status": "starting", "Log": [] } }), &check);
-    let podman = Gate { is_podman: true, ..gate() };
-    assert_eq!(podman.judge(&starting, &started(), Duration::from_secs(1)), Judgement::Wait("it is not healthy yet"));
-    assert_eq!(podman.judge(&starting, &started(), Duration::from_secs(10)), Judgement::Pass);
+    let podman = HealthGate { is_podman: true, ..gate() };
+    assert_eq!(podman.judge(&starting, &started(), Duration::from_secs(1)), Verdict::Wait("it is not healthy yet"));
+    assert_eq!(podman.judge(&starting, &started(), Duration::from_secs(10)), Verdict::Pass);
     let waits = gate().judge(&starting, &started(), Duration::from_secs(10));
-    assert_eq!(waits, Judgement::Wait("it is not healthy yet"), "Docker does begin");
+    assert_eq!(waits, Verdict::Wait("it is not healthy yet"), "Docker does begin");
 }

@@ -11,7 +11,8 @@ use tracing::debug;
 
 use super::service::{Round, Services, Stop, brings_same_image};
 use super::{OrderContext, created_from, is_created_from};
-use crate::order::asks_for_order;
+use crate::dependents::asks_for_order;
+use crate::snapshot::EngineSnapshot;
 
 /// No compose project moves so many at once; a policy may place more.
 const MOST_SORTED: usize = 500;
@@ -24,6 +25,8 @@ pub struct Batch {
     before: OnceCell<BTreeMap<String, BTreeSet<String>>>,
     ended: watch::Sender<BTreeSet<String>>,
     round: Round,
+    /// What the engine has, inspected once for all orders.
+    pub(super) snapshot: EngineSnapshot,
 }
 
 /// An order has ended when this is dropped, however it ended.
@@ -46,7 +49,13 @@ impl Batch {
     /// A batch of `orders`, behind all of their groups that were placed before.
     pub fn new(services: &Services, orders: Vec<Order>) -> Self {
         let round = services.enter(&orders);
-        Self { orders, before: OnceCell::new(), ended: watch::Sender::default(), round }
+        Self {
+            orders,
+            before: OnceCell::new(),
+            ended: watch::Sender::default(),
+            round,
+            snapshot: EngineSnapshot::default(),
+        }
     }
 
     /// To be held while `order` runs.
@@ -100,7 +109,7 @@ impl Batch {
             debug!("orders are not sorted by what depends on what: they are too many");
             Vec::new()
         } else {
-            ctx.replacer.engine.containers(&Selector::default()).await.unwrap_or_else(|error| {
+            ctx.rollout.engine.containers(&Selector::default()).await.unwrap_or_else(|error| {
                 debug!(%error, "orders are not sorted by what depends on what");
                 Vec::new()
             })
@@ -127,7 +136,7 @@ fn put_groups_in_order(orders: &[Order], before: &mut BTreeMap<String, BTreeSet<
         let (Some(group), id) = (&order.group, order.order.as_str()) else { continue };
         let chain = chains.entry(group).or_default();
         let is_waited_for = before.values().any(|others| others.contains(id));
-        let waits = chain.iter().position(|member| is_waited_for && reaches(before, member, id));
+        let waits = chain.iter().position(|companion| is_waited_for && reaches(before, companion, id));
         let place = waits.unwrap_or(chain.len());
         if let Some(next) = chain.get(place) {
             before.entry((*next).to_owned()).or_default().insert(id.to_owned());

@@ -11,8 +11,8 @@ use imagewatch_engine::PullProgress;
 use tokio_util::sync::CancellationToken;
 
 use super::{RefusedLogins, Services};
-use crate::Replacer;
-use crate::turns::{Turn, Turns};
+use crate::Rollout;
+use crate::slots::{SlotPermit, Slots};
 
 /// How long a pull may take, unless configured otherwise.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_mins(5);
@@ -36,9 +36,9 @@ pub struct OrderContext {
     /// The manifest's name.
     pub manifest: String,
     /// The engine, and how containers are replaced on it. The same for all contexts on one engine.
-    pub replacer: Arc<Replacer>,
+    pub rollout: Arc<Rollout>,
     /// Bounds what works at the same time, over all manifests.
-    pub turns: Turns,
+    pub slots: Slots,
     /// Has the containers of one service handled one at a time, over all manifests.
     pub services: Services,
     /// Credentials for pulls.
@@ -63,7 +63,7 @@ impl fmt::Debug for OrderContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OrderContext")
             .field("manifest", &self.manifest)
-            .field("replacer", &self.replacer)
+            .field("rollout", &self.rollout)
             .field("pull_timeout", &self.pull_timeout)
             .finish_non_exhaustive()
     }
@@ -71,7 +71,7 @@ impl fmt::Debug for OrderContext {
 
 impl OrderContext {
     /// A turn to work; none when the host shuts down first.
-    pub(super) async fn turn(&self) -> Option<Turn> {
-        self.shutdown.run_until_cancelled(self.turns.take()).await.flatten()
+    pub(super) async fn acquire_slot(&self) -> Option<SlotPermit> {
+        self.shutdown.run_until_cancelled(self.slots.take()).await.flatten()
     }
 }

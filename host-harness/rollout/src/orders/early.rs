@@ -4,7 +4,7 @@ use imagewatch_abi::{Container, ContainerFailure, Order, Strategy};
 use tracing::warn;
 
 use super::{OrderContext, list_containers, strategy_of};
-use crate::setback::Setback;
+use crate::step_error::StepError;
 
 /// Why each container of `order` is refused. `None` if one of them may be handled, or if no container can be listed.
 ///
@@ -25,17 +25,17 @@ pub(super) async fn refuse_all_before_pull(ctx: &OrderContext, order: &Order) ->
 }
 
 /// Why `container` is not handled. `None` also if this cannot be found out before the pull.
-async fn refusal(ctx: &OrderContext, order: &Order, container: &Container) -> Option<Setback> {
+async fn refusal(ctx: &OrderContext, order: &Order, container: &Container) -> Option<StepError> {
     let strategy = match strategy_of(order, container) {
-        Err(reason) => return Some(Setback::refused(reason)),
+        Err(reason) => return Some(StepError::refused(reason)),
         Ok(None | Some(Strategy::PullOnly | Strategy::Notify)) => return None,
         Ok(Some(strategy)) => strategy,
     };
-    let inspection = ctx.replacer.engine.inspect_container(&container.id).await.ok()?;
+    let inspection = ctx.rollout.engine.inspect_container(&container.id).await.ok()?;
     let checked = if strategy == Strategy::Remove {
-        ctx.replacer.refuse_removal(&inspection).await
+        ctx.rollout.refuse_removal(&inspection).await
     } else {
-        ctx.replacer.refuse_before_pull(&inspection).await
+        ctx.rollout.refuse_before_pull(&inspection).await
     };
-    checked.err().filter(|setback| !setback.is_engine_away)
+    checked.err().filter(|step_error| !step_error.engine_unreachable)
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{OrderContext, shutting_down};
-use imagewatch_base::secret::{Credential, hide_proofs};
+use imagewatch_base::secret::{Credential, redact_tokens};
 use imagewatch_engine::PullProgress;
 use imagewatch_engine::image_facts::platform_of;
 
@@ -66,7 +66,7 @@ fn other_image(pulled: &Value, reference: &Reference, wanted: &Digest) -> Failur
 }
 
 async fn inspect_image(ctx: &OrderContext, reference: &Reference) -> Result<Option<Value>, Failure> {
-    ctx.replacer.engine.inspect_image(&reference.to_string()).await.map_err(|error| error.failure())
+    ctx.rollout.engine.inspect_image(&reference.to_string()).await.map_err(|error| error.failure())
 }
 
 fn read_image(
@@ -76,10 +76,10 @@ fn read_image(
     order: &Order,
     platform: Option<&str>,
 ) -> Result<Image, Failure> {
-    let missing = || Failure::lasting(FailureCode::Other, format!("the engine shows no id for {reference}"));
+    let missing = || Failure::permanent(FailureCode::Other, format!("the engine shows no id for {reference}"));
     let id = image["Id"].as_str().map(str::to_owned).ok_or_else(missing)?;
     // It has the digest that its registry named, or it was just pulled.
-    ctx.replacer.images.note_pulled(reference, &id);
+    ctx.rollout.images.note_pulled(reference, &id);
     // An image pulled by hand has one digest in its repository, unless it was pushed there twice.
     let digest = order.digest.clone().or_else(|| digests(image, reference).next_back());
     Ok(Image { id, digest, platform: platform.map(str::to_owned) })
@@ -101,7 +101,7 @@ async fn is_second_platform(
     if digests(pulled, reference).next().is_some() {
         return Ok(false);
     }
-    let first = ctx.replacer.engine.inspect_image(&reference.at(digest).to_string()).await;
+    let first = ctx.rollout.engine.inspect_image(&reference.at(digest).to_string()).await;
     let first = first.map_err(|error| error.failure())?;
     Ok(first.is_some_and(|first| platform_of(&first) != platform_of(pulled)))
 }
@@ -122,7 +122,7 @@ async fn provides(
     image: &Value,
     platform: Option<&str>,
 ) -> Result<bool, Failure> {
-    let engine = &ctx.replacer.engine;
+    let engine = &ctx.rollout.engine;
     let found = match platform {
         Some(platform) if !image["Descriptor"].is_null() => {
             engine.inspect_platform(&reference.to_string(), platform).await
@@ -240,11 +240,11 @@ impl Attempt<'_> {
             }
             (ctx.progress)(order, progress);
         };
-        let pulled = ctx.replacer.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
+        let pulled = ctx.rollout.engine.pull(reference, order.platform.as_deref(), login, &progress).await;
         pulled.map_err(|error| {
             let failure = error.failure();
             let message = login.map_or(failure.message.clone(), |login| login.hide_in(&failure.message));
-            Failure { message: hide_proofs(&message), ..failure }
+            Failure { message: redact_tokens(&message), ..failure }
         })
     }
 }

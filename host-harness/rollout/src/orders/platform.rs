@@ -32,7 +32,7 @@ impl Platforms {
             return Ok(Self { default: String::new(), wanted: order.platform.clone(), is_explicit: true });
         }
         let containers = list_containers(ctx, order).await.unwrap_or_default();
-        let default = ctx.replacer.engine.platform().await.map_err(|error| error.failure())?;
+        let default = ctx.rollout.engine.platform().await.map_err(|error| error.failure())?;
         let mut own =
             containers.iter().map(|container| foreign(container, &default)).collect::<BTreeSet<_>>().into_iter();
         let wanted = match (own.next(), own.next()) {

@@ -14,12 +14,12 @@ pub struct Services(watch::Sender<Rounds>);
 struct Rounds {
     last: u64,
     /// By group, in the order in which they were placed.
-    open: BTreeMap<String, Vec<Entry>>,
+    open: BTreeMap<String, Vec<JournalEntry>>,
 }
 
 /// One order that has not ended.
 #[derive(Debug)]
-struct Entry {
+struct JournalEntry {
     round: u64,
     order: Order,
     stops: Vec<Stop>,
@@ -35,29 +35,29 @@ pub(super) struct Stop {
     /// Where the fault lies.
     pub(super) fault: Option<Fault>,
     /// Containers that were to be updated together with it.
-    pub(super) members: BTreeSet<String>,
+    pub(super) companions: BTreeSet<String>,
     /// Whether all other containers of the group are left alone too.
     pub(super) is_for_all: bool,
 }
 
 impl Stop {
-    /// What follows from `failure` of a container that was to be updated together with `members`.
-    pub(super) fn of(failure: &ContainerFailure, members: &[String], is_for_all: bool) -> Self {
+    /// What follows from `failure` of a container that was to be updated together with `companions`.
+    pub(super) fn of(failure: &ContainerFailure, companions: &[String], is_for_all: bool) -> Self {
         Self {
             container: failure.container.clone(),
             reason: failure.reason.clone(),
             fault: failure.fault,
-            members: members.iter().cloned().collect(),
+            companions: companions.iter().cloned().collect(),
             is_for_all,
         }
     }
 
     /// What there is to report of `container`, if it is left alone because of this.
     pub(super) fn failure_of(&self, container: &Container) -> Option<ContainerFailure> {
-        let is_member = self.members.contains(&container.name);
+        let is_companion = self.companions.contains(&container.name);
         // What is updated together is also tried again together, so its containers wait equally long.
-        let fault = if is_member { self.fault } else { Some(Fault::Postponed) };
-        (is_member || self.is_for_all).then(|| ContainerFailure {
+        let fault = if is_companion { self.fault } else { Some(Fault::Postponed) };
+        (is_companion || self.is_for_all).then(|| ContainerFailure {
             container: container.name.clone(),
             reason: format!("not touched, because {} of the same update failed: {}", self.container, self.reason),
             fault,
@@ -82,7 +82,7 @@ impl Services {
             number = rounds.last;
             for order in orders.iter().filter(|order| order.recreate) {
                 let Some(group) = &order.group else { continue };
-                let entry = Entry { round: number, order: order.clone(), stops: Vec::new() };
+                let entry = JournalEntry { round: number, order: order.clone(), stops: Vec::new() };
                 rounds.open.entry(group.clone()).or_default().push(entry);
             }
         });
@@ -129,11 +129,11 @@ impl Round {
         self.leave(|entry| self.has(entry, order));
     }
 
-    fn has(&self, entry: &Entry, order: &str) -> bool {
+    fn has(&self, entry: &JournalEntry, order: &str) -> bool {
         entry.round == self.number && entry.order.order == order
     }
 
-    fn leave(&self, is_leaving: impl Fn(&Entry) -> bool) {
+    fn leave(&self, is_leaving: impl Fn(&JournalEntry) -> bool) {
         self.services.0.send_modify(|rounds| {
             rounds.open.retain(|_, open| {
                 open.retain(|entry| !is_leaving(entry));

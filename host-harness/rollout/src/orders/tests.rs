@@ -5,6 +5,7 @@ mod logins;
 mod platforms;
 mod removal;
 mod services;
+mod snapshot;
 mod tags;
 mod units;
 
@@ -22,10 +23,10 @@ use imagewatch_engine::PullProgress;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::Replacer;
+use crate::Rollout;
 use crate::image_records::testing::MemoryRecords;
 use crate::journal::Journal;
-use crate::turns::Turns;
+use crate::slots::Slots;
 use imagewatch_engine::testing::MemoryEngine;
 
 const REFERENCE: &str = "example.com/ws/codex:latest";
@@ -54,8 +55,8 @@ fn context(engine: &Arc<MemoryEngine>) -> OrderContext {
     let journal = Journal::new(tempfile::TempDir::new().unwrap().path().join("journal"));
     OrderContext {
         manifest: "one".to_owned(),
-        replacer: Arc::new(Replacer::new(engine.clone(), journal, Arc::new(MemoryRecords::default()), None)),
-        turns: Turns::new(4),
+        rollout: Arc::new(Rollout::new(engine.clone(), journal, Arc::new(MemoryRecords::default()), None)),
+        slots: Slots::new(4),
         services: Services::default(),
         keep_images: None,
         refused: Arc::default(),
@@ -448,7 +449,7 @@ async fn two_orders_at_once_replace_a_container_only_once() {
     let engine = engine().await;
     let context = context(&engine);
     let (one, two) = (order(), Order { order: "codex-2".to_owned(), ..order() });
-    let held = context.replacer.locks.lock(&["ws-1".to_owned()]).await;
+    let held = context.rollout.locks.lock(&["ws-1".to_owned()]).await;
     let both = async { tokio::join!(run_alone(&context, &one), run_alone(&context, &two)) };
     let release = async {
         while pulls(&engine) == 0 {
@@ -485,7 +486,7 @@ async fn a_pull_carries_the_credential_of_its_registry_and_its_platform_and_is_w
 async fn without_its_credential_an_image_is_not_pulled_anonymously() {
     let engine = engine().await;
     let credentials: CredentialLookup = Arc::new(|reference| {
-        let failure = Failure::passing(FailureCode::PullFailed, format!("{reference}: the file is broken"));
+        let failure = Failure::retryable(FailureCode::PullFailed, format!("{reference}: the file is broken"));
         Box::pin(async { Err(failure) })
     });
     let report = run_alone(&OrderContext { credentials, ..context(&engine) }, &order()).await;

@@ -43,7 +43,7 @@ fn manifest_of_platform<'a>(image: &'a Value, platform: Option<&str>) -> Option<
     available.iter().copied().find(|manifest| is_wanted(manifest)).or(only)?["ID"].as_str()
 }
 
-/// A variant counts only where both sides name one.
+/// A variant counts only where both members name one.
 fn matches_platform(platform: &Value, wanted: Option<&str>) -> bool {
     let mut wanted = wanted.unwrap_or_default().split('/');
     let (os, architecture, variant) = (wanted.next(), wanted.next(), wanted.next());

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Object, PlanInput, clean_path, compose, is_empty, keys, object, short_id, strings};
-use crate::facts;
+use crate::label;
 use crate::labels::{KEEP_ENV, Labels, OURS};
 use imagewatch_engine::ApiVersion;
 
@@ -80,7 +80,7 @@ fn subtract_labels(old: &Value, image: &Value) -> Object {
     let mut own = object(old);
     own.retain(|key, value| {
         let is_kept = key.starts_with(OURS) || (is_member && key.starts_with(COMPOSE));
-        key != facts::LABEL && (is_kept || image.get(key) != Some(value))
+        key != label::LABEL && (is_kept || image.get(key) != Some(value))
     });
     own
 }

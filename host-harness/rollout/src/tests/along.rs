@@ -44,7 +44,7 @@ async fn one_that_goes_along_and_whose_image_is_gone_is_told_before_anything_is_
     stage.tend().await;
     stage.engine.forget_image("other");
     let error = stage.replace("web").await.unwrap_err();
-    assert_eq!(error.setback.fault, Some(Fault::Refused), "{error}");
+    assert_eq!(error.step_error.fault, Some(Fault::Refused), "{error}");
     assert!(error.reason.starts_with("vpn-user cannot live without it, but its image"), "{error}");
     assert_eq!(stage.engine.calls(), Vec::<String>::new());
 }
@@ -54,7 +54,7 @@ async fn a_new_image_that_is_gone_again_is_pulled_with_the_next_poll() {
     let stage = Stage::new(json!({}), true).await;
     stage.engine.forget_image("new");
     let error = stage.replace("web").await.unwrap_err();
-    assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+    assert_eq!(error.step_error.fault, Some(Fault::Postponed), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn a_container_that_does_not_answer_and_has_nothing_to_do_with_it_is_no_ob
 
     let stage = Stage::new(json!({}), true).await;
     stage.engine.fail("inspect web", u32::MAX, hangs);
-    assert_eq!(stage.replace("web").await.unwrap_err().setback.fault, Some(Fault::Host), "unless it is the one");
+    assert_eq!(stage.replace("web").await.unwrap_err().step_error.fault, Some(Fault::Host), "unless it is the one");
 }
 
 /// A group of which the one that goes along has hooks, too.
@@ -88,8 +88,9 @@ async fn the_hooks_of_one_that_goes_along_are_run_and_can_put_all_of_it_off() {
     let stage = hooked("check", "before").await;
     stage.replace("web").await.unwrap();
     let calls = stage.engine.calls();
-    let at =
-        |part: &str| calls.iter().position(|call| call.contains(part)).unwrap_or_else(|| panic!("{part}: {calls:#?}"));
+    let at = |state: &str| {
+        calls.iter().position(|call| call.contains(state)).unwrap_or_else(|| panic!("{state}: {calls:#?}"))
+    };
     assert!(at("exec vpn-user /bin/sh -c check") < at("create web."), "{calls:#?}");
     assert!(at("exec vpn-user /bin/sh -c before") < at("stop vpn-user"), "{calls:#?}");
     assert!(at("remove web.") < at("exec web /bin/sh -c after web"), "{calls:#?}");
@@ -99,7 +100,7 @@ async fn the_hooks_of_one_that_goes_along_are_run_and_can_put_all_of_it_off() {
         let stage = hooked(pre_check, pre_update).await;
         let before = stage.picture();
         let error = stage.replace("web").await.unwrap_err();
-        assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+        assert_eq!(error.step_error.fault, Some(Fault::Postponed), "{error}");
         assert!(error.reason.starts_with("vpn-user cannot live without it, but its imagewatch.hook"), "{error}");
         assert!(!stage.engine.calls().iter().any(|call| call.starts_with("stop")), "{:#?}", stage.engine.calls());
         assert_eq!(stage.picture(), before);
@@ -110,7 +111,7 @@ async fn the_hooks_of_one_that_goes_along_are_run_and_can_put_all_of_it_off() {
 async fn a_probe_that_nobody_can_answer_is_told_before_anything_is_touched() {
     let stage = Stage::labelled(&json!({ "imagewatch.probe": "tcp:80" })).await;
     let error = stage.replace("web").await.unwrap_err();
-    assert!(error.setback.fault == Some(Fault::Refused) && error.reason.contains("imagewatch.probe"), "{error}");
+    assert!(error.step_error.fault == Some(Fault::Refused) && error.reason.contains("imagewatch.probe"), "{error}");
     assert_eq!(stage.engine.calls(), Vec::<String>::new());
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::stage::{OTHER, Stage, refused};
 use super::*;
-use crate::facts::is_working_name;
+use crate::label::is_working_name;
 use imagewatch_engine::testing::Interruption;
 
 /// What is replaced, and how the new image behaves.
@@ -28,7 +28,7 @@ enum Scene {
     AutoRemove {
         is_good: bool,
     },
-    Group {
+    Dependents {
         is_good: bool,
     },
     /// Three write to one volume; a bad image fails on the last one.
@@ -49,8 +49,8 @@ impl Scene {
         Self::StartFirst { is_good: false },
         Self::AutoRemove { is_good: true },
         Self::AutoRemove { is_good: false },
-        Self::Group { is_good: true },
-        Self::Group { is_good: false },
+        Self::Dependents { is_good: true },
+        Self::Dependents { is_good: false },
     ];
 
     async fn set(self) -> Stage {
@@ -62,7 +62,7 @@ impl Scene {
             Self::AutoRemove { is_good } => {
                 Stage::with(json!({ "AutoRemove": true, "Binds": ["/data"] }), image(is_good), true).await
             }
-            Self::Group { is_good } => {
+            Self::Dependents { is_good } => {
                 let stage = Stage::group(image(true)).await;
                 if !is_good {
                     // The root is well, the one that goes with it does not bear it.
@@ -72,7 +72,7 @@ impl Scene {
             }
             Self::Members { is_good } => {
                 let fails = if is_good { json!({}) } else { json!({ "jobs": "unhealthy" }) };
-                Stage::members(json!({ "Behaves": "healthy", "BehavesAs": fails })).await
+                Stage::companions(json!({ "Behaves": "healthy", "BehavesAs": fails })).await
             }
         };
         stage.engine.add_image("example.com/stranger:1", &json!({ "Id": "strange" }));
@@ -88,7 +88,7 @@ impl Scene {
                 | Self::NoPolicy { is_good: true }
                 | Self::StartFirst { is_good: true }
                 | Self::AutoRemove { is_good: true }
-                | Self::Group { is_good: true }
+                | Self::Dependents { is_good: true }
                 | Self::Members { is_good: true }
         )
     }
@@ -166,8 +166,8 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
             "{case}: it shares the network of the one there is"
         );
     }
-    for member in ["cron", "jobs"].iter().filter_map(|name| now.get(*name)) {
-        assert_eq!(member["image"], now["web"]["image"], "{case}: who writes to one volume runs one image");
+    for companion in ["cron", "jobs"].iter().filter_map(|name| now.get(*name)) {
+        assert_eq!(companion["image"], now["web"]["image"], "{case}: who writes to one volume runs one image");
     }
     assert_eq!(stage.journal_files(), 0, "{case}: nothing is left of the journal");
     if !scene.is_good() {
@@ -184,8 +184,8 @@ fn judge(case: &str, scene: Scene, stage: &Stage, before: &BTreeMap<String, Valu
 #[case::start_first_bad_image(Scene::StartFirst { is_good: false })]
 #[case::auto_remove(Scene::AutoRemove { is_good: true })]
 #[case::auto_remove_bad_image(Scene::AutoRemove { is_good: false })]
-#[case::group(Scene::Group { is_good: true })]
-#[case::group_bad_image(Scene::Group { is_good: false })]
+#[case::group(Scene::Dependents { is_good: true })]
+#[case::group_bad_image(Scene::Dependents { is_good: false })]
 #[case::f36_members_of_a_volume(Scene::Members { is_good: true })]
 #[case::f36_members_of_a_volume_bad_image(Scene::Members { is_good: false })]
 #[tokio::test(start_paused = true)]
@@ -313,7 +313,7 @@ async fn a_create_call_whose_answer_was_lost_leaves_no_container_and_restarts_no
 
 #[tokio::test(start_paused = true)]
 async fn so_does_one_for_a_container_that_goes_along() {
-    let scene = Scene::Group { is_good: true };
+    let scene = Scene::Dependents { is_good: true };
     let stage = scene.set().await;
     stage.replace("web").await.unwrap();
     let nth = stage.engine.calls().iter().position(|call| call.starts_with("create vpn-user.")).unwrap();

@@ -39,9 +39,10 @@ async fn a_policy_that_was_taken_away_on_the_way_back_is_given_again_when_it_goe
 async fn t41_two_programs_that_begin_at_once_leave_it_at_that() {
     let stage = Stage::new(json!({}), true).await;
     let other = Stage::sharing(&stage);
-    let (ours, theirs) = (stage.survey("web").await.unwrap().unwrap(), other.survey("web").await.unwrap().unwrap());
+    let (ours, theirs) =
+        (stage.preflight("web").await.unwrap().unwrap(), other.preflight("web").await.unwrap().unwrap());
     let (mut our_job, mut their_job) = (stage.job(), other.job());
-    let both = tokio::join!(stage.replacer.replace(ours, &mut our_job), other.replacer.replace(theirs, &mut their_job));
+    let both = tokio::join!(stage.rollout.replace(ours, &mut our_job), other.rollout.replace(theirs, &mut their_job));
     let running: Vec<String> = stage.engine.overview().into_iter().filter(|line| line.ends_with("running")).collect();
     assert_eq!(running.len(), 1, "{both:?}: {running:?}");
     stage.tend().await;
@@ -60,7 +61,7 @@ async fn t28_a_name_that_somebody_else_took_meanwhile_is_left_to_them() {
     let now = stage.engine.inspections();
     assert_eq!(now["web"]["Id"], theirs.as_str());
     assert_eq!(now.len(), 2, "the new one is gone, the old one is kept: {:?}", stage.engine.overview());
-    assert!(now.keys().any(|name| facts::usual_name(name).is_some_and(|(_, is_old)| is_old)));
+    assert!(now.keys().any(|name| label::usual_name(name).is_some_and(|(_, is_old)| is_old)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +71,7 @@ async fn what_was_begun_is_ended_by_its_own_program_though_its_container_is_gran
         // When the old one is stopped, or gone by that, and nobody has the name.
         stage.die_replacing(4, Interruption::DieAfter).await;
         stage.restart_program();
-        stage.replacer.tend("another", &|_| false).await.unwrap();
+        stage.rollout.tend("another", &|_| false).await.unwrap();
         let now = stage.engine.overview();
         assert!(now.len() == 1 && now[0].starts_with("web ") && now[0].ends_with(" running"), "{now:?}");
     }
@@ -78,7 +79,7 @@ async fn what_was_begun_is_ended_by_its_own_program_though_its_container_is_gran
     stage.die_replacing(4, Interruption::DieAfter).await;
     let before = stage.engine.overview();
     let stranger = Stage::elsewhere(&stage);
-    stranger.replacer.tend("another", &|_| false).await.unwrap();
+    stranger.rollout.tend("another", &|_| false).await.unwrap();
     assert_eq!(stage.engine.overview(), before, "another state folder's is nobody's whom it is not granted");
 }
 
@@ -127,7 +128,7 @@ async fn t41_what_a_program_with_another_state_folder_began_lately_is_left_to_it
         assert_eq!(is_restored, !is_left, "{:?}", stage.engine.overview());
         if is_left {
             let error = stranger.replace("web").await.unwrap_err();
-            assert_eq!(error.setback.fault, Some(Fault::Postponed), "{error}");
+            assert_eq!(error.step_error.fault, Some(Fault::Postponed), "{error}");
         }
     }
 }
@@ -160,15 +161,15 @@ async fn a_failure_for_a_manifest_that_is_gone_is_dropped_and_bars_the_container
         stage.manifest = manifest;
         stage.pull_again().await;
         let error = stage.replace_untold("web").await.unwrap_err();
-        assert_eq!(error.setback.fault, Some(Fault::Image), "{manifest}: {error}");
+        assert_eq!(error.step_error.fault, Some(Fault::Image), "{manifest}: {error}");
     }
     stage.restart_program();
-    stage.replacer.drop_failures_of_others(&BTreeSet::from(["after"]));
-    assert_eq!(stage.replacer.failures_before("before"), []);
-    assert_eq!(stage.replacer.failures_before("after").len(), 1);
+    stage.rollout.drop_failures_of_others(&BTreeSet::from(["after"]));
+    assert_eq!(stage.rollout.failures_before("before"), []);
+    assert_eq!(stage.rollout.failures_before("after").len(), 1);
     stage.restart_program();
-    assert_eq!(stage.replacer.failures_before("before"), [], "its record is gone too");
-    assert_eq!(stage.replacer.failures_before("after").len(), 1, "and the other's is not");
+    assert_eq!(stage.rollout.failures_before("before"), [], "its record is gone too");
+    assert_eq!(stage.rollout.failures_before("after").len(), 1, "and the other's is not");
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +212,7 @@ async fn passed_group() -> Stage {
 async fn what_has_passed_stays_when_somebody_makes_one_of_the_group_anew() {
     let stage = passed_group().await;
     let web = stage.picture()["web"].clone();
-    stage.replacer.remove("vpn-user").await.unwrap();
+    stage.rollout.remove("vpn-user").await.unwrap();
     let shared = json!({ "HostConfig": { "NetworkMode": "container:web" } });
     let anew = stage.engine.add_container("vpn-user", OTHER, shared, true).await;
     stage.tend().await;
@@ -248,7 +249,7 @@ async fn what_has_passed_goes_back_when_somebody_brings_the_old_one_of_who_goes_
     stage.engine.fail("remove web.", 1, refused());
     stage.replace("web").await.unwrap();
     stage.restart_program();
-    stage.replacer.remove("user").await.unwrap();
+    stage.rollout.remove("user").await.unwrap();
     let old = old.as_str().unwrap();
     stage.engine.rename(old, "user").await.unwrap();
     stage.engine.start(old).await.unwrap();
@@ -292,7 +293,7 @@ async fn one_whose_old_container_is_gone_for_good_keeps_its_new_one_when_the_oth
         }
         if was_aside {
             let facts = ending::facts_of(&now["vpn-user"]).unwrap();
-            let temporary = facts.part.temporary_name(&facts.transaction);
+            let temporary = facts.state.temporary_name(&facts.transaction);
             stage.engine.stop(user).await.unwrap();
             stage.engine.rename(user, &temporary).await.unwrap();
         }
@@ -322,7 +323,7 @@ async fn t30_a_removal_that_the_engine_is_at_already_is_waited_for_and_not_for_e
                 stage.engine.remove(&id, true).await.unwrap();
             }
         };
-        let (removed, ()) = tokio::join!(stage.replacer.remove(&id), engine);
+        let (removed, ()) = tokio::join!(stage.rollout.remove(&id), engine);
         assert_eq!(removed.is_ok(), ends, "{removed:?}");
         let took = begun.elapsed().as_secs();
         assert!(if ends { took == 5 } else { (30..40).contains(&took) }, "{took} s");

@@ -10,7 +10,7 @@ async fn f17_where_the_engine_never_called_it_unhealthy_the_image_is_not_to_blam
         let stage = Stage::of(body, json!({ "Behaves": "starting" }), true).await;
         let (before, start) = (stage.picture(), tokio::time::Instant::now());
         let error = stage.replace("web").await.unwrap_err();
-        assert_eq!((error.is_restored, error.setback.fault), (true, Some(Fault::Host)), "{case}: {error}");
+        assert_eq!((error.is_restored, error.step_error.fault), (true, Some(Fault::Host)), "{case}: {error}");
         assert!(error.reason.contains("it is not healthy yet"), "{case}: {error}");
         assert_eq!((stage.picture(), start.elapsed().as_secs()), (before, wait), "{case}");
     }

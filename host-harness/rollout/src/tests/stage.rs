@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::survey::Survey;
+use super::super::preflight::Preflight;
+use super::super::snapshot::EngineSnapshot;
 use super::*;
 use crate::image_records::testing::MemoryRecords;
 use imagewatch_engine::testing::Interruption;
@@ -15,12 +16,12 @@ pub(super) const OTHER: &str = "example.com/other:1";
 
 pub(super) struct Stage {
     pub(super) engine: Arc<MemoryEngine>,
-    pub(super) replacer: Replacer,
+    pub(super) rollout: Rollout,
     pub(super) strategy: Strategy,
     /// On whose behalf.
     pub(super) manifest: &'static str,
     /// The names of those that are updated together with the one that is replaced.
-    pub(super) members: Vec<String>,
+    pub(super) companions: Vec<String>,
     /// How many images before the present one are kept; none where all are.
     pub(super) keep_images: Option<usize>,
     store: Arc<MemoryRecords>,
@@ -63,9 +64,9 @@ impl Stage {
         let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let folder = Arc::new(folder);
         let store = Arc::new(MemoryRecords::default());
-        let replacer = replacer(&engine, &folder, &store);
-        let (strategy, members) = (Strategy::Replace, Vec::new());
-        Self { engine, replacer, strategy, manifest: "", members, keep_images: None, store, folder }
+        let rollout = rollout(&engine, &folder, &store);
+        let (strategy, companions) = (Strategy::Replace, Vec::new());
+        Self { engine, rollout, strategy, manifest: "", companions, keep_images: None, store, folder }
     }
 
     /// Another program on the same engine, with its own state folder.
@@ -82,10 +83,10 @@ impl Stage {
     fn beside(&self, store: Arc<MemoryRecords>, folder: Arc<TempDir>) -> Self {
         Self {
             engine: self.engine.clone(),
-            replacer: replacer(&self.engine, &folder, &store),
+            rollout: rollout(&self.engine, &folder, &store),
             strategy: self.strategy,
             manifest: self.manifest,
-            members: self.members.clone(),
+            companions: self.companions.clone(),
             keep_images: self.keep_images,
             store,
             folder,
@@ -105,7 +106,7 @@ impl Stage {
 
     /// `web`, `cron` and `jobs` write to one volume. `jobs` has no restart policy, as Docker makes a container when nobody
     /// says otherwise, and `cron-user` shares the network of `cron`.
-    pub(super) async fn members(new: Value) -> Self {
+    pub(super) async fn companions(new: Value) -> Self {
         let policy = json!({ "Name": "always" });
         let host = json!({ "Binds": ["data:/data"], "RestartPolicy": policy });
         let mut stage = Self::with(host, new.clone(), true).await;
@@ -113,7 +114,7 @@ impl Stage {
         for (name, policy) in [("cron", policy), ("jobs", json!({ "Name": "no" }))] {
             let body = json!({ "HostConfig": { "Binds": ["data:/data"], "RestartPolicy": policy } });
             stage.engine.add_container(name, REFERENCE, body, true).await;
-            stage.members.push(name.to_owned());
+            stage.companions.push(name.to_owned());
         }
         stage.engine.add_image(OTHER, &json!({ "Id": "other" }));
         let shared =
@@ -141,26 +142,26 @@ impl Stage {
             image: NewImage { id: "new", reference: None, platform: None },
             strategy: self.strategy,
             stable_for: Duration::from_secs(1),
-            members: self.members.clone(),
-            origin: Origin {
+            companions: self.companions.clone(),
+            origin: OrderRef {
                 manifest: self.manifest.to_owned(),
                 target: "web".to_owned(),
                 reference: REFERENCE.parse().ok(),
                 keep_images: self.keep_images,
-                ..Origin::default()
+                ..OrderRef::default()
             },
-            turn: None,
+            slot: None,
         }
     }
 
-    pub(super) async fn survey(&self, name: &str) -> Result<Option<Survey>, ReplaceError> {
-        self.replacer.survey(name, &self.job()).await
+    pub(super) async fn preflight(&self, name: &str) -> Result<Option<Preflight>, ReplaceError> {
+        self.rollout.preflight(name, &self.job(), &EngineSnapshot::default()).await
     }
 
     /// As an order does it, whose policy takes what became of it.
     pub(super) async fn replace(&self, name: &str) -> Result<Replaced, ReplaceError> {
         let replaced = self.replace_untold(name).await;
-        self.replacer.settled(self.manifest, "web");
+        self.rollout.settled(self.manifest, "web");
         replaced
     }
 
@@ -176,18 +177,19 @@ impl Stage {
 
     pub(super) async fn replace_untold(&self, name: &str) -> Result<Replaced, ReplaceError> {
         let mut job = self.job();
-        let survey = self.replacer.survey(name, &job).await?.expect("the container is there");
-        self.replacer.replace(survey, &mut job).await
+        let preflight =
+            self.rollout.preflight(name, &job, &EngineSnapshot::default()).await?.expect("the container is there");
+        self.rollout.replace(preflight, &mut job).await
     }
 
     /// As [`Self::replace`], but a container that is not there is not replaced.
     pub(super) async fn try_replace(&self, name: &str) -> Option<Result<Replaced, ReplaceError>> {
         let mut job = self.job();
-        let replaced = match self.replacer.survey(name, &job).await {
-            Ok(survey) => self.replacer.replace(survey?, &mut job).await,
+        let replaced = match self.rollout.preflight(name, &job, &EngineSnapshot::default()).await {
+            Ok(preflight) => self.rollout.replace(preflight?, &mut job).await,
             Err(error) => Err(error),
         };
-        self.replacer.settled(self.manifest, "web");
+        self.rollout.settled(self.manifest, "web");
         Some(replaced)
     }
 
@@ -210,14 +212,14 @@ impl Stage {
     }
 
     pub(super) async fn tend(&self) -> Vec<Report> {
-        let reports = self.replacer.tend(self.manifest, &|_| true).await.unwrap();
-        self.replacer.settled(self.manifest, "web");
+        let reports = self.rollout.tend(self.manifest, &|_| true).await.unwrap();
+        self.rollout.settled(self.manifest, "web");
         reports
     }
 
     /// What a program that is started anew works with.
     pub(super) fn restart_program(&mut self) {
-        self.replacer = replacer(&self.engine, &self.folder, &self.store);
+        self.rollout = rollout(&self.engine, &self.folder, &self.store);
     }
 
     pub(super) fn wipe_journal(&self) {
@@ -232,7 +234,7 @@ impl Stage {
     }
 
     /// What is written down of a transaction under way.
-    pub(super) fn journal_entry(&self) -> Option<journal::Entry> {
+    pub(super) fn journal_entry(&self) -> Option<journal::JournalEntry> {
         let files = std::fs::read_dir(self.folder.path().join("journal")).ok()?.flatten().map(|file| file.path());
         let entry = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "json"))?;
         serde_json::from_slice(&std::fs::read(entry).unwrap()).ok()
@@ -250,7 +252,7 @@ impl Stage {
     }
 }
 
-fn replacer(engine: &Arc<MemoryEngine>, folder: &TempDir, store: &Arc<MemoryRecords>) -> Replacer {
+fn rollout(engine: &Arc<MemoryEngine>, folder: &TempDir, store: &Arc<MemoryRecords>) -> Rollout {
     let journal = Journal::new(folder.path().join("journal"));
-    Replacer::new(engine.clone(), journal, store.clone(), None)
+    Rollout::new(engine.clone(), journal, store.clone(), None)
 }

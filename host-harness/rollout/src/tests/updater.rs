@@ -15,7 +15,7 @@ use crate::handover::other_updater;
 use imagewatch_engine::testing::Interruption;
 
 /// Long after the last patience of anybody has run out.
-const IN_ORDER_WITHIN: Duration = Duration::from_mins(30);
+const IN_ORDER_TIMEOUT: Duration = Duration::from_mins(30);
 const TICK: Duration = Duration::from_millis(50);
 /// Nobody runs for so long: then an operator starts somebody.
 const NOTICED_AFTER: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ impl Machine {
 
     fn program_of(&self, container: &Value) -> JoinHandle<i64> {
         let mut stage = Stage::sharing(&self.stage);
-        stage.replacer.own_id = container["Id"].as_str().map(str::to_owned);
+        stage.rollout.own_id = container["Id"].as_str().map(str::to_owned);
         let (is_outdated, is_barred) = (container["Image"] == "old", self.is_barred.clone());
         tokio::spawn(async move { run_program(&stage, is_outdated, &is_barred).await })
     }
@@ -118,7 +118,7 @@ impl Machine {
 
     /// Runs until all is in order, and some time more.
     async fn settle(&mut self, case: &str) {
-        let until = Instant::now() + IN_ORDER_WITHIN;
+        let until = Instant::now() + IN_ORDER_TIMEOUT;
         let mut in_order_since = None;
         let mut none_since = None;
         while in_order_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(5)) {
@@ -235,32 +235,33 @@ fn is_helper(container: &Value) -> bool {
 
 /// What `imagewatch run` does, as far as containers go; returns its exit code.
 async fn run_program(stage: &Stage, is_outdated: bool, is_barred: &AtomicBool) -> i64 {
-    let replacer = &stage.replacer;
-    match replacer.run_errand().await {
+    let rollout = &stage.rollout;
+    match rollout.run_self_update().await {
         Ok(true) => return 0,
         Ok(false) => {}
         Err(_) => return 1,
     }
-    let Ok(predecessor) = replacer.rest_predecessor().await else { return 1 };
-    let other = other_updater(&*stage.engine, replacer.own_id.as_deref()).await;
+    let Ok(predecessor) = rollout.stop_predecessor().await else { return 1 };
+    let other = other_updater(&*stage.engine, rollout.own_id.as_deref()).await;
     let is_alone = matches!(other, Ok(None));
     if let Some(predecessor) = &predecessor
-        && (!is_alone || replacer.take_place_of(predecessor).await.is_err())
+        && (!is_alone || rollout.promote(predecessor).await.is_err())
     {
-        replacer.bring_back(predecessor, "do a step").await;
+        rollout.restore_predecessor(predecessor, "do a step").await;
         return 1;
     }
     if !is_alone {
         return 7;
     }
     loop {
-        let reports = replacer.tend("", &|_| true).await.unwrap_or_default();
+        let reports = rollout.tend("", &|_| true).await.unwrap_or_default();
         is_barred.fetch_or(reports.iter().any(|report| !report.failed.is_empty()), Ordering::Relaxed);
-        replacer.settled("", "web");
+        rollout.settled("", "web");
         if is_outdated && !is_barred.load(Ordering::Relaxed) {
             stage.pull_again().await;
             let tried = stage.try_replace("web").await;
-            let is_lasting = |error: &ReplaceError| error.setback.fault.is_some_and(|fault| fault != Fault::Postponed);
+            let is_lasting =
+                |error: &ReplaceError| error.step_error.fault.is_some_and(|fault| fault != Fault::Postponed);
             is_barred
                 .fetch_or(tried.is_some_and(|tried| tried.is_err_and(|error| is_lasting(&error))), Ordering::Relaxed);
         }

@@ -1,9 +1,9 @@
-//! What the admin API shows of the quarantine, and what it clears.
+//! Tests of the routes that list and clear the quarantine.
 
 use super::*;
 
 #[tokio::test]
-async fn what_is_in_quarantine_is_shown_in_full() {
+async fn quarantine_lists_entries_with_all_fields() {
     let (status, body) = ask(&FakeControl::with_quarantine(), "GET", QUARANTINE, Some("Bearer t0ken")).await;
     assert_eq!(status, StatusCode::OK);
     let first = value!({
@@ -19,13 +19,13 @@ async fn what_is_in_quarantine_is_shown_in_full() {
 #[case::everywhere("?target=web", StatusCode::OK, "more", 1)]
 #[case::under_one_manifest("?target=web&manifest=apps", StatusCode::OK, "apps", 2)]
 #[case::blank_manifest("?target=db&manifest=", StatusCode::OK, "apps", 2)]
-#[case::not_there("?target=nobody", StatusCode::NOT_FOUND, "nobody is not in quarantine", 3)]
-#[case::not_there_either("?target=db&manifest=more", StatusCode::NOT_FOUND, "under manifest more", 3)]
+#[case::unknown_target("?target=nobody", StatusCode::NOT_FOUND, "nobody is not in quarantine", 3)]
+#[case::target_of_another_manifest("?target=db&manifest=more", StatusCode::NOT_FOUND, "under manifest more", 3)]
 #[case::no_target("", StatusCode::BAD_REQUEST, "target=<name>", 3)]
 #[case::blank_target("?target=", StatusCode::BAD_REQUEST, "target=<name>", 3)]
 #[case::twice("?target=a&target=b", StatusCode::BAD_REQUEST, "target", 3)]
 #[tokio::test]
-async fn a_target_is_cleared_by_name(
+async fn delete_clears_a_target_by_name_and_manifest(
     #[case] query: &str,
     #[case] status: StatusCode,
     #[case] says: &str,
@@ -33,13 +33,13 @@ async fn a_target_is_cleared_by_name(
 ) {
     let control = FakeControl::with_quarantine();
     let answer = ask(&control, "DELETE", &format!("{QUARANTINE}{query}"), Some("Bearer t0ken")).await;
-    assert_eq!((answer.0, control.barred().map(|barred| barred.len())), (status, Ok(left)), "{}", answer.1);
+    assert_eq!((answer.0, control.entries().map(|entries| entries.len())), (status, Ok(left)), "{}", answer.1);
     let says_in = if status == StatusCode::OK { &answer.1["quarantine"] } else { &answer.1["error"] };
     assert!(says_in.to_string().contains(says), "{}", answer.1);
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_used_is_said() {
+async fn a_broken_store_is_reported_with_status_500() {
     let control = FakeControl::with_a_broken_store();
     for (method, query) in [("GET", ""), ("DELETE", "?target=web")] {
         let answer = ask(&control, method, &format!("{QUARANTINE}{query}"), Some("Bearer t0ken")).await;

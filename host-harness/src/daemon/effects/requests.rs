@@ -7,7 +7,7 @@ use imagewatch_abi::{Answer, HttpBatch, HttpRequest, HttpResponse, HttpResponses
 use tokio::runtime::Handle;
 
 use super::Adapters;
-use imagewatch_registry::client::{HttpLimits, Room, Share, fit};
+use imagewatch_registry::client::{ByteBudget, HttpLimits, Share, fit};
 use imagewatch_registry::deferred::Deferred;
 use imagewatch_registry::egress::EgressRules;
 
@@ -18,12 +18,12 @@ pub(super) struct Requests {
     limits: HttpLimits,
     deferred: Deferred<Share>,
     /// For the bodies of all that is under way or not collected.
-    held: Arc<Room>,
+    held: Arc<ByteBudget>,
 }
 
 impl Requests {
     pub(super) fn new(rules: EgressRules, limits: HttpLimits) -> Self {
-        let held = Arc::new(Room::of(limits.batch_bytes));
+        let held = Arc::new(ByteBudget::of(limits.batch_bytes));
         Self { rules: Arc::new(rules), limits, deferred: Deferred::default(), held }
     }
 
@@ -49,7 +49,7 @@ impl Requests {
         requests: Vec<HttpRequest>,
         room: usize,
     ) -> Vec<Answer<HttpResponse>> {
-        let room = Arc::new(Room::of(room));
+        let room = Arc::new(ByteBudget::of(room));
         let send = |request: HttpRequest| {
             let share = Share::of(room.clone(), Some(self.held.clone()));
             let (adapters, rules, limits) = (adapters.clone(), self.rules.clone(), self.limits);

@@ -143,7 +143,7 @@ async fn no_credential_is_in_the_policys_memory_at_any_moment_of_a_poll() {
         cancel: CancellationToken::new(),
     };
     let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
-    let effects = ManifestEffects::new(manifest.clone(), plugin, rules, adapters, Arc::default());
+    let effects = GrantedHost::new(manifest.clone(), plugin, rules, adapters, Arc::default());
     let effects = Arc::new(effects);
     let input = PollInput { now_ms: now_ms(), ..PollInput::default() };
     let input = serde_json::to_vec(&input).expect("it is JSON");

@@ -100,10 +100,10 @@ const LOG_FLOOD: &str = r#"(local.set $a «{"level": "info", "message": "x"}»)
     (loop $l (call $host_log (local.get $a)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if $l (i32.lt_u (local.get $n) (i32.const 100))))"#;
 
 #[rstest]
-#[case::forbidden_host(&ask(r#"{"method": "GET", "url": "https://evil.io/v2/"}"#), &[], Denied::Http, 1, "evil.io is not among")]
+#[case::forbidden_host(&ask(r#"{"method": "GET", "url": "https://evil.io/v2/"}"#), &[], Denied::Http, 1, "evil.io is not in allowed_hosts")]
 #[case::metadata_service(&ask(r#"{"method": "GET", "url": "http://169.254.169.254/"}"#), &[], Denied::Http, 1, "169.254.169.254")]
 #[case::another_registrys_secret(&ask(r#"{"method": "GET", "url": "http://REGISTRY/v2/", "credential": "secret.io"}"#), &[], Denied::Http, 1, "credential of secret.io")]
-#[case::basic_auth_of_its_own(&ask(r#"{"method": "GET", "url": "http://REGISTRY/v2/", "headers": [["authorization", "Basic YWxpY2U6eA=="]]}"#), &[], Denied::Http, 1, "bearer token only")]
+#[case::basic_auth_of_its_own(&ask(r#"{"method": "GET", "url": "http://REGISTRY/v2/", "headers": [["authorization", "Basic YWxpY2U6eA=="]]}"#), &[], Denied::Http, 1, "only a bearer token")]
 #[case::password_in_the_url(&ask(r#"{"method": "GET", "url": "http://a:b@REGISTRY/v2/"}"#), &[], Denied::Http, 1, "name a credential")]
 #[case::forbidden_container(&order(r#""reference": "ok.io/a", "strategy": "replace", "containers": {"name": "victim"}"#), &[], Denied::Container, 1, "container victim")]
 #[case::forbidden_container_looked_at(r#"(drop (call $docker_containers «{"name": "victim"}»))"#, &[], Denied::Container, 1, "container victim")]
@@ -111,8 +111,8 @@ const LOG_FLOOD: &str = r#"(local.set $a «{"level": "info", "message": "x"}»)
 #[case::forbidden_strategy(&order(r#""reference": "ok.io/a", "strategy": "remove""#), &[("asks", "notify")], Denied::Strategy, 1, "strategy")]
 #[case::large_batch(&ask(r#"{"method": "GET", "url": "http://REGISTRY/"}, {"method": "GET", "url": "http://REGISTRY/"}"#), &[("host.max_batch", "1")], Denied::Batch, 1, "over the limit of 1")]
 #[case::log_flood(LOG_FLOOD, &[("host.max_log_lines", "10")], Denied::LogLines, 90, "`host.max_log_lines`")]
-#[case::bad_utf8_to_a_function(r"(drop (call $http_send «\ff\fe»))", &[], Denied::InvalidOutput, 1, "http_send was given")]
-#[case::bad_json_to_the_log(r"(call $host_log «{»)", &[], Denied::InvalidOutput, 1, "host_log was given")]
+#[case::bad_utf8_to_a_function(r"(drop (call $http_send «\ff\fe»))", &[], Denied::InvalidOutput, 1, "invalid input for http_send")]
+#[case::bad_json_to_the_log(r"(call $host_log «{»)", &[], Denied::InvalidOutput, 1, "invalid input for host_log")]
 #[case::method_that_changes(&ask(r#"{"method": "DELETE", "url": "http://REGISTRY/v2/"}"#), &[], Denied::InvalidOutput, 1, "DELETE")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_granted_is_refused_named_and_counted_and_the_call_goes_on(

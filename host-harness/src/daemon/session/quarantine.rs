@@ -11,7 +11,7 @@ use crate::store::{Store, StoreError};
 use imagewatch_base::text::sanitize_line;
 
 #[derive(Debug)]
-pub(super) struct KeptQuarantine {
+pub(super) struct QuarantineCache {
     store: Arc<Store>,
     manifest: String,
     /// As last read from the store or written to it.
@@ -22,7 +22,7 @@ pub(super) struct KeptQuarantine {
     is_reported: bool,
 }
 
-impl KeptQuarantine {
+impl QuarantineCache {
     pub(super) fn new(store: Arc<Store>, manifest: &str) -> Self {
         Self { store, manifest: manifest.to_owned(), stored: Vec::new(), current: Vec::new(), is_reported: false }
     }
@@ -90,8 +90,8 @@ mod tests {
     use super::*;
     use crate::store::sample::quarantined;
 
-    fn kept(store: &Arc<Store>) -> KeptQuarantine {
-        KeptQuarantine::new(store.clone(), "apps")
+    fn kept(store: &Arc<Store>) -> QuarantineCache {
+        QuarantineCache::new(store.clone(), "apps")
     }
 
     #[test]

@@ -102,7 +102,7 @@ async fn another_policy_shows_what_it_would_have_decided_otherwise() {
     let scene = Scene::new().await;
     scene.record().await;
     let replayed = scene.replay(&[("strategy", "notify")]);
-    let verdicts = |said: &Option<Said>| said.as_ref().map(|said| said.verdict);
+    let verdicts = |said: &Option<Decision>| said.as_ref().map(|said| said.verdict);
     let differences: Vec<_> = replayed
         .differences
         .iter()
@@ -139,7 +139,7 @@ async fn a_transcript_that_was_cut_short_is_read_up_to_there_and_nonsense_is_nam
     scene.record().await;
     assert_eq!(Transcript::read(&scene.file(), None).expect("it goes on").calls.len(), 7);
     let error = Transcript::read(&scene.file(), Some("other")).expect_err("it is not there").to_string();
-    assert!(error.contains("holds apps") && error.contains("--manifest"), "{error}");
+    assert!(error.contains("contains apps") && error.contains("--manifest"), "{error}");
     std::fs::write(scene.file(), "{\"line\":\"policy\",\"format\":99}\n").expect("written");
     let error = Transcript::read(&scene.file(), None).expect_err("it is none").to_string();
     assert!(error.contains("line 1") && error.contains("transcript.jsonl"), "{error}");

@@ -22,7 +22,7 @@ pub(crate) const SECRET: &str = "the-canary";
 /// A policy at work beside an engine with one container, a registry that is allowed, and a credential for another.
 pub(crate) struct Scene {
     pub(crate) session: Session,
-    pub(crate) effects: Arc<ManifestEffects>,
+    pub(crate) effects: Arc<GrantedHost>,
     pub(crate) record: Arc<Record>,
     pub(crate) engine: Arc<MemoryEngine>,
     pub(crate) registry: MockServer,
@@ -72,7 +72,7 @@ impl Scene {
         let record = Arc::new(Record::default());
         let rules = EgressRules::over(plugin.grants.hosts().clone(), &manifest.host.insecure_registries, "")
             .expect("good rules");
-        let effects = ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
+        let effects = GrantedHost::new(manifest.clone(), plugin.clone(), rules, adapters, record.clone());
         let effects = Arc::new(effects);
         let session = Session::new(manifest, plugin, effects.clone(), store, record.clone(), StateKeeping::Persisted);
         Self { session, effects, record, engine, registry }
@@ -84,7 +84,7 @@ pub(crate) fn effects_of(
     manifest: &Arc<PluginManifest>,
     plugin: &Arc<LoadedPlugin>,
     store: &Arc<Store>,
-) -> Arc<ManifestEffects> {
+) -> Arc<GrantedHost> {
     let rules = EgressRules::parse(&manifest.allowed_hosts, "loopback", "").expect("good rules");
     let adapters = Adapters {
         engine: Arc::new(MemoryEngine::new()),
@@ -93,7 +93,7 @@ pub(crate) fn effects_of(
         store: store.clone(),
         cancel: CancellationToken::new(),
     };
-    Arc::new(ManifestEffects::new(manifest.clone(), plugin.clone(), rules, adapters, Arc::default()))
+    Arc::new(GrantedHost::new(manifest.clone(), plugin.clone(), rules, adapters, Arc::default()))
 }
 
 /// A session of the policy of `manifest` over [`effects_of`].

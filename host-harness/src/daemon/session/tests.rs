@@ -38,7 +38,7 @@ impl Stage {
         Arc::new(Store::open(self.folder.path()).expect("a store"))
     }
 
-    fn effects(&self, plugin: &Arc<LoadedPlugin>, store: &Arc<Store>) -> Arc<ManifestEffects> {
+    fn effects(&self, plugin: &Arc<LoadedPlugin>, store: &Arc<Store>) -> Arc<GrantedHost> {
         effects_of(&self.manifest, plugin, store)
     }
 

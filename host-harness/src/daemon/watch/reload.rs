@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::Watch;
-use crate::daemon::effects::ManifestEffects;
+use crate::daemon::effects::GrantedHost;
 use imagewatch_policy::{LOAD_TIMEOUT, LoadedPlugin, PluginManifest, Record};
 use imagewatch_rollout::orders::OrderContext;
 
@@ -44,7 +44,7 @@ pub struct Prepared {
     /// The policy.
     pub plugin: Arc<LoadedPlugin>,
     /// Its effects.
-    pub effects: Arc<ManifestEffects>,
+    pub effects: Arc<GrantedHost>,
     /// What its orders are carried out with.
     pub orders: OrderContext,
     /// Called once it is at work.

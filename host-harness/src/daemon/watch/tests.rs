@@ -12,8 +12,8 @@ use super::*;
 use crate::daemon::session::scene::Scene;
 use crate::store::Store;
 use imagewatch_policy::inline::Inline;
-use imagewatch_policy::{LoadResult, Recorded};
-use imagewatch_rollout::Replacer;
+use imagewatch_policy::{LoadResult, PolicyStats};
+use imagewatch_rollout::Rollout;
 use imagewatch_rollout::journal::Journal;
 
 /// Asks the registry once in each poll, so that polls can be counted, and polls every 100 ms.
@@ -34,8 +34,8 @@ fn order_context(scene: &Scene, shutdown: &CancellationToken) -> OrderContext {
     let journal = Journal::new(tempfile::TempDir::new().expect("a folder").path().join("journal"));
     OrderContext {
         manifest: scene.session.manifest.name.clone(),
-        replacer: Arc::new(Replacer::new(scene.engine.clone(), journal, Arc::new(Store::in_memory()), None)),
-        turns: imagewatch_rollout::turns::Turns::new(4),
+        rollout: Arc::new(Rollout::new(scene.engine.clone(), journal, Arc::new(Store::in_memory()), None)),
+        slots: imagewatch_rollout::slots::Slots::new(4),
         services: imagewatch_rollout::orders::Services::default(),
         keep_images: None,
         refused: Arc::default(),
@@ -96,7 +96,7 @@ impl Actor {
         timeout(Duration::from_secs(30), answer).await.expect("in time").expect("an answer")
     }
 
-    async fn stop(self) -> Recorded {
+    async fn stop(self) -> PolicyStats {
         self.shutdown.cancel();
         self.ended.await.expect("no panic");
         self.record.read()

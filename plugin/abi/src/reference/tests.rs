@@ -1,10 +1,12 @@
-//! The table is `data/reference_cases.json`: the inputs and results of distribution/reference's own tests (commit and
-//! licence stand in it). Groups that do not apply, and why:
-//! - `with_tag`, `with_digest`: builders of another library, with digests of 37 digits, which are none here.
-//! - `familiar_match`, `familiar_match_bad_pattern`: patterns over names; nothing here matches names by pattern.
-//! - the failing rows of `parse_named_canonical_only`, and of `full_name_regexp` those with a tag: they ask for a name
-//!   that is normal already, where every name is made normal here.
-//! - rows that know sha256 only: sha512 is a digest here.
+//! The cases are in `data/reference_cases.json`: the inputs and results of distribution/reference's own tests. The file
+//! names the commit and the licence. These groups do not apply:
+//! - `with_tag`, `with_digest`: they test builders of another library, with digests of 37 digits, which are invalid
+//!   here.
+//! - `familiar_match`, `familiar_match_bad_pattern`: they test patterns over names. No code here matches names by
+//!   pattern.
+//! - The failing rows of `parse_named_canonical_only`, and the rows with a tag of `full_name_regexp`: they require a
+//!   name that is already normalised. This parser normalises every name.
+//! - Rows that allow sha256 only: this parser also accepts sha512.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -55,7 +57,7 @@ fn malformed_references_are_refused_with_the_reason() {
 }
 
 #[test]
-fn loopback_is_this_machine_and_nothing_that_looks_like_it() {
+fn only_loopback_names_and_addresses_are_this_machine() {
     for host in ["localhost", "localhost:5000", "a.localhost", "127.0.0.1:80", "127.9.9.9", "[::1]:5000"] {
         assert!(is_loopback_host(host), "{host}");
     }
@@ -76,8 +78,8 @@ fn text<'a>(row: &'a Value, key: &str) -> &'a str {
     row[key].as_str().unwrap_or_default()
 }
 
-/// What Docker makes of a raw domain and path: a domain that does not look like a host is part of a Docker Hub path.
-fn normal_name(domain: &str, name: &str) -> String {
+/// How Docker normalises a raw domain and path: a domain that does not look like a host is part of a Docker Hub path.
+fn normalized_name(domain: &str, name: &str) -> String {
     if domain.contains(['.', ':']) || domain == "localhost" || domain.chars().any(|c| c.is_ascii_uppercase()) {
         return name.to_owned();
     }
@@ -89,12 +91,12 @@ fn is_refused(text: &str) -> bool {
 }
 
 #[test]
-fn raw_references_of_the_field_parse() {
+fn references_of_the_reference_library_parse() {
     for row in rows("parse") {
         let input = text(&row, "input");
         let parsed = input.parse::<Reference>();
-        let name = normal_name(text(&row, "domain"), text(&row, "repository"));
-        // A path counts whole once it is one of Docker Hub's.
+        let name = normalized_name(text(&row, "domain"), text(&row, "repository"));
+        // For Docker Hub, the length limit applies to the path with the domain.
         let is_too_long = name.split_once('/').is_some_and(|(_, path)| path.len() > MAX_REPOSITORY);
         if input.contains("@sha512:") {
             assert!(parsed.is_ok_and(|reference| reference.digest().is_some()), "{input}");
@@ -110,12 +112,12 @@ fn raw_references_of_the_field_parse() {
 }
 
 #[test]
-fn what_is_no_reference_in_the_field_is_none_here() {
+fn invalid_references_of_the_reference_library_are_refused() {
     for row in rows("normalized_invalid") {
         assert!(is_refused(row.as_str().expect("text")), "{row}");
     }
     for row in rows("with_name_failure") {
-        // A name with a tag is no name, but a reference.
+        // A name with a tag is not a name, but it is a valid reference.
         assert!(text(&row, "input") == "example.com/repo:tag" || is_refused(text(&row, "input")), "{row}");
     }
     for row in rows("full_name_regexp") {
@@ -134,7 +136,7 @@ fn what_is_no_reference_in_the_field_is_none_here() {
 }
 
 #[test]
-fn references_of_the_field_are_split_and_made_normal() {
+fn references_of_the_reference_library_are_split_and_normalised() {
     for row in rows("normalized_valid") {
         assert!(!is_refused(row.as_str().expect("text")), "{row}");
     }
@@ -158,17 +160,19 @@ fn references_of_the_field_are_split_and_made_normal() {
         assert!(!is_refused(text(row, "input")), "{row}");
     }
     for row in rows("parse_named_canonical_only").iter().filter(|row| row["error"].is_null()) {
-        // Two of them are canonical by their grammar only: Docker reads no dot and no port as a path of the Hub's.
-        let name = normal_name(text(row, "domain"), text(row, "input"));
+        // Two of these rows are canonical by grammar only: Docker treats a name without a dot and a port as a path on
+        // Docker Hub.
+        let name = normalized_name(text(row, "domain"), text(row, "input"));
         assert_eq!(text(row, "input").parse::<Reference>().map(|reference| reference.to_string()), Ok(name), "{row}");
     }
 }
 
 #[test]
-fn tags_and_digests_of_the_field_are_kept() {
+fn tags_and_digests_of_the_reference_library_are_kept() {
     for row in rows("parse_docker_ref") {
         let parsed: Reference = text(&row, "input").parse().unwrap_or_else(|error| panic!("{error}"));
-        // There a digest takes the tag away; here both are kept, as the tag says what is followed.
+        // The reference library drops the tag if a digest is present. Here both stay, because the tag says what to
+        // follow.
         let shown = match parsed.digest() {
             Some(digest) => parsed.at(digest).to_string(),
             None => parsed.with_explicit_tag().to_string(),
@@ -199,11 +203,11 @@ fn tags_and_digests_of_the_field_are_kept() {
 }
 
 #[test]
-fn hosts_of_the_field_are_read() {
+fn hosts_of_the_reference_library_are_parsed() {
     for row in rows("domain_regexp") {
         let domain = text(&row, "input");
-        let looks_like_a_host = normal_name(domain, "x") == "x";
-        // What matches there and is no address of IPv6 reaches nobody.
+        let looks_like_a_host = normalized_name(domain, "x") == "x";
+        // This row matches there, but it is not an IPv6 address, so no host has it.
         let is_expected = row["match"] == true && domain != "[fd00123123123]:75050";
         if looks_like_a_host {
             assert_eq!(!is_refused(&format!("{domain}/a")), is_expected, "{row}");
@@ -213,14 +217,14 @@ fn hosts_of_the_field_are_read() {
 
 proptest! {
     #[test]
-    fn any_text_is_read_without_a_panic(text in any::<String>()) {
+    fn any_text_parses_without_a_panic(text in any::<String>()) {
         let _ = text.parse::<Reference>();
         let _ = text.parse::<Digest>();
         is_loopback_host(&text);
     }
 
     #[test]
-    fn what_is_read_is_read_again_as_itself(text in "([a-zA-Z0-9.:\\[\\]-]{0,12}/)?[a-z0-9._/-]{0,20}(:[\\w.-]{0,8})?(@sha256:[0-9a-f]{64})?") {
+    fn a_displayed_reference_parses_back_to_itself(text in "([a-zA-Z0-9.:\\[\\]-]{0,12}/)?[a-z0-9._/-]{0,20}(:[\\w.-]{0,8})?(@sha256:[0-9a-f]{64})?") {
         if let Ok(reference) = text.parse::<Reference>() {
             prop_assert_eq!(reference.to_string().parse::<Reference>(), Ok(reference));
         }

@@ -1,14 +1,14 @@
-//! Config keys: good values, bad values, and the seed system's rules for prefix and host.
+//! Config keys: valid values, invalid values, and the original system's rules for prefix and host.
 
 use std::collections::BTreeMap;
 
 use crate::any_test;
-use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, Placed, Selector};
+use imagewatch_abi::{Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, OrdersAccepted, Selector};
 use rstest::rstest;
 
 use super::*;
 
-/// A host that has a config and nothing else.
+/// A host with a config and without host functions.
 struct Keys(BTreeMap<String, String>);
 
 impl Host for Keys {
@@ -21,7 +21,7 @@ impl Host for Keys {
     fn docker_containers(&mut self, _: Selector) -> Answer<Containers> {
         unreachable!("config lists nothing")
     }
-    fn docker_refresh(&mut self, _: Vec<Order>) -> Answer<Placed> {
+    fn docker_refresh(&mut self, _: Vec<Order>) -> Answer<OrdersAccepted> {
         unreachable!("config orders nothing")
     }
     fn log(&mut self, _: LogLine) {}
@@ -63,7 +63,7 @@ fn every_runtime_has_its_image_under_the_prefix_in_order(#[case] prefix: &str) {
 #[case::ecr("1.dkr.ecr.us-east-2.amazonaws.com/o", "1.dkr.ecr.us-east-2.amazonaws.com")]
 #[case::bare("registry.example.com", "registry.example.com")]
 #[case::port("localhost:5000/a/b", "localhost:5000")]
-fn registry_host_is_what_stands_before_the_first_slash(#[case] prefix: &str, #[case] host: &str) {
+fn registry_host_is_the_part_before_the_first_slash(#[case] prefix: &str, #[case] host: &str) {
     assert_eq!(registry_host(prefix), host);
     assert!(references(prefix).iter().all(|r| r.parse::<Reference>().expect("parses").registry() == host));
 }
@@ -77,20 +77,20 @@ fn registry_host_is_what_stands_before_the_first_slash(#[case] prefix: &str, #[c
 #[case::prefix_without_host(&[("names", "a"), ("prefix", "molecule-ai")], "prefix", "docker.io")]
 #[case::prefix_missing(&[("names", "a")], "template", "invalid image reference")]
 #[case::template_without_name(&[("names", "a"), ("prefix", "g.io"), ("template", "{prefix}/a")], "template", "{name}")]
-#[case::name_no_image_can_have(&[("names", "A!"), ("prefix", "g.io/o")], "template", "A!")]
+#[case::name_invalid_in_a_reference(&[("names", "A!"), ("prefix", "g.io/o")], "template", "A!")]
 #[case::default_name(&[("names", "a"), ("prefix", "g.io"), ("default_name", "b")], "default_name", "\"b\"")]
-#[case::interval_no_unit(&[("images", "a"), ("interval", "300")], "interval", "no duration")]
-#[case::interval_zero(&[("images", "a"), ("interval", "0s")], "interval", "no duration")]
-#[case::interval_overflow(&[("images", "a"), ("interval", "99999999999999999999h")], "interval", "no duration")]
-#[case::interval_huge(&[("images", "a"), ("interval", "18446744073709551615h")], "interval", "no duration")]
+#[case::interval_no_unit(&[("images", "a"), ("interval", "300")], "interval", "not a duration")]
+#[case::interval_zero(&[("images", "a"), ("interval", "0s")], "interval", "not a duration")]
+#[case::interval_overflow(&[("images", "a"), ("interval", "99999999999999999999h")], "interval", "not a duration")]
+#[case::interval_huge(&[("images", "a"), ("interval", "18446744073709551615h")], "interval", "not a duration")]
 #[case::strategy(&[("images", "a"), ("strategy", "restart")], "strategy", "restart")]
-#[case::update_policy(&[("images", "a"), ("update_policy", "newest")], "update_policy", "\"newest\" is none of")]
-#[case::update_range(&[("images", "a"), ("update_policy", "semver:1x")], "update_policy", "\"1x\" is no version")]
+#[case::update_policy(&[("images", "a"), ("update_policy", "newest")], "update_policy", "\"newest\" is not one of")]
+#[case::update_range(&[("images", "a"), ("update_policy", "semver:1x")], "update_policy", "\"1x\" is not a version")]
 #[case::tag_filter(&[("images", "a"), ("update_policy", "numeric"), ("tag_filter", "(")], "tag_filter", "not closed")]
-#[case::tag_filter_of_digest(&[("images", "a"), ("tag_filter", "^v")], "tag_filter", "filters nothing")]
+#[case::tag_filter_with_digest(&[("images", "a"), ("tag_filter", "^v")], "tag_filter", "has no effect")]
 #[case::platform(&[("images", "a"), ("platform", "amd64")], "platform", "linux/amd64")]
-fn bad_values_name_their_key(#[case] pairs: &[(&str, &str)], #[case] key: &str, #[case] part: &str) {
-    let failure = parse(pairs).expect_err("a bad value");
+fn an_invalid_value_names_its_key(#[case] pairs: &[(&str, &str)], #[case] key: &str, #[case] part: &str) {
+    let failure = parse(pairs).expect_err("an invalid value");
     assert_eq!(failure.key.as_deref(), Some(key));
     assert!(failure.message.contains(part), "{}", failure.message);
 }
@@ -114,7 +114,7 @@ fn intervals_are_durations(#[case] text: Option<&str>, #[case] ms: u64) {
 #[case::default(None, "127.0.0.1:5000", "http")]
 #[case::default_elsewhere(None, "ghcr.io", "https")]
 #[case::listed(Some("r.lan:5000"), "r.lan:5000", "http")]
-#[case::listed_means_only_those(Some("r.lan:5000"), "127.0.0.1:5000", "https")]
+#[case::a_list_replaces_the_default(Some("r.lan:5000"), "127.0.0.1:5000", "https")]
 #[case::both(Some("loopback, r.lan"), "localhost:80", "http")]
 fn plain_http_is_for_insecure_registries_only(#[case] value: Option<&str>, #[case] host: &str, #[case] scheme: &str) {
     let mut pairs = vec![("images", "a")];
@@ -135,7 +135,7 @@ fn lists_are_split_at_commas_and_blanks_and_keep_their_order() {
 #[case::off(Some("false"), false)]
 #[case::zero(Some("0"), false)]
 #[case::capitals(Some("True"), false)]
-fn polling_is_on_for_true_and_off_for_everything_else(#[case] value: Option<&str>, #[case] enabled: bool) {
+fn polling_is_on_for_true_and_off_for_any_other_text(#[case] value: Option<&str>, #[case] enabled: bool) {
     let mut pairs = vec![("images", "a")];
     pairs.extend(value.map(|value| ("enabled", value)));
     assert_eq!(parse(&pairs).expect("good").enabled, enabled);

@@ -2,19 +2,19 @@
 
 use imagewatch_abi::{Container, Failure, NotWatched, Outcome, Selector, StatusKind, Verdict};
 
-use super::aim::{Aims, find_aims};
-use super::behind::pair_up;
 use super::decide::unanswered;
+use super::desired_reference::{Aims, find_aims};
+use super::outdated::pair_up;
 use super::standing::{Course, stand};
 use crate::Host;
 use crate::config::{Baseline, Config, Watch};
 use crate::gate::quarantine::Quarantine;
+use crate::image_match::{Used, confirm_origins, digests_of, load_wrappers, reference_of, used_by, with_references};
 use crate::registry::resolve::Lookup;
-use crate::running::{Used, confirm_origins, digests_of, load_wrappers, reference_of, used_by, with_references};
 use crate::state::{Cache, State};
 use crate::status::{Image, Rule, remote_of};
 use crate::target::{Target, Targets, is_up, not_watched, reason_of_name};
-use crate::update::in_words;
+use crate::update::describe_change;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ fn see(
     let has = container.map(|container| digests_of(container, &target.reference)).unwrap_or_default();
     let remote = remote.ok();
     let from = used.map(|(reference, _)| reference).filter(|reference| *reference != *aim);
-    let words = from.map(|from| in_words(from, aim));
+    let words = from.map(|from| describe_change(from, aim));
     Outcome {
         reference: Some((*aim).clone()),
         from: from.cloned(),

@@ -7,11 +7,11 @@ use super::build_order;
 use super::standing::{Course, Standing, Standings};
 use crate::config::{Baseline, Config};
 use crate::gate::quarantine::Quarantine;
-use crate::running::{Used, digests_of};
+use crate::image_match::{Used, digests_of};
 use crate::state::{Cache, Pending, Seen, State};
 use crate::status::Rule;
 use crate::target::Target;
-use crate::update::in_words;
+use crate::update::describe_change;
 
 /// What follows for one target.
 pub(super) struct Decided {
@@ -81,7 +81,7 @@ pub(super) fn decide(
             (Verdict::Moved, None, Some(order))
         }
     };
-    let words = course.from.as_ref().map(|from| in_words(from, aim));
+    let words = course.from.as_ref().map(|from| describe_change(from, aim));
     let reason = words.into_iter().chain(reason).reduce(|words, reason| format!("{words}: {reason}"));
     let reason = with_note(reason, course);
     let id = order.as_ref().map(|order| order.order.clone());

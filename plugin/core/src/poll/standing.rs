@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use imagewatch_abi::{Container, Reference, Status, Strategy};
 
-use super::aim::Aim;
+use super::desired_reference::Aim;
 use crate::config::{Baseline, Config};
 use crate::gate::quarantine::Quarantine;
+use crate::image_match::{Used, reason_against_origin, reason_unconfirmed};
 use crate::registry::resolve::Lookup;
-use crate::running::{Used, reason_against_origin, reason_unconfirmed};
 use crate::state::{Cache, Seen, State};
 use crate::status::{Facts, Hold, Image, Remote, Rule, remote_of, status_of};
 use crate::target::{Target, is_up, reason_against};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imagewatch_abi::{
     Answer, Container, Containers, Digest, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses,
-    LogLine, Order, Placed, PollInput, PollMode, PollOutput, Quarantined, Selector,
+    LogLine, Order, OrdersAccepted, PollInput, PollMode, PollOutput, Quarantined, Selector,
 };
 use serde_json::Value;
 
@@ -118,7 +118,7 @@ impl World {
         let response =
             |status, headers, body| Answer::Ok(HttpResponse { status, headers, body, ..HttpResponse::default() });
         if self.is_down {
-            return Answer::Err(Failure::passing(FailureCode::Timeout, "r.io does not answer"));
+            return Answer::Err(Failure::retryable(FailureCode::Timeout, "r.io does not answer"));
         }
         if let Some((repository, _)) = path.split_once("/tags/list") {
             let prefix = format!("{repository}:");
@@ -149,7 +149,7 @@ impl Host for World {
         self.requests.extend(batch.requests.iter().map(|request| format!("{:?} {}", request.method, request.url)));
         let responses = batch.requests.iter().map(|request| {
             if self.is_pending(request) {
-                return Answer::Err(Failure::passing(FailureCode::Pending, "r.io has not answered yet"));
+                return Answer::Err(Failure::retryable(FailureCode::Pending, "r.io has not answered yet"));
             }
             self.answer(request)
         });
@@ -168,10 +168,10 @@ impl Host for World {
         Answer::Ok(Containers { containers: self.containers.iter().filter(is_selected).cloned().collect() })
     }
 
-    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<Placed> {
+    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<OrdersAccepted> {
         let accepted = orders.iter().map(|order| order.order.clone()).collect();
         self.orders.extend(orders);
-        Answer::Ok(Placed { accepted, reports: Vec::new() })
+        Answer::Ok(OrdersAccepted { accepted, reports: Vec::new() })
     }
 
     fn log(&mut self, line: LogLine) {

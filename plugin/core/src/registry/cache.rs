@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::document::Document;
-use super::limit::Parked;
+use super::limit::RateLimited;
 use super::unfinished::Unfinished;
 
 /// Kept by the host between calls.
@@ -18,7 +18,7 @@ pub(crate) struct Cache {
     /// By API host.
     pub(crate) registries: BTreeMap<String, Known>,
     /// By host: registries and token servers apart.
-    pub(crate) parked: BTreeMap<String, Parked>,
+    pub(crate) parked: BTreeMap<String, RateLimited>,
     /// By digest, which fixes their content.
     pub(crate) documents: BTreeMap<Digest, Document>,
     /// Images that their repository has, as `repository@digest`: each was asked for by its digest.
@@ -36,7 +36,7 @@ pub(crate) struct Known {
     /// How it wants to be asked; absent: without any proof, so far.
     pub(crate) challenge: Option<Challenge>,
     /// The challenge led nowhere the last time: it is asked for anew before it is answered.
-    pub(crate) is_doubted: bool,
+    pub(crate) challenge_suspect: bool,
     pub(crate) tokens: Vec<Token>,
     /// Scopes other than `repository:…:pull`, by repository.
     pub(crate) scopes: BTreeMap<String, String>,

@@ -21,14 +21,14 @@ pub(crate) const HEADERS: [&str; 4] = ["retry-after", "date", "ratelimit-remaini
 
 /// A server that asked to be left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Parked {
+pub(crate) struct RateLimited {
     pub(crate) until_ms: u64,
     asked_ms: u64,
     /// How often in a row it has asked.
     times: u32,
 }
 
-impl Parked {
+impl RateLimited {
     /// From an answer of `server` at `now_ms` which asks for `wait_ms`, or for some time; `before` is what it asked
     /// for the last time, if nothing went well since.
     pub(crate) fn new(server: &str, now_ms: u64, wait_ms: Option<u64>, before: Option<&Self>) -> Self {
@@ -52,7 +52,7 @@ impl Parked {
             time_of_day(self.until_ms),
             time_of_day(self.asked_ms)
         );
-        Failure { until_ms: Some(self.until_ms), ..Failure::passing(FailureCode::RateLimited, message) }
+        Failure { until_ms: Some(self.until_ms), ..Failure::retryable(FailureCode::RateLimited, message) }
     }
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum Limit {
     /// It was refused: come back after so long, or after some time.
     Refused(Option<u64>),
     /// It was the last for so long.
-    Spent(u64),
+    Exhausted(u64),
 }
 
 /// Reads the limits from an answer that came at `now_ms`.
@@ -80,7 +80,9 @@ pub(crate) fn read_limit(response: &HttpResponse, now_ms: u64) -> Limit {
     };
     let seconds = response.header("ratelimit-reset").or_else(|| params.trim().strip_prefix("w="));
     match (remaining.trim(), seconds.and_then(|text| text.trim().parse::<u64>().ok())) {
-        ("0", Some(seconds)) if seconds > 0 => Limit::Spent((seconds.saturating_mul(SECOND_MS)).min(MOST_BUDGET_MS)),
+        ("0", Some(seconds)) if seconds > 0 => {
+            Limit::Exhausted((seconds.saturating_mul(SECOND_MS)).min(MOST_BUDGET_MS))
+        }
         _ => Limit::None,
     }
 }

@@ -44,7 +44,7 @@ pub(crate) fn build_manifest(scheme: &str, reference: &Reference, want: Want, au
         Want::Text => (Method::Get, ReadBody::Document),
     };
     if want == Want::Hash {
-        request.want.push("content-type".to_owned());
+        request.response_headers.push("content-type".to_owned());
     }
     HttpRequest { method, read, ..request }
 }
@@ -66,7 +66,7 @@ fn build_registry(url: String, want: &str, auth: Auth<'_>) -> HttpRequest {
         Auth::None => {}
         Auth::Basic(credential, unless) => {
             request.credential = Some(credential.to_owned());
-            request.unless_credential = unless.map(str::to_owned);
+            request.rejected_credential_id = unless.map(str::to_owned);
         }
         Auth::Bearer(token) => request.headers.push(("authorization".to_owned(), format!("Bearer {token}"))),
     }
@@ -78,10 +78,10 @@ fn build_get(url: String, want: &[&str]) -> HttpRequest {
         method: Method::Get,
         url,
         headers: vec![],
-        want: want.iter().chain(&limit::HEADERS).map(|&name| name.to_owned()).collect(),
+        response_headers: want.iter().chain(&limit::HEADERS).map(|&name| name.to_owned()).collect(),
         credential: None,
-        or_anonymous: false,
-        unless_credential: None,
+        allow_anonymous: false,
+        rejected_credential_id: None,
         form: vec![],
         read: ReadBody::Text,
     }
@@ -111,8 +111,8 @@ pub(crate) fn build_token(url: String, login: Option<(&str, Option<&str>)>) -> H
     let mut request = build_get(url, &[]);
     if let Some((credential, unless)) = login {
         request.credential = Some(credential.to_owned());
-        request.unless_credential = unless.map(str::to_owned);
-        request.or_anonymous = true;
+        request.rejected_credential_id = unless.map(str::to_owned);
+        request.allow_anonymous = true;
     }
     request
 }

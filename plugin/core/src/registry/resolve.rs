@@ -3,9 +3,9 @@
 //! but for a server that asked to be left alone: it holds up all that need it.
 
 mod answer;
+mod auth;
+mod messages;
 mod plan;
-mod proof;
-mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use super::document::Document;
 use super::tags::TagList;
 use crate::config::Insecure;
 use crate::state::Cache;
-use crate::{Host, gather, log};
+use crate::{Host, log};
 
 /// So many rounds may pass without a registry being asked anything: tokens come after one or two.
 const MAX_IDLE_ROUNDS: usize = 16;
@@ -69,7 +69,7 @@ enum Found {
 
 /// Ways out of a refusal. Each is tried once for a query, which bounds the requests that it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Fallback {
     /// With the proof that the registry asks for.
     Prove,
     /// By the content, as the HEAD is refused or does not say the digest.
@@ -102,28 +102,28 @@ pub(crate) struct Job {
 
 impl Job {
     /// Whether `way` was not tried before; now it is.
-    fn may_try(&mut self, way: Way) -> bool {
+    fn may_try(&mut self, way: Fallback) -> bool {
         let is_first = !self.has_tried(way);
         self.tried |= 1 << way as u8;
         is_first
     }
 
-    fn has_tried(&self, way: Way) -> bool {
+    fn has_tried(&self, way: Fallback) -> bool {
         self.tried & (1 << way as u8) != 0
     }
 }
 
 /// What has passed with a registry in this call.
 #[derive(Debug, Default)]
-struct Talk {
+struct RegistrySession {
     /// How many queries there were for it.
-    crowd: usize,
+    queries: usize,
     /// Whether it has answered anything.
-    is_heard: bool,
+    responded: bool,
     /// How often its login was tried; see [`plan::ENOUGH`].
     logins: u32,
     /// Whether its challenge led nowhere.
-    is_doubted: bool,
+    challenge_suspect: bool,
 }
 
 struct Resolver<'a> {
@@ -131,7 +131,7 @@ struct Resolver<'a> {
     insecure: &'a Insecure,
     now_ms: u64,
     open: BTreeMap<Query, Job>,
-    talks: BTreeMap<String, Talk>,
+    talks: BTreeMap<String, RegistrySession>,
     /// Names of logins that are not sent any more in this call.
     refused: BTreeSet<String>,
     /// Registries of which something is pending that others wait for: nobody else goes ahead there.
@@ -180,11 +180,13 @@ pub(crate) fn resolve(
     references: BTreeSet<Reference>,
 ) -> BTreeMap<Reference, Lookup> {
     let done = look_up(host, cache, insecure, now_ms, references.into_iter().map(Query::Digest));
-    gather(done.into_iter().filter_map(|(query, found)| match (query, found) {
-        (Query::Digest(reference), Ok(Found::Digest(digest))) => Some((reference, Ok(digest))),
-        (Query::Digest(reference), Err(failure)) => Some((reference, Err(failure))),
-        _ => None,
-    }))
+    done.into_iter()
+        .filter_map(|(query, found)| match (query, found) {
+            (Query::Digest(reference), Ok(Found::Digest(digest))) => Some((reference, Ok(digest))),
+            (Query::Digest(reference), Err(failure)) => Some((reference, Err(failure))),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The tags of each repository of `references` by its [`Reference::name`], in the registry's order, or why not.
@@ -197,11 +199,13 @@ pub(crate) fn list_tags(
 ) -> BTreeMap<String, Result<Vec<String>, Failure>> {
     let queries = references.iter().map(|reference| Query::Tags(reference.without_tag()));
     let done = look_up(host, cache, insecure, now_ms, queries);
-    gather(done.into_iter().filter_map(|(query, found)| match (query, found) {
-        (Query::Tags(reference), Ok(Found::Tags(tags))) => Some((reference.name(), Ok(tags))),
-        (Query::Tags(reference), Err(failure)) => Some((reference.name(), Err(failure))),
-        _ => None,
-    }))
+    done.into_iter()
+        .filter_map(|(query, found)| match (query, found) {
+            (Query::Tags(reference), Ok(Found::Tags(tags))) => Some((reference.name(), Ok(tags))),
+            (Query::Tags(reference), Err(failure)) => Some((reference.name(), Err(failure))),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Those of `references`, pinned by digest, that their own repository has; each is asked for, also where the cache has
@@ -248,10 +252,10 @@ fn look_up(
         let job = if cache.unfinished.is_empty() { Job::default() } else { cache.unfinished.take_job(&query.name()) };
         (query, job)
     };
-    let open: BTreeMap<Query, Job> = gather(queries.into_iter().map(take_up));
-    let mut talks: BTreeMap<String, Talk> = BTreeMap::new();
+    let open: BTreeMap<Query, Job> = queries.into_iter().map(take_up).collect();
+    let mut talks: BTreeMap<String, RegistrySession> = BTreeMap::new();
     for query in open.keys() {
-        talks.entry(query.registry().to_owned()).or_default().crowd += 1;
+        talks.entry(query.registry().to_owned()).or_default().queries += 1;
     }
     let (refused, late, late_logins, done, notes) = Default::default();
     let mut resolver = Resolver { cache, insecure, now_ms, open, talks, refused, late, late_logins, done, notes };
@@ -272,11 +276,11 @@ fn look_up(
     }
     for query in resolver.open.keys().cloned().collect::<Vec<_>>() {
         let message = format!("{} kept asking for another proof; gave up until the next poll", query.registry());
-        resolver.finish(query, Err(Failure::passing(FailureCode::Unauthorized, message)));
+        resolver.finish(query, Err(Failure::retryable(FailureCode::Unauthorized, message)));
     }
-    for (registry, _) in resolver.talks.iter().filter(|(_, talk)| talk.is_doubted) {
+    for (registry, _) in resolver.talks.iter().filter(|(_, talk)| talk.challenge_suspect) {
         if let Some(known) = resolver.cache.registries.get_mut(registry) {
-            known.is_doubted = true;
+            known.challenge_suspect = true;
         }
     }
     resolver.done
@@ -290,7 +294,7 @@ fn send(host: &mut dyn Host, round: Vec<(Purpose, HttpRequest)>) -> Vec<(Purpose
         match host.http_send(HttpBatch { requests: batch.to_vec(), may_defer: true }) {
             Answer::Ok(HttpResponses { responses }) if responses.len() == batch.len() => answers.extend(responses),
             Answer::Ok(_) => answers.extend(batch.iter().map(|_| {
-                Answer::Err(Failure::passing(FailureCode::BadAnswer, "the host answered another number of responses"))
+                Answer::Err(Failure::retryable(FailureCode::BadAnswer, "the host answered another number of responses"))
             })),
             Answer::Err(failure) => answers.extend(batch.iter().map(|_| Answer::Err(failure.clone()))),
         }

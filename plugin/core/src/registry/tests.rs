@@ -108,7 +108,7 @@ proptest! {
         let body = texts.last().cloned().unwrap_or_default();
         let response = HttpResponse { status, headers, body, ..HttpResponse::default() };
         if let limit::Limit::Refused(wait_ms) = limit::read_limit(&response, NOW_MS) {
-            let parked = limit::Parked::new("r.io", NOW_MS, wait_ms, None);
+            let parked = limit::RateLimited::new("r.io", NOW_MS, wait_ms, None);
             prop_assert!(parked.until_ms > NOW_MS && parked.until_ms <= NOW_MS + 6 * 3_600_000 + 30_001);
         }
     }

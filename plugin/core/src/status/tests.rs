@@ -1,4 +1,4 @@
-//! Every rule, alone and where several apply: the first one decides.
+//! Every rule, alone and together with others. The first rule that applies decides.
 
 use imagewatch_abi::StatusKind::{
     self, Blocked, FailedAndRestored, Held, Local, NotWatched, Pinned, Unknown, UpToDate, UpdateAvailable, Updating,
@@ -7,7 +7,7 @@ use rstest::rstest;
 
 use super::*;
 
-/// A container that is behind and may be updated.
+/// A container that is outdated and may be updated.
 fn behind() -> Facts<'static> {
     Facts {
         image: Image::Other,
@@ -50,7 +50,7 @@ const LEFT: Option<&str> = Some("an update succeeded and left it");
 
 #[rstest]
 #[case::up_to_date(with(Image::Same), UpToDate, "up to date", false)]
-#[case::up_to_date_in_another_wrapper(with(Image::SameInAnotherWrapper), UpToDate, "another wrapper", false)]
+#[case::up_to_date_in_another_wrapper(with(Image::SameInAnotherWrapper), UpToDate, "another digest", false)]
 #[case::up_to_date_and_notify(Facts { strategy: Strategy::Notify, ..with(Image::Same) }, UpToDate, "", false)]
 #[case::up_to_date_and_pull_only(Facts { strategy: Strategy::PullOnly, ..with(Image::Same) }, UpToDate, "", false)]
 #[case::up_to_date_and_blocked(Facts { blocked: Some(blocked()), ..with(Image::Same) }, UpToDate, "", false)]
@@ -111,7 +111,7 @@ fn the_first_rule_that_applies_decides(
     assert_eq!(status.kind, kind, "{status:?}");
     let reason = status.reason.unwrap_or_default();
     assert!(!reason.is_empty() && reason.contains(says), "{reason}");
-    assert_eq!(Rule::of(&facts).is_due(), is_due, "an order follows only where it is announced");
+    assert_eq!(Rule::of(&facts).is_due(), is_due, "an order follows only if the status announces it");
     let until = match kind {
         Held | FailedAndRestored => facts.hold.and_then(|hold| hold.until_ms),
         Unknown if facts.image == down() => Some(7),
@@ -121,7 +121,7 @@ fn the_first_rule_that_applies_decides(
 }
 
 #[test]
-fn a_tag_that_may_not_be_the_newest_is_told_of_what_is_up_to_date_only() {
+fn the_tag_note_is_shown_only_for_an_up_to_date_container() {
     let note = Hold { kind: Unknown, reason: "no other tag of its form".to_owned(), until_ms: None };
     let noted = |image| Facts { tag_note: Some(&note), ..with(image) };
     assert_eq!(status_of(&noted(Image::Same)).kind, Unknown);

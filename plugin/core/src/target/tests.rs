@@ -1,4 +1,4 @@
-//! Which containers are watched by their labels (field report F10), and what is said of the others.
+//! Which containers are watched because of their labels (field report F10), and what is reported about the others.
 
 use imagewatch_abi::{Outcome, PollMode, PollOutput, StatusKind, Verdict};
 
@@ -7,7 +7,7 @@ use crate::poll::world::World;
 
 const IMAGE: &str = "r.io/app:v1";
 
-/// One container, behind, under `containers = {watch}` and `baseline = running`: a check, then a poll.
+/// One outdated container under `containers = {watch}` and `baseline = running`: a check, then a poll.
 fn watched(watch: &str, labels: &[(&str, &str)]) -> (PollOutput, World) {
     let world = World::new(&[("containers", watch), ("baseline", "running")]);
     let mut world = world.with("web", IMAGE, 'a', labels).tag("app:v1", 'b');
@@ -34,7 +34,7 @@ fn f10_a_container_that_opts_out_is_never_ordered() {
 }
 
 #[any_test]
-fn f10_a_container_that_opts_in_is_ordered_in_whatever_words_it_says_so() {
+fn f10_a_container_that_opts_in_with_any_word_for_yes_is_ordered() {
     for value in ["true", "True", "TRUE", "1", "yes", "true ", "On", "t"] {
         for watch in ["all", "labelled"] {
             let (checked, world) = watched(watch, &[("imagewatch.enable", value)]);
@@ -45,13 +45,13 @@ fn f10_a_container_that_opts_in_is_ordered_in_whatever_words_it_says_so() {
 }
 
 #[any_test]
-fn f10_a_label_that_cannot_be_read_or_is_unknown_holds_the_container_and_is_told() {
+fn f10_an_invalid_or_unknown_label_blocks_the_container_with_a_reason() {
     for (case, labels, says) in [
-        ("another word", [("imagewatch.enable", "disabled"), ("x", "y")], "write true or false"),
-        ("no word", [("imagewatch.enable", ""), ("x", "y")], "write true or false"),
+        ("not a word for yes or no", [("imagewatch.enable", "disabled"), ("x", "y")], "write true or false"),
+        ("empty value", [("imagewatch.enable", ""), ("x", "y")], "write true or false"),
         ("allow-rm", [("imagewatch.enable", "true"), ("imagewatch.allow-rm", "2")], "imagewatch.allow-rm is \"2\""),
         ("updater", [("imagewatch.enable", "true"), ("imagewatch.updater", "self")], "imagewatch.updater"),
-        ("misspelt", [("imagewatch.enable", "true"), ("imagewatch.stratgey", "notify")], "is imagewatch.strategy"),
+        ("a typo", [("imagewatch.enable", "true"), ("imagewatch.stratgey", "notify")], "is imagewatch.strategy"),
         ("misspelt opt-in", [("imagewatch.enabled", "true"), ("x", "y")], "is imagewatch.enable"),
         ("misspelt opt-out", [("imagewatch.Enable", "false"), ("x", "y")], "is imagewatch.enable"),
         ("strategy", [("imagewatch.enable", "true"), ("imagewatch.strategy", "never")], "it may be replace"),
@@ -71,7 +71,7 @@ fn f10_a_label_that_cannot_be_read_or_is_unknown_holds_the_container_and_is_told
 }
 
 #[any_test]
-fn f10_a_label_holds_a_container_of_a_listed_image_as_well() {
+fn f10_a_label_also_blocks_a_container_of_a_listed_image() {
     for (labels, is_ordered) in [
         ([("imagewatch.enable", "no")], false),
         ([("imagewatch.enable", "disabled")], false),
@@ -90,7 +90,7 @@ fn f10_a_label_holds_a_container_of_a_listed_image_as_well() {
 }
 
 #[any_test]
-fn a_check_says_of_every_container_why_it_is_not_watched() {
+fn a_check_reports_why_each_container_is_not_watched() {
     let config = [("containers", "labelled"), ("container_name_contains", "w")];
     let mut world = World::new(&config)
         .with("db", IMAGE, 'a', &[("imagewatch.enable", "true")])
@@ -101,9 +101,10 @@ fn a_check_says_of_every_container_why_it_is_not_watched() {
         .tag("app:v1", 'a');
     world.containers[4].state = "exited".to_owned();
     let checked = world.poll(PollMode::Check);
-    let told: Vec<_> = checked.not_watched.iter().map(|left| (left.container.as_str(), left.reason.as_str())).collect();
+    let skipped: Vec<_> =
+        checked.not_watched.iter().map(|left| (left.container.as_str(), left.reason.as_str())).collect();
     assert_eq!(
-        told,
+        skipped,
         [
             ("db", "its name does not contain \"w\" (config key `container_name_contains`)"),
             ("web", "it has no label imagewatch.enable=true"),
@@ -112,21 +113,21 @@ fn a_check_says_of_every_container_why_it_is_not_watched() {
         ]
     );
     assert_eq!(checked.outcomes.len(), 1);
-    assert!(world.poll(PollMode::Watch).not_watched.is_empty(), "where something is watched, a poll tells only that");
+    assert!(world.poll(PollMode::Watch).not_watched.is_empty(), "a poll with targets reports only targets");
 
     let mut world = World::new(&[("images", IMAGE)])
         .with("by-id", "0d07a439861c", 'a', &[])
         .with("db", "r.io/db:1", 'a', &[])
         .with("web", IMAGE, 'a', &[])
         .tag("app:v1", 'a');
-    let told: Vec<_> = world.poll(PollMode::Check).not_watched.into_iter().map(|left| left.container).collect();
-    assert_eq!(told, ["by-id", "db"]);
+    let skipped: Vec<_> = world.poll(PollMode::Check).not_watched.into_iter().map(|left| left.container).collect();
+    assert_eq!(skipped, ["by-id", "db"]);
 }
 
 #[any_test]
-fn a_container_that_is_never_replaced_is_blocked_for_the_strategies_that_replace() {
+fn only_strategies_that_replace_are_blocked_by_the_host() {
     let reason = "it was created with --rm";
-    for (strategy, orders, is_told) in [
+    for (strategy, orders, is_reported) in [
         ("replace", 0, true),
         ("start-first", 0, true),
         ("remove", 1, false),
@@ -134,8 +135,8 @@ fn a_container_that_is_never_replaced_is_blocked_for_the_strategies_that_replace
         ("notify", 0, false),
     ] {
         for (case, config, labels) in [
-            ("the manifest's", vec![("strategy", strategy)], vec![("imagewatch.enable", "true")]),
-            ("its label's", vec![], vec![("imagewatch.enable", "true"), ("imagewatch.strategy", strategy)]),
+            ("strategy of the manifest", vec![("strategy", strategy)], vec![("imagewatch.enable", "true")]),
+            ("strategy of the label", vec![], vec![("imagewatch.enable", "true"), ("imagewatch.strategy", strategy)]),
         ] {
             let config = [vec![("containers", "labelled"), ("baseline", "running")], config].concat();
             let mut world = World::new(&config).with("web", IMAGE, 'a', &labels).tag("app:v1", 'b');
@@ -145,7 +146,7 @@ fn a_container_that_is_never_replaced_is_blocked_for_the_strategies_that_replace
             assert_eq!(world.orders.len(), orders, "{case} {strategy}");
             assert_eq!(
                 checked.outcomes[0].reason.as_deref() == Some(reason),
-                is_told,
+                is_reported,
                 "{case} {strategy}: {checked:?}"
             );
         }

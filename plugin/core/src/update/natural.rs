@@ -1,15 +1,17 @@
-//! The natural order of texts: runs of digits by value, all else by bytes. And the form of a suffix: what stays when its
-//! numbers and commit ids change.
+//! The natural order of texts: runs of digits are compared by value, and other text by bytes. This module also
+//! determines the form of a suffix: the part that stays the same when its numbers and commit ids change.
 
 use std::cmp::Ordering;
 
-/// Words whose number counts builds of one version; any other word with a number (`alpine3.19`) names what it is built on.
+/// Words whose number counts the builds of one version. Any other word with a number (`alpine3.19`) names a base image
+/// or another component.
 const COUNTERS: &[&str] = &["b", "build", "ls", "p", "patch", "r", "rel", "rev"];
 
-/// What stands for a commit id in a form.
+/// The placeholder for a commit id in a form.
 const COMMIT: &str = "<commit>";
 
-/// Compares run by run: what has ended comes before a number, and a number before a word. `rc10` comes after `rc9`.
+/// Compares two texts run by run. The end of a text sorts before a number, and a number sorts before a word. `rc10`
+/// sorts after `rc9`.
 pub(super) fn compare(one: &str, other: &str) -> Ordering {
     let (mut one, mut other) = (one, other);
     while !one.is_empty() || !other.is_empty() {
@@ -23,20 +25,21 @@ pub(super) fn compare(one: &str, other: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// Compares two texts of one form piece by piece. A commit id says nothing about the order.
+/// Compares two texts of one form piece by piece. Commit ids are ignored, because they have no order.
 pub(super) fn compare_builds(one: &str, other: &str) -> Ordering {
     let pieces = one.split('-').zip(other.split('-'));
     let ordered = pieces.filter(|(a, b)| !is_id(a) && !is_id(b)).map(|(a, b)| compare(a, b));
     ordered.fold(Ordering::Equal, Ordering::then)
 }
 
-/// The form of `text`, for people as well: `debian-11-r45` has `debian-…-r…`, and `4-gabcdef` has `…-<commit>`. A commit id
-/// is not a number there: tags of one form have their ids in the same places, or they could not all be put in order.
+/// The form of `text`, also for messages: `debian-11-r45` has the form `debian-…-r…`, and `4-gabcdef` has `…-<commit>`.
+/// A commit id is not treated as a number. Tags of one form have their commit ids in the same places. Otherwise not all
+/// of them could be put in order.
 pub(super) fn form(text: &str) -> String {
     by_piece(text, |piece| if is_id(piece) { COMMIT.to_owned() } else { without_numbers(piece) })
 }
 
-/// What stays of `text` from build to build: `debian-11-r45` has `debian-11-r…`.
+/// The part of `text` that stays the same from build to build: for `debian-11-r45`, this is `debian-11-r…`.
 pub(super) fn line(text: &str) -> String {
     by_piece(text, |piece| {
         let word = piece.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -45,8 +48,8 @@ pub(super) fn line(text: &str) -> String {
     })
 }
 
-/// Whether `text` looks like the id of a commit: `gabcdef1` as `git describe` writes it, or at least seven hex digits of
-/// both kinds.
+/// Whether `text` looks like a commit id: `gabcdef1` as in `git describe`, or at least seven hex digits that contain
+/// both digits and letters.
 pub(super) fn is_id(text: &str) -> bool {
     let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let described = text.strip_prefix('g').filter(|rest| (6..=40).contains(&rest.len()));
@@ -59,7 +62,7 @@ fn by_piece(text: &str, show: impl Fn(&str) -> String) -> String {
     text.split('-').map(show).collect::<Vec<_>>().join("-")
 }
 
-/// `text` with `…` for each number, dots within it included.
+/// Replaces each number in `text` with `…`, including dots within the number.
 fn without_numbers(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
@@ -74,7 +77,7 @@ fn without_numbers(text: &str) -> String {
     shown + rest
 }
 
-/// Numbers of any length by value.
+/// A key that sorts numbers of any length by value.
 fn rank(run: &str) -> (u8, usize, &str) {
     if run.is_empty() {
         return (0, 0, "");
@@ -86,7 +89,7 @@ fn rank(run: &str) -> (u8, usize, &str) {
     (1, value.len(), value)
 }
 
-/// The first digits or the first other characters, without the dots and dashes before them, and what follows.
+/// Splits off the next run: the first digits or the first other characters, without the dots and dashes before them.
 fn next_run(text: &str) -> (&str, &str) {
     let text = text.trim_start_matches(['.', '-']);
     let is_digit = text.starts_with(|c: char| c.is_ascii_digit());
@@ -112,20 +115,20 @@ mod tests {
     #[case::word_of_hex_letters("facade", "facade", "facade")]
     #[case::word("bookworm-slim", "bookworm-slim", "bookworm-slim")]
     #[case::word_with_number_inside("ubuntu22lts", "ubuntu…lts", "ubuntu22lts")]
-    #[case::none("", "", "")]
-    fn a_suffix_has_a_form_and_a_line(#[case] text: &str, #[case] expected_form: &str, #[case] expected_line: &str) {
+    #[case::empty("", "", "")]
+    fn suffixes_have_a_form_and_a_line(#[case] text: &str, #[case] expected_form: &str, #[case] expected_line: &str) {
         assert_eq!((form(text).as_str(), line(text).as_str()), (expected_form, expected_line));
     }
 
     #[rstest]
     #[test_attr(any_test)]
     #[case::by_value("ls9", "ls10", Ordering::Less)]
-    #[case::zeros_say_nothing("r007", "r7", Ordering::Equal)]
+    #[case::leading_zeros_are_ignored("r007", "r7", Ordering::Equal)]
     #[case::longer_than_any_integer("r99999999999999999999999", "r100000000000000000000000", Ordering::Less)]
     #[case::more_parts("alpine3.20", "alpine3.20.1", Ordering::Less)]
     #[case::earlier_piece_first("debian-12-r1", "debian-11-r45", Ordering::Greater)]
     #[case::commits_have_no_order("gabcdef1", "gabcdef2", Ordering::Equal)]
-    fn builds_come_in_natural_order(#[case] one: &str, #[case] other: &str, #[case] expected: Ordering) {
+    fn builds_are_in_natural_order(#[case] one: &str, #[case] other: &str, #[case] expected: Ordering) {
         assert_eq!(compare_builds(one, other), expected);
         assert_eq!(compare_builds(other, one), expected.reverse());
     }

@@ -1,16 +1,16 @@
-//! `numeric[:asc|desc]`: tags as decimal numbers, `-12`, `1606364286`, `20.04`. Exact, of any length, since they are
-//! compared as text: no floating point, in which two long build numbers may be one.
+//! `numeric[:asc|desc]`: tags as decimal numbers, `-12`, `1606364286`, `20.04`. The comparison works on the text, so it
+//! is exact for numbers of any length. With floating point, two long build numbers could be equal.
 
 use std::cmp::Ordering;
 
-/// A decimal number, without zeros that say nothing.
+/// A decimal number without leading zeros and without trailing zeros in its fraction.
 struct Number<'a> {
     is_negative: bool,
     whole: &'a str,
     fraction: &'a str,
 }
 
-/// Which number is greater; none when one of them is no number.
+/// Which number is greater. `None` if one of them is not a number.
 pub(super) fn compare(one: &str, other: &str) -> Option<Ordering> {
     let (one, other) = (Number::parse(one)?, Number::parse(other)?);
     Some(match (one.is_negative, other.is_negative) {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[any_test]
-    fn numbers_are_compared_by_value_and_all_else_is_none() {
+    fn numbers_are_compared_by_value_and_other_text_is_refused() {
         for (one, other, expected) in [
             ("9", "10", Some(Ordering::Less)),
             ("007", "7", Some(Ordering::Equal)),

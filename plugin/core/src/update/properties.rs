@@ -1,4 +1,4 @@
-//! The order of tags and the choice among them, for tags made at random of what real tags are made of.
+//! Properties of the order of tags and of the choice, for random tags that are built from parts of real tags.
 
 use proptest::prelude::*;
 
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn the_choice_never_goes_back_and_does_not_depend_on_the_order_of_the_list(
+    fn the_choice_is_newer_and_independent_of_the_list_order(
         policy in any_policy(),
         mut tags in prop::collection::vec(any_tag(), 0..12),
         current in any_tag(),

@@ -1,31 +1,32 @@
-//! Regular expressions over tags: what a tag filter matches, and what its first group catches.
+//! Regular expressions for tags: whether a tag filter matches, and what its first group captures.
 //!
-//! The usual syntax with its usual meaning (leftmost match, earlier alternatives first), and no more than tags need:
-//! literals, `.`, `[a-z]`, `[^…]`, `\d` `\D` `\w` `\W`, `\` before punctuation, `(…)`, `(?:…)`, `(?P<name>…)`, `(?<name>…)`, `|`,
-//! `*` `+` `?` `{2}` `{2,}` `{2,4}` and their lazy forms, `^` and `$`. Tags are ASCII, and so are patterns. What else a pattern
-//! may ask for is refused with its name. A match takes time in proportion to the pattern's size times the tag's.
+//! The syntax has its usual meaning (leftmost match, earlier alternatives first), but is limited to what tags need:
+//! literals, `.`, `[a-z]`, `[^…]`, `\d` `\D` `\w` `\W`, `\` before punctuation, `(…)`, `(?:…)`, `(?P<name>…)`,
+//! `(?<name>…)`, `|`, `*` `+` `?` `{2}` `{2,}` `{2,4}` and their lazy forms, `^` and `$`. Tags are ASCII, and so are
+//! patterns. Any other feature is refused with an error that names it. The time of a match is proportional to the size
+//! of the pattern times the length of the tag.
 //!
-//! Written here because the smallest engine there is, `regex-lite`, adds 59 KB to a module that may have 400; a test
-//! compares the two on patterns and tags made at random.
+//! This engine exists because the smallest available one, `regex-lite`, adds 59 KB to a module with a limit of 400 KB.
+//! A test compares the two engines on random patterns and tags.
 
 mod parse;
 
-/// The bytes that a place in a tag may have: bit `n` for byte `n`.
+/// A set of allowed bytes: bit `n` stands for byte `n`.
 type Bytes = u128;
 
-/// A pattern, as a program.
+/// A pattern, compiled to a program.
 #[derive(Debug)]
 pub(super) struct Regex(Vec<Step>);
 
-/// Offsets are from the step itself.
+/// One instruction. Offsets are relative to the step itself.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// One of these bytes.
+    /// Matches one of these bytes.
     Byte(Bytes),
-    /// Goes on at the first; where that leads nowhere, at the second.
+    /// Continues at the first offset. If that fails, continues at the second.
     Either(isize, isize),
     Jump(isize),
-    /// Notes where the first group begins, or ends.
+    /// Records the start or the end of the first group.
     Note {
         is_end: bool,
     },
@@ -33,30 +34,30 @@ enum Step {
     AtEnd,
 }
 
-/// Where the first group begins and ends.
+/// The start and the end of the first group.
 type Group = [Option<usize>; 2];
 
-/// What is left to try.
+/// An entry on the stack of the matcher.
 enum Todo {
-    /// Go on at this step and this place in the tag.
+    /// Continue at this step and this position in the tag.
     Go(usize, usize),
-    /// On the way back: the group is what it was.
+    /// Backtrack: restore the group.
     Restore(Group),
 }
 
 impl Regex {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What it asks for that there is not, or where it is malformed.
+    /// The unsupported feature, or the position of the syntax error.
     pub(super) fn parse(pattern: &str) -> Result<Self, &'static str> {
         parse::parse(pattern).map(Self)
     }
 
-    /// Where the first group of the leftmost match in `text` begins and ends; all of `text` where no group took part.
-    /// None without a match.
+    /// The start and end of the first group in the leftmost match. If no group took part in the match, they cover the
+    /// whole `text`. `None` without a match.
     pub(super) fn find(&self, text: &str) -> Option<(usize, usize)> {
-        // A step that failed at a place fails there again, wherever the match began.
+        // A step that failed at a position fails there again, no matter where the match started.
         let mut tried = vec![false; (self.0.len() + 1) * (text.len() + 1)];
         let found = (0..=text.len()).find_map(|start| self.find_at(text.as_bytes(), start, &mut tried));
         found.map(|[start, end]| start.zip(end).unwrap_or((0, text.len())))

@@ -1,9 +1,11 @@
-//! `semver:RANGE`: tags as versions, `1.2.3`, `v1.2`, `1.2.3-rc.1`, `1.2.3-alpine`, and the ranges that choose among them.
+//! `semver:RANGE`: tags as versions, `1.2.3`, `v1.2`, `1.2.3-rc.1`, `1.2.3-alpine`, and the ranges that choose among
+//! them.
 //!
-//! Only versions of one form are compared: with the same number of parts (one to four), both with a `v` or both without,
-//! and with suffixes of one form. What stands behind a dash is a pre-release when it looks like one (`-rc.1`, `-beta2`,
-//! `-20240501`), and a variant otherwise (`-alpine3.20`, `-slim`, `-ls239`); both may be there (`-rc1-alpine`). Variants of
-//! one form differ only in their numbers and commit ids. They are compared as builds, after the version.
+//! Only versions of one form are compared. They have the same number of parts (one to four), both or neither start with
+//! `v`, and their suffixes have one form. The text after a dash is a pre-release if it looks like one (`-rc.1`,
+//! `-beta2`, `-20240501`). Otherwise it is a variant (`-alpine3.20`, `-slim`, `-ls239`). A tag may have both
+//! (`-rc1-alpine`). Variants of one form differ only in their numbers and commit ids. They are compared as builds,
+//! after the version.
 
 mod range;
 
@@ -12,10 +14,10 @@ use std::cmp::Ordering;
 use super::natural;
 pub(super) use range::Range;
 
-/// So many numbers a version has at most.
+/// The maximum number of parts in a version.
 const MAX_PARTS: usize = 4;
 
-/// The words that make a pre-release; those of one letter only with a number (`b2`).
+/// The words that mark a pre-release. A word of one letter counts only with a number (`b2`).
 const PRE_RELEASES: &[&str] = &[
     "alpha",
     "a",
@@ -35,44 +37,45 @@ const PRE_RELEASES: &[&str] = &[
     "unstable",
 ];
 
-/// Its numbers and a pre-release, which comes before the version without one.
+/// The numbers of a version and its pre-release. A pre-release sorts before the version without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version<'a> {
     numbers: [u64; MAX_PARTS],
     pre: &'a str,
 }
 
-/// A version as a tag writes it.
+/// A tag that contains a version.
 #[derive(Debug, PartialEq, Eq)]
 struct Tag<'a> {
     version: Version<'a>,
     kind: Kind<'a>,
 }
 
-/// What is kept of a tag when it is left for another one.
+/// The properties that stay the same when a container moves to another tag.
 #[derive(Debug, PartialEq, Eq)]
 struct Kind<'a> {
     has_v: bool,
     parts: usize,
-    /// Whether the id of a commit follows the pre-release.
+    /// Whether a commit id follows the pre-release.
     has_id: bool,
     variant: &'a str,
 }
 
-/// Which version is greater, then which build; none when one of them is no version, or they are of different forms.
+/// Which version is greater or, for equal versions, which build. `None` if one of them is not a version, or if their
+/// forms differ.
 pub(super) fn compare(one: &str, other: &str) -> Option<Ordering> {
     let (one, other) = (Tag::parse(one)?, Tag::parse(other)?);
     let by_build = || natural::compare_builds(one.kind.variant, other.kind.variant);
     one.kind.is_like(&other.kind).then(|| one.version.cmp(&other.version).then_with(by_build))
 }
 
-/// Whether both are versions of one form whose variants differ at most in what counts builds.
+/// Whether both are versions of one form, and their variants differ at most in their build counters.
 pub(super) fn is_same_line(one: &str, other: &str) -> bool {
     let line = |text| Tag::parse(text).map(|tag| natural::line(tag.kind.variant));
     compare(one, other).is_some() && line(one) == line(other)
 }
 
-/// The form of a version, for people.
+/// The form of a version, for messages.
 pub(super) fn form(text: &str) -> Option<String> {
     let Tag { version, kind } = Tag::parse(text)?;
     let v = if kind.has_v { "`v` and " } else { "" };
@@ -86,7 +89,7 @@ pub(super) fn form(text: &str) -> Option<String> {
     })
 }
 
-/// A range that admits `text`, where it takes a pre-release in the range to do so.
+/// A range that includes `text`, if `text` is a pre-release and the range must therefore name one.
 pub(super) fn range_with_pre(text: &str) -> Option<String> {
     let Version { numbers: [major, minor, patch, _], pre } = Tag::parse(text)?.version;
     (!pre.is_empty()).then(|| format!(">={major}.{minor}.{patch}-0"))
@@ -117,7 +120,8 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// The leading pieces that look like a pre-release, the id of a commit that follows their counter, and the rest.
+/// Splits a suffix into the leading pieces that look like a pre-release, the commit id after their counter, and the
+/// rest.
 fn split_suffix(suffix: &str) -> (&str, &str, &str) {
     let mut end = 0;
     for piece in suffix.split('-') {
@@ -135,8 +139,9 @@ fn split_suffix(suffix: &str) -> (&str, &str, &str) {
     (&suffix[..end], "", suffix[end..].trim_start_matches('-'))
 }
 
-/// `alpha.12` of `alpha.12.b4djgk3`: what follows a counter and looks like the id of a commit tells builds apart and orders
-/// nothing. A number is an id only where it begins with a zero or has the seven digits of a short id.
+/// Removes the commit id: `alpha.12` for `alpha.12.b4djgk3`. Text after a counter that looks like a commit id
+/// identifies a build, but has no order. A number is an id only if it starts with a zero or has seven digits, like a
+/// short id.
 fn without_id(piece: &str) -> &str {
     let Some((counted, id)) = piece.rsplit_once('.') else { return piece };
     let is_number = id.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,5 +1,5 @@
-//! Choices row by row, and Flux's tables in `data/policy_cases.json` (fluxcd/image-reflector-controller, at the commit
-//! that the file names).
+//! Choices row by row, and the test tables of Flux in `data/policy_cases.json` (fluxcd/image-reflector-controller, at
+//! the commit that the file names).
 
 use rstest::rstest;
 use serde_json::Value;
@@ -30,7 +30,7 @@ fn choose(policy: &UpdatePolicy, tags: &[&str], current: &str) -> Option<String>
     let tags = owned(tags);
     let choice = policy.choose(&tags, current);
     let reversed: Vec<String> = tags.iter().rev().cloned().collect();
-    assert_eq!(policy.choose(&reversed, current), choice, "the list's order makes no difference");
+    assert_eq!(policy.choose(&reversed, current), choice, "the order of the list does not matter");
     newest(&choice)
 }
 
@@ -58,8 +58,8 @@ fn choose(policy: &UpdatePolicy, tags: &[&str], current: &str) -> Option<String>
 #[case::by_bytes("alphabetical", &["2024-05-01", "2024-04-30"], "2024-04-01", Some("2024-05-01"))]
 #[case::by_bytes_down("alphabetical:desc", &["b", "c"], "c", Some("b"))]
 #[case::digest_never("digest", &["1.3", "2"], "1.2", None)]
-#[case::none("semver:*", &[], "1.2.3", None)]
-fn the_newest_tag_after_the_present_one_is_chosen(
+#[case::no_tags("semver:*", &[], "1.2.3", None)]
+fn the_newest_tag_after_the_current_one_is_chosen(
     #[case] text: &str,
     #[case] tags: &[&str],
     #[case] current: &str,
@@ -72,11 +72,11 @@ fn the_newest_tag_after_the_present_one_is_chosen(
 #[test_attr(any_test)]
 #[case::build_numbers("numeric", "^main-[0-9a-f]+-([0-9]+)$", &["main-ab12-9", "main-00ff-10", "dev-00ff-11"], "main-ab-8", Some("main-00ff-10"))]
 #[case::revisions("semver:^1", r"^(\d+\.\d+\.\d+)-debian-12-r\d+$", &["1.3.0-debian-12-r0", "1.4.0"], "1.2.0-debian-12-r7", Some("1.3.0-debian-12-r0"))]
-#[case::no_group_is_the_whole("alphabetical", "^rel-", &["rel-2", "zzz"], "rel-1", Some("rel-2"))]
-#[case::group_that_took_no_part("alphabetical", "^a(x)?", &["ab", "aa"], "a", Some("ab"))]
+#[case::no_group_compares_the_whole_tag("alphabetical", "^rel-", &["rel-2", "zzz"], "rel-1", Some("rel-2"))]
+#[case::group_without_a_match("alphabetical", "^a(x)?", &["ab", "aa"], "a", Some("ab"))]
 #[case::duplicates_last_by_bytes("numeric", "^b([0-9]+)", &["b2-x", "b2-y", "b2-a"], "b1", Some("b2-y"))]
-#[case::duplicate_of_the_present_stays("numeric", "^b([0-9]+)", &["b2-x", "b2-y"], "b2-a", None)]
-fn a_filter_says_which_tags_count_and_what_of_them_is_compared(
+#[case::duplicate_of_the_current_stays("numeric", "^b([0-9]+)", &["b2-x", "b2-y"], "b2-a", None)]
+fn a_filter_selects_the_tags_and_the_part_to_compare(
     #[case] text: &str,
     #[case] pattern: &str,
     #[case] tags: &[&str],
@@ -93,9 +93,9 @@ fn a_filter_says_which_tags_count_and_what_of_them_is_compared(
 #[case::filter_that_drops_the_difference("semver:^4", Some(r"^(\d+\.\d+\.\d+)\.\d+-ls\d+$"), &["4.0.9.2244-ls257", "4.0.12.2823-ls267", "4.0.12.2900-ls270"], "4.0.12.2823-ls267", Some("4.0.12.2900-ls270"))]
 #[case::plain("semver:^4", None, &["4.9.0.9", "4.9.0.12"], "4.9.0.9", Some("4.9.0.12"))]
 #[case::v_kept("semver:^4", None, &["4.9.0.12", "v4.9.0.10"], "v4.9.0.9", Some("v4.9.0.10"))]
-#[case::three_parts_are_another_form("semver:^4", None, &["4.9.1", "4.9.0.10"], "4.9.0.9", Some("4.9.0.10"))]
+#[case::three_parts_have_another_form("semver:^4", None, &["4.9.1", "4.9.0.10"], "4.9.0.9", Some("4.9.0.10"))]
 #[case::next_major_is_outside("semver:^4", None, &["5.0.0.1", "4.9.0.9"], "4.9.0.9", None)]
-fn f11_the_fourth_number_counts(
+fn f11_the_fourth_number_is_compared(
     #[case] text: &str,
     #[case] filter: Option<&str>,
     #[case] tags: &[&str],
@@ -115,12 +115,12 @@ fn f11_the_fourth_number_counts(
 #[case::base_image("semver:^1", &["1.2.3-alpine3.19", "1.2.4-alpine3.20"], "1.2.3-alpine3.19", Some("1.2.4-alpine3.20"))]
 #[case::only_the_build_is_newer("semver:^4", &["4.6.0-ls9", "4.6.0-ls10"], "4.6.0-ls9", Some("4.6.0-ls10"))]
 #[case::an_older_version_with_a_later_build("semver:^4", &["4.5.0-ls300", "4.6.0-ls245"], "4.6.0-ls240", Some("4.6.0-ls245"))]
-#[case::a_suffix_that_others_have_is_kept("semver:^3", &["3.19.0-python3.11", "3.20.0-python3.11", "3.21.0-python3.12"], "3.19.0-python3.11", Some("3.20.0-python3.11"))]
-#[case::a_counter_is_no_name("semver:^15", &["15.4.0-debian-11-r44", "15.4.1-debian-11-r2", "15.5.0-debian-12-r1"], "15.4.0-debian-11-r45", Some("15.4.1-debian-11-r2"))]
+#[case::a_suffix_of_other_tags_is_kept("semver:^3", &["3.19.0-python3.11", "3.20.0-python3.11", "3.21.0-python3.12"], "3.19.0-python3.11", Some("3.20.0-python3.11"))]
+#[case::a_counter_is_not_a_name("semver:^15", &["15.4.0-debian-11-r44", "15.4.1-debian-11-r2", "15.5.0-debian-12-r1"], "15.4.0-debian-11-r45", Some("15.4.1-debian-11-r2"))]
 #[case::never_plain("semver:^1", &["1.2.4", "1.2.4-debian12", "1.2.4-alpine"], "1.2.3-alpine3.19", None)]
 #[case::never_another_base("semver:^1", &["1.2.4-debian12lts"], "1.2.3-ubuntu22lts", None)]
-#[case::commit_alone_orders_nothing("semver:>=1.0.0-0", &["1.2.3-4-gabcdef", "1.2.3-4-gffffff"], "1.2.3-4-gabcdef", None)]
-#[case::pre_release_stays_one("semver:^0.0.1", &["0.0.1-alpha.13.0545458"], "0.0.1-alpha.12.b4djgk3", None)]
+#[case::commits_have_no_order("semver:>=1.0.0-0", &["1.2.3-4-gabcdef", "1.2.3-4-gffffff"], "1.2.3-4-gabcdef", None)]
+#[case::pre_release_outside_the_range("semver:^0.0.1", &["0.0.1-alpha.13.0545458"], "0.0.1-alpha.12.b4djgk3", None)]
 fn f12_a_suffix_of_one_form_is_compared_as_a_build(
     #[case] text: &str,
     #[case] tags: &[&str],
@@ -130,7 +130,7 @@ fn f12_a_suffix_of_one_form_is_compared_as_a_build(
     assert_eq!(choose(&policy(text, None), tags, current).as_deref(), expected);
 }
 
-/// Field reports F12 and F13: that nothing can be compared is not the same as being on the newest tag.
+/// Field reports F12 and F13: "nothing can be compared" is different from "on the newest tag".
 #[rstest]
 #[test_attr(any_test)]
 #[case::another_suffix("semver:^4", None, &["4.6.0", "latest", "4.5.5-ls239"], "4.5.5-ls239", "no other tag of its form (-ls…) among 3 tags")]
@@ -138,12 +138,12 @@ fn f12_a_suffix_of_one_form_is_compared_as_a_build(
 #[case::v("semver:^4", None, &["4.6"], "v4.5", "(`v` and 2 numbers without a suffix)")]
 #[case::no_tags("semver:^4", None, &[], "4.5.5", "among 0 tags")]
 #[case::no_number("numeric", None, &["latest", "edge"], "7", "(a number)")]
-#[case::filtered_out("alphabetical", Some("^rel-"), &["dev-1"], "rel-1", "(what the tag filter matches)")]
+#[case::filtered_out("alphabetical", Some("^rel-"), &["dev-1"], "rel-1", "(a tag that matches the tag filter)")]
 #[case::revision_outside_the_range("semver:^2", None, &["2.0.50-3", "2.0.50-4", "2.0.51-1"], "2.0.50-3", "excludes all 2 newer tags of its form, 2.0.51-1; a range that names a pre-release, such as `>=2.0.51-0`")]
 #[case::date_outside_the_range("semver:^1", None, &["1.0.0-20240101", "1.0.0-20240501"], "1.0.0-20240101", "excludes the only newer tag of its form, 1.0.0-20240501; a range")]
 #[case::major_outside_the_range("semver:^1", None, &["2.1.0"], "2.0.0", "excludes the only newer tag of its form, 2.1.0")]
 #[case::newest_of_its_suffix("semver:^1", None, &["1.2.2-alpine3.19", "1.2.4-alpine3.20"], "1.2.3-alpine3.19", "1.2.4-alpine3.20 is newer and has another suffix")]
-fn f12_f13_what_cannot_be_compared_is_told(
+fn f12_f13_a_tag_that_cannot_be_compared_is_reported(
     #[case] text: &str,
     #[case] filter: Option<&str>,
     #[case] tags: &[&str],
@@ -156,19 +156,19 @@ fn f12_f13_what_cannot_be_compared_is_told(
     }
 }
 
-/// Nothing is to be told where a newer tag was looked for and there is none.
+/// No reason is given if the search for newer tags was possible and found none.
 #[rstest]
 #[test_attr(any_test)]
 #[case::older_ones("semver:^1", &["1.0.0", "1.1.0"], "1.1.0")]
 #[case::outside_the_range("semver:^1", &["1.1.0", "2.0.0"], "1.1.0")]
 #[case::the_only_tag("semver:^1", &["1.1.0"], "1.1.0")]
-#[case::suffix_of_its_own_line("semver:^1", &["1.2.2-alpine3.19"], "1.2.3-alpine3.19")]
+#[case::the_same_suffix("semver:^1", &["1.2.2-alpine3.19"], "1.2.3-alpine3.19")]
 #[case::numbers("numeric", &["6", "7"], "7")]
-fn the_newest_tag_is_known_to_be_the_newest(#[case] text: &str, #[case] tags: &[&str], #[case] current: &str) {
+fn the_newest_tag_is_recognised(#[case] text: &str, #[case] tags: &[&str], #[case] current: &str) {
     assert_eq!(policy(text, None).choose(&owned(tags), current), Choice::Newest);
 }
 
-/// Field report F14: tags whose compared parts are equal.
+/// Field report F14: tags with equal compared parts.
 #[rstest]
 #[test_attr(any_test)]
 #[case::linuxserver("semver:^4", r"^(\d+\.\d+\.\d+)-ls\d+$", &["4.6.0-ls9", "4.6.0-ls10"], "4.5.5-ls239", Some("4.6.0-ls10"))]
@@ -176,9 +176,9 @@ fn the_newest_tag_is_known_to_be_the_newest(#[case] text: &str, #[case] tags: &[
 #[case::revision("semver:^1", r"^(\d+\.\d+\.\d+)-\d+$", &["1.1.0-9", "1.1.0-10"], "1.0.0-9", Some("1.1.0-10"))]
 #[case::from_build_to_build("semver:^4", r"^(\d+\.\d+\.\d+)-ls\d+$", &["4.6.0-ls9", "4.6.0-ls10"], "4.6.0-ls9", Some("4.6.0-ls10"))]
 #[case::never_back("semver:^4", r"^(\d+\.\d+\.\d+)-ls\d+$", &["4.6.0-ls9", "4.6.0-ls10"], "4.6.0-ls10", None)]
-#[case::another_form_is_no_later_build("semver:^4", r"^(\d+\.\d+\.\d+)", &["4.6.0-slim"], "4.6.0", None)]
-#[case::commits_are_no_builds("numeric", r"^main-[0-9a-f]+-(\d+)$", &["main-1a2b3c4-9"], "main-0a2b3c4-9", None)]
-fn f14_equal_tags_go_by_the_whole_tag_in_natural_order(
+#[case::another_form_is_not_a_later_build("semver:^4", r"^(\d+\.\d+\.\d+)", &["4.6.0-slim"], "4.6.0", None)]
+#[case::commits_are_not_builds("numeric", r"^main-[0-9a-f]+-(\d+)$", &["main-1a2b3c4-9"], "main-0a2b3c4-9", None)]
+fn f14_equal_parts_are_ordered_by_the_whole_tag(
     #[case] text: &str,
     #[case] filter: &str,
     #[case] tags: &[&str],
@@ -190,21 +190,21 @@ fn f14_equal_tags_go_by_the_whole_tag_in_natural_order(
 
 #[rstest]
 #[test_attr(any_test)]
-#[case::unknown("newest", None, "none of")]
-#[case::digest_with_more("digest:always", None, "none of")]
-#[case::direction("numeric:up", None, "order")]
-#[case::range("semver:1.0.0p", None, "\"1.0.0p\" is no version")]
-#[case::no_range("semver", None, "\"\" is no version")]
-#[case::variant_in_range("semver:^1.2.3-alpine", None, "no version")]
-#[case::filter_of_digest("digest", Some("^v"), "filters nothing")]
+#[case::unknown("newest", None, "not one of")]
+#[case::digest_with_more("digest:always", None, "not one of")]
+#[case::direction("numeric:up", None, "must end with")]
+#[case::range("semver:1.0.0p", None, "\"1.0.0p\" is not a version")]
+#[case::no_range("semver", None, "\"\" is not a version")]
+#[case::variant_in_range("semver:^1.2.3-alpine", None, "not a version")]
+#[case::filter_of_digest("digest", Some("^v"), "has no effect")]
 #[case::filter("numeric", Some("("), "is not closed")]
-fn what_cannot_be_read_says_why(#[case] text: &str, #[case] filter: Option<&str>, #[case] part: &str) {
+fn an_invalid_policy_is_refused_with_a_reason(#[case] text: &str, #[case] filter: Option<&str>, #[case] part: &str) {
     let parsed = UpdatePolicy::parse(text);
     let read = match filter {
         None => parsed,
         Some(pattern) => parsed.and_then(|policy| policy.filtered(pattern)),
     };
-    let error = read.map(drop).expect_err("it cannot be read");
+    let error = read.map(drop).expect_err("the policy is invalid");
     assert!(error.contains(part), "{error}");
 }
 
@@ -212,19 +212,19 @@ fn what_cannot_be_read_says_why(#[case] text: &str, #[case] filter: Option<&str>
 #[test_attr(any_test)]
 #[case::digest("digest", None, "latest", None)]
 #[case::version("semver:*", None, "v1.2-alpine", None)]
-#[case::no_version("semver:*", None, "latest", Some("is no version"))]
-#[case::no_number("numeric", None, "1a", Some("is no number"))]
+#[case::no_version("semver:*", None, "latest", Some("is not a version"))]
+#[case::no_number("numeric", None, "1a", Some("is not a number"))]
 #[case::bytes("alphabetical", None, "latest", None)]
 #[case::filtered_out("numeric", Some("^b([0-9]+)"), "latest", Some("does not match"))]
-fn a_present_tag_that_compares_with_none_is_told(
+fn a_current_tag_that_cannot_be_compared_is_reported(
     #[case] text: &str,
     #[case] filter: Option<&str>,
     #[case] tag: &str,
     #[case] part: Option<&str>,
 ) {
-    let told = policy(text, filter).check_present(tag).err();
-    assert_eq!(told.is_some(), part.is_some(), "{told:?}");
-    assert!(told.unwrap_or_default().contains(part.unwrap_or_default()));
+    let reported = policy(text, filter).check_present(tag).err();
+    assert_eq!(reported.is_some(), part.is_some(), "{reported:?}");
+    assert!(reported.unwrap_or_default().contains(part.unwrap_or_default()));
 }
 
 fn flux() -> Value {
@@ -243,8 +243,8 @@ fn text<'a>(row: &'a Value, key: &str) -> &'a str {
     row[key].as_str().expect(key)
 }
 
-/// Flux knows no present tag. So each tag of a list is the present one in turn: the choice must be the expected one,
-/// or to stay where the present one is that or comes after it.
+/// Flux has no current tag. So each tag of a list is the current one in turn. The choice must be the expected tag, or
+/// no change if the current tag is the expected one or comes after it.
 fn expect_latest(policy: &UpdatePolicy, row: &Value) {
     let (tags, expected) = (texts(row, "versions"), text(row, "expected"));
     for current in tags.iter().filter(|tag| policy.check_present(tag).is_ok()) {
@@ -258,7 +258,7 @@ fn expect_latest(policy: &UpdatePolicy, row: &Value) {
 }
 
 #[any_test]
-fn flux_ranges_are_read_or_refused_alike() {
+fn flux_ranges_parse_or_fail_in_the_same_way() {
     for row in rows(&flux()["flux_semver_ranges"]) {
         for range in texts(&row, "ranges") {
             let parsed = UpdatePolicy::parse(&format!("semver:{range}"));
@@ -275,15 +275,15 @@ fn flux_latest_versions_are_chosen() {
 }
 
 #[any_test]
-fn flux_orders_are_read_or_refused_alike() {
+fn flux_orders_parse_or_fail_in_the_same_way() {
     for row in rows(&flux()["flux_numerical_order"]) {
         let parsed = UpdatePolicy::parse(&format!("numeric:{}", text(&row, "order")));
         assert_eq!(parsed.is_err(), row["error"] == true, "{row}");
     }
 }
 
-/// Does not apply: that one tag which is no number spoils the list. Ours passes over it, as over any tag that it
-/// cannot read, since a repository may always have a `latest` as well.
+/// One rule of Flux does not apply: in Flux, one tag that is not a number makes the whole list invalid. This policy
+/// skips such a tag, because a repository may always have a `latest` as well.
 #[any_test]
 fn flux_latest_numbers_are_chosen() {
     for row in rows(&flux()["flux_numerical_latest"]) {
@@ -300,16 +300,17 @@ fn flux_latest_texts_are_chosen() {
     }
 }
 
-/// Where Flux has an `extract`, it is the first group, which is ours without saying so. `flux_digest_reflection` does
-/// not apply: it is about a field of Flux's own objects; here the digest is always looked up.
+/// Where Flux has an `extract`, it is the first group. Here the first group is always extracted.
+/// `flux_digest_reflection` does not apply: it is about a field of Flux's own objects, and here the digest is always
+/// looked up.
 #[any_test]
-fn flux_filters_let_the_same_through() {
+fn flux_filters_select_the_same_tags() {
     for row in rows(&flux()["flux_regex_filter"]) {
         let pattern = text(&row, "pattern");
         let policy = policy("alphabetical", Some(pattern).filter(|pattern| !pattern.is_empty()));
         let tags = texts(&row, "tags");
         let mut found: Vec<&str> = tags.iter().filter_map(|tag| policy.extract(tag)).collect();
-        // Two tags with one value are one in Flux's map.
+        // Flux stores the values in a map, so that equal values of two tags become one.
         found.sort_unstable();
         found.dedup();
         assert_eq!(found, texts(&row, "expected_sorted"), "{}", row["label"]);

@@ -1,34 +1,36 @@
-//! The wasm side: exports, host-function imports, and the sections that declare the ABI and the capabilities. Glue only.
+//! The wasm side: exports, imports of host functions, and the sections that declare the ABI and the capabilities. It
+//! contains no decisions.
 
-#![expect(unsafe_code, reason = "exports, imports and link sections of a wasm module are unsafe by nature")]
-#![expect(clippy::unnecessary_wraps, reason = "an export that never fails returns a result all the same")]
+#![expect(unsafe_code, reason = "exports, imports and link sections of a wasm module require unsafe code")]
+#![expect(clippy::unnecessary_wraps, reason = "every export returns a result, even if it cannot fail")]
 
 use extism_pdk::{Error, FnResult, Json, config, host_fn, plugin_fn};
 use imagewatch_abi::{
-    Answer, Containers, DescribeOutput, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders, Placed,
-    PollInput, PollOutput, RefreshInput, RefreshOutput, Selector, SettleInput, SettleOutput,
+    Answer, Containers, DescribeOutput, Failure, FailureCode, HttpBatch, HttpResponses, LogLine, Orders,
+    OrdersAccepted, PollInput, PollOutput, RefreshInput, RefreshOutput, Selector, SettleInput, SettleOutput,
 };
 
 use crate::policy::{self, Host};
 
-/// Read by hosts without running the module; kept through `strip` by build.rs.
+/// Hosts read this section without running the module. build.rs keeps it through `strip`.
 #[used]
 #[unsafe(link_section = "imagewatch.abi")]
 static ABI: [u8; 1] = *b"1";
-const _: () = assert!(imagewatch_abi::ABI_VERSION == 1, "the section above says the same");
+const _: () = assert!(imagewatch_abi::ABI_VERSION == 1, "the section above must declare the same version");
 
-/// What this policy needs, likewise. Hosts, images and containers are those of the containers that it finds.
+/// The capabilities that this policy needs, in another such section. The containers that it finds determine the hosts,
+/// images and containers.
 const CAPABILITIES_TEXT: &str = r#"{"functions":["docker_containers","docker_refresh","host_log","http_send"],"strategies":["replace"],"hosts":"any","images":"any","containers":"any"}"#;
 #[used]
 #[unsafe(link_section = "imagewatch.capabilities")]
 static CAPABILITIES: [u8; CAPABILITIES_TEXT.len()] =
-    *CAPABILITIES_TEXT.as_bytes().as_array().expect("it has its length");
+    *CAPABILITIES_TEXT.as_bytes().as_array().expect("the array has the length of the text");
 
 #[host_fn]
 extern "ExtismHost" {
     fn http_send(batch: Json<HttpBatch>) -> Json<Answer<HttpResponses>>;
     fn docker_containers(selector: Json<Selector>) -> Json<Answer<Containers>>;
-    fn docker_refresh(orders: Json<Orders>) -> Json<Answer<Placed>>;
+    fn docker_refresh(orders: Json<Orders>) -> Json<Answer<OrdersAccepted>>;
     fn host_log(line: Json<LogLine>);
 }
 
@@ -60,7 +62,8 @@ impl Host for Guest {
     }
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
-        // SAFETY: Extism's calling convention; the host checks what it is given. So for all four.
+        // SAFETY: this follows Extism's calling convention, and the host validates its input. The same applies to all
+        // four calls.
         unpack(unsafe { http_send(Json(batch)) })
     }
 
@@ -68,12 +71,12 @@ impl Host for Guest {
         unpack(unsafe { docker_containers(Json(selector)) })
     }
 
-    fn docker_refresh(&mut self, orders: Orders) -> Answer<Placed> {
+    fn docker_refresh(&mut self, orders: Orders) -> Answer<OrdersAccepted> {
         unpack(unsafe { docker_refresh(Json(orders)) })
     }
 
     fn log(&mut self, line: LogLine) {
-        // A host that cannot log is no reason to decide otherwise.
+        // A failure to log does not change a decision.
         drop(unsafe { host_log(Json(line)) });
     }
 }
@@ -81,8 +84,9 @@ impl Host for Guest {
 fn unpack<T>(answer: Result<Json<Answer<T>>, Error>) -> Answer<T> {
     match answer {
         Ok(Json(answer)) => answer,
-        Err(error) => {
-            Answer::Err(Failure::passing(FailureCode::BadAnswer, format!("the host's answer cannot be read: {error}")))
-        }
+        Err(error) => Answer::Err(Failure::retryable(
+            FailureCode::BadAnswer,
+            format!("the host's answer cannot be read: {error}"),
+        )),
     }
 }

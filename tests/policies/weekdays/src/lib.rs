@@ -1,8 +1,9 @@
-//! A policy of its own, over `imagewatch-abi` alone: watches containers whose tag is a version, and moves them to newer
-//! versions of the same major, from Monday to Friday. `plugin/README.md` walks through it.
+//! An independent policy that uses `imagewatch-abi` only. It watches containers whose tag is a version. It moves them
+//! to newer versions of the same major, from Monday to Friday. `plugin/README.md` explains it step by step.
 //!
-//! It keeps no state: what runs tells the version, and `in_flight` what is under way. The state that it is given goes
-//! back as it came, so that it can take the place of another policy for a weekend and hand over again.
+//! It keeps no state: the running container shows the version, and `in_flight` shows the orders in progress. It returns
+//! the state that it receives without changes. So it can replace another policy for a weekend, and the other policy can
+//! continue afterwards.
 
 pub mod day;
 #[cfg(target_arch = "wasm32")]

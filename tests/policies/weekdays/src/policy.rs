@@ -1,12 +1,12 @@
-//! The decisions: which version is due for a container, whether it may go now, and what a report means. Pure: asks
-//! through [`Host`] and nowhere else, and the same answers give the same bytes.
+//! The decisions: which version is due for a container, whether it may move now, and what a report means. All requests
+//! go through [`Host`]. The same answers produce the same bytes.
 
 mod ask;
 mod config;
 
 use imagewatch_abi::{
     Answer, Containers, DescribeOutput, Failure, FailureCode, Fault, HttpBatch, HttpResponses, LogLevel, LogLine,
-    Order, Orders, Outcome, Placed, PollInput, PollMode, PollOutput, Quarantined, Reference, RefreshInput,
+    Order, Orders, OrdersAccepted, Outcome, PollInput, PollMode, PollOutput, Quarantined, Reference, RefreshInput,
     RefreshOutput, Report, Selector, SettleInput, SettleOutput, Strategy, Verdict,
 };
 
@@ -14,26 +14,26 @@ use self::ask::{Tags, Target, find_targets};
 use self::config::Config;
 use crate::day::Days;
 
-/// The host functions, and config.
+/// The host functions and the config.
 pub trait Host {
-    /// The manifest's value for `key`.
+    /// The value of `key` in the manifest's config.
     fn config(&self, key: &str) -> Option<String>;
     /// Sends a batch of requests.
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses>;
-    /// Lists containers.
+    /// Lists the containers that match the selector.
     fn docker_containers(&mut self, selector: Selector) -> Answer<Containers>;
-    /// Orders refreshes.
-    fn docker_refresh(&mut self, orders: Orders) -> Answer<Placed>;
-    /// Logs a line.
+    /// Places orders to refresh containers.
+    fn docker_refresh(&mut self, orders: Orders) -> Answer<OrdersAccepted>;
+    /// Writes a line to the host's log.
     fn log(&mut self, line: LogLine);
 }
 
-/// What the policy is, and whether its config can be used.
+/// Describes the policy, and whether its config is usable.
 pub fn describe(host: &dyn Host) -> DescribeOutput {
     config::describe(host)
 }
 
-/// One tick. State and cache go back as they came.
+/// Runs one tick. State and cache are returned without changes.
 pub fn poll(host: &mut dyn Host, input: PollInput) -> PollOutput {
     let mut quarantine = input.quarantine.clone();
     let config = Config::parse(host);
@@ -80,7 +80,7 @@ fn tick(
     Ok(outcomes)
 }
 
-/// The heart of the policy: what becomes of one container.
+/// The core of the policy: decides about one container.
 fn decide(target: &Target, tags: &Tags, days: &Days, now_ms: u64, quarantine: &[Quarantined]) -> Outcome {
     let says = |verdict, reason| Outcome { reason, ..target.outcome(verdict) };
     let tags = match tags.of(target) {
@@ -89,11 +89,11 @@ fn decide(target: &Target, tags: &Tags, days: &Days, now_ms: u64, quarantine: &[
     };
     let Some(to) = target.version.newer_minor(tags) else {
         let major = target.version.newer_major(tags);
-        return says(Verdict::Unchanged, major.map(|major| format!("{major} is another major version: left alone")));
+        return says(Verdict::Unchanged, major.map(|major| format!("skipped: {major} is another major version")));
     };
     let reference = target.at(to);
-    let is_barred = |entry: &&Quarantined| entry.target == target.name && entry.reference == reference;
-    let (verdict, because) = if let Some(entry) = quarantine.iter().find(is_barred) {
+    let is_quarantined = |entry: &&Quarantined| entry.target == target.name && entry.reference == reference;
+    let (verdict, because) = if let Some(entry) = quarantine.iter().find(is_quarantined) {
         (Verdict::Held, format!(": failed before, {}", entry.reason))
     } else if let Some(wait) = days.why_to_wait(now_ms) {
         (Verdict::Held, format!(": {wait}"))
@@ -103,7 +103,8 @@ fn decide(target: &Target, tags: &Tags, days: &Days, now_ms: u64, quarantine: &[
     Outcome { reference: Some(reference), ..says(verdict, Some(format!("from {} to {to}{because}", target.version))) }
 }
 
-/// Its id is `web@1.5.0`: no container has an `@` in its name, and the same move has the same id.
+/// Builds an order. Its id is `web@1.5.0`: no container has an `@` in its name, and the same move always has the same
+/// id.
 fn build_order(target: &Target, to: Reference, recreate: bool) -> Order {
     Order {
         order: format!("{}@{}", target.name, to.tag_or_latest()),
@@ -120,7 +121,7 @@ fn build_order(target: &Target, to: Reference, recreate: bool) -> Order {
     }
 }
 
-/// The name of the container that an order is for.
+/// The name of the container in an order id.
 fn container_of(order: &str) -> &str {
     order.rsplit_once('@').map_or(order, |(container, _)| container)
 }
@@ -129,7 +130,7 @@ fn pending_order(target: &Target, input: &PollInput) -> Option<String> {
     input.in_flight.iter().find(|order| container_of(order) == target.name).cloned()
 }
 
-/// Hands orders over. Returns the ids that the host now works on, and what became of the others.
+/// Places orders. Returns the ids that the host accepted, and the outcomes of the other orders.
 fn place(
     host: &mut dyn Host,
     orders: &[Order],
@@ -140,8 +141,8 @@ fn place(
         return (Vec::new(), Vec::new());
     }
     let (placed, refusal) = match host.docker_refresh(Orders { orders: orders.to_vec() }) {
-        Answer::Ok(placed) => (placed, Failure::passing(FailureCode::Other, "the host did not take the order")),
-        Answer::Err(failure) => (Placed::default(), failure),
+        Answer::Ok(placed) => (placed, Failure::retryable(FailureCode::Other, "the host did not accept the order")),
+        Answer::Err(failure) => (OrdersAccepted::default(), failure),
     };
     let is_refused = |order: &&Order| {
         !placed.accepted.contains(&order.order) && placed.reports.iter().all(|report| report.order != order.order)
@@ -156,7 +157,7 @@ fn place(
     (placed.accepted, outcomes)
 }
 
-/// Reports of ended orders.
+/// Processes the reports of ended orders.
 pub fn settle(host: &mut dyn Host, input: SettleInput) -> SettleOutput {
     let mut quarantine = input.quarantine.clone();
     let settled = |report| settle_report(host, report, &mut quarantine, input.now_ms);
@@ -165,7 +166,7 @@ pub fn settle(host: &mut dyn Host, input: SettleInput) -> SettleOutput {
     SettleOutput { state: input.state, outcomes, quarantine, err: None }
 }
 
-/// A version that failed on a container is barred for it, so that it is tried once and not at every poll.
+/// A version that failed on a container is quarantined for it. So it is tried once and not in every poll.
 fn settle_report(host: &mut dyn Host, report: &Report, quarantine: &mut Vec<Quarantined>, now_ms: u64) -> Outcome {
     let target = container_of(&report.order);
     let (verdict, reason) = match (&report.err, report.failed.first()) {
@@ -175,8 +176,8 @@ fn settle_report(host: &mut dyn Host, report: &Report, quarantine: &mut Vec<Quar
         (None, None) => (Verdict::Committed, format!("recreated {}", report.recreated.join(" "))),
     };
     let fault = report.failed.iter().find_map(|failed| failed.fault).filter(|fault| *fault != Fault::Postponed);
-    let has_come_off = verdict == Verdict::Committed && !report.recreated.is_empty();
-    if has_come_off || fault.is_some() {
+    let has_succeeded = verdict == Verdict::Committed && !report.recreated.is_empty();
+    if has_succeeded || fault.is_some() {
         quarantine.retain(|entry| entry.target != target);
     }
     if let (Some(fault), Some(reference), Some(digest)) = (fault, &report.reference, &report.digest) {
@@ -204,10 +205,10 @@ fn settle_report(host: &mut dyn Host, report: &Report, quarantine: &mut Vec<Quar
     outcome
 }
 
-/// By hand: what is due goes now, on any day, barred or not.
+/// A manual refresh: a due version is ordered on any day, even if it is quarantined.
 pub fn refresh(host: &mut dyn Host, input: RefreshInput) -> RefreshOutput {
     let mut known_targets = Vec::new();
-    let output = by_hand(host, &input, &mut known_targets).unwrap_or_else(|failure| RefreshOutput {
+    let output = refresh_now(host, &input, &mut known_targets).unwrap_or_else(|failure| RefreshOutput {
         known_targets,
         err: Some(failure),
         ..RefreshOutput::default()
@@ -215,7 +216,7 @@ pub fn refresh(host: &mut dyn Host, input: RefreshInput) -> RefreshOutput {
     RefreshOutput { state: input.state, ..output }
 }
 
-fn by_hand(
+fn refresh_now(
     host: &mut dyn Host,
     input: &RefreshInput,
     known_targets: &mut Vec<String>,
@@ -235,7 +236,7 @@ fn by_hand(
             Err(reason) => outcomes.push(Outcome { reason: Some(reason), ..target.outcome(Verdict::Unknown) }),
         }
     }
-    // Whoever asks by hand is answered: nothing is barred for it.
+    // The operator sees the result of a manual refresh. Failures are not quarantined.
     let (orders, ended) = place(host, &orders, &mut Vec::new(), input.now_ms);
     outcomes.extend(ended);
     Ok(RefreshOutput { orders, outcomes, ..RefreshOutput::default() })
@@ -246,7 +247,7 @@ fn retain_named(targets: &mut Vec<Target>, outcomes: &mut Vec<Outcome>, names: &
         targets.iter().any(|target| target.name == **name) || outcomes.iter().any(|outcome| outcome.target == **name)
     };
     if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
-        return Err(Failure::lasting(FailureCode::UnknownTarget, format!("unknown target {unknown:?}")));
+        return Err(Failure::permanent(FailureCode::UnknownTarget, format!("unknown target {unknown:?}")));
     }
     targets.retain(|target| names.contains(&target.name));
     outcomes.retain(|outcome| names.contains(&outcome.target));

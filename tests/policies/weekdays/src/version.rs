@@ -1,15 +1,15 @@
-//! Tags that are versions: `1.4.2` or `v1.4.2`, three numbers and nothing else.
+//! Tags that are versions: `1.4.2` or `v1.4.2`, with exactly three numbers.
 
-/// A version; orders as versions do.
+/// A version. Versions are ordered by their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     numbers: [u32; 3],
-    /// Whether it is written with a `v`.
+    /// Whether the tag starts with `v`.
     has_v: bool,
 }
 
 impl Version {
-    /// Reads a tag; none when it is no plain version, a pre-release for one.
+    /// Parses a tag. Returns `None` if it is not a plain version, for example a pre-release.
     pub fn parse(tag: &str) -> Option<Self> {
         let digits = tag.strip_prefix('v').unwrap_or(tag);
         let mut parts = digits.split('.').map(parse_number);
@@ -17,19 +17,19 @@ impl Version {
         parts.next().is_none().then_some(Self { numbers, has_v: digits.len() != tag.len() })
     }
 
-    /// The newest of `tags` with the same major and the same spelling, when it is newer than this.
+    /// The newest of `tags` with the same major and the same spelling, if it is newer than this version.
     pub fn newer_minor(self, tags: &[Self]) -> Option<Self> {
         let is_candidate = |tag: &Self| tag.numbers[0] == self.numbers[0] && tag.has_v == self.has_v;
         tags.iter().copied().filter(is_candidate).max().filter(|newest| *newest > self)
     }
 
-    /// The newest of `tags`, when it is of a later major.
+    /// The newest of `tags`, if it has a later major.
     pub fn newer_major(self, tags: &[Self]) -> Option<Self> {
         tags.iter().copied().max_by_key(|tag| tag.numbers).filter(|newest| newest.numbers[0] > self.numbers[0])
     }
 }
 
-/// A number as versions write it: digits without a leading zero.
+/// Parses a number of a version: digits without a leading zero.
 fn parse_number(text: &str) -> Option<u32> {
     let is_plain = text == "0" || (!text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()));
     is_plain.then(|| text.parse().ok())?
@@ -73,13 +73,13 @@ mod tests {
             assert_eq!(
                 version.map_or(tag.to_owned(), |version| version.to_string()),
                 tag,
-                "it is written as it was read"
+                "a version is displayed as it was parsed"
             );
         }
     }
 
     #[test]
-    fn a_move_is_to_the_newest_of_the_same_major_and_spelling() {
+    fn a_move_goes_to_the_newest_of_the_same_major_and_spelling() {
         for (now, tags, minor, major) in [
             ("1.4.2", "1.4.2 1.4.3 1.5.0 latest 2.0.0", Some("1.5.0"), Some("2.0.0")),
             ("1.4.2", "1.9.0 1.10.0", Some("1.10.0"), None),

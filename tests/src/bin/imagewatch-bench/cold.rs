@@ -1,5 +1,5 @@
-//! `bench registry`, its last table: the command that ends, from its start to its end, and where it is given, the `cup`
-//! program beside it, by turns on the same registry and engine.
+//! The last table of `bench registry`: the command `check` from its start to its end. If the `cup` program is given,
+//! both alternate on the same registry and engine.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,7 +15,7 @@ use crate::registry::{LATENCY, Plan};
 use crate::report::{Aim, Row, Samples, ms};
 use crate::world::watching;
 
-/// What both are asked about.
+/// The environment of both programs.
 struct Stage {
     registry: FakeRegistry,
     engine: FakeEngine,
@@ -23,7 +23,7 @@ struct Stage {
     images: usize,
 }
 
-/// Near and far. `cup` is the file of that program.
+/// Measures with and without latency. `cup` is the path of that program.
 pub(crate) async fn measure(plan: Plan, cup: Option<String>) -> Vec<Row> {
     let mut rows = Vec::new();
     for latency in [Duration::ZERO, LATENCY] {
@@ -35,14 +35,14 @@ pub(crate) async fn measure(plan: Plan, cup: Option<String>) -> Vec<Row> {
         let stage = Stage { registry, engine, folder: TempDir::new().expect("the temp folder takes folders"), images };
         let cup = cup.clone();
         let compared = tokio::task::spawn_blocking(move || compare(&stage, plan.commands, cup.as_deref()));
-        rows.extend(compared.await.expect("both answer").rows(latency));
+        rows.extend(compared.await.expect("both programs succeed").rows(latency));
     }
     rows
 }
 
-/// In milliseconds.
+/// Times in milliseconds.
 struct Compared {
-    ours: Samples,
+    imagewatch: Samples,
     cup: Option<Samples>,
 }
 
@@ -53,25 +53,25 @@ fn compare(stage: &Stage, rounds: usize, cup: Option<&str>) -> Compared {
     let text = json!({
         "version": 3, "socket": stage.engine.host(), "registries": {stage.registry.host(): {"insecure": true}},
     });
-    std::fs::write(&config, text.to_string()).expect("the temp folder takes files");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    std::fs::write(&config, text.to_string()).expect("the temp folder is writable");
+    let (mut imagewatch, mut cup_times) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(ms(check(stage, &manifest)));
-        theirs.extend(cup.map(|cup| ms(cup_check(stage, cup, &config))));
+        imagewatch.push(ms(check(stage, &manifest)));
+        cup_times.extend(cup.map(|cup| ms(cup_check(stage, cup, &config))));
     }
-    Compared { ours: Samples::new(ours), cup: cup.map(|_| Samples::new(theirs)) }
+    Compared { imagewatch: Samples::new(imagewatch), cup: cup.map(|_| Samples::new(cup_times)) }
 }
 
-/// `imagewatch check --json` with a state folder of its own.
+/// Runs `imagewatch check --json` with its own state folder.
 fn check(stage: &Stage, manifest: &Path) -> Duration {
-    let state = TempDir::new().expect("the temp folder takes folders");
+    let state = TempDir::new().expect("the temp folder is writable");
     let mut command = Command::new(program::imagewatch());
     command.args(["check", "--json"]).arg(manifest).env("DOCKER_HOST", stage.engine.host());
     let (output, elapsed) = run(command.env(program::STATE_DIR, state.path()), stage);
-    let checked: Value = serde_json::from_slice(&output.stdout).expect("it answers JSON");
-    let images = checked["images"].as_array().expect("it answers of images");
+    let checked: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let images = checked["images"].as_array().expect("the output lists images");
     let is_all = images.len() == stage.images && images.iter().all(|image| image["verdict"] == "unchanged");
-    assert!(is_all, "every container runs what its tag points to: {}", String::from_utf8_lossy(&output.stdout));
+    assert!(is_all, "every container must be up to date: {}", String::from_utf8_lossy(&output.stdout));
     elapsed
 }
 
@@ -79,7 +79,7 @@ fn cup_check(stage: &Stage, cup: &str, config: &Path) -> Duration {
     run(Command::new(cup).arg("-c").arg(config).args(["check", "-r"]), stage).1
 }
 
-/// From its start to its end. It must come off, and have asked for every image.
+/// Runs the command and measures its time. It must succeed and must have requested every image.
 fn run(command: &mut Command, stage: &Stage) -> (Output, Duration) {
     let before = stage.registry.counts();
     let start = Instant::now();
@@ -87,15 +87,15 @@ fn run(command: &mut Command, stage: &Stage) -> (Output, Duration) {
     let elapsed = start.elapsed();
     let asked = stage.registry.counts().since(before);
     let is_done = output.status.success() && asked.heads + asked.gets >= stage.images;
-    assert!(is_done, "{command:?} asked {asked:?} and said {output:?}");
+    assert!(is_done, "{command:?} sent {asked:?} and printed {output:?}");
     (output, elapsed)
 }
 
 impl Compared {
     fn rows(self, latency: Duration) -> Vec<Row> {
         let away = format!("{} ms", latency.as_millis());
-        let ratio = self.cup.as_ref().map(|cup| Samples::new([self.ours.median() / cup.median()]));
-        let mut rows = vec![Row::new(&format!("imagewatch check --json, cold, {away}"), "ms", self.ours)];
+        let ratio = self.cup.as_ref().map(|cup| Samples::new([self.imagewatch.median() / cup.median()]));
+        let mut rows = vec![Row::new(&format!("imagewatch check --json, cold, {away}"), "ms", self.imagewatch)];
         rows.extend(self.cup.map(|cup| Row::new(&format!("cup check -r, cold, {away}"), "ms", cup)));
         let of_ratio = |ratio| Row::new("  imagewatch / cup, of the medians", "x", ratio).aim(Aim::Median(0.5));
         rows.extend(ratio.map(of_ratio));

@@ -1,6 +1,7 @@
-//! An engine of the bench's own, on a socket of its own: as many running containers as wanted, each on an image of its
-//! own, the one that a registry's tag points to. Answers lists and inspections in any version of the API, and nothing
-//! else: two programs are compared on it, and one of them speaks no version that an older engine takes.
+//! A fake engine for the benchmark, on its own socket. It has any number of running containers. Each one runs its own
+//! image, to which a tag of the registry points. It answers lists and inspections in any version of the API, and
+//! nothing else. The comparison needs this: one of the two programs uses only versions that an older engine does not
+//! accept.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub(crate) struct FakeEngine {
     task: JoinHandle<()>,
 }
 
-/// What it knows.
+/// The data of the engine.
 #[derive(Debug)]
 struct World {
     containers: Value,
@@ -29,20 +30,21 @@ struct World {
 }
 
 impl FakeEngine {
-    /// With a running container on each of the first `containers` images of `registry`, as its tags are now.
+    /// Starts an engine with a running container on each of the first `containers` images of `registry`, at the current
+    /// tags.
     pub(crate) fn start(registry: &FakeRegistry, containers: usize) -> Self {
         let world = World {
             containers: (0..containers).map(|index| container(registry, index)).collect(),
             images: (0..containers).map(|index| image(registry, index)).collect(),
         };
-        let folder = TempDir::new().expect("the temp folder takes folders");
-        let listener = UnixListener::bind(folder.path().join("engine.sock")).expect("a new folder takes a socket");
+        let folder = TempDir::new().expect("the temp folder is writable");
+        let listener = UnixListener::bind(folder.path().join("engine.sock")).expect("a new folder is writable");
         let router = Router::new().fallback(answer).with_state(Arc::new(world));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("axum::serve never fails") });
         Self { folder, task }
     }
 
-    /// As `DOCKER_HOST` has it.
+    /// The address, in the format of `DOCKER_HOST`.
     pub(crate) fn host(&self) -> String {
         format!("unix://{}", self.folder.path().join("engine.sock").display())
     }

@@ -1,4 +1,4 @@
-//! The floor of a tick: a bare loop of reqwest over the same requests, with as many in flight. Knows no policy.
+//! The floor of a poll: a bare reqwest loop over the same requests, with the same number in flight.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,20 +18,21 @@ pub(crate) struct Head {
     pub(crate) headers: Vec<(String, String)>,
 }
 
-/// A client with the settings of the program's that matter on the wire, and what it asks.
+/// A client with the program's settings that matter on the wire, and its requests.
 pub(crate) struct Floor {
     client: Client,
     requests: Arc<[Head]>,
 }
 
 impl Floor {
-    /// Without a connection yet. Trusts the authority in `ca_pem`, or without one what the system trusts.
+    /// Creates a client without open connections. It trusts the authority in `ca_pem`, or else the system's
+    /// certificates.
     pub(crate) fn new(requests: Vec<Head>, ca_pem: Option<&str>) -> Self {
         let builder = client_builder(ca_pem).pool_max_idle_per_host(DEFAULT_CONNECTIONS_PER_HOST);
         Self { client: builder.build().expect("the client builds"), requests: requests.into() }
     }
 
-    /// Asks everything once; in milliseconds.
+    /// Sends every request once and returns the time in milliseconds.
     pub(crate) async fn run(&self) -> f64 {
         let (client, requests) = (self.client.clone(), Arc::clone(&self.requests));
         let looped = async move {
@@ -40,7 +41,7 @@ impl Floor {
             asking.for_each_concurrent(DEFAULT_CONNECTIONS_PER_HOST, |asked| head(&client, asked)).await;
             start.elapsed()
         };
-        // On a thread of its own, as the program's.
+        // On a separate thread, as in the program.
         let runtime = Handle::current();
         ms(tokio::task::spawn_blocking(move || runtime.block_on(looped)).await.expect("every request is answered"))
     }

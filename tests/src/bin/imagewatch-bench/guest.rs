@@ -1,4 +1,4 @@
-//! What the guest takes of a tick: the same decisions with answers from memory, in the sandbox and natively.
+//! The guest's share of a poll: the same decisions with answers from memory, in the sandbox and natively.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imagewatch_abi::{
-    Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, Orders, Placed, PollInput, PollOutput, Selector,
-    Verdict, exports,
+    Answer, Containers, HttpBatch, HttpResponses, LogLine, Order, Orders, OrdersAccepted, PollInput, PollOutput,
+    Selector, Verdict, exports,
 };
 use imagewatch_core::Host;
 use imagewatch_policy::{Effects, call};
@@ -16,8 +16,8 @@ use crate::policy::{Canned, Policy};
 use crate::report::{Aim, FLAT, Row, Samples, count, us};
 use crate::world::watching;
 
-/// A native host of the core, over the same answers and config. Like the guest it writes what it sends as JSON, and reads
-/// the answers from JSON; what the host does with both is not counted, here as there.
+/// A native host of the core with the same answers and config. Like the guest, it writes its requests as JSON and reads
+/// the answers from JSON. In both cases, the host's own JSON work is not counted.
 struct NativeHost<'a> {
     config: &'a BTreeMap<String, String>,
     answers: &'a Canned,
@@ -29,19 +29,19 @@ impl Host for NativeHost<'_> {
     }
 
     fn http_send(&mut self, batch: HttpBatch) -> Answer<HttpResponses> {
-        let batch = serde_json::to_vec(&batch).expect("it is JSON");
+        let batch = serde_json::to_vec(&batch).expect("a batch serializes to JSON");
         let answer = self.answers.answering(|| {
-            let batch = serde_json::from_slice(&batch).expect("it was just written");
-            serde_json::to_vec(&self.answers.answer(batch)).expect("it is JSON")
+            let batch = serde_json::from_slice(&batch).expect("the JSON was just written");
+            serde_json::to_vec(&self.answers.answer(batch)).expect("an answer serializes to JSON")
         });
-        serde_json::from_slice(&answer).expect("it was just written")
+        serde_json::from_slice(&answer).expect("the JSON was just written")
     }
 
     fn docker_containers(&mut self, selector: Selector) -> Answer<Containers> {
         self.answers.docker_containers(selector)
     }
 
-    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<Placed> {
+    fn docker_refresh(&mut self, orders: Vec<Order>) -> Answer<OrdersAccepted> {
         self.answers.docker_refresh(Orders { orders })
     }
 
@@ -50,21 +50,21 @@ impl Host for NativeHost<'_> {
     }
 }
 
-/// Decisions over so many targets, and what they took of each.
+/// The times of decisions over `targets` targets.
 pub(crate) struct Decisions {
     targets: usize,
-    /// Microseconds, the host's JSON and answering excepted.
+    /// Microseconds, without the host's JSON work and the answering.
     guest: Samples,
-    /// Microseconds, the answering excepted.
+    /// Microseconds, without the answering.
     whole: Samples,
     /// Microseconds.
     native: Samples,
     fuel: Samples,
 }
 
-/// Calls the guest and the native core by turns, `rounds` times, over `targets` targets.
+/// Calls the guest and the native core alternately, `rounds` times, over `targets` targets.
 pub(crate) async fn decide(folder: PathBuf, targets: usize, rounds: usize) -> Decisions {
-    tokio::task::spawn_blocking(move || compare(&folder, targets, rounds)).await.expect("it does not panic")
+    tokio::task::spawn_blocking(move || compare(&folder, targets, rounds)).await.expect("the comparison does not panic")
 }
 
 fn compare(folder: &Path, targets: usize, rounds: usize) -> Decisions {
@@ -73,7 +73,7 @@ fn compare(folder: &Path, targets: usize, rounds: usize) -> Decisions {
     let policy = Policy::load(&watching(images, HOST).write(folder, &format!("guest-{targets}")));
     let answers = Arc::new(Canned::default());
     let steady = seed(&policy, &answers, targets);
-    let bytes = serde_json::to_vec(&steady).expect("it is JSON");
+    let bytes = serde_json::to_vec(&steady).expect("the input serializes to JSON");
     let (mut whole, mut guest, mut native, mut fuel) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let Called { output, elapsed, spent } = poll(&policy, &answers, &steady, targets);
@@ -87,7 +87,7 @@ fn compare(folder: &Path, targets: usize, rounds: usize) -> Decisions {
 }
 
 impl Decisions {
-    /// As a table's.
+    /// The rows of the table.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let Self { targets, guest, whole, native, fuel } = self;
         let ratio = Samples::new([guest.median() / native.median()]);
@@ -100,7 +100,7 @@ impl Decisions {
         ]
     }
 
-    /// How much more a target takes here than where there are fewer of them.
+    /// The ratio of the time per target to that with fewer targets.
     pub(crate) fn growth_from(&self, fewer: &Self) -> Row {
         let measure = format!("guest time per target, of {} / of {}", self.targets, fewer.targets);
         let ratio = Samples::new([self.guest.median() / fewer.guest.median()]);
@@ -108,26 +108,26 @@ impl Decisions {
     }
 }
 
-/// The input of every tick after the first.
+/// The input of every poll after the first.
 pub(crate) fn seed(policy: &Policy, answers: &Arc<Canned>, targets: usize) -> PollInput {
     let now_ms = 1_763_700_000_000;
     let first = PollInput { now_ms, ..PollInput::default() };
     let (output, _): (PollOutput, _) =
         call(&policy.plugin.compiled, exports::POLL, &first, Arc::clone(answers) as _).expect("the policy answers");
-    assert!(has_all(&output, Verdict::Seeded, targets), "the first tick sees everything for the first time");
+    assert!(has_all(&output, Verdict::Seeded, targets), "the first poll sees every target for the first time");
     PollInput { state: output.state, cache: output.cache, ..first }
 }
 
-/// A call of the policy.
+/// The cost of one call of the policy.
 struct Called {
     output: PollOutput,
-    /// The answering excepted.
+    /// The elapsed time, without the answering.
     elapsed: Duration,
-    /// Fuel.
+    /// The consumed fuel.
     spent: f64,
 }
 
-/// A steady tick.
+/// Runs a steady poll.
 #[expect(clippy::cast_precision_loss, reason = "for a table")]
 fn poll(policy: &Policy, answers: &Arc<Canned>, input: &PollInput, targets: usize) -> Called {
     answers.take_answering();
@@ -135,20 +135,26 @@ fn poll(policy: &Policy, answers: &Arc<Canned>, input: &PollInput, targets: usiz
     let called = call(&policy.plugin.compiled, exports::POLL, input, Arc::clone(answers) as _);
     let elapsed = start.elapsed();
     let (output, cost): (PollOutput, _) = called.expect("the policy answers");
-    assert!(has_all(&output, Verdict::Unchanged, targets), "nothing moves");
+    assert!(has_all(&output, Verdict::Unchanged, targets), "no tag moves");
     Called { output, elapsed: elapsed.saturating_sub(answers.take_answering()), spent: cost.fuel as f64 }
 }
 
-/// What the host alone spends in such a call: it writes the input and the answers, and reads the batch and the output.
+/// The host's own time in such a call: it writes the input and the answers, and reads the batch and the output.
 fn host_json(answers: &Canned, input: &PollInput, output: &PollOutput) -> Duration {
     let batch = HttpBatch { requests: answers.asked(), ..HttpBatch::default() };
     let answered = answers.answer(batch.clone());
-    let written = (serde_json::to_vec(&batch).expect("it is JSON"), serde_json::to_vec(output).expect("it is JSON"));
+    let written = (
+        serde_json::to_vec(&batch).expect("the value serializes to JSON"),
+        serde_json::to_vec(output).expect("it is JSON"),
+    );
     let start = Instant::now();
     let bytes = (serde_json::to_vec(input), serde_json::to_vec(&answered));
     let read = (serde_json::from_slice::<HttpBatch>(&written.0), serde_json::from_slice::<PollOutput>(&written.1));
     let elapsed = start.elapsed();
-    assert!(bytes.0.is_ok() && bytes.1.is_ok() && read.0.is_ok() && read.1.is_ok(), "it is JSON both ways");
+    assert!(
+        bytes.0.is_ok() && bytes.1.is_ok() && read.0.is_ok() && read.1.is_ok(),
+        "all values convert to and from JSON"
+    );
     elapsed
 }
 
@@ -158,7 +164,7 @@ fn poll_natively(policy: &Policy, answers: &Canned, input: &[u8], targets: usize
     let start = Instant::now();
     let output = imagewatch_core::call(exports::POLL, input, &mut host).expect("the core answers");
     let elapsed = start.elapsed();
-    assert!(output.len() > targets, "it says something of each image");
+    assert!(output.len() > targets, "the output covers each image");
     elapsed.saturating_sub(answers.take_answering())
 }
 

@@ -1,5 +1,5 @@
-//! What becomes of updates whose program is killed at a random moment: the real program, real containers, good images
-//! and bad ones by turns. Judges with what judges the tests.
+//! The outcome of updates whose program is killed at a random moment. It uses the real program and real containers, and
+//! alternates good and bad images. It uses the same checks as the tests.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -8,37 +8,38 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use imagewatch_tests::engine::TestEngine;
-use imagewatch_tests::judge::Way;
+use imagewatch_tests::judge::Outcome;
 use imagewatch_tests::kill::{Ending, Moment, kill_and_recover, observe};
 use imagewatch_tests::registry::{Registry, RegistryAuth};
-use imagewatch_tests::subject::{Arena, Subject};
+use imagewatch_tests::subject::{Fixture, TestContainer};
 
 use crate::machine;
 use crate::report::{Aim, Row, Samples, render};
 
-/// Containers that are updated at the same time; more would only wait for each other.
+/// The number of containers that are updated in parallel. More would only wait for each other.
 const PARALLEL: usize = 4;
 
-/// Kills so many programs and prints the table; whether nothing was lost.
+/// Kills `kills` programs and prints the table. Returns whether nothing was lost.
 pub(crate) async fn measure(kills: usize) -> bool {
     crate::say("updating without a kill");
     let engine = TestEngine::connect().await;
-    let arena = Arena::new(&engine, Registry::start(RegistryAuth::None).await).await;
-    let undisturbed = Subject::new(&arena, "undisturbed", "always").await;
+    let fixture = Fixture::new(&engine, Registry::start(RegistryAuth::None).await).await;
+    let undisturbed = TestContainer::new(&fixture, "undisturbed", "always").await;
     let (_, longest) = observe(&undisturbed, "v2", true).await;
     undisturbed.retire().await;
     crate::say(&format!("killing {kills} programs within {longest:?} of an update"));
     let next = AtomicUsize::new(0);
-    let series = (0..PARALLEL.min(kills)).map(|number| kill_in_turn(&arena, number, &next, kills, longest));
+    let series = (0..PARALLEL.min(kills)).map(|number| kill_in_turn(&fixture, number, &next, kills, longest));
     let endings: Vec<Option<Ending>> =
         stream::iter(series).buffer_unordered(PARALLEL).flat_map(stream::iter).collect().await;
     println!("updates that take {longest:?}; {}\n\n{}", machine::describe(), render(&rows(&endings)));
     endings.iter().all(Option::is_some)
 }
 
-/// Updates one container again and again. After a violation it is another one, since that is no longer in order.
+/// Updates one container repeatedly. After a violation, it continues with a new container, because the old one is
+/// damaged.
 async fn kill_in_turn(
-    arena: &Arc<Arena>,
+    fixture: &Arc<Fixture>,
     number: usize,
     next: &AtomicUsize,
     kills: usize,
@@ -53,11 +54,11 @@ async fn kill_in_turn(
         }
         let present = match subject.take() {
             Some(subject) => subject,
-            None => Arc::new(Subject::new(arena, &format!("s{number}-{kill}"), "unless-stopped").await),
+            None => Arc::new(TestContainer::new(fixture, &format!("s{number}-{kill}"), "unless-stopped").await),
         };
         let moment = Moment::After(longest.mul_f64(random_part()));
         let (killed, version, is_good) = (Arc::clone(&present), format!("v{}", kill + 2), kill.is_multiple_of(2));
-        // A task of its own: a violation is a panic, which says what was wrong.
+        // A violation is a panic in this task. The panic message says what is wrong.
         let ending =
             tokio::spawn(async move { kill_and_recover(&killed, &version, is_good, moment, async || {}).await });
         let ending = ending.await.ok();
@@ -68,23 +69,23 @@ async fn kill_in_turn(
 
 /// At least 0, less than 1.
 fn random_part() -> f64 {
-    // Each RandomState is keyed anew, from the system's randomness.
+    // Each RandomState has a new key from the system's randomness.
     let bits = u32::try_from(RandomState::new().hash_one(()) >> 32).expect("32 bits");
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
 fn rows(endings: &[Option<Ending>]) -> Vec<Row> {
     let ended = || endings.iter().flatten();
-    let ways = |way| count(ended().filter(|ending| ending.way == way).count());
+    let outcomes = |outcome| count(ended().filter(|ending| ending.outcome == outcome).count());
     let mut rows = vec![
-        Row::new("programs killed in an update", "", count(endings.len())),
-        Row::new("  updates that went forwards", "", ways(Way::Forwards)),
-        Row::new("  updates that went back", "", ways(Way::Back)),
+        Row::new("programs killed during an update", "", count(endings.len())),
+        Row::new("  updates that were completed", "", outcomes(Outcome::Updated)),
+        Row::new("  updates that were rolled back", "", outcomes(Outcome::RolledBack)),
         Row::new("  violations", "", count(endings.len() - ended().count())).aim(Aim::Exactly(0.0)),
     ];
     if ended().next().is_some() {
         let took = Samples::new(ended().map(|ending| ending.took.as_secs_f64()));
-        rows.push(Row::new("the program's next start to order", "s", took));
+        rows.push(Row::new("from the next start to the outcome", "s", took));
     }
     rows
 }

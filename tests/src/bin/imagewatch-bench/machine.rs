@@ -1,8 +1,8 @@
-//! What the figures were measured on. Knows nothing of the figures.
+//! Describes the machine of the measurements.
 
 use std::{env, fs, thread};
 
-/// One line: processor, cores, memory, and the compiler of this executable.
+/// One line with the processor, the cores, the memory, and the compiler of this executable.
 pub(crate) fn describe() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let processor = field("/proc/cpuinfo", "model name").unwrap_or_else(|| env::consts::ARCH.to_owned());
@@ -13,18 +13,18 @@ pub(crate) fn describe() -> String {
     format!("{cores} cores of {processor}, {memory}, load {load}; {build} build by {}", compiler())
 }
 
-/// The value of `name` in a file of `name: value` lines, as `/proc` has them.
+/// The value of `name` in a file of `name: value` lines, as in `/proc`.
 pub(crate) fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;
     Some(value.trim().to_owned())
 }
 
-/// As rustc writes it into what it builds, since the one on `PATH` may be another.
+/// The version that rustc writes into its output. The rustc on `PATH` may be a different one.
 fn compiler() -> String {
     const MARK: &[u8] = b"rustc version ";
     let own = env::current_exe().and_then(fs::read).unwrap_or_default();
-    // The mark stands in this program's constants too; in the section, a version follows it.
+    // The mark is also in this program's constants. In the section, a version follows it.
     let is_version = |bytes: &&[u8]| bytes.starts_with(MARK) && bytes.get(MARK.len()).is_some_and(u8::is_ascii_digit);
     let found = own.windows(48).find(is_version).map(|bytes| {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());

@@ -1,10 +1,11 @@
-//! The measurements behind `cargo xtask bench`: what a tick costs beside a bare loop of requests, what the guest
-//! takes of it, and what the real program takes of the machine. With `away`, how long a service is away; with `registry`,
-//! what many images cost near and far; with `plugin`, what a policy costs its host. Prints tables.
-//! They are reports: a missed aim is said in the table and fails nothing; only what could not be measured does.
-//! With `kill`, another table: what became of updates whose program was killed; there anything lost is a failure.
+//! The measurements of `cargo xtask bench`: the cost of a poll compared with a bare loop of requests, the guest's
+//! share, and the resources of the real program. `away` measures how long a service does not answer, `registry` the
+//! cost of many images with and without latency, and `plugin` the cost of a policy for its host.
+//! Each command prints tables. A missed aim is shown in the table and is not a failure. A measurement that is not
+//! possible is a failure.
+//! `kill` prints another table: the outcome of updates whose program was killed. There, any loss is a failure.
 
-#![allow(clippy::panic, clippy::unwrap_used, reason = "as in the support library: a panic is the report")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "as in the support library, a panic is the report")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its report")]
 
 mod away;
@@ -32,43 +33,43 @@ use tokio::task::JoinError;
 use world::{IMAGES, World};
 
 const USAGE: &str = "\
-usage: cargo xtask bench [--quick]        ticks, the guest, the program's memory and start
-       cargo xtask bench away [--quick]   how long a service is away while its container is updated
-       cargo xtask bench kill [KILLS]     what becomes of updates whose program is killed
+usage: cargo xtask bench [--quick]        polls, the guest, the program's memory and start
+       cargo xtask bench away [--quick]   how long a service does not answer while its container is updated
+       cargo xtask bench kill [KILLS]     the outcome of updates whose program is killed
        cargo xtask bench plugin [--quick]
-           a policy's size, loading, empty call, and decisions beside the same code run natively
+           a policy's size, loading and empty call, and its decisions compared with the same code run natively
        cargo xtask bench registry [--quick] [--cup PATH]
-           many images near and far, with and without tokens and TLS, each beside a bare loop of requests;
-           with the file of that program, `cup check -r` beside `imagewatch check --json`";
+           many images with and without latency, tokens and TLS, each compared with a bare loop of requests;
+           with the path of that program, `cup check -r` compared with `imagewatch check --json`";
 
-/// What was measured, and its rows unless that failed.
+/// A measurement and its rows, or the error if it failed.
 type Part = (&'static str, Result<Vec<Row>, JoinError>);
 
-/// How often each thing is measured.
+/// How often each part is measured.
 #[derive(Debug, Clone, Copy)]
 struct Rounds {
-    /// Pairs of a tick and a bare loop.
+    /// Pairs of a poll and a bare loop.
     ticks: usize,
     /// Calls of the guest.
     calls: usize,
-    /// Programs that run for ten ticks.
+    /// Programs that run for ten polls.
     programs: usize,
-    /// Programs that are started only.
+    /// Programs that are only started.
     starts: usize,
 }
 
 const FULL: Rounds = Rounds { ticks: 40, calls: 200, programs: 3, starts: 10 };
 const QUICK: Rounds = Rounds { ticks: 10, calls: 50, programs: 1, starts: 3 };
 
-/// Kills of `kill` alone.
+/// The default number of kills.
 const KILLS: usize = 100;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // The same runtime as the program's.
+    // The same kind of runtime as in the program.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
-    let is_well = match words[..] {
+    let all_measured = match words[..] {
         [] => runtime.block_on(measure(FULL)),
         ["--quick"] => runtime.block_on(measure(QUICK)),
         ["away"] => report("", runtime.block_on(away::measure(away::FULL))),
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
         ["registry", "--quick", "--cup", cup] => runtime.block_on(measure_registry(registry::QUICK, Some(cup))),
         ["kill"] => runtime.block_on(kill::measure(KILLS)),
         ["kill", kills] if kills.parse().is_ok_and(|kills: usize| kills > 0) => {
-            runtime.block_on(kill::measure(kills.parse().expect("it was parsed before")))
+            runtime.block_on(kill::measure(kills.parse().expect("the number was checked before")))
         }
         ["--help" | "-h"] => {
             println!("{USAGE}");
@@ -92,17 +93,17 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all_measured { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Ticks, the guest and the program; whether everything could be measured.
+/// Measures polls, the guest and the program. Returns whether every measurement was possible.
 async fn measure(rounds: Rounds) -> bool {
     say("pushing the images");
     let Ok(world) = tokio::spawn(World::start()).await.map(Arc::new) else { return false };
     let parts = vec![
         ("ticks", tokio::spawn(tick::measure(Arc::clone(&world), rounds.ticks)).await),
         ("the guest", tokio::spawn(measure_guest(Arc::clone(&world), rounds.calls)).await),
-        ("ten ticks of the program", tokio::spawn(program::measure_ticks(Arc::clone(&world), rounds.programs)).await),
+        ("ten polls of the program", tokio::spawn(program::measure_ticks(Arc::clone(&world), rounds.programs)).await),
         ("starts of the program", tokio::spawn(program::measure_starts(Arc::clone(&world), rounds.starts)).await),
     ];
     report(&format!("{IMAGES} images; "), parts)
@@ -113,33 +114,33 @@ async fn measure_guest(world: Arc<World>, rounds: usize) -> Vec<Row> {
     guest::decide(world.folder().to_owned(), IMAGES, rounds).await.rows()
 }
 
-/// A table for each setting, as soon as it is there, and one for the command that ends; whether everything could be
-/// measured.
+/// Prints a table for each setting when it is complete, and one for `check`. Returns whether every measurement was
+/// possible.
 async fn measure_registry(plan: registry::Plan, cup: Option<&str>) -> bool {
-    let mut is_well = true;
+    let mut all_measured = true;
     for settings in registry::settings(plan) {
         let rows = tokio::spawn(registry::measure(settings, plan)).await;
-        is_well &= report(&format!("{}; ", registry::heading(settings)), vec![("this setting", rows)]);
+        all_measured &= report(&format!("{}; ", registry::heading(settings)), vec![("this setting", rows)]);
         println!();
     }
-    let beside = if cup.is_some() { "" } else { " (no cup beside it: give its file with --cup)" };
+    let beside = if cup.is_some() { "" } else { " (without cup; to compare, give its path with --cup)" };
     let rows = tokio::spawn(cold::measure(plan, cup.map(str::to_owned))).await;
-    let heading = format!("the command that ends, {} images{beside}; ", plan.images[0]);
-    is_well & report(&heading, vec![("the command that ends", rows)])
+    let heading = format!("imagewatch check, {} images{beside}; ", plan.images[0]);
+    all_measured & report(&heading, vec![("imagewatch check", rows)])
 }
 
-/// Prints the table; whether everything in it could be measured.
+/// Prints the table. Returns whether every measurement was possible.
 fn report(heading: &str, parts: Vec<Part>) -> bool {
     let missing: Vec<&str> = parts.iter().filter(|(_, part)| part.is_err()).map(|(what, _)| *what).collect();
     let rows: Vec<Row> = parts.into_iter().filter_map(|(_, part)| part.ok()).flatten().collect();
     println!("{heading}{}\n\n{}", machine::describe(), render(&rows));
     for what in &missing {
-        eprintln!("imagewatch-bench: could not measure {what}; the reason stands above");
+        eprintln!("imagewatch-bench: failed to measure {what}; the reason is above");
     }
     missing.is_empty()
 }
 
-/// What is being done, for somebody who waits at a terminal.
+/// Reports the current activity on the terminal.
 fn say(doing: &str) {
     if stdout().is_terminal() {
         eprintln!("… {doing}");

@@ -1,4 +1,4 @@
-//! The policy in this process, loaded as the program loads it, and answers from memory for it.
+//! The policy in this process, loaded as in the program, with answers from memory.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use imagewatch_abi::{
-    Answer, Containers, HttpBatch, HttpRequest, HttpResponse, HttpResponses, LogLine, Orders, Placed, Selector,
+    Answer, Containers, HttpBatch, HttpRequest, HttpResponse, HttpResponses, LogLine, Orders, OrdersAccepted, Selector,
 };
 use imagewatch_policy::{Effects, LoadedPlugin, PluginManifest, load};
 use imagewatch_tests::image::sha256;
@@ -20,15 +20,15 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Reads and compiles.
+    /// Reads and compiles the manifest's policy.
     pub(crate) fn load(path: &Path) -> Self {
-        let manifest = PluginManifest::read(path, &|_| None).expect("the manifest is ours");
-        let plugin = load(&manifest).expect("the plugin is ours");
+        let manifest = PluginManifest::read(path, &|_| None).expect("the manifest is valid");
+        let plugin = load(&manifest).expect("the plugin is valid");
         Self { manifest: Arc::new(manifest), plugin: Arc::new(plugin) }
     }
 }
 
-/// Answers every request at once and the same in every tick, and remembers what was asked.
+/// Answers every request immediately, with the same answer in every poll, and records the requests.
 #[derive(Debug, Default)]
 pub(crate) struct Canned {
     known: Mutex<Known>,
@@ -37,26 +37,26 @@ pub(crate) struct Canned {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Each request once, in the order in which they came.
+    /// Each different request, in the order of arrival.
     asked: Vec<HttpRequest>,
-    /// By URL.
+    /// The answers by URL.
     answers: HashMap<String, Answer<HttpResponse>>,
 }
 
 impl Canned {
-    /// All requests so far, each once.
+    /// All different requests so far.
     pub(crate) fn asked(&self) -> Vec<HttpRequest> {
         self.known.lock().expect("no holder panics").asked.clone()
     }
 
-    /// How long the answering itself took since the last time.
+    /// How long the answering took since the last call.
     pub(crate) fn take_answering(&self) -> Duration {
         Duration::from_nanos(self.answering_ns.swap(0, Ordering::Relaxed))
     }
 }
 
 impl Canned {
-    /// What `work` takes counts as answering.
+    /// Counts the time of `work` as answering.
     pub(crate) fn answering<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let done = work();
@@ -65,7 +65,7 @@ impl Canned {
         done
     }
 
-    /// As a host function, and without being counted.
+    /// Answers as the host function does, without counting the time.
     pub(crate) fn answer(&self, batch: HttpBatch) -> Answer<HttpResponses> {
         let mut known = self.known.lock().expect("no holder panics");
         let responses = batch.requests.into_iter().map(|request| known.answer(request)).collect();
@@ -82,8 +82,8 @@ impl Effects for Canned {
         Answer::Ok(Containers::default())
     }
 
-    fn docker_refresh(&self, _: Orders) -> Answer<Placed> {
-        panic!("nothing moves")
+    fn docker_refresh(&self, _: Orders) -> Answer<OrdersAccepted> {
+        panic!("no tag moves")
     }
 
     fn log(&self, _: LogLine) {}

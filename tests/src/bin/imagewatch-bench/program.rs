@@ -1,4 +1,4 @@
-//! The real program: its requests and connections tick by tick, its memory after ten, and how soon it begins.
+//! The real program: its requests and connections per poll, its memory after ten polls, and its start time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::machine::field;
 use crate::report::{Aim, Row, Samples, count};
 use crate::world::{IMAGES_F, World};
 
-/// Steady ticks after the first.
+/// Steady polls after the first.
 const TICKS: usize = 10;
-/// Much longer than anything here takes.
+/// Much longer than every step here.
 const DEADLINE: Duration = Duration::from_mins(3);
-/// The line that ends a tick.
+/// The log line at the end of a poll.
 const TICK_LINE: &str = "export=\"poll\"";
 
-/// Lets `repeats` programs tick behind a proxy that counts.
+/// Runs `repeats` programs behind a proxy that counts requests.
 pub(crate) async fn measure_ticks(world: Arc<World>, repeats: usize) -> Vec<Row> {
-    crate::say("counting what the program asks");
+    crate::say("counting the program's requests");
     let (mut requests, mut connections) = (Vec::new(), Vec::new());
     let (mut resident, mut peak) = (Vec::new(), Vec::new());
     for _ in 0..repeats {
@@ -42,14 +42,14 @@ pub(crate) async fn measure_ticks(world: Arc<World>, repeats: usize) -> Vec<Row>
     }
     let [requests, connections, resident, peak] = [requests, connections, resident, peak].map(Samples::new);
     vec![
-        Row::new("requests of a steady tick", "", requests).aim(Aim::Exactly(IMAGES_F)),
-        Row::new("connections of eleven ticks", "", connections).aim(Aim::AtMost(64.0)),
-        Row::new("resident memory after ten ticks", "MiB", resident).aim(Aim::AtMost(48.0)),
-        Row::new("  at its peak", "MiB", peak),
+        Row::new("requests of a steady poll", "", requests).aim(Aim::Exactly(IMAGES_F)),
+        Row::new("connections of eleven polls", "", connections).aim(Aim::AtMost(64.0)),
+        Row::new("resident memory after ten polls", "MiB", resident).aim(Aim::AtMost(48.0)),
+        Row::new("  peak memory", "MiB", peak),
     ]
 }
 
-/// Starts `repeats` programs behind a proxy that sees the first request, and as many at the registry itself.
+/// Starts `repeats` programs behind a proxy that sees the first request, and the same number directly at the registry.
 pub(crate) async fn measure_starts(world: Arc<World>, repeats: usize) -> Vec<Row> {
     crate::say("starting the program");
     let proxy_manifest = |proxy: &Proxy| world.write_manifest("start", &proxy.host(), "5m");
@@ -70,8 +70,8 @@ pub(crate) async fn measure_starts(world: Arc<World>, repeats: usize) -> Vec<Row
         ticked.push(begin.elapsed().as_secs_f64());
     }
     vec![
-        Row::new("start to the first tick's first request", "s", Samples::new(first)).aim(Aim::Median(0.5)),
-        Row::new("  start to the first tick's end", "s", Samples::new(ticked)),
+        Row::new("start to the first request of the first poll", "s", Samples::new(first)).aim(Aim::Median(0.5)),
+        Row::new("  start to the end of the first poll", "s", Samples::new(ticked)),
     ]
 }
 
@@ -79,7 +79,7 @@ fn start(world: &World, manifest: &Path) -> Process {
     run(&world.docker_host, manifest, &[])
 }
 
-/// `imagewatch run`, which says of each tick that it is over.
+/// Starts `imagewatch run` with a log that reports the end of each poll.
 pub(crate) fn run(docker_host: &str, manifest: &Path, envs: &[(&str, String)]) -> Process {
     let manifest = manifest.to_str().expect("the temp folder's name is text");
     let args = ["run", "--admin-listen", "127.0.0.1:0", manifest];
@@ -88,21 +88,21 @@ pub(crate) fn run(docker_host: &str, manifest: &Path, envs: &[(&str, String)]) -
     start_imagewatch(docker_host, args, &envs)
 }
 
-/// The requests that came until the `tick`th tick was over. The next one is most of a second away.
+/// The requests until the end of poll number `tick`. The next poll starts almost a second later.
 async fn after_tick(program: &Process, proxy: &Proxy, tick: usize) -> f64 {
     wait_for_tick(program, tick).await;
     count(proxy.requests().len())
 }
 
-/// Until the `tick`th tick of a program of [`run`] is over.
+/// Waits until poll number `tick` of a program from [`run`] is complete.
 pub(crate) async fn wait_for_tick(program: &Process, tick: usize) {
-    wait_for(&format!("tick {tick}"), DEADLINE, || async {
+    wait_for(&format!("poll {tick}"), DEADLINE, || async {
         if ticks(program) >= tick { Ok(()) } else { Err(program.lines().last().cloned()) }
     })
     .await;
 }
 
-/// What each tick of a program of [`run`] took so far, in milliseconds, as it says itself.
+/// The durations of all polls so far of a program from [`run`], in milliseconds, as the program logs them.
 pub(crate) fn tick_times(program: &Process) -> Vec<f64> {
     let lines = program.lines();
     let times = lines.iter().filter(|line| line.contains(TICK_LINE)).map(|line| {
@@ -112,7 +112,7 @@ pub(crate) fn tick_times(program: &Process) -> Vec<f64> {
     times.collect()
 }
 
-/// A duration as `Debug` writes it.
+/// Parses a duration in the `Debug` format.
 fn parse_ms(text: &str) -> Option<f64> {
     let (number, unit) = text.split_at(text.find(|c: char| c != '.' && !c.is_ascii_digit())?);
     let ms = match unit {
@@ -132,14 +132,14 @@ fn ticks(program: &Process) -> usize {
 pub(crate) fn memory_mib(program: &Process, name: &str) -> f64 {
     let path = format!("/proc/{}/status", program.pid());
     let kib = field(&path, name).and_then(|value| value.strip_suffix(" kB")?.trim().parse::<f64>().ok());
-    kib.unwrap_or_else(|| panic!("no {name} in {path}; the program said {:?}", program.lines())) / 1024.0
+    kib.unwrap_or_else(|| panic!("no {name} in {path}; the program's output: {:?}", program.lines())) / 1024.0
 }
 
-/// Looks every millisecond, since what is waited for is being timed.
+/// Checks every millisecond, because the wait itself is measured.
 async fn wait_closely(is_so: impl Fn() -> bool, program: &Process) {
     let end = Instant::now() + DEADLINE;
     while !is_so() {
-        assert!(Instant::now() < end, "the program did nothing for {DEADLINE:?}; it said {:?}", program.lines());
+        assert!(Instant::now() < end, "the program did nothing for {DEADLINE:?}; its output: {:?}", program.lines());
         sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,6 +1,5 @@
-//! `bench registry`: what the real program takes of a registry and of the machine, over few and over many images, near
-//! and far, with and without tokens and TLS; each beside the floor of that setting, which is measured before the
-//! program's ticks and after them.
+//! `bench registry`: the requests and resources of the real program with few and many images, with and without latency,
+//! tokens and TLS. Each setting is compared with its floor, which is measured before and after the program's polls.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,37 +14,38 @@ use crate::program::{memory_mib, run, tick_times, wait_for_tick};
 use crate::report::{Aim, FLAT, Row, Samples, count};
 use crate::world::watching;
 
-/// What the policy accepts of a manifest.
+/// The media types that the policy accepts for a manifest.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// Far away, in one case; the other is none.
+/// The latency in one case. The other case has none.
 pub(crate) const LATENCY: Duration = Duration::from_millis(50);
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
-    /// Fewer and more images, each in a repository of its own.
+    /// A small and a large number of images, each in its own repository.
     pub(crate) images: [usize; 2],
-    /// Ticks after the first.
+    /// Polls after the first.
     steady_ticks: usize,
-    /// Bare loops before the program's ticks, and as many after them, each time besides the first.
+    /// Bare loops before the program's polls, and the same number after them. The first loop of each series is
+    /// additional.
     loops: usize,
-    /// Runs of a command that ends.
+    /// Runs of `imagewatch check`.
     pub(crate) commands: usize,
 }
 
 pub(crate) const FULL: Plan = Plan { images: [500, 5_000], steady_ticks: 4, loops: 2, commands: 7 };
 pub(crate) const QUICK: Plan = Plan { images: [100, 1_000], steady_ticks: 2, loops: 1, commands: 3 };
 
-/// A setting, for the table's heading.
+/// The name of a setting, for the table's heading.
 pub(crate) fn heading(settings: FakeRegistrySettings) -> String {
     let protocol = if settings.has_tls { "TLS with HTTP/2" } else { "HTTP/1.1" };
     let auth = if settings.has_tokens { "tokens" } else { "no auth" };
     format!("{protocol}, {} ms, {auth}", settings.latency.as_millis())
 }
 
-/// Every setting, the plainest first.
+/// All settings, the simplest first.
 pub(crate) fn settings(plan: Plan) -> Vec<FakeRegistrySettings> {
     let mut all = Vec::new();
     for has_tls in [false, true] {
@@ -58,7 +58,7 @@ pub(crate) fn settings(plan: Plan) -> Vec<FakeRegistrySettings> {
     all
 }
 
-/// One setting, over fewer and over more images.
+/// Measures one setting with few and many images.
 pub(crate) async fn measure(settings: FakeRegistrySettings, plan: Plan) -> Vec<Row> {
     let registry = FakeRegistry::start(settings);
     let mut all = Vec::new();
@@ -69,22 +69,22 @@ pub(crate) async fn measure(settings: FakeRegistrySettings, plan: Plan) -> Vec<R
     let per_image = |measured: &Measured| measured.steady.median() / count(measured.images);
     let growth = Samples::new([per_image(&all[1]) / per_image(&all[0])]);
     let mut rows: Vec<Row> = all.iter().flat_map(|measured| measured.rows(settings)).collect();
-    let measure = format!("steady tick per image, of {} / of {}", plan.images[1], plan.images[0]);
+    let measure = format!("steady poll per image, of {} / of {}", plan.images[1], plan.images[0]);
     rows.push(Row::new(&measure, "x", growth).aim(Aim::Median(FLAT)));
     rows
 }
 
-/// The program and its floor over so many images. Times are in milliseconds.
+/// The program and its floor with a number of images. Times are in milliseconds.
 struct Measured {
     images: usize,
     first: f64,
     steady: Samples,
-    /// Of clients without a connection.
+    /// Loops of clients without open connections.
     first_floor: Samples,
     floor: Samples,
-    /// What the first tick asked.
+    /// The requests of the first poll.
     asked_first: Counts,
-    /// Requests of each later tick.
+    /// The requests of each later poll.
     asked_steady: Samples,
     connections: usize,
     most_open: usize,
@@ -119,21 +119,21 @@ async fn measure_images(
     }
 }
 
-/// Ticks of the program, the first and steady ones.
+/// The polls of the program: the first and the steady ones.
 struct Ticks {
-    /// What each took, in milliseconds.
+    /// The duration of each poll in milliseconds.
     times: Vec<f64>,
-    /// What the registry had been asked before the first and after each.
+    /// The registry's counts before the first poll and after each one.
     counts: Vec<Counts>,
-    /// Connections at once.
+    /// The highest number of connections at the same time.
     most_open: usize,
-    /// Connections after the last tick.
+    /// The connections after the last poll.
     kept: usize,
     peak_mib: f64,
 }
 
-/// Ticks are counted one by one, so each must be over long before the next begins. `floors` are bare loops in
-/// milliseconds.
+/// The poll interval. Polls are counted one by one, so each one must end long before the next one starts. `floors` are
+/// times of bare loops in milliseconds.
 fn interval_beside(floors: &[f64]) -> Duration {
     let longest = floors.iter().copied().fold(0.0, f64::max);
     Duration::from_secs(1) + Duration::from_secs_f64(longest * 5.0 / 1e3)
@@ -146,11 +146,11 @@ async fn tick(
     steady: usize,
     interval: Duration,
 ) -> Ticks {
-    let folder = TempDir::new().expect("the temp folder takes folders");
-    // Nobody is on these images: they stand in the manifest.
+    let folder = TempDir::new().expect("the temp folder is writable");
+    // No container uses these images. They are listed in the manifest.
     let engine = FakeEngine::start(registry, 0);
     let manifest = watching((0..images).map(|index| registry.reference(index)), &registry.host());
-    // Loopback is asked without TLS unless another host alone may be.
+    // Without this config key, loopback is queried without TLS. Another host in the key replaces that default.
     let insecure = if settings.has_tls { "nobody.invalid" } else { "loopback" };
     let manifest = manifest
         .config("interval", &format!("{}ms", interval.as_millis()))
@@ -170,24 +170,28 @@ async fn tick(
         let asked = counts[tick].since(counts[tick - 1]);
         let is_answered = asked.heads + asked.gets - asked.refused >= images;
         let said = program.lines();
-        assert!(is_answered, "tick {tick} is no measure, it asked {asked:?}; the program said {:?}", said.last());
+        assert!(
+            is_answered,
+            "poll {tick} is incomplete, it sent {asked:?}; the program's last line: {:?}",
+            said.last()
+        );
     }
     let times: Vec<f64> = tick_times(&program).into_iter().take(steady + 1).collect();
     let longest = times.iter().copied().fold(0.0, f64::max);
-    assert!(longest < interval.as_secs_f64() * 1e3, "a tick of {longest} ms ran into the next one, after {interval:?}");
+    assert!(longest < interval.as_secs_f64() * 1e3, "a poll of {longest} ms exceeds the interval of {interval:?}");
     let (kept, most_open) = (registry.open_connections(), registry.take_most_open());
     Ticks { times, counts, most_open, kept, peak_mib: memory_mib(&program, "VmHWM") }
 }
 
-/// What makes the program trust the registry's authority. Written here alone.
+/// Makes the program trust the registry's authority. Only this benchmark writes the file.
 fn trust(registry: &FakeRegistry, folder: &Path) -> Vec<(&'static str, String)> {
     let Some(pem) = registry.ca_pem() else { return Vec::new() };
     let file = folder.join("authority.pem");
-    std::fs::write(&file, pem).expect("the temp folder takes files");
+    std::fs::write(&file, pem).expect("the temp folder is writable");
     vec![("SSL_CERT_FILE", file.display().to_string())]
 }
 
-/// What the program asks in a steady tick.
+/// The program's requests in a steady poll.
 fn heads(registry: &FakeRegistry, settings: FakeRegistrySettings, images: usize) -> Vec<Head> {
     let mut headers = vec![("accept".to_owned(), ACCEPT.to_owned())];
     if settings.has_tokens {
@@ -196,7 +200,7 @@ fn heads(registry: &FakeRegistry, settings: FakeRegistrySettings, images: usize)
     (0..images).map(|index| Head { url: registry.manifest_url(index), headers: headers.clone() }).collect()
 }
 
-/// Bare loops of a client of their own: the first, which makes its connections, and `times` more.
+/// Runs bare loops of a new client: the first one, which opens the connections, and `times` more.
 async fn loops(registry: &FakeRegistry, settings: FakeRegistrySettings, images: usize, times: usize) -> Vec<f64> {
     let floor = Floor::new(heads(registry, settings, images), registry.ca_pem());
     let mut taken = Vec::new();
@@ -215,25 +219,25 @@ impl Measured {
         let first_ratio = Samples::new([self.first / self.first_floor.median()]);
         let asked = Samples::new(self.asked_steady.values().map(|asked| asked / count(images)));
         let mut rows = vec![
-            Row::new(&format!("{images} images: steady tick / bare loop, of the medians"), "x", ratio)
+            Row::new(&format!("{images} images: steady poll / bare loop, of the medians"), "x", ratio)
                 .aim(Aim::Median(1.2)),
-            Row::new("  steady tick", "ms", self.steady.clone()),
-            Row::new("  bare loop, its connections open", "ms", self.floor.clone()),
-            Row::new("  first tick / first bare loop", "x", first_ratio).aim(Aim::Median(1.2)),
-            Row::new("  first tick", "ms", Samples::new([self.first])),
+            Row::new("  steady poll", "ms", self.steady.clone()),
+            Row::new("  bare loop with open connections", "ms", self.floor.clone()),
+            Row::new("  first poll / first bare loop", "x", first_ratio).aim(Aim::Median(1.2)),
+            Row::new("  first poll", "ms", Samples::new([self.first])),
             Row::new("  first bare loop, no connection open", "ms", self.first_floor.clone()),
-            Row::new("  requests per image, of a steady tick", "", asked).aim(Aim::Exactly(1.0)),
-            Row::new("  requests per image, of the first tick", "", per_image(self.asked_first.requests())),
+            Row::new("  requests per image, of a steady poll", "", asked).aim(Aim::Exactly(1.0)),
+            Row::new("  requests per image, of the first poll", "", per_image(self.asked_first.requests())),
         ];
         if settings.has_tokens {
             let row = Row::new("  token requests per image", "", per_image(self.asked_first.tokens));
             rows.push(row.aim(Aim::AtMost(0.05)));
         }
-        let kept = Row::new("  connections kept between ticks", "", Samples::new([count(self.kept)]));
+        let kept = Row::new("  connections kept between polls", "", Samples::new([count(self.kept)]));
         rows.push(kept.aim(Aim::AtMost(most_connections)));
         rows.push(Row::new("  connections open at once", "", Samples::new([count(self.most_open)])));
-        rows.push(Row::new("  connections made in all ticks", "", Samples::new([count(self.connections)])));
-        rows.push(Row::new("  memory at its peak", "MiB", Samples::new([self.peak_mib])));
+        rows.push(Row::new("  connections opened in all polls", "", Samples::new([count(self.connections)])));
+        rows.push(Row::new("  peak memory", "MiB", Samples::new([self.peak_mib])));
         rows
     }
 }

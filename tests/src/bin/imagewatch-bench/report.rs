@@ -1,19 +1,19 @@
-//! The table: figures with their least, middle and greatest value, each beside its aim. Measures nothing.
+//! The table: figures with their minimum, median and maximum, each with its aim.
 
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
-/// What is flat: of ten times as many, each one costs at most so many times as much.
+/// The limit of a flat cost: with ten times as many items, each item costs at most this many times as much.
 pub(crate) const FLAT: f64 = 1.2;
 
-/// What was measured, in one unit.
+/// Measured values in one unit.
 #[derive(Debug, Clone)]
 pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
-    /// In any order; at least one.
+    /// Creates samples from at least one value, in any order.
     pub(crate) fn new(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -21,7 +21,7 @@ impl Samples {
         Self(values)
     }
 
-    /// From the least to the greatest.
+    /// The values in ascending order.
     pub(crate) fn values(&self) -> impl Iterator<Item = f64> {
         self.0.iter().copied()
     }
@@ -40,14 +40,14 @@ impl Samples {
     }
 }
 
-/// What a figure should be.
+/// The aim of a figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Aim {
-    /// The median is no more than that.
+    /// The median is at most this value.
     Median(f64),
-    /// No sample is more than that.
+    /// No sample is greater than this value.
     AtMost(f64),
-    /// Every sample is that.
+    /// Every sample is this value.
     Exactly(f64),
 }
 
@@ -79,18 +79,18 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// A figure that stands for itself.
+    /// A figure without an aim.
     pub(crate) fn new(measure: &str, unit: &'static str, samples: Samples) -> Self {
         Self { measure: measure.to_owned(), unit, samples, aim: None }
     }
 
-    /// The same with what it should be.
+    /// The same figure with an aim.
     pub(crate) fn aim(self, aim: Aim) -> Self {
         Self { aim: Some(aim), ..self }
     }
 }
 
-/// The rows as a table.
+/// Renders the rows as a table.
 pub(crate) fn render(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(["MEASURE", "UNIT", "MIN", "MEDIAN", "MAX", "AIM", ""]);
@@ -107,7 +107,7 @@ pub(crate) fn render(rows: &[Row]) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// Three digits that matter; a count as it is.
+/// Three significant digits; a count without rounding.
 fn number(value: f64) -> String {
     match value {
         _ if value.fract() == 0.0 => format!("{value:.0}"),
@@ -117,12 +117,12 @@ fn number(value: f64) -> String {
     }
 }
 
-/// As a figure in milliseconds.
+/// A duration as a figure in milliseconds.
 pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// As a figure in microseconds.
+/// A duration as a figure in microseconds.
 pub(crate) fn us(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }

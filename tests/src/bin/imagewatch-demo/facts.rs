@@ -1,4 +1,4 @@
-//! The demo's service: how its container is made, and what can be seen of it from outside. Compares nothing.
+//! The demo's service: how its container is created, and what is visible from outside.
 
 use std::collections::BTreeMap;
 
@@ -9,35 +9,35 @@ use imagewatch_tests::unique::free_port;
 
 const NOTE: &str = "/data/note";
 
-/// What a user of the service set when he made its container, and what its image brought.
+/// The user's settings of the service, and the values from its image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
     /// The container's id.
     pub(crate) id: String,
-    /// The digests under which the engine knows its image.
+    /// The repository digests of the container's image.
     pub(crate) digests: Vec<Digest>,
-    /// `$VERSION`, from the image.
+    /// The value of `$VERSION`, from the image.
     pub(crate) version: String,
-    /// What must survive every move.
+    /// What must not change in an update.
     pub(crate) own: Own,
 }
 
 /// The user's own settings and data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Own {
-    /// The reference that the container was created from.
+    /// The image reference that the container was created from.
     pub(crate) image: String,
-    /// `$GREETING`.
+    /// The value of `$GREETING`.
     pub(crate) greeting: String,
-    /// The label `team`.
+    /// The value of the label `team`.
     pub(crate) team: String,
-    /// `127.0.0.1:PORT`, where it is published.
+    /// The published address, `127.0.0.1:PORT`.
     pub(crate) address: String,
-    /// What is in the volume.
+    /// The content of the note in the volume.
     pub(crate) note: String,
 }
 
-/// The container of the service: `docker run` with a variable, two labels, a port and a volume.
+/// The container of the service, like `docker run` with a variable, two labels, a port and a volume.
 pub(crate) fn build_spec(scope: &Scope, name: &str, image: &str) -> RunSpec {
     let labels = [("imagewatch.enable", "true"), ("team", "shop")];
     RunSpec {
@@ -51,14 +51,14 @@ pub(crate) fn build_spec(scope: &Scope, name: &str, image: &str) -> RunSpec {
     }
 }
 
-/// Leaves something in the volume.
+/// Writes a note into the volume.
 pub(crate) async fn write_note(scope: &Scope, name: &str, note: &str) {
     scope.exec(name, &["sh", "-c", &format!("echo '{note}' > {NOTE}")]).await;
 }
 
-/// Looks at the container of that name, and into it.
+/// Reads the state of the container with this name, from outside and inside.
 pub(crate) async fn observe(scope: &Scope, name: &str) -> Service {
-    let now = scope.inspect(name).await.unwrap_or_else(|| panic!("there is no container {name}"));
+    let now = scope.inspect(name).await.unwrap_or_else(|| panic!("container {name} does not exist"));
     assert!(now.is_running, "{name} does not run");
     let variables = scope.exec(name, &["env"]).await;
     let variable = |key: &str| {

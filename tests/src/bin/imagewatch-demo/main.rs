@@ -1,8 +1,7 @@
-//! The demonstration: a real registry, a real engine, the real program, a service that moves from v1 to v2,
-//! and one whose policy is swapped.
-//! Runs the story, says how it failed if it did, and turns that into an exit code. Tells nothing itself.
+//! The demonstration: a real registry, a real engine, the real program, a service that moves from v1 to v2, and a
+//! service whose policy is replaced. This file runs the story, reports a failure, and sets the exit code.
 
-// Every claim of the story is an assertion: one that does not hold ends the demo, and unwinding cleans up.
+// Every claim of the story is an assertion. A claim that does not hold ends the demo, and unwinding cleans up.
 #![allow(clippy::panic)]
 
 mod facts;
@@ -24,13 +23,13 @@ fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a process can have a runtime");
     runtime.block_on(async {
         tokio::select! {
-            // Dropping the story, at its end or in its middle, stops and removes all that it started.
+            // Dropping the story, at its end or earlier, stops and removes everything that it started.
             told = AssertUnwindSafe(story::tell()).catch_unwind() => match told {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             },
             number = interrupted() => {
-                anstream::eprintln!("\nimagewatch-demo: signal {number}: removing all that it started");
+                anstream::eprintln!("\nimagewatch-demo: signal {number}: removing everything that was started");
                 ExitCode::from(128 + number)
             }
         }
@@ -43,7 +42,7 @@ fn say_failure(failure: &PanicHookInfo<'_>) {
     anstream::eprintln!("\nimagewatch-demo: failed: {message}\n  (at {place})");
 }
 
-/// The number of the signal that asks the demo to end.
+/// Waits for a signal that asks the demo to end, and returns its number.
 async fn interrupted() -> u8 {
     let listen = |kind| signal(kind).expect("a process can listen for signals");
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));

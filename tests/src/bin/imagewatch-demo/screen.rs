@@ -1,5 +1,5 @@
-//! How the demo looks: a clock on the left, what happens beside it. Bold and dim only where the terminal and
-//! `NO_COLOR` allow them. Knows nothing of what it shows.
+//! The output of the demo: a clock on the left, the events to its right. Bold and dim text only where the terminal and
+//! `NO_COLOR` allow it.
 
 use std::fmt::Display;
 use std::sync::LazyLock;
@@ -18,28 +18,28 @@ pub(crate) fn elapsed() -> Duration {
     START.elapsed()
 }
 
-/// A headline without a clock.
+/// Prints a headline without a clock.
 pub(crate) fn title(text: impl Display) {
     LazyLock::force(&START);
     anstream::println!("{BOLD}{text}{BOLD:#}");
 }
 
-/// The next step of the story, with the time.
+/// Prints the next step of the story with the time.
 pub(crate) fn step(text: impl Display) {
     anstream::println!("\n{DIM}{}{DIM:#}  {BOLD}{text}{BOLD:#}", clock());
 }
 
-/// One thing and what is to be said of it.
+/// Prints a name and its value.
 pub(crate) fn fact(name: &str, text: impl Display) {
     anstream::println!("         {DIM}{name:<10}{DIM:#} {text}");
 }
 
-/// What a command printed.
+/// Prints a line of a command's output.
 pub(crate) fn output(line: &str) {
     anstream::println!("         {}", line.trim());
 }
 
-/// A line of a log, with the time when it came.
+/// Prints a log line with the time when it arrived.
 pub(crate) fn log(line: &str) {
     anstream::println!("{DIM}{}  |{DIM:#} {line}", clock());
 }

@@ -1,5 +1,5 @@
-//! The story, step by step: what is done, waited for and shown, in that order; first a tag that moves, then
-//! `swap`. Each step holds or panics.
+//! The story: each step acts, waits and shows the result. First a tag moves, then `swap` runs. Each step panics if its
+//! claim does not hold.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -20,82 +20,86 @@ use crate::watcher::{Watcher, run_to_end};
 use imagewatch_tests::engine_events::EngineEvents;
 use imagewatch_tests::prober::{Prober, measure_absence};
 
-/// Where it plays. Dropped in the order of the fields: the scope removes what the others have used.
+/// The environment of the story. It is dropped in the order of the fields: the scope removes what the others have used.
 #[derive(Debug)]
-pub(crate) struct Place {
-    /// Before the registry, counting what imagewatch and the engine ask it.
+pub(crate) struct Sandbox {
+    /// The proxy in front of the registry. It counts the requests of imagewatch and of the engine.
     pub(crate) proxy: Proxy,
-    /// The registry itself.
+    /// The registry.
     pub(crate) registry: Registry,
-    /// For manifests, modules, and imagewatch's state.
+    /// The folder for manifests, modules, and the state of imagewatch.
     pub(crate) folder: TempDir,
-    /// The demo's part of the engine.
+    /// The demo's scope on the engine.
     pub(crate) scope: Scope,
 }
 
-/// What the move from v1 to v2 left to tell.
+/// Data of the move from v1 to v2 for the summary.
 struct Move {
     digest: Digest,
     times: Times,
 }
 
-/// Tells it all; panics where it does not go as told. Dropping it removes what it made.
+/// Runs the whole story. Panics if a claim does not hold. Dropping the future removes everything that it created.
 pub(crate) async fn tell() {
-    let place = Place::open().await;
-    let docker = place.scope.engine().docker().clone();
+    let sandbox = Sandbox::open().await;
+    let docker = sandbox.scope.engine().docker().clone();
     let events = EngineEvents::start(docker);
-    let (v1, before) = place.start_on_v1().await;
-    let manifest = place.write_manifest();
-    place.show(&["check", "shop.json"], "1 up to date").await;
+    let (v1, before) = sandbox.start_on_v1().await;
+    let manifest = sandbox.write_manifest();
+    sandbox.show(&["check", "shop.json"], "1 up to date").await;
 
-    let (checked, pulled) = (place.asked_by_imagewatch().len(), place.asked_by_engine());
+    let (checked, pulled) = (sandbox.asked_by_imagewatch().len(), sandbox.asked_by_engine());
     screen::step("$ imagewatch run shop.json");
-    let (host, name) = (place.proxy.host(), place.service());
-    screen::fact("shop.json", format!("every second; may ask {host}, may touch {name}*, and nothing else"));
-    let mut watcher = Watcher::start(place.scope.engine().host(), &manifest, place.folder.path());
+    let (host, name) = (sandbox.proxy.host(), sandbox.service());
+    screen::fact("shop.json", format!("polls every second; may query {host} and update {name}*, nothing else"));
+    let mut watcher = Watcher::start(sandbox.scope.engine().host(), &manifest, sandbox.folder.path());
     watcher.wait_for_line("first seen").await;
     let prober = Prober::start(format!("http://{}/", before.own.address));
     watcher.wait_until("the service to answer v1", || prober.is_on("v1").then_some(())).await;
-    watcher.wait_for_two_more_ticks().await;
-    let moved = place.move_to_v2(&watcher, &prober, &before, &events).await;
-    watcher.wait_for_two_more_ticks().await;
+    watcher.wait_for_two_more_polls().await;
+    let moved = sandbox.move_to_v2(&watcher, &prober, &before, &events).await;
+    watcher.wait_for_two_more_polls().await;
 
-    screen::step("imagewatch is told to end, with SIGTERM");
+    screen::step("imagewatch is stopped with SIGTERM");
     let code = watcher.stop().await;
     assert_eq!(code, Some(0), "the exit code of imagewatch");
     screen::log("(exit code 0)");
-    let (asked, ticks) = (place.asked_by_imagewatch(), watcher.ticks());
-    place.show(&["check", "shop.json"], "1 up to date").await;
+    let (asked, polls) = (sandbox.asked_by_imagewatch(), watcher.polls());
+    sandbox.show(&["check", "shop.json"], "1 up to date").await;
 
-    let after = observe(&place.scope, &place.service()).await;
-    place.check_leftovers(&before).await;
-    let requests = Requests::count(&asked[checked..], ticks, place.asked_by_engine() - pulled);
-    Summary { name: &place.service(), v1: &v1, v2: &moved.digest, before, after, requests, times: moved.times }.show();
+    let after = observe(&sandbox.scope, &sandbox.service()).await;
+    sandbox.check_leftovers(&before).await;
+    let requests = Requests::count(&asked[checked..], polls, sandbox.asked_by_engine() - pulled);
+    Summary { name: &sandbox.service(), v1: &v1, v2: &moved.digest, before, after, requests, times: moved.times }
+        .show();
     drop((prober, watcher));
 
-    swap::tell(&place).await;
-    drop(place);
+    swap::tell(&sandbox).await;
+    drop(sandbox);
     screen::title(format!(
-        "\nAll that was started is stopped and removed. {:.1} s in all.",
+        "\nEverything that was started is stopped and removed. Total time: {:.1} s.",
         screen::elapsed().as_secs_f64()
     ));
 }
 
-impl Place {
+impl Sandbox {
     async fn open() -> Self {
         screen::title("imagewatch: a tag moves, and the container on it follows\n");
         let scope = TestEngine::connect().await.scope();
         let registry = Registry::start(RegistryAuth::None).await;
         let proxy = Proxy::to_registry(&registry.host()).await;
-        let engine = scope.engine().docker().version().await.expect("an engine says its version");
+        let engine = scope.engine().docker().version().await.expect("the engine reports its version");
         let (version, api) = (engine.version.unwrap_or_default(), engine.api_version.unwrap_or_default());
         screen::fact("engine", format!("Docker {version} (API {api}) at {}", scope.engine().host()));
         let version = Registry::version().await;
-        screen::fact("registry", format!("docker-registry {version} at {}, behind a proxy that counts", proxy.host()));
+        screen::fact(
+            "registry",
+            format!("docker-registry {version} at {}, behind a proxy that counts requests", proxy.host()),
+        );
         Self { proxy, registry, folder: TempDir::new().expect("the temp folder takes folders"), scope }
     }
 
-    /// The name of the container, and of the repository of its image.
+    /// The name of the container and of its image's repository.
     fn service(&self) -> String {
         self.scope.name("shop")
     }
@@ -126,7 +130,7 @@ impl Place {
         (digest, service)
     }
 
-    /// One that grants what the demo is about, and nothing else.
+    /// Writes a manifest that grants only what the demo needs.
     fn write_manifest(&self) -> PathBuf {
         let manifest = PluginManifest::new()
             .allow_host(&self.proxy.host())
@@ -139,8 +143,8 @@ impl Place {
         manifest.write(self.folder.path(), "shop")
     }
 
-    /// Runs `imagewatch` to its end and shows what it prints, which must contain `expected`. Files are those in the
-    /// folder.
+    /// Runs `imagewatch` to its end and shows its output, which must contain `expected`. Arguments with a file name
+    /// refer to the folder.
     pub(crate) async fn show(&self, args: &[&str], expected: &str) {
         screen::step(format!("$ imagewatch {}", args.join(" ")));
         let folder = self.folder.path();
@@ -152,7 +156,7 @@ impl Place {
     }
 
     async fn move_to_v2(&self, watcher: &Watcher, prober: &Prober, before: &Service, events: &EngineEvents) -> Move {
-        screen::step("v2 is pushed to the same tag, and nobody but imagewatch does anything about it");
+        screen::step("v2 is pushed to the same tag; only imagewatch reacts to it");
         let digest = self.push("v2").await;
         let pushed = SystemTime::now();
         screen::fact("tag", format!("{} -> {}", self.reference(), digest.short()));
@@ -163,7 +167,7 @@ impl Place {
         watcher.wait_until("the service to answer v2", || prober.is_on("v2").then_some(())).await;
         screen::log("(the service answers: v2)");
         watcher.wait_for_line("recreated").await;
-        let after = self.scope.inspect(&self.service()).await.expect("it has just been recreated");
+        let after = self.scope.inspect(&self.service()).await.expect("the container was recreated");
         let heard = async |action, id: &str| {
             let what = format!("the engine's event {action} of {id:.12}");
             watcher.wait_until(&what, || events.find(action, id)).await
@@ -183,7 +187,7 @@ impl Place {
 
     async fn check_leftovers(&self, before: &Service) {
         assert_eq!(self.scope.inspect(&before.id).await, None, "the old container is gone");
-        assert_eq!(self.scope.containers().await, [self.service()], "nothing is left over");
+        assert_eq!(self.scope.containers().await, [self.service()], "no other container remains");
     }
 
     fn asked_by_imagewatch(&self) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! What the demo comes to: compares before with after, adds up the times, and shows both. Panics where a claim
-//! does not hold. Starts and asks nothing.
+//! The result of the demo: compares the service before and after the update, computes the times, and shows both. Panics
+//! if a claim does not hold.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,37 +9,37 @@ use crate::facts::Service;
 use crate::screen;
 use imagewatch_tests::prober::Absence;
 
-/// What passed through the proxy while imagewatch was watching.
+/// The requests that passed through the proxy while imagewatch was watching.
 #[derive(Debug)]
 pub(crate) struct Requests {
     heads: usize,
     others: usize,
-    ticks: usize,
+    polls: usize,
     by_engine: usize,
 }
 
-/// When what happened; all by this machine's clock.
+/// The times of the events, by this machine's clock.
 #[derive(Debug)]
 pub(crate) struct Times {
-    /// The registry had v2.
+    /// When the push of v2 was complete.
     pub(crate) pushed: SystemTime,
-    /// imagewatch said that the tag moved.
+    /// When imagewatch logged that the tag moved.
     pub(crate) noticed: SystemTime,
-    /// imagewatch said that the engine has v2.
+    /// When imagewatch logged that the engine has v2.
     pub(crate) pulled: SystemTime,
-    /// The engine had made the new container.
+    /// When the engine had created the new container.
     pub(crate) created: SystemTime,
-    /// The old container's process ended.
+    /// When the old container's process ended.
     pub(crate) ended: SystemTime,
-    /// The new container had its name.
+    /// When the new container got the name.
     pub(crate) renamed: SystemTime,
-    /// The engine had started the new container.
+    /// When the engine had started the new container.
     pub(crate) started: SystemTime,
-    /// What the clients saw.
+    /// What the clients observed.
     pub(crate) absence: Absence,
 }
 
-/// All that is summed up.
+/// Everything that the summary uses.
 #[derive(Debug)]
 pub(crate) struct Summary<'a> {
     /// The container's name.
@@ -52,22 +52,22 @@ pub(crate) struct Summary<'a> {
     pub(crate) before: Service,
     /// The service on v2.
     pub(crate) after: Service,
-    /// What was asked for it.
+    /// The requests that the update needed.
     pub(crate) requests: Requests,
-    /// How long it took.
+    /// The times of the update.
     pub(crate) times: Times,
 }
 
 impl Requests {
-    /// Of `asked`, imagewatch's own, and of what the engine asked in order to pull.
-    pub(crate) fn count(asked: &[String], ticks: usize, by_engine: usize) -> Self {
+    /// Counts `asked`, the requests of imagewatch. `by_engine` is the number of the engine's requests for the pull.
+    pub(crate) fn count(asked: &[String], polls: usize, by_engine: usize) -> Self {
         let heads = asked.iter().filter(|line| line.starts_with("HEAD ") && line.contains("/manifests/")).count();
-        Self { heads, others: asked.len() - heads, ticks, by_engine }
+        Self { heads, others: asked.len() - heads, polls, by_engine }
     }
 }
 
 impl Summary<'_> {
-    /// Checks it and shows it.
+    /// Checks the results and shows them.
     pub(crate) fn show(&self) {
         self.check();
         let (before, after) = (&self.before, &self.after);
@@ -89,15 +89,18 @@ impl Summary<'_> {
         assert!(after.digests.contains(self.v2), "{} runs {:?}, not v2", self.name, after.digests);
         assert_ne!(before.id, after.id, "the container was not replaced");
         assert_eq!((&*before.version, &*after.version), ("v1", "v2"), "$VERSION comes from the image");
-        assert_eq!(before.own, after.own, "what the user set is not what it was");
-        assert!(self.times.created < self.times.ended, "the new container was made only after the old one had ended");
+        assert_eq!(before.own, after.own, "the user's settings have changed");
+        assert!(
+            self.times.created < self.times.ended,
+            "the new container was created only after the old one had ended"
+        );
     }
 }
 
 impl Requests {
     fn show(&self) {
-        let Self { heads, others, ticks, by_engine } = self;
-        let watched = format!("{heads} HEAD and {others} others by imagewatch in {ticks} ticks");
+        let Self { heads, others, polls, by_engine } = self;
+        let watched = format!("{heads} HEAD and {others} other requests by imagewatch in {polls} polls");
         screen::fact("requests", format!("{watched}; {by_engine} by the engine to pull v2"));
     }
 }
@@ -108,18 +111,24 @@ impl Times {
         let away = self.absence.duration();
         let whole = milliseconds(since(self.pushed, self.absence.to));
         screen::fact("to v2", format!("{whole} from the end of the push to the first answer of v2:"));
-        show_part(since(self.pushed, self.noticed), "until the next tick notices it");
+        show_part(since(self.pushed, self.noticed), "until the next poll notices it");
         show_part(since(self.noticed, self.pulled), "to pull it");
-        show_part(since(self.pulled, self.absence.from), "to make the new container, while the old one serves");
-        show_part(away, &format!("away, from the last answer of v1; {failed} of {asked} requests failed:"));
+        show_part(since(self.pulled, self.absence.from), "to create the new container, while the old one serves");
+        show_part(away, &format!("without an answer, from the last one of v1; {failed} of {asked} requests failed:"));
         show_detail(since(self.absence.from, self.ended), "v1 ends, on SIGTERM");
-        show_detail(since(self.ended, self.renamed), "the engine takes its network down; v2 gets its name");
+        show_detail(since(self.ended, self.renamed), "the engine removes its network; v2 gets the name");
         show_detail(since(self.renamed, self.started), "the engine starts v2");
-        // Tried apart: 1-20 ms when nobody asks before the start is over. Who does makes the kernel look for an
-        // address that nobody has yet, and it looks again after a second.
-        show_detail(since(self.started, self.absence.to), "v2 answers (a client that asked too early waits for ARP)");
+        // Measured separately: 1-20 ms if no client connects before the start is complete. An earlier connection makes
+        // the kernel look up an address that does not exist yet, and it tries again only after a second.
+        show_detail(
+            since(self.started, self.absence.to),
+            "v2 answers (a client that connected too early waits for ARP)",
+        );
         if failed_elsewhere > 0 {
-            screen::fact("", format!("{failed_elsewhere} more requests failed before or after: a busy machine"));
+            screen::fact(
+                "",
+                format!("{failed_elsewhere} more requests failed before or after, because the machine is busy"),
+            );
         }
     }
 }
@@ -133,7 +142,7 @@ fn show_detail(duration: Duration, what: &str) {
     screen::fact("", format!("{:>18}  {what}", milliseconds(duration)));
 }
 
-/// Two clocks that look at the same moment may differ by less than a probe: that is no time at all.
+/// The time between two moments. Two clocks can differ by less than one probe; a negative time counts as zero.
 fn since(from: SystemTime, to: SystemTime) -> Duration {
     to.duration_since(from).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The program under demonstration, its log shown live. Its debug lines are not shown: they are there to count ticks.
+//! The program under demonstration, with its log shown live. The debug lines only serve to count polls and are hidden.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use tokio::time::sleep;
 
 use crate::screen;
 
-/// For what takes a tick and some work of the engine.
-const SOON: Duration = Duration::from_secs(30);
-/// Prompt enough that the clock beside a log line is the line's own.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// What each call of the policy says of itself.
+/// The timeout for events that take a poll and some work of the engine.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Short enough that the clock next to a log line shows the time of that line.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The log line of each policy call.
 const CALL: &str = " DEBUG policy called ";
 
-/// A running `imagewatch run`; dropping it kills it, and shows its whole log if the demo is failing.
+/// A running `imagewatch run`. Dropping it kills it, and shows its complete log if the demo fails.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     process: Process,
@@ -25,7 +25,7 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts it with `manifest` against the engine at `docker_host`; it keeps its state in `state`.
+    /// Starts imagewatch with `manifest` against the engine at `docker_host`. The state folder is `state`.
     pub(crate) fn start(docker_host: &str, manifest: &Path, state: &Path) -> Self {
         let args = ["run", "--admin-listen", "off"].map(Path::new);
         let envs = [("IMAGEWATCH_LOG", "info,imagewatch::daemon::session=debug"), state_dir(state)];
@@ -39,36 +39,36 @@ impl Watcher {
         self.wait_until(&format!("a log line with {pattern:?}"), has_line).await;
     }
 
-    /// Shows the log until two more ticks are over.
-    pub(crate) async fn wait_for_two_more_ticks(&self) {
-        let wanted = self.ticks() + 2;
-        self.wait_until("two more ticks", || (self.ticks() >= wanted).then_some(())).await;
+    /// Shows the log until two more polls are complete.
+    pub(crate) async fn wait_for_two_more_polls(&self) {
+        let wanted = self.polls() + 2;
+        self.wait_until("two more polls", || (self.polls() >= wanted).then_some(())).await;
     }
 
-    /// Shows the log until `done` answers.
+    /// Shows the log until `done` returns a value.
     pub(crate) async fn wait_until<T>(&self, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + SHORT_TIMEOUT;
         loop {
             let answer = done();
             self.show_news();
             if let Some(answer) = answer {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "waited {SOON:?} for {what}");
-            sleep(LOOK_EVERY).await;
+            assert!(Instant::now() < deadline, "waited {SHORT_TIMEOUT:?} for {what}");
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Asks it to end with SIGTERM, waits for that, and returns its exit code; `None` means that a signal ended it.
+    /// Sends SIGTERM, waits for the exit, and returns the exit code. `None` means that a signal ended the program.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
         self.process.signal(Signal::TERM);
-        let code = self.process.wait_exit(SOON).await;
+        let code = self.process.wait_exit(SHORT_TIMEOUT).await;
         self.show_news();
         code
     }
 
-    /// How many ticks it has done.
-    pub(crate) fn ticks(&self) -> usize {
+    /// The number of completed polls.
+    pub(crate) fn polls(&self) -> usize {
         let is_tick = |line: &&String| line.contains(CALL) && line.contains(r#"export="poll""#);
         self.process.lines().iter().filter(is_tick).count()
     }
@@ -86,21 +86,21 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            anstream::eprintln!("\nthe whole log of imagewatch:\n{}", self.process.lines().join("\n"));
+            anstream::eprintln!("\nthe complete log of imagewatch:\n{}", self.process.lines().join("\n"));
         }
     }
 }
 
-/// The line as the program wrote it, less the date and time in front: the demo's clock stands there.
+/// Removes the date and time at the start of a log line. The demo shows its own clock there.
 fn without_date(line: &str) -> &str {
     line.split_once("Z ").map_or(line, |(_, rest)| rest.trim_start())
 }
 
-/// Runs `imagewatch` with `args` beside the one whose state is in `state`, to its end, and returns what it printed; panics
-/// unless it succeeds.
+/// Runs `imagewatch` with `args` to its end and returns its output. `state` is the state folder of the running program.
+/// Panics unless the command succeeds.
 pub(crate) async fn run_to_end(docker_host: &str, args: &[PathBuf], state: &Path) -> Vec<String> {
     let mut process = start_imagewatch(docker_host, args, &[state_dir(state)]);
-    let code = process.wait_exit(SOON).await;
+    let code = process.wait_exit(SHORT_TIMEOUT).await;
     let lines = process.lines();
     assert_eq!(code, Some(0), "the exit code of `imagewatch` with {args:?}, which printed {lines:#?}");
     lines

@@ -1,5 +1,5 @@
-//! A socket proxy for tests: forwards each connection that it accepts to a Unix socket. Runs in a container.
-//! `imagewatch-forward ADDRESS SOCKET`; ADDRESS is `0.0.0.0:2375`, or the path of a socket to serve.
+//! A socket proxy for tests: it forwards each accepted connection to a Unix socket. It runs in a container.
+//! Usage: `imagewatch-forward ADDRESS SOCKET`. ADDRESS is `0.0.0.0:2375`, or the path of a socket to create.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ fn main() -> io::Result<()> {
         return Err(io::Error::other("usage: imagewatch-forward ADDRESS SOCKET"));
     };
     if address.starts_with('/') {
-        // One that was killed before leaves its file.
+        // A previous process that was killed leaves its socket file.
         let _ = std::fs::remove_file(address);
         for client in UnixListener::bind(address)?.incoming() {
             let (client, engine) = (client?, UnixStream::connect(socket)?);
@@ -29,14 +29,14 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Copies until `from` ends, which then ends `to`.
+/// Copies until `from` ends, and then ends `to`.
 fn copy<From, To>(mut from: From, mut to: To, end: impl Fn(&To) -> io::Result<()> + Send + 'static)
 where
     From: Read + Send + 'static,
     To: Write + Send + 'static,
 {
     thread::spawn(move || {
-        // A connection that breaks is over.
+        // An error here means that the connection has ended.
         let _ = io::copy(&mut from, &mut to);
         let _ = end(&to);
     });

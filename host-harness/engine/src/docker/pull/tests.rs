@@ -1,4 +1,4 @@
-//! What a pull puts on the wire, as a socket that pretends to be an engine sees it.
+//! Tests the requests of a pull against a fake engine on a socket.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use super::*;
 use crate::Engine;
 use crate::docker::DockerEngine;
 
-/// An engine of API 1.44 that has every image; the heads of what it is asked.
+/// Starts a fake engine of API 1.44 that has every image. Returns the heads of the requests that it receives.
 fn listen(socket: &Path) -> Arc<Mutex<Vec<String>>> {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let (listener, seen) = (UnixListener::bind(socket).unwrap(), heads.clone());
@@ -43,7 +43,7 @@ async fn answer(mut stream: UnixStream, heads: Arc<Mutex<Vec<String>>>) {
     stream.write_all(response.as_bytes()).await.unwrap();
 }
 
-/// The request line of the pull of `image` and the header that it carries.
+/// Pulls `image` and returns the request line and the credential header.
 async fn pulled(image: &str, credential: Option<&Credential>) -> (String, Option<String>) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("engine.sock");
@@ -58,20 +58,22 @@ async fn pulled(image: &str, credential: Option<&Credential>) -> (String, Option
     (head.lines().next().unwrap().to_owned(), header)
 }
 
-/// As the engine reads it: Go's `base64.URLEncoding`, which wants its padding, and absent where null.
+/// Decodes the header as the engine does: with Go's `base64.URLEncoding`, which requires padding. Null fields are
+/// removed.
 fn decode(header: &str) -> Value {
     let mut auth: Value = serde_json::from_slice(&URL_SAFE.decode(header).unwrap()).unwrap();
     auth.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     auth
 }
 
-/// Of moby's tests of `registry/authconfig`, and of a password that the standard alphabet spells with `+` and `/`.
+/// The cases come from moby's tests of `registry/authconfig`. The standard alphabet encodes some of them with `+` and
+/// `/`.
 #[rstest]
 #[case::docker_hub("nginx:1", "https://index.docker.io/v1/")]
 #[case::registry("ghcr.io/o/app:1", "ghcr.io")]
 #[case::port("127.0.0.1:5000/app:1", "127.0.0.1:5000")]
 #[tokio::test]
-async fn a_login_goes_to_the_engine_in_the_alphabet_that_it_reads(#[case] image: &str, #[case] address: &str) {
+async fn a_login_is_sent_in_the_url_safe_alphabet(#[case] image: &str, #[case] address: &str) {
     for (username, password) in [("use", "Zz~~~9?>"), ("use", "Zz~~~9"), ("me", "??>>~~"), ("u", "p"), ("é", "\"{\n")]
     {
         let (line, header) = pulled(image, Some(&Credential::basic(username, password))).await;
@@ -87,7 +89,7 @@ async fn a_login_goes_to_the_engine_in_the_alphabet_that_it_reads(#[case] image:
 #[case::identity(Credential::IdentityToken("id~?>".into()), "identitytoken", "id~?>")]
 #[case::registry(Credential::RegistryToken("rt~?>".into()), "registrytoken", "rt~?>")]
 #[tokio::test]
-async fn a_token_has_a_field_of_its_own(#[case] credential: Credential, #[case] field: &str, #[case] token: &str) {
+async fn a_token_is_sent_in_its_own_field(#[case] credential: Credential, #[case] field: &str, #[case] token: &str) {
     let (_, header) = pulled("ghcr.io/o/app:1", Some(&credential)).await;
     assert_eq!(decode(&header.unwrap()), json!({ field: token, "serveraddress": "ghcr.io" }));
 }
@@ -100,15 +102,15 @@ async fn an_anonymous_pull_has_no_header() {
 /// `(layer, status, current)` of each line, and whether it advances the pull.
 #[rstest]
 #[case::bytes_grow(&[("a", "Downloading", 1), ("a", "Downloading", 2)], &[true, true])]
-#[case::containerd_repeats_itself(&[("a", "Downloading", 1), ("a", "Downloading", 1)], &[true, false])]
-#[case::a_download_starts_again(
+#[case::containerd_repeats_a_line(&[("a", "Downloading", 1), ("a", "Downloading", 1)], &[true, false])]
+#[case::a_download_restarts(
     &[("a", "Downloading", 9), ("a", "Retrying in 5 seconds", 0), ("a", "Retrying in 4 seconds", 0),
       ("a", "Downloading", 1), ("a", "Downloading", 9), ("a", "Downloading", 10)],
     &[true, false, false, false, false, true]
 )]
 #[case::steps_of_a_layer(&[("a", "Download complete", 0), ("a", "Extracting", 0), ("a", "Extracting", 1)], &[true; 3])]
 #[case::another_layer(&[("a", "Downloading", 5), ("b", "Downloading", 5)], &[true, true])]
-fn f19_only_what_is_new_advances_a_pull(#[case] lines: &[(&str, &str, i64)], #[case] expected: &[bool]) {
+fn f19_only_new_progress_advances_a_pull(#[case] lines: &[(&str, &str, i64)], #[case] expected: &[bool]) {
     let mut sums = Sums::default();
     let mut add = |&(layer, status, current): &(&str, &str, i64)| {
         let line = json!({ "id": layer, "status": status, "progressDetail": { "current": current, "total": 20 } });

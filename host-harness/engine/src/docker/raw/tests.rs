@@ -1,4 +1,4 @@
-//! Versions that are agreed on, and whose refusal an answer is.
+//! Tests version negotiation, and the distinction between refusals of the engine and of a filter.
 
 use serde_json::json;
 use wiremock::matchers::{any, method, path_regex};
@@ -17,7 +17,7 @@ async fn answer(server: &MockServer, verb: &str, path: &str, response: ResponseT
     Mock::given(method(verb)).and(path_regex(path)).respond_with(response).mount(server).await;
 }
 
-/// An engine that answers everything beyond `/version` with "no such thing".
+/// Starts a fake engine that answers every call except `/version` with 404.
 async fn engine() -> MockServer {
     let server = MockServer::start().await;
     let version = json!({ "ApiVersion": "1.44", "MinAPIVersion": "1.24", "Components": [] });
@@ -26,38 +26,44 @@ async fn engine() -> MockServer {
 }
 
 #[test]
-fn both_ends_agree_on_the_highest_version_that_both_speak() {
-    for (case, oldest, newest, asked, agreed) in [
+fn the_highest_common_version_is_used() {
+    for (case, oldest, newest, configured, expected) in [
         ("an older engine", "1.24", "1.41", None, Ok("1.41")),
         ("a newer engine", "1.44", "1.99", None, Ok("1.51")),
-        ("an engine that wants more", "1.60", "1.99", None, Err(["1.24 to 1.51", "1.60 to 1.99"])),
+        ("an engine that is too new", "1.60", "1.99", None, Err(["1.24 to 1.51", "1.60 to 1.99"])),
         ("an engine that is too old", "1.12", "1.20", None, Err(["1.24 to 1.51", "1.12 to 1.20"])),
-        ("the version asked for", "1.24", "1.51", Some("1.44"), Ok("1.44")),
+        ("a configured version", "1.24", "1.51", Some("1.44"), Ok("1.44")),
         (
-            "a version that the engine has not",
+            "a configured version that the engine does not support yet",
             "1.24",
             "1.41",
             Some("1.44"),
             Err(["DOCKER_API_VERSION", "1.24 to 1.41"]),
         ),
-        ("a version that it has no longer", "1.44", "1.51", Some("1.41"), Err(["DOCKER_API_VERSION", "1.44 to 1.51"])),
+        (
+            "a configured version that is too old",
+            "1.44",
+            "1.51",
+            Some("1.41"),
+            Err(["DOCKER_API_VERSION", "1.44 to 1.51"]),
+        ),
     ] {
         let parse = |text: &str| text.parse::<ApiVersion>().expect("a version");
-        let choice = EngineChoice { host: "unix:///x.sock".to_owned(), api: asked.map(parse) };
+        let choice = EngineChoice { host: "unix:///x.sock".to_owned(), api: configured.map(parse) };
         let connection = Connection::new(choice).expect("an address");
         let common = connection.common_version(parse(oldest), parse(newest));
         let message = common.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        assert_eq!(common.as_ref().ok(), agreed.ok().map(parse).as_ref(), "{case}: {message}");
-        assert!(agreed.err().into_iter().flatten().all(|part| message.contains(part)), "{case}: {message}");
+        assert_eq!(common.as_ref().ok(), expected.ok().map(parse).as_ref(), "{case}: {message}");
+        assert!(expected.err().into_iter().flatten().all(|part| message.contains(part)), "{case}: {message}");
     }
 }
 
 #[tokio::test]
-async fn a_read_is_repeated_while_the_engine_says_that_its_images_changed() {
+async fn a_read_is_retried_while_images_change() {
     for (case, verb, message, failures, requests, succeeds) in [
         ("a read", "GET", "consistency error: data changed during operation, retry", 2, 3, true),
-        ("a read that never succeeds", "GET", "data changed during operation, retry", 99, 1 + REPETITIONS, false),
-        ("another failure of a read", "GET", "out of cheese", 1, 1, false),
+        ("a read that never succeeds", "GET", "data changed during operation, retry", 99, 1 + READ_RETRIES, false),
+        ("a read with another failure", "GET", "out of cheese", 1, 1, false),
         ("a change", "POST", "data changed during operation, retry", 1, 1, false),
     ] {
         let server = engine().await;
@@ -73,25 +79,35 @@ async fn a_read_is_repeated_while_the_engine_says_that_its_images_changed() {
 }
 
 #[tokio::test]
-async fn f06_a_refusal_is_told_from_the_engines_own_words() {
+async fn f06_refusals_of_a_filter_and_of_the_engine_are_distinguished() {
     let page = |status| ResponseTemplate::new(status).set_body_raw(PAGE, "text/html");
-    let words = |status, message: &str| ResponseTemplate::new(status).set_body_json(json!({ "message": message }));
+    let json = |status, message: &str| ResponseTemplate::new(status).set_body_json(json!({ "message": message }));
     let update = ["containers", "web", "update"];
     let connect = ["networks", "front", "connect"];
     for (case, path, response, says) in [
-        ("a page", &update[..], page(403), "POST /containers/*/update was refused by what is between"),
-        ("words", &update, words(403, "denied by plugin"), "POST /containers/*/update was refused by what is between"),
+        ("an HTML page", &update[..], page(403), "POST /containers/*/update was refused by a proxy or plugin"),
+        (
+            "a JSON message",
+            &update,
+            json(403, "denied by plugin"),
+            "POST /containers/*/update was refused by a proxy or plugin",
+        ),
         ("a login page", &update, page(401), "POST /containers/*/update was refused"),
-        ("no such method", &update, page(405), "POST /containers/*/update was refused"),
-        ("a page for a network", &connect, page(403), "POST /networks/*/connect was refused by what is between"),
-        ("the engine on a network", &connect, words(403, "already exists in network"), "already exists in network"),
+        ("method not allowed", &update, page(405), "POST /containers/*/update was refused"),
+        (
+            "an HTML page for a network",
+            &connect,
+            page(403),
+            "POST /networks/*/connect was refused by a proxy or plugin",
+        ),
+        ("the engine, for a network", &connect, json(403, "already exists in network"), "already exists in network"),
         (
             "a registry's denial",
             &["images", "create"],
-            words(403, "denied"),
+            json(403, "denied"),
             "the engine refused with status 403: denied",
         ),
-        ("an engine behind a proxy that is away", &update, page(503), "does not answer (a proxy in front of it"),
+        ("an unreachable engine behind a proxy", &update, page(503), "does not answer (a proxy in front of it"),
         (
             "TLS",
             &update,
@@ -107,17 +123,17 @@ async fn f06_a_refusal_is_told_from_the_engines_own_words() {
 }
 
 #[tokio::test]
-async fn f06_the_calls_that_a_filter_refuses_are_known_before_they_are_needed() {
+async fn f06_calls_that_a_filter_refuses_are_found_in_advance() {
     let page = || ResponseTemplate::new(403).set_body_raw(PAGE, "text/html");
     let text = || ResponseTemplate::new(403).set_body_string("Forbidden\n");
-    let words = || ResponseTemplate::new(403).set_body_json(json!({ "message": "not allowed" }));
+    let json = || ResponseTemplate::new(403).set_body_json(json!({ "message": "not allowed" }));
     for (verb, path, response, refused) in [
         ("POST", "/containers/[^/]+/start$", page(), "POST /containers/*/start"),
         ("POST", "/containers/[^/]+/update$", text(), "POST /containers/*/update"),
-        ("POST", "/networks/[^/]+/connect$", words(), "POST /networks/*/connect"),
+        ("POST", "/networks/[^/]+/connect$", json(), "POST /networks/*/connect"),
         ("POST", "/networks/[^/]+/disconnect$", page(), "POST /networks/*/disconnect"),
         ("POST", "/images/create$", text(), "POST /images/create"),
-        ("POST", "/images/create$", words(), "POST /images/create"),
+        ("POST", "/images/create$", json(), "POST /images/create"),
         ("DELETE", "/containers/[^/]+$", page(), "DELETE /containers/*"),
         ("GET", "/info$", page(), ""),
     ] {
@@ -132,20 +148,20 @@ async fn f06_the_calls_that_a_filter_refuses_are_known_before_they_are_needed() 
 }
 
 #[tokio::test]
-async fn calls_that_are_allowed_are_not_asked_for_again_until_one_is_refused() {
+async fn allowed_calls_are_checked_again_only_after_a_refusal() {
     let server = engine().await;
     answer(&server, "POST", "/containers/web/start$", ResponseTemplate::new(403)).await;
     let missing = ResponseTemplate::new(404).set_body_json(json!({ "message": "no such thing" }));
     Mock::given(any()).respond_with(missing).mount(&server).await;
     let connection = connection(&server, None);
-    let asked = async |again| {
-        let before = server.received_requests().await.expect("they are kept").len();
+    let checks = async |again| {
+        let before = server.received_requests().await.expect("requests are recorded").len();
         connection.refused_calls(again).await.expect("it answers");
-        server.received_requests().await.expect("they are kept").len() > before
+        server.received_requests().await.expect("requests are recorded").len() > before
     };
-    assert!(asked(false).await, "at first");
-    assert!(!asked(false).await, "it is known");
-    assert!(asked(true).await, "on request");
+    assert!(checks(false).await, "the first time");
+    assert!(!checks(false).await, "the result is cached");
+    assert!(checks(true).await, "on request");
     connection.call(Call::new("POST", &["containers", "web", "start"])).await.expect_err("it is refused");
-    assert!(asked(false).await, "after a refusal");
+    assert!(checks(false).await, "after a refusal");
 }

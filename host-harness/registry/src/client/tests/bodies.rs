@@ -1,4 +1,4 @@
-//! Answers that are too large, too slow, or compressed, and what is kept of those that are not.
+//! Tests answers that are too large, too slow or compressed, and how valid bodies are read.
 
 use std::time::Instant;
 
@@ -14,16 +14,18 @@ fn reading(read: ReadBody, url: String) -> HttpRequest {
 }
 
 #[tokio::test]
-async fn an_oversized_wanted_header_is_refused() {
+async fn an_oversized_requested_header_is_refused() {
     let server = MockServer::start().await;
     answers(&server, ResponseTemplate::new(200).append_header("link", "x".repeat(8 * 1024 + 1))).await;
-    let failure = one(HttpRequest { want: vec!["link".to_owned()], ..get(server.uri()) }).await.expect_err("too large");
+    let failure = one(HttpRequest { response_headers: vec!["link".to_owned()], ..get(server.uri()) })
+        .await
+        .expect_err("too large");
     assert_eq!(failure.code, FailureCode::TooLarge);
     assert!(failure.message.contains("header link"), "{}", failure.message);
 }
 
 #[tokio::test]
-async fn a_body_up_to_the_limit_is_read_and_one_byte_more_is_not() {
+async fn a_body_is_read_up_to_exactly_the_limit() {
     for (size, is_read) in [(64 * 1024, true), (64 * 1024 + 1, false)] {
         let server = MockServer::start().await;
         answers(&server, ResponseTemplate::new(200).set_body_string("x".repeat(size))).await;
@@ -33,7 +35,7 @@ async fn a_body_up_to_the_limit_is_read_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn ten_megabytes_are_refused_with_the_host_and_the_limit_declared_or_not() {
+async fn an_oversized_body_is_refused_with_host_and_limit() {
     let declared = bare_server(|mut stream| async move {
         read_head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10485760\r\n\r\n[").await;
@@ -54,7 +56,7 @@ async fn ten_megabytes_are_refused_with_the_host_and_the_limit_declared_or_not()
 }
 
 #[tokio::test]
-async fn a_document_and_what_is_hashed_may_have_4_mib() {
+async fn documents_and_hashed_bodies_may_have_4_mib() {
     const LIMIT: usize = 4 * 1024 * 1024;
     for (read, size, is_read) in [
         (ReadBody::Document, LIMIT, true),
@@ -73,7 +75,7 @@ async fn a_document_and_what_is_hashed_may_have_4_mib() {
 }
 
 #[tokio::test]
-async fn a_body_is_hashed_as_it_is_and_a_failures_is_read() {
+async fn a_body_is_hashed_unchanged_and_an_error_body_is_read() {
     let server = MockServer::start().await;
     let manifest = ResponseTemplate::new(200).set_body_bytes(b"{\"schemaVersion\": 2}\xff".to_vec());
     Mock::given(path("/there")).respond_with(manifest).mount(&server).await;
@@ -90,7 +92,7 @@ async fn a_body_is_hashed_as_it_is_and_a_failures_is_read() {
 }
 
 #[tokio::test]
-async fn a_head_of_many_headers_is_refused() {
+async fn an_oversized_head_is_refused() {
     for (count, is_read) in [(8, true), (9, false)] {
         let server = MockServer::start().await;
         let large = (0..count)
@@ -101,7 +103,7 @@ async fn a_head_of_many_headers_is_refused() {
     }
 }
 
-/// 64 MiB in 64 KiB.
+/// 64 MiB of zeros, compressed to about 64 KiB.
 fn bomb() -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     let zeros = vec![0; 1024 * 1024];
@@ -112,7 +114,7 @@ fn bomb() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_not_asked_for_and_not_taken() {
+async fn a_compressed_body_is_not_requested_and_not_accepted() {
     let server = MockServer::start().await;
     let bomb = bomb();
     assert!(bomb.len() < 70 * 1024, "{}", bomb.len());
@@ -122,10 +124,10 @@ async fn a_compressed_body_is_not_asked_for_and_not_taken() {
         assert_eq!(failure.code, FailureCode::BadAnswer, "{read:?}");
         assert!(failure.message.contains("\"gzip\""), "{failure}");
     }
-    let asked = &server.received_requests().await.expect("recording is on")[0];
-    assert_eq!(asked.headers.get("accept-encoding").map(HeaderValue::as_bytes), Some(b"identity".as_slice()));
+    let sent = &server.received_requests().await.expect("recording is on")[0];
+    assert_eq!(sent.headers.get("accept-encoding").map(HeaderValue::as_bytes), Some(b"identity".as_slice()));
     let head = request(Method::Head, server.uri());
-    assert_eq!(one(head).await.map(|answer| answer.status), Ok(200), "a head has no body to refuse");
+    assert_eq!(one(head).await.map(|answer| answer.status), Ok(200), "an answer to HEAD has no body");
 }
 
 #[tokio::test]
@@ -146,7 +148,7 @@ async fn a_silent_and_a_stalling_server_hit_the_deadline() {
         let started = Instant::now();
         let requests = vec![get(format!("http://{address}/?q=hidden"))];
         let answer = send_with(&client(), "", &store(&[]), limits, requests).await.remove(0);
-        let failure = answer.expect_err("nothing comes");
+        let failure = answer.expect_err("no answer");
         assert_eq!((failure.code, failure.retryable), (FailureCode::Timeout, true));
         assert_eq!(failure.message, format!("no answer from {address} within 300 ms"));
         assert!(started.elapsed() < Duration::from_secs(5));
@@ -154,7 +156,7 @@ async fn a_silent_and_a_stalling_server_hit_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_ends_at_the_deadline_though_something_always_comes() {
+async fn a_slow_steady_body_hits_the_deadline() {
     let address = bare_server(|mut stream| async move {
         read_head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n").await;
@@ -166,19 +168,19 @@ async fn a_body_that_trickles_ends_at_the_deadline_though_something_always_comes
     let limits = HttpLimits { deadline: Duration::from_millis(300), ..HttpLimits::default() };
     let started = Instant::now();
     let requests = vec![get(format!("http://{address}/"))];
-    let failure = send_with(&client(), "", &store(&[]), limits, requests).await.remove(0).expect_err("never whole");
+    let failure = send_with(&client(), "", &store(&[]), limits, requests).await.remove(0).expect_err("never complete");
     assert_eq!(failure.code, FailureCode::Timeout);
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn answers_that_are_too_much_together_cost_only_those_that_find_no_room() {
+async fn only_answers_beyond_the_batch_budget_are_dropped() {
     let server = MockServer::start().await;
     answers(&server, ResponseTemplate::new(200).set_body_string("\u{1}".repeat(300))).await;
     let text = || get(api(&server));
     let hashed = HttpRequest { read: ReadBody::Digest, ..text() };
     let limits = HttpLimits { batch_bytes: 4_000, connections_per_host: 1, ..HttpLimits::default() };
-    // As JSON each is 1800 bytes, and what is hashed is not kept.
+    // Each body has 1800 bytes as JSON. A hashed body is not counted.
     let sent = send_with(&client(), "", &store(&[]), limits, vec![text(), text(), hashed, text()]).await;
     let failures: Vec<Option<&Failure>> = sent.iter().map(|answer| answer.as_ref().err()).collect();
     let [None, None, None, Some(failure)] = failures[..] else { panic!("{failures:?}") };
@@ -187,7 +189,7 @@ async fn answers_that_are_too_much_together_cost_only_those_that_find_no_room() 
 }
 
 #[tokio::test]
-async fn who_is_late_costs_nobody_elses_answer() {
+async fn a_late_answer_does_not_affect_other_answers() {
     let server = MockServer::start().await;
     let slow = ResponseTemplate::new(200).set_delay(PATIENCE);
     Mock::given(path("/slow")).respond_with(slow).mount(&server).await;

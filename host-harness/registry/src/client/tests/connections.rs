@@ -1,4 +1,4 @@
-//! How many connections a burst makes, over either HTTP.
+//! Tests how many connections a burst of requests opens, over HTTP/1.1 and HTTP/2.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::tls::Authority;
 use super::*;
 
-/// What a server saw of its sockets.
+/// Counts the sockets of a server.
 #[derive(Default)]
 struct Sockets {
     accepted: AtomicUsize,
@@ -23,7 +23,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// The number of this one.
+    /// Counts a new socket and returns its number, from 0.
     fn open(&self) -> usize {
         let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_open.fetch_max(open, Ordering::SeqCst);
@@ -35,17 +35,17 @@ impl Sockets {
     }
 }
 
-/// Keeps the connection alive and takes `think` for each answer.
-async fn keep_answering(mut stream: impl AsyncRead + AsyncWrite + Unpin, think: Duration) {
+/// Answers all requests of a connection. Waits for `delay` before each answer.
+async fn keep_answering(mut stream: impl AsyncRead + AsyncWrite + Unpin, delay: Duration) {
     while read_head(&mut stream).await {
-        tokio::time::sleep(think).await;
+        tokio::time::sleep(delay).await;
         if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
             break;
         }
     }
 }
 
-/// 500 requests by two callers at once; all have to be answered over a bounded number of connections.
+/// Sends 500 requests from two concurrent callers. Checks that all are answered over a limited number of connections.
 async fn assert_burst_is_bounded(name: &str, client: &HttpClient, base: &str, sockets: &Sockets) {
     let credentials = store(&[]);
     let burst = || {
@@ -57,20 +57,20 @@ async fn assert_burst_is_bounded(name: &str, client: &HttpClient, base: &str, so
     let [accepted, most_open] = [&sockets.accepted, &sockets.most_open].map(|count| count.load(Ordering::SeqCst));
     assert_eq!(failed, [], "{name}");
     assert!(most_open <= DEFAULT_CONNECTIONS_PER_HOST * 9 / 4, "{name}: {most_open} were open at once");
-    assert!(accepted < 250, "{name}: connections are not used again: {accepted} for 500 requests");
+    assert!(accepted < 250, "{name}: connections are not reused: {accepted} for 500 requests");
     assert_eq!(client.requests_sent().values().sum::<u64>(), 500, "{name}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_burst_has_a_bounded_number_of_connections_open() {
-    for (name, think) in [("at once", Duration::ZERO), ("after 5 ms", Duration::from_millis(5))] {
+async fn a_burst_opens_a_limited_number_of_connections() {
+    for (name, delay) in [("immediately", Duration::ZERO), ("after 5 ms", Duration::from_millis(5))] {
         let sockets = Arc::new(Sockets::default());
         let counted = Arc::clone(&sockets);
         let address = bare_server(move |stream| {
             let counted = Arc::clone(&counted);
             async move {
                 counted.open();
-                keep_answering(stream, think).await;
+                keep_answering(stream, delay).await;
                 counted.close();
             }
         })
@@ -80,7 +80,7 @@ async fn a_burst_has_a_bounded_number_of_connections_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nor_when_handshakes_are_slow_and_answers_quick() {
+async fn slow_handshakes_do_not_open_more_connections() {
     let authority = Authority::new();
     let acceptor = authority.acceptor("127.0.0.1", &[], false);
     let sockets = Arc::new(Sockets::default());
@@ -103,7 +103,8 @@ async fn nor_when_handshakes_are_slow_and_answers_quick() {
     assert_burst_is_bounded("slow handshakes", &client, &format!("https://{address}"), &sockets).await;
 }
 
-/// Speaks HTTP/2, takes 30 ms for a handshake, in which others would be begun, and 5 ms for each answer.
+/// Starts an HTTP/2 server. A handshake takes 30 ms, so that further handshakes could begin meanwhile. An answer takes
+/// 5 ms.
 async fn http_2_server(acceptor: TlsAcceptor, sockets: Arc<Sockets>) -> String {
     bare_server(move |stream| {
         let (acceptor, sockets) = (acceptor.clone(), Arc::clone(&sockets));
@@ -124,7 +125,7 @@ async fn http_2_server(acceptor: TlsAcceptor, sockets: Arc<Sockets>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn over_http_2_a_burst_shares_one_connection() {
+async fn a_burst_over_http_2_shares_one_connection() {
     let authority = Authority::new();
     let sockets = Arc::new(Sockets::default());
     let acceptor = authority.acceptor("127.0.0.1", &["h2", "http/1.1"], false);
@@ -141,7 +142,7 @@ async fn over_http_2_a_burst_shares_one_connection() {
 }
 
 #[tokio::test]
-async fn as_many_requests_are_under_way_as_configured() {
+async fn the_configured_number_of_requests_is_in_flight() {
     for connections_per_host in [1, 5] {
         let sockets = Arc::new(Sockets::default());
         let counted = Arc::clone(&sockets);
@@ -167,7 +168,7 @@ async fn as_many_requests_are_under_way_as_configured() {
 }
 
 #[tokio::test]
-async fn a_first_answer_that_does_not_come_holds_up_nobody_else_twice() {
+async fn a_missing_first_answer_delays_other_requests_only_once() {
     let authority = Authority::new();
     let acceptor = authority.acceptor("127.0.0.1", &[], false);
     let address = bare_server(move |stream| {
@@ -184,5 +185,9 @@ async fn a_first_answer_that_does_not_come_holds_up_nobody_else_twice() {
     let started = std::time::Instant::now();
     let answers = send_with(&authority.client(), "", &store(&[]), limits, requests).await;
     assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|failure| failure.code == FailureCode::Timeout)));
-    assert!(started.elapsed() < Duration::from_secs(3), "one alone, then all at once: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "one request alone, then all others together: {:?}",
+        started.elapsed()
+    );
 }

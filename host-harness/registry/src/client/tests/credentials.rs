@@ -1,9 +1,9 @@
-//! Which credential goes out how, and which is not sent at all.
+//! Tests how credentials are attached, and which ones are never sent.
 
 use super::*;
 
 #[tokio::test]
-async fn a_stored_credential_goes_to_its_registry_and_to_a_bound_realm_and_nowhere_else() {
+async fn a_stored_credential_goes_only_to_its_registry_and_bound_realm() {
     let [registry, realm, other] = [MockServer::start().await, MockServer::start().await, MockServer::start().await];
     for server in [&registry, &realm, &other] {
         answers(server, ResponseTemplate::new(200)).await;
@@ -23,7 +23,7 @@ async fn a_stored_credential_goes_to_its_registry_and_to_a_bound_realm_and_nowhe
         get(other.uri()),
     ];
     let realms = format!("{name}={}", realm.address());
-    // One at a time, so that the server's record has an order.
+    // One request at a time, so that the server records them in order.
     let client = client_told(&name, &realm.uri());
     let mut answers = Vec::new();
     for request in requests {
@@ -40,12 +40,12 @@ async fn a_stored_credential_goes_to_its_registry_and_to_a_bound_realm_and_nowhe
 }
 
 #[tokio::test]
-async fn a_missing_credential_is_reported_unsent_unless_the_request_can_do_without() {
+async fn a_missing_credential_fails_unless_anonymous_is_allowed() {
     let [registry, realm] = [MockServer::start().await, MockServer::start().await];
     answers(&realm, ResponseTemplate::new(200)).await;
     let name = registry.address().to_string();
     let realms = format!("{name}={}", realm.address());
-    let anonymous = |url| HttpRequest { or_anonymous: true, ..naming(&name, url) };
+    let anonymous = |url| HttpRequest { allow_anonymous: true, ..naming(&name, url) };
     let requests = vec![naming(&name, api(&registry)), anonymous(realm.uri())];
     let client = client_told(&name, &realm.uri());
     let mut answers = send_with(&client, &realms, &store(&[]), HttpLimits::default(), requests).await.into_iter();
@@ -71,15 +71,15 @@ async fn forms(server: &MockServer) -> Vec<(String, Option<String>)> {
 }
 
 #[tokio::test]
-async fn a_form_goes_to_the_registry_or_its_realm_with_the_credential_in_its_place() {
+async fn a_form_goes_to_the_realm_with_the_credential() {
     let realm = MockServer::start().await;
     answers(&realm, ResponseTemplate::new(200)).await;
     let realms = format!("127.0.0.1:1={}", realm.address());
     for login in ["<token>:a+b=c&d", "me:s3cret:pw"] {
         let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("127.0.0.1:1={login}"))]);
-        let asked = post("127.0.0.1:1", format!("{}/token", realm.uri()));
+        let request = post("127.0.0.1:1", format!("{}/token", realm.uri()));
         let client = client_told("127.0.0.1:1", &format!("{}/token", realm.uri()));
-        let answer = send_with(&client, &realms, &stored, HttpLimits::default(), vec![asked]).await.remove(0);
+        let answer = send_with(&client, &realms, &stored, HttpLimits::default(), vec![request]).await.remove(0);
         assert_eq!(answer.map(|answer| (answer.status, answer.authenticated)), Ok((200, true)));
     }
     let fields = "grant_type=refresh_token&scope=repository%3Ao%2Fa%3Apull".to_owned();
@@ -92,11 +92,11 @@ async fn a_form_goes_to_the_registry_or_its_realm_with_the_credential_in_its_pla
 }
 
 #[tokio::test]
-async fn no_form_goes_anywhere_else_whatever_it_names() {
+async fn a_form_goes_to_no_other_host() {
     let [registry, other] = [MockServer::start().await, MockServer::start().await];
     let name = registry.address().to_string();
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:pw"))]);
-    let anonymous = HttpRequest { or_anonymous: true, ..post(&name, other.uri()) };
+    let anonymous = HttpRequest { allow_anonymous: true, ..post(&name, other.uri()) };
     let with_bearer = HttpRequest {
         headers: vec![("authorization".to_owned(), "Bearer t".to_owned())],
         ..post(&name, registry.uri())
@@ -117,7 +117,7 @@ async fn no_form_goes_anywhere_else_whatever_it_names() {
         "host.auth_realms",
         "host.auth_realms",
         "form field refresh_token",
-        "is to be posted",
+        "must be sent with POST",
     ]) {
         let failure = answer.expect_err("no form goes there");
         assert_eq!(failure.code, FailureCode::Denied, "{failure}");
@@ -127,16 +127,17 @@ async fn no_form_goes_anywhere_else_whatever_it_names() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_is_not_sent_again_and_another_one_is() {
+async fn a_rejected_credential_is_not_sent_again_and_a_new_one_is() {
     let registry = MockServer::start().await;
     answers(&registry, ResponseTemplate::new(401)).await;
     let name = registry.address().to_string();
     let with = |password: &str| store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:{password}"))]);
     let client = client();
-    let asking = |unless: Option<&str>, password: &str| {
-        let asked = HttpRequest { unless_credential: unless.map(str::to_owned), ..naming(&name, api(&registry)) };
+    let asking = |rejected: Option<&str>, password: &str| {
+        let rejected_credential_id = rejected.map(str::to_owned);
+        let request = HttpRequest { rejected_credential_id, ..naming(&name, api(&registry)) };
         let (client, stored) = (&client, with(password));
-        async move { send_with(client, "", &stored, HttpLimits::default(), vec![asked]).await.remove(0) }
+        async move { send_with(client, "", &stored, HttpLimits::default(), vec![request]).await.remove(0) }
     };
     let refused = asking(None, "old").await.expect("a 401 is an answer").credential_id.expect("one was attached");
     let failure = asking(Some(&refused), "old").await.expect_err("not again");
@@ -149,13 +150,13 @@ async fn a_refused_credential_is_not_sent_again_and_another_one_is() {
     assert_eq!((anonymous.credential_id, anonymous.authenticated), (None, false));
 }
 
-/// `auths` of a Docker configuration.
+/// A store with these `auths` of a Docker configuration.
 fn configured(auths: &str) -> CredentialStore {
     store(&[("DOCKER_AUTH_CONFIG", format!("{{\"auths\": {{{auths}}}}}"))])
 }
 
 #[tokio::test]
-async fn what_a_credential_does_not_fit_is_said_and_not_sent() {
+async fn an_unsuitable_credential_is_reported_and_not_sent() {
     let [registry, realm] = [MockServer::start().await, MockServer::start().await];
     let name = registry.address().to_string();
     let realms = format!("{name}={}", realm.address());
@@ -165,10 +166,15 @@ async fn what_a_credential_does_not_fit_is_said_and_not_sent() {
     let by_repository = configured(&format!(r#""{name}/o/a": {basic}"#));
     for (what, stored, request, code) in [
         ("an identity token by GET", &identity, naming(&name, realm.uri()), FailureCode::IdentityToken),
-        ("to the registry", &identity, naming(&name, api(&registry)), FailureCode::IdentityToken),
-        ("a ready token to a realm", &ready, naming(&name, realm.uri()), FailureCode::NoCredential),
+        ("an identity token to the registry", &identity, naming(&name, api(&registry)), FailureCode::IdentityToken),
+        ("a registry token to a realm", &ready, naming(&name, realm.uri()), FailureCode::NoCredential),
         ("no repository", &by_repository, naming(&name, api(&registry)), FailureCode::PerRepository),
-        ("another", &by_repository, naming(&format!("{name}/o/b"), api(&registry)), FailureCode::NoCredential),
+        (
+            "another repository",
+            &by_repository,
+            naming(&format!("{name}/o/b"), api(&registry)),
+            FailureCode::NoCredential,
+        ),
     ] {
         let client = client_told(&name, &realm.uri());
         let answer = send_with(&client, &realms, stored, HttpLimits::default(), vec![request]).await.remove(0);
@@ -188,14 +194,15 @@ async fn what_a_credential_does_not_fit_is_said_and_not_sent() {
 }
 
 #[tokio::test]
-async fn a_token_that_never_expires_does_not_come_along_with_the_one_that_was_asked_for() {
+async fn a_refresh_token_is_removed_from_the_answer() {
     let realm = MockServer::start().await;
     let text = r#"{"token":"t","refresh_token":"r3fresh"}"#;
     answers(&realm, ResponseTemplate::new(200).set_body_string(text)).await;
     let name = realm.address().to_string();
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{name}=me:pw"))]);
     let client = client_told(&name, &format!("{}/token", realm.uri()));
-    let asked = naming(&name, format!("{}/token", realm.uri()));
-    let answer = send_with(&client, "", &stored, HttpLimits::default(), vec![asked]).await.remove(0).expect("a token");
+    let request = naming(&name, format!("{}/token", realm.uri()));
+    let answer =
+        send_with(&client, "", &stored, HttpLimits::default(), vec![request]).await.remove(0).expect("a token");
     assert_eq!((answer.authenticated, answer.body.as_str()), (true, r#"{"token":"t"}"#));
 }

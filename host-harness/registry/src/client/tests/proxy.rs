@@ -1,4 +1,4 @@
-//! Proxies as the environment names them, seen from a proxy of the test's own.
+//! Tests the proxies from the environment with a test proxy.
 
 use std::sync::Mutex;
 
@@ -7,10 +7,11 @@ use super::*;
 
 const PASSWORD: &str = "hunter2";
 
-/// What the proxy was asked: each request's head.
+/// The heads of the requests that the proxy received.
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// A proxy that leads every `CONNECT` to this machine's port of that number, and answers all else itself; its port.
+/// Starts a proxy. It connects every `CONNECT` to the same port on this machine, and answers other requests itself.
+/// Returns its port.
 async fn proxy(heads: Heads) -> u16 {
     let address = bare_server(move |mut stream| {
         let heads = Arc::clone(&heads);
@@ -48,7 +49,7 @@ fn proxies(variables: &[(&str, String)]) -> Proxies {
 }
 
 #[tokio::test]
-async fn https_goes_through_a_tunnel_and_the_registry_alone_sees_the_request() {
+async fn https_uses_a_tunnel_and_only_the_registry_sees_the_request() {
     let (heads, authority) = (Heads::default(), Authority::new());
     let host = format!("r.test:{}", tls_server(authority.acceptor("r.test", &[], false)).await);
     authority.trust(&host);
@@ -69,7 +70,7 @@ async fn https_goes_through_a_tunnel_and_the_registry_alone_sees_the_request() {
 }
 
 #[tokio::test]
-async fn plain_http_is_handed_to_the_proxy_unless_exempt() {
+async fn plain_http_is_sent_to_the_proxy_unless_exempt() {
     let heads = Heads::default();
     let server = MockServer::start().await;
     answers(&server, ResponseTemplate::new(200).set_body_string("direct")).await;
@@ -77,8 +78,8 @@ async fn plain_http_is_handed_to_the_proxy_unless_exempt() {
     let port = server.address().port();
     for (name, host, exempt, body) in [
         ("another host", "r.test", "", "proxied"),
-        ("an exempt one", "r.test", "other.test,r.test", "direct"),
-        ("this machine", "127.0.0.1", "", "direct"),
+        ("an exempt host", "r.test", "other.test,r.test", "direct"),
+        ("loopback", "127.0.0.1", "", "direct"),
     ] {
         let proxies = proxies(&[("http_proxy", url.clone()), ("NO_PROXY", exempt.to_owned())]);
         let client = client_with(&HttpSettings { proxies, ..HttpSettings::default() });
@@ -92,7 +93,7 @@ async fn plain_http_is_handed_to_the_proxy_unless_exempt() {
 }
 
 #[tokio::test]
-async fn what_the_proxy_must_not_be_asked_for_is_refused_before_it_is_asked() {
+async fn forbidden_addresses_are_refused_before_the_proxy_is_used() {
     let heads = Heads::default();
     let url = format!("http://127.0.0.1:{}", proxy(Arc::clone(&heads)).await);
     let client = client_with(&HttpSettings { proxies: proxies(&[("HTTPS_PROXY", url)]), ..HttpSettings::default() });
@@ -105,7 +106,7 @@ async fn what_the_proxy_must_not_be_asked_for_is_refused_before_it_is_asked() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_fails_is_named_by_its_variable_and_its_password_is_not() {
+async fn a_failing_proxy_is_named_by_its_variable_without_its_password() {
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let gone = closed.local_addr().expect("bound").port();
     drop(closed);
@@ -114,14 +115,14 @@ async fn a_proxy_that_fails_is_named_by_its_variable_and_its_password_is_not() {
         let _ = stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n").await;
     })
     .await;
-    for (name, address) in [("nobody there", format!("127.0.0.1:{gone}")), ("407", refusing)] {
+    for (name, address) in [("no proxy listens", format!("127.0.0.1:{gone}")), ("407", refusing)] {
         let proxies = proxies(&[("https_proxy", format!("http://me:{PASSWORD}@{address}"))]);
         let client = client_with(&HttpSettings { proxies, ..HttpSettings::default() });
         let answer = ask(&client, &rules("r.test", "", ""), get("https://r.test/?q=hidden".to_owned())).await;
         let failure = answer.expect_err(name);
         assert_eq!(failure.code, FailureCode::Connect, "{name}: {failure}");
         let shown = format!("{failure} {client:?}");
-        assert!(shown.contains("r.test (by the proxy in https_proxy)"), "{name}: {shown}");
+        assert!(shown.contains("r.test (through the proxy in https_proxy)"), "{name}: {shown}");
         assert!(!shown.contains(PASSWORD) && !shown.contains("hidden") && !shown.contains("bWU6"), "{name}: {shown}");
     }
 }

@@ -1,9 +1,9 @@
-//! Token realms: which may be asked for what, and where names may lead.
+//! Tests which token realms may receive which requests, and which addresses their names may resolve to.
 
 use super::tls::{Authority, tls_server};
 use super::*;
 
-/// A registry that names `realm`, by plain http; its host.
+/// Starts a registry over plain http that names `realm`. Returns the server and its host.
 async fn registry_naming(realm: &str) -> (MockServer, String) {
     let server = MockServer::start().await;
     let challenge = format!("Bearer realm=\"{realm}\",service=\"r\"");
@@ -12,7 +12,7 @@ async fn registry_naming(realm: &str) -> (MockServer, String) {
     (server, host)
 }
 
-/// A realm at `name` on this machine, whose certificate is trusted, and a registry that names it.
+/// A realm on this machine with a trusted certificate, and a registry that names it.
 struct Named {
     authority: Authority,
     realm: String,
@@ -33,11 +33,11 @@ impl Named {
 }
 
 fn anonymous(registry: &str, url: String) -> HttpRequest {
-    HttpRequest { or_anonymous: true, ..naming(registry, url) }
+    HttpRequest { allow_anonymous: true, ..naming(registry, url) }
 }
 
 #[tokio::test]
-async fn a_realm_that_nobody_named_is_not_asked_and_one_that_was_named_may_be_if_it_is_public() {
+async fn a_realm_is_contacted_only_if_it_is_named_and_public() {
     let Named { authority, realm, url, registry, .. } = &Named::at("auth.test").await;
     let client = authority.client();
     let only_registry = rules(registry, registry, "");
@@ -50,7 +50,7 @@ async fn a_realm_that_nobody_named_is_not_asked_and_one_that_was_named_may_be_if
         assert!(failure.message.contains("auth.test is at 127.0.0.1, a loopback address"), "{failure}");
         assert!(failure.message.contains("host.auth_realms"), "{failure}");
     }
-    // It was named by somebody whom another plugin may not ask.
+    // The registry that named the realm is not among the allowed hosts of these rules.
     let failure = ask(&client, &rules("other.test", "", ""), get(url.clone())).await.expect_err("not its registry's");
     assert!(failure.message.contains("allowed_hosts"), "{failure}");
     let configured = rules(registry, registry, &format!("{registry}={realm}"));
@@ -60,10 +60,11 @@ async fn a_realm_that_nobody_named_is_not_asked_and_one_that_was_named_may_be_if
 }
 
 #[tokio::test]
-async fn a_wildcard_lets_a_registry_lead_to_no_private_address() {
+async fn a_wildcard_does_not_let_a_registry_lead_to_a_private_address() {
     let Named { authority, realm: internal, url, registry, .. } = &Named::at("internal.test").await;
     let (client, everything) = (authority.client(), rules("*", registry, ""));
-    // By itself it may be asked: self-hosters' registries are there. A live connection changes nothing below.
+    // A direct request is allowed, because self-hosted registries have private addresses. The connections that are now
+    // open must not change the results below.
     assert!(ask(&client, &everything, get(format!("https://{internal}/v2/"))).await.is_ok());
     assert!(ask(&client, &everything, get(format!("http://{registry}/v2/"))).await.is_ok());
     for request in [anonymous(registry, url.clone()), get(url.clone())] {
@@ -72,11 +73,11 @@ async fn a_wildcard_lets_a_registry_lead_to_no_private_address() {
         assert!(failure.message.contains("a loopback address"), "{failure}");
     }
     let manifest = HttpRequest { method: Method::Head, ..get(format!("https://{internal}/v2/a/manifests/b")) };
-    assert!(ask(&client, &everything, manifest).await.is_ok(), "it is a registry all the same");
+    assert!(ask(&client, &everything, manifest).await.is_ok(), "the host is still allowed as a registry");
 }
 
 #[tokio::test]
-async fn a_stored_credential_never_follows_a_realm_that_is_not_bound() {
+async fn a_stored_credential_is_never_sent_to_an_unbound_realm() {
     let Named { authority, realm, url, registry, .. } = &Named::at("auth.test").await;
     let client = authority.client();
     let stored = store(&[("IMAGEWATCH_CREDENTIAL_A", format!("{registry}=me:s3cret"))]);
@@ -90,5 +91,5 @@ async fn a_stored_credential_never_follows_a_realm_that_is_not_bound() {
     }
     assert_eq!(client.requests_sent().get(realm), None);
     let answer = send_by(&client, &rules, &stored, HttpLimits::default(), vec![get(url.clone())]).await.remove(0);
-    assert!(!answer.expect("anonymously it may").authenticated);
+    assert!(!answer.expect("an anonymous request is allowed").authenticated);
 }

@@ -1,10 +1,10 @@
-//! Where an answer may lead, and what goes along.
+//! Tests where a redirect may lead, and which headers and credentials are sent to its target.
 
 use reqwest::header::HeaderValue;
 
 use super::*;
 
-/// Two registries over plain http, by names of their own.
+/// Two registries over plain http with different names.
 struct Two {
     one: MockServer,
     other: MockServer,
@@ -22,7 +22,8 @@ impl Two {
         (format!("one.test:{}", port(&self.one)), format!("other.test:{}", port(&self.other)))
     }
 
-    /// `one` leads to `to`, and both may be asked by plain http; `named` are those in `allowed_hosts`.
+    /// Sends `request` while `one` redirects to `to`. Both registries may be contacted by plain http. `named` contains
+    /// the entries of `allowed_hosts`.
     async fn follow(&self, to: &str, named: &str, request: HttpRequest) -> Result<HttpResponse, Failure> {
         self.one.reset().await;
         answers(&self.one, ResponseTemplate::new(307).append_header("location", to)).await;
@@ -35,13 +36,13 @@ fn head(url: String) -> HttpRequest {
     let headers = [("accept", "text/x"), ("authorization", "Bearer t0k"), ("x-else", "y")];
     HttpRequest {
         headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
-        want: vec!["docker-content-digest".to_owned()],
+        response_headers: vec!["docker-content-digest".to_owned()],
         ..request(Method::Head, url)
     }
 }
 
 #[tokio::test]
-async fn a_redirect_of_what_is_read_as_tokens_are_is_answered_and_not_followed() {
+async fn a_redirect_of_a_possible_token_request_is_not_followed() {
     let server = MockServer::start().await;
     answers(&server, ResponseTemplate::new(307).append_header("location", "/elsewhere")).await;
     let answer = one(get(format!("{}/here", server.uri()))).await.expect("a redirect is an answer");
@@ -50,7 +51,7 @@ async fn a_redirect_of_what_is_read_as_tokens_are_is_answered_and_not_followed()
 }
 
 #[tokio::test]
-async fn what_asks_a_realm_for_a_token_is_never_led_elsewhere() {
+async fn a_redirect_from_a_realm_is_never_followed() {
     let server = MockServer::start().await;
     answers(&server, ResponseTemplate::new(307).append_header("location", "/elsewhere")).await;
     let name = server.address().to_string();
@@ -65,9 +66,9 @@ async fn what_asks_a_realm_for_a_token_is_never_led_elsewhere() {
     assert_eq!(seen(&server).await.iter().filter(|line| line.ends_with("/elsewhere")).count(), 0);
 }
 
-/// Field report F05: the guest learns whose challenge it is.
+/// Field report F05: the guest learns which host sent the challenge.
 #[tokio::test]
-async fn f05_an_answer_after_a_redirect_names_the_host_that_gave_it() {
+async fn f05_an_answer_after_a_redirect_names_the_answering_host() {
     let two = Two::start().await;
     let (one, other) = two.names();
     two.other.reset().await;
@@ -80,7 +81,7 @@ async fn f05_an_answer_after_a_redirect_names_the_host_that_gave_it() {
 }
 
 #[tokio::test]
-async fn f05_an_answer_of_the_host_that_was_asked_names_no_other() {
+async fn f05_an_answer_from_the_requested_host_names_no_other_host() {
     let server = MockServer::start().await;
     let to = ResponseTemplate::new(307).append_header("location", "/there");
     Mock::given(path("/v2/a/manifests/here")).respond_with(to).mount(&server).await;
@@ -90,7 +91,7 @@ async fn f05_an_answer_of_the_host_that_was_asked_names_no_other() {
 }
 
 #[tokio::test]
-async fn on_the_same_origin_everything_goes_along() {
+async fn a_redirect_to_the_same_origin_keeps_headers_and_credential() {
     let server = MockServer::start().await;
     let to = ResponseTemplate::new(301).append_header("location", "/there?n=1");
     Mock::given(path("/v2/a/manifests/here")).respond_with(to).mount(&server).await;
@@ -106,20 +107,20 @@ async fn on_the_same_origin_everything_goes_along() {
 }
 
 #[tokio::test]
-async fn to_another_origin_goes_nothing_but_what_is_accepted() {
+async fn a_redirect_to_another_origin_keeps_only_the_accept_header() {
     let two = Two::start().await;
     let (one, other) = two.names();
     let to = format!("http://{other}/blob?sig=x");
     let answer = two.follow(&to, &format!("{one} {other}"), head(format!("http://{one}/v2/"))).await.expect("followed");
     assert_eq!(answer.header("docker-content-digest"), Some("sha256:x"));
     assert_eq!(authorizations(&two.one).await, [Some("Bearer t0k".to_owned())]);
-    let [asked] = &two.other.received_requests().await.expect("recording is on")[..] else { panic!("one request") };
-    assert_eq!(asked.headers.get("accept").map(HeaderValue::as_bytes), Some(b"text/x".as_slice()));
-    assert!(asked.headers.get("authorization").is_none() && asked.headers.get("x-else").is_none(), "{asked:?}");
+    let [sent] = &two.other.received_requests().await.expect("recording is on")[..] else { panic!("one request") };
+    assert_eq!(sent.headers.get("accept").map(HeaderValue::as_bytes), Some(b"text/x".as_slice()));
+    assert!(sent.headers.get("authorization").is_none() && sent.headers.get("x-else").is_none(), "{sent:?}");
 }
 
 #[tokio::test]
-async fn a_credential_stays_with_its_registry_though_the_way_leads_back() {
+async fn a_redirect_back_to_the_registry_gets_no_credential() {
     let two = Two::start().await;
     let (one, other) = two.names();
     two.other.reset().await;
@@ -138,20 +139,25 @@ async fn a_credential_stays_with_its_registry_though_the_way_leads_back() {
 }
 
 #[tokio::test]
-async fn a_redirect_into_a_trap_is_refused_by_its_key_and_nobody_is_asked() {
+async fn a_forbidden_redirect_is_refused_with_its_key_and_not_sent() {
     let two = Two::start().await;
     let (one, other) = two.names();
     for (name, to, named, says) in [
         ("metadata", "http://169.254.169.254/latest/meta-data/", one.clone(), "host.insecure_registries"),
         ("metadata by tls", "https://169.254.169.254/", one.clone(), "a link-local address"),
         ("a private address", "https://10.0.0.1/", one.clone(), "allowed_hosts"),
-        ("a name that leads to this machine", &format!("http://{other}/"), one.clone(), "allowed_hosts"),
-        ("the same under a wildcard", &format!("http://{other}/"), "*".to_owned(), "a loopback address"),
-        ("this machine by name", "https://localhost/", one.clone(), "allowed_hosts"),
+        ("a name that resolves to loopback", &format!("http://{other}/"), one.clone(), "allowed_hosts"),
+        (
+            "a name that resolves to loopback, under a wildcard",
+            &format!("http://{other}/"),
+            "*".to_owned(),
+            "a loopback address",
+        ),
+        ("localhost", "https://localhost/", one.clone(), "allowed_hosts"),
         ("another scheme", "file:///etc/passwd", one.clone(), "https only"),
         ("a user name", "https://me:pw@ghcr.io/", one.clone(), "user name"),
         ("a fragment", "/x#y", one.clone(), "fragment"),
-        ("no url", "https://", one.clone(), "malformed"),
+        ("an invalid url", "https://", one.clone(), "malformed"),
     ] {
         let failure = two.follow(to, &named, head(format!("http://{one}/v2/?q=hidden"))).await.expect_err(name);
         assert_eq!(failure.code, FailureCode::Denied, "{name}: {failure}");
@@ -162,7 +168,7 @@ async fn a_redirect_into_a_trap_is_refused_by_its_key_and_nobody_is_asked() {
 }
 
 #[tokio::test]
-async fn five_redirects_are_followed_and_no_sixth() {
+async fn at_most_five_redirects_are_followed() {
     for (name, hops, is_loop) in [("five", 5, false), ("six", 6, false), ("a loop", 2, true)] {
         let server = MockServer::start().await;
         for n in 0..hops {

@@ -1,4 +1,4 @@
-//! TLS: who is trusted, what is shown, which HTTP is spoken, as the certificate folders say.
+//! Tests TLS: trusted issuers, client certificates, and the certificate folders.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// An issuer of the test's own, and a folder for what clients know of it.
+/// A test issuer, and the certificate folder of the clients.
 pub(super) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -39,7 +39,7 @@ impl Authority {
         roots.into()
     }
 
-    /// The server's side for `name`; with `client`, it takes clients only whom this authority knows.
+    /// An acceptor for a server named `name`. If `client` is set, it requires a client certificate of this issuer.
     pub(super) fn acceptor(&self, name: &str, alpn: &[&str], client: bool) -> TlsAcceptor {
         let (certificate, key) = self.issue(name);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -60,19 +60,19 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// The folder of `host`, made.
+    /// Creates the folder of `host` and returns its path.
     fn folder_of(&self, host: &str) -> PathBuf {
         let folder = self.folder.path().join(host);
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         folder
     }
 
-    /// Lets clients trust it for `host`.
+    /// Makes clients trust this issuer for `host`.
     pub(super) fn trust(&self, host: &str) {
         std::fs::write(self.folder_of(host).join("ca.crt"), self.issuer.pem()).expect("written");
     }
 
-    /// Gives clients something to show to `host`.
+    /// Gives clients a client certificate for `host`.
     fn give_client(&self, host: &str) {
         let (certificate, key) = self.issue("client.test");
         let folder = self.folder_of(host);
@@ -90,7 +90,7 @@ impl Authority {
     }
 }
 
-/// Answers every request with 200; its port.
+/// Starts a TLS server that answers every request with 200. Returns its port.
 pub(super) async fn tls_server(acceptor: TlsAcceptor) -> u16 {
     let address = bare_server(move |stream| {
         let acceptor = acceptor.clone();
@@ -106,14 +106,14 @@ pub(super) async fn tls_server(acceptor: TlsAcceptor) -> u16 {
 }
 
 #[tokio::test]
-async fn an_unknown_issuer_is_named_with_what_to_do_and_trusted_once_its_file_is_there() {
+async fn an_unknown_issuer_is_reported_and_trusted_once_its_file_exists() {
     let authority = Authority::new();
     let host = format!("r.test:{}", tls_server(authority.acceptor("r.test", &[], false)).await);
     let (client, rules) = (authority.client(), rules(&host, "", ""));
     let failure =
-        ask(&client, &rules, get(format!("https://{host}/?q=hidden"))).await.expect_err("nobody vouches for it");
+        ask(&client, &rules, get(format!("https://{host}/?q=hidden"))).await.expect_err("the issuer is unknown");
     assert_eq!((failure.code, failure.retryable), (FailureCode::Tls, false));
-    assert!(failure.message.contains(&host) && failure.message.contains("issuer unknown here"), "{failure}");
+    assert!(failure.message.contains(&host) && failure.message.contains("from an unknown issuer"), "{failure}");
     assert!(failure.message.contains("certs.d") && failure.message.contains("SSL_CERT_FILE"), "{failure}");
     assert!(!failure.message.contains("hidden"), "{failure}");
     authority.trust(&host);
@@ -122,14 +122,14 @@ async fn an_unknown_issuer_is_named_with_what_to_do_and_trusted_once_its_file_is
 }
 
 #[tokio::test]
-async fn an_issuer_that_was_made_anew_under_its_old_name_is_asked_for_until_its_new_file_is_there() {
+async fn a_replaced_issuer_is_reported_until_its_new_file_exists() {
     let (old, new) = (Authority::new(), Authority::new());
     let host = format!("r.test:{}", tls_server(new.acceptor("r.test", &[], false)).await);
     old.trust(&host);
     let (client, rules) = (old.client(), rules(&host, "", ""));
-    let failure = ask(&client, &rules, get(format!("https://{host}/"))).await.expect_err("another one signed it");
+    let failure = ask(&client, &rules, get(format!("https://{host}/"))).await.expect_err("another issuer signed it");
     assert_eq!((failure.code, failure.retryable), (FailureCode::Tls, false));
-    assert!(failure.message.contains("by that name") && failure.message.contains("certs.d"), "{failure}");
+    assert!(failure.message.contains("with that name") && failure.message.contains("certs.d"), "{failure}");
     std::fs::write(old.folder_of(&host).join("ca.crt"), new.issuer.pem()).expect("written");
     assert_eq!(
         ask(&client, &rules, get(format!("https://{host}/"))).await.map(|answer| answer.body),
@@ -138,7 +138,7 @@ async fn an_issuer_that_was_made_anew_under_its_old_name_is_asked_for_until_its_
 }
 
 #[tokio::test]
-async fn an_issuer_is_trusted_for_its_registry_only() {
+async fn an_issuer_is_trusted_only_for_its_registry() {
     let authority = Authority::new();
     let port = tls_server(authority.acceptor("a.test", &[], false)).await;
     let other = tls_server(authority.acceptor("b.test", &[], false)).await;
@@ -152,12 +152,13 @@ async fn an_issuer_is_trusted_for_its_registry_only() {
 }
 
 #[tokio::test]
-async fn a_registry_that_asks_for_a_certificate_is_shown_the_one_for_it() {
+async fn a_registry_that_requires_a_client_certificate_gets_it() {
     let authority = Authority::new();
     let host = format!("r.test:{}", tls_server(authority.acceptor("r.test", &[], true)).await);
     authority.trust(&host);
     let (client, rules) = (authority.client(), rules(&host, "", ""));
-    let failure = ask(&client, &rules, get(format!("https://{host}/"))).await.expect_err("it wants to see one");
+    let failure =
+        ask(&client, &rules, get(format!("https://{host}/"))).await.expect_err("the server requires a certificate");
     assert_eq!(failure.code, FailureCode::Tls, "{failure}");
     assert!(failure.message.contains("client.cert"), "{failure}");
     authority.give_client(&host);
@@ -166,11 +167,11 @@ async fn a_registry_that_asks_for_a_certificate_is_shown_the_one_for_it() {
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_used_are_named_and_not_shown() {
+async fn unusable_files_are_named_and_their_content_is_hidden() {
     const JUNK: &str = "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n";
     for (name, files, says) in [
-        ("no certificate", vec![("ca.crt", "hunter2")], "ca.crt: it has no certificate"),
-        ("junk", vec![("ca.crt", JUNK)], "ca.crt: "),
+        ("no certificate", vec![("ca.crt", "hunter2")], "ca.crt: it contains no certificate"),
+        ("an invalid certificate", vec![("ca.crt", JUNK)], "ca.crt: "),
         ("no key", vec![("client.cert", JUNK)], "client.key: "),
         ("no certificate for the key", vec![("client.key", "hunter2")], "client.key: its certificate is missing"),
     ] {
@@ -200,7 +201,7 @@ async fn files_that_cannot_be_used_are_named_and_not_shown() {
 }
 
 #[test]
-fn certificates_are_where_docker_has_them() {
+fn certificates_are_searched_in_dockers_folders() {
     for (name, environment, folders) in [
         ("nothing set", vec![], vec!["/etc/docker/certs.d"]),
         ("a home", vec![("HOME", "/h")], vec!["/h/.docker/certs.d", "/etc/docker/certs.d"]),

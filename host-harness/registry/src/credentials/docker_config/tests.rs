@@ -1,4 +1,4 @@
-//! The tables of others' tests, the odd forms, and that whatever is in a configuration, nothing of it shows.
+//! Tests configurations with tables of other projects and with unusual forms, and tests that no secret is shown.
 
 use base64::engine::general_purpose::STANDARD as PADDED;
 use proptest::collection::vec;
@@ -19,7 +19,7 @@ fn auth(login: &str) -> Value {
     json!({ "auth": PADDED.encode(login) })
 }
 
-/// Kind, user and secret.
+/// The kind, user and secret of a credential.
 fn shape(credential: Option<&Credential>) -> Option<(&'static str, String, String)> {
     let secret = |secret: &SecretString| secret.expose_secret().to_owned();
     Some(match credential? {
@@ -33,9 +33,10 @@ fn found(config: &Value, registry: &str, repository: Option<&str>) -> Option<(&'
     shape(parse(config).find(registry, repository).unwrap().credential.as_ref())
 }
 
-/// From go-containerregistry `pkg/authn/keychain_test.go` and moby `registry/auth_test.go`, as in `config_json.json`.
+/// The tables come from go-containerregistry `pkg/authn/keychain_test.go` and moby `registry/auth_test.go`; see
+/// `config_json.json`.
 #[test]
-fn the_tables_of_others_pass() {
+fn the_tables_of_other_projects_pass() {
     let tables: Value = serde_json::from_str(include_str!("tests-data/config_json.json")).unwrap();
     for case in tables["config_json_ggcr"].as_array().unwrap() {
         let target = case["target"].as_str().unwrap();
@@ -77,13 +78,13 @@ fn the_tables_of_others_pass() {
 #[case::short("docker.io")]
 #[case::index("index.docker.io")]
 #[case::host("https://registry-1.docker.io")]
-fn docker_hub_goes_by_all_of_its_names(#[case] key: &str) {
+fn docker_hub_is_found_under_all_of_its_names(#[case] key: &str) {
     let config = json!({ "auths": { key: auth("me:pw") } });
     assert_eq!(found(&config, "docker.io", Some("library/nginx")), Some(("basic", "me".into(), "pw".into())));
 }
 
 #[test]
-fn of_several_keys_for_one_registry_the_plainest_counts() {
+fn the_plainest_of_several_keys_for_a_registry_is_used() {
     let config = json!({ "auths": {
         "docker.io": auth("short:p"), "https://index.docker.io/v1/": auth("official:p"),
         "https://r.io/v1/": auth("old:p"), "r.io": auth("plain:p"), "r.io/v2/": auth("odd:p"), "r.io/org": auth("org:p"),
@@ -92,25 +93,25 @@ fn of_several_keys_for_one_registry_the_plainest_counts() {
     assert_eq!(user("docker.io", None), "official");
     assert_eq!(user("r.io", Some("other/app")), "plain");
     assert_eq!(user("r.io", Some("org/app")), "org");
-    assert_eq!(user("r.io", Some("organic/app")), "plain", "a path ends where a name ends");
+    assert_eq!(user("r.io", Some("organic/app")), "plain", "a path matches whole components only");
     assert_eq!(user("r.io", None), "plain");
 }
 
 #[rstest]
-#[case::at_the_first_colon(auth("me:a:b=c"), ("basic", "me", "a:b=c"))]
+#[case::split_at_the_first_colon(auth("me:a:b=c"), ("basic", "me", "a:b=c"))]
 #[case::nul_padded(auth("me:pw\0\0\0"), ("basic", "me", "pw"))]
 #[case::unpadded(json!({ "auth": "bWU6cHc" }), ("basic", "me", "pw"))]
 #[case::broken_lines(json!({ "auth": "bWU6\ncHc=\n" }), ("basic", "me", "pw"))]
-#[case::in_clear(json!({ "username": "me", "password": "p:w" }), ("basic", "me", "p:w"))]
+#[case::plain_text(json!({ "username": "me", "password": "p:w" }), ("basic", "me", "p:w"))]
 #[case::identity(json!({ "auth": "MDA6", "identitytoken": "id" }), ("identity", "", "id"))]
 #[case::identity_by_user(auth("<token>:id"), ("identity", "", "id"))]
 #[case::registry(json!({ "registrytoken": "rt", "identitytoken": "id" }), ("registry", "", "rt"))]
-fn an_entry_has_a_credential(#[case] entry: Value, #[case] expected: (&str, &str, &str)) {
+fn every_form_of_an_entry_is_parsed(#[case] entry: Value, #[case] expected: (&str, &str, &str)) {
     let (kind, user, secret) = found(&json!({ "auths": { "r.io": entry } }), "r.io", None).unwrap();
     assert_eq!((kind, user.as_str(), secret.as_str()), expected);
 }
 
-/// The user names under which clouds take their own tokens.
+/// The user names that clouds use for their own tokens.
 #[rstest]
 #[case::google_access_token("oauth2accesstoken", "ya29.a0Af_x-y")]
 #[case::google_key(
@@ -121,7 +122,7 @@ fn an_entry_has_a_credential(#[case] entry: Value, #[case] expected: (&str, &str
 #[case::azure("00000000-0000-0000-0000-000000000000", "eyJhbGciOi.J9.x_y-z")]
 #[case::gitlab_deploy_token("gitlab+deploy-token-1", "gldt-~?>:")]
 #[case::gitlab_job("gitlab-ci-token", "glcbt-64_x")]
-fn the_logins_of_clouds_go_through_whole(#[case] user: &str, #[case] password: &str) {
+fn cloud_logins_are_parsed_unchanged(#[case] user: &str, #[case] password: &str) {
     let expected = Some(("basic", user.to_owned(), password.to_owned()));
     assert_eq!(found(&json!({ "auths": { "r.io": auth(&format!("{user}:{password}")) } }), "r.io", None), expected);
     let clear = json!({ "auths": { "r.io": { "username": user, "password": password } } });
@@ -133,10 +134,10 @@ fn the_logins_of_clouds_go_through_whole(#[case] user: &str, #[case] password: &
 #[case::no_colon(auth(SECRET))]
 #[case::no_user(auth(&format!(":{SECRET}")))]
 #[case::no_password(auth(&format!("{SECRET}:")))]
-#[case::no_text(json!({ "auth": [SECRET] }))]
-#[case::no_object(json!(SECRET))]
-#[case::password_alone(json!({ "password": SECRET }))]
-fn a_broken_entry_is_its_registrys_alone(#[case] entry: Value) {
+#[case::not_text(json!({ "auth": [SECRET] }))]
+#[case::not_an_object(json!(SECRET))]
+#[case::only_a_password(json!({ "password": SECRET }))]
+fn an_invalid_entry_affects_only_its_registry(#[case] entry: Value) {
     let config = parse(&json!({ "auths": { "bad.io": entry, "good.io": auth("me:pw") } }));
     assert!(config.find("good.io", None).unwrap().credential.is_some());
     assert!(config.find("other.io", None).unwrap().credential.is_none());
@@ -146,7 +147,7 @@ fn a_broken_entry_is_its_registrys_alone(#[case] entry: Value) {
 }
 
 #[test]
-fn a_helper_is_named_by_registry_or_for_all() {
+fn a_helper_is_configured_per_registry_or_for_all() {
     let config = parse(&json!({
         "auths": { "listed.io": {}, "own.io": auth("me:pw") },
         "credHelpers": { "gcr.io": "gcloud", "https://index.docker.io/v1/": "pass", "bad.io": "../../bin/sh", "r.io/org": "x" },
@@ -154,7 +155,7 @@ fn a_helper_is_named_by_registry_or_for_all() {
     }));
     let call = |registry: &str, repository| {
         let call = config.find(registry, repository).unwrap().helper.unwrap();
-        (call.helper.to_string(), call.server, call.is_meant)
+        (call.helper.to_string(), call.server, call.is_explicit)
     };
     assert_eq!(call("gcr.io", None), ("gcloud".to_owned(), "gcr.io".to_owned(), true));
     assert_eq!(call("docker.io", None), ("pass".to_owned(), DOCKER_HUB_KEY.to_owned(), true));
@@ -169,29 +170,29 @@ fn a_helper_is_named_by_registry_or_for_all() {
 
 #[rstest]
 #[case::path("../evil")]
-#[case::blank("a b")]
+#[case::space("a b")]
 #[case::shell("a;b")]
 #[case::nul("a\0b")]
-#[case::none("")]
+#[case::empty("")]
 #[case::unicode("é")]
-fn a_helpers_name_is_a_plain_one(#[case] name: &str) {
+fn a_helper_name_contains_only_safe_characters(#[case] name: &str) {
     assert_eq!(parse_helper_name(&json!(name)), None);
     assert!(parse_helper_name(&json!("ecr-login_2.x")).is_some());
 }
 
 #[rstest]
-#[case::cut("{\"auths\": {\"r.io\": {\"auth\": \"canary-9d1f", "no JSON from line 1")]
-#[case::list("[\"canary-9d1f\"]", "no JSON object")]
-#[case::auths("{\"auths\": \"canary-9d1f\"}", "auths is no JSON object")]
-#[case::helpers("{\"credHelpers\": [\"canary-9d1f\"]}", "credHelpers is no JSON object")]
-#[case::empty("", "no JSON")]
-#[case::no_text("\u{0}\u{1}canary-9d1f", "no JSON")]
-fn a_file_that_is_none_says_so_and_shows_nothing(#[case] text: &str, #[case] reason: &str) {
+#[case::truncated("{\"auths\": {\"r.io\": {\"auth\": \"canary-9d1f", "not valid JSON: error at line 1")]
+#[case::list("[\"canary-9d1f\"]", "not a JSON object")]
+#[case::auths("{\"auths\": \"canary-9d1f\"}", "auths is not a JSON object")]
+#[case::helpers("{\"credHelpers\": [\"canary-9d1f\"]}", "credHelpers is not a JSON object")]
+#[case::empty("", "not valid JSON")]
+#[case::not_text("\u{0}\u{1}canary-9d1f", "not valid JSON")]
+fn an_invalid_file_is_reported_without_its_content(#[case] text: &str, #[case] reason: &str) {
     let problem = parse_docker_config(text.as_bytes()).unwrap_err();
     assert!(problem.contains(reason) && !problem.contains(SECRET), "{problem}");
 }
 
-/// Any JSON, of the words that mean something here and of canaries.
+/// Any JSON that contains known keys and canaries.
 fn any_json() -> impl Strategy<Value = Value> {
     let words = ["auth", "auths", "credsStore", "credHelpers", "identitytoken", "password", "username", "r.io", SECRET];
     let word = prop_oneof![proptest::sample::select(words.to_vec()).prop_map(str::to_owned), "[ -~]{0,12}"];
@@ -223,7 +224,7 @@ fn shows_nothing(bytes: &[u8]) {
             format!("{} {config:?}", found.join(" "))
         }
     };
-    // As an entry's secret; as a name of a registry or a user it may be shown.
+    // The canary may be shown as the name of a registry, a user or a helper, but not as a secret.
     let without_names = shown
         .replace(&format!("registry: \"{SECRET}\""), "")
         .replace(&format!("of {SECRET} in"), "")
@@ -234,7 +235,7 @@ fn shows_nothing(bytes: &[u8]) {
 
 proptest! {
     #[test]
-    fn whatever_a_configuration_is_reading_it_neither_panics_nor_shows_a_secret(
+    fn parsing_never_panics_and_never_shows_a_secret(
         auths in any_json(), helpers in any_json(), store in any_json(), cut in 0..400_usize, flip in 0..400_usize,
     ) {
         let config = json!({ "auths": auths, "credHelpers": helpers, "credsStore": store }).to_string().into_bytes();
@@ -248,12 +249,12 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_mean_nothing_are_refused_without_panic(bytes in vec(any::<u8>(), 0..200)) {
+    fn random_bytes_are_refused_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
         shows_nothing(&bytes);
     }
 
     #[test]
-    fn an_auth_survives_whole(user in "[a-zA-Z0-9<>_+$.-]{1,20}", password in "[^\0]{1,40}") {
+    fn an_auth_is_decoded_unchanged(user in "[a-zA-Z0-9<>_+$.-]{1,20}", password in "[^\0]{1,40}") {
         let config = json!({ "auths": { "r.io": auth(&format!("{user}:{password}")) } });
         prop_assert_eq!(found(&config, "r.io", None).unwrap().2, password);
     }

@@ -1,6 +1,6 @@
-//! Which registries are AWS's, and where each has its API. The endpoints are those that the AWS SDK's own tests name.
+//! Recognizes AWS registries and finds their API endpoints. The endpoints come from the tests of the AWS SDK.
 
-/// Where a token is had, and how it is asked for.
+/// The API endpoint that issues the token of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     pub(super) service: &'static str,
@@ -10,7 +10,7 @@ pub(super) struct Endpoint {
     pub(super) is_public: bool,
 }
 
-/// AWS's partitions: the ends of registries' names.
+/// The suffixes of registry names, one per AWS partition.
 const SUFFIXES: [&str; 7] = [
     "amazonaws.com",
     "amazonaws.com.cn",
@@ -21,7 +21,7 @@ const SUFFIXES: [&str; 7] = [
     "csp.hci.ic.gov",
 ];
 
-/// The endpoint for `registry`; `None` when it is none of AWS's.
+/// The endpoint for `registry`. `None` if the registry does not belong to AWS.
 pub(super) fn find_endpoint(registry: &str) -> Option<Endpoint> {
     if matches!(registry, "public.ecr.aws" | "ecr-public.aws.com") {
         return Some(Endpoint {
@@ -46,7 +46,7 @@ pub(super) fn find_endpoint(registry: &str) -> Option<Endpoint> {
     })
 }
 
-/// The API's host and the region, for what follows the account in a registry's name.
+/// The host of the API and the region. `rest` is the part of the registry name after the account.
 fn find_host(rest: &str) -> Option<(String, String)> {
     let (is_dual_stack, rest) = match rest.strip_prefix("dkr.ecr") {
         Some(rest) => (false, rest),
@@ -75,8 +75,8 @@ mod tests {
 
     use super::*;
 
-    /// Hosts of <https://github.com/awslabs/amazon-ecr-credential-helper> (its pattern), endpoints of aws-sdk-net's
-    /// `ECREndpointProviderTests.cs`.
+    /// The hosts follow the pattern of <https://github.com/awslabs/amazon-ecr-credential-helper>. The endpoints come
+    /// from `ECREndpointProviderTests.cs` of aws-sdk-net.
     #[rstest]
     #[case::plain("123456789012.dkr.ecr.us-east-1.amazonaws.com", "us-east-1", "api.ecr.us-east-1.amazonaws.com")]
     #[case::fips("123456789012.dkr.ecr-fips.us-west-2.amazonaws.com", "us-west-2", "ecr-fips.us-west-2.amazonaws.com")]
@@ -118,7 +118,11 @@ mod tests {
         "us-isob-east-1",
         "api.ecr-fips.us-isob-east-1.sc2s.sgov.gov"
     )]
-    fn a_registrys_name_tells_region_and_endpoint(#[case] registry: &str, #[case] region: &str, #[case] host: &str) {
+    fn a_registry_name_determines_region_and_endpoint(
+        #[case] registry: &str,
+        #[case] region: &str,
+        #[case] host: &str,
+    ) {
         let endpoint = find_endpoint(registry).unwrap();
         assert_eq!((endpoint.region.as_str(), endpoint.url), (region, format!("https://{host}/")));
         assert_eq!((endpoint.service, endpoint.is_public), ("ecr", false));
@@ -134,17 +138,17 @@ mod tests {
     }
 
     #[rstest]
-    #[case::another("ghcr.io")]
+    #[case::other_registry("ghcr.io")]
     #[case::no_account("dkr.ecr.us-east-1.amazonaws.com")]
     #[case::short_account("12345678901.dkr.ecr.us-east-1.amazonaws.com")]
-    #[case::below_another_domain("123456789012.dkr.ecr.us-east-1.amazonaws.com.evil.example")]
-    #[case::beside("123456789012.dkr.ecr.us-east-1.evil.amazonaws.com")]
-    #[case::another_suffix("123456789012.dkr.ecr.us-east-1.evilamazonaws.com")]
+    #[case::subdomain_of_another_domain("123456789012.dkr.ecr.us-east-1.amazonaws.com.evil.example")]
+    #[case::extra_component("123456789012.dkr.ecr.us-east-1.evil.amazonaws.com")]
+    #[case::similar_suffix("123456789012.dkr.ecr.us-east-1.evilamazonaws.com")]
     #[case::no_region("123456789012.dkr.ecr..amazonaws.com")]
     #[case::port("123456789012.dkr.ecr.us-east-1.amazonaws.com:5000")]
-    #[case::mixed("123456789012.dkr.ecr.us-east-1.on.aws")]
-    #[case::public_below("x.public.ecr.aws")]
-    fn no_other_registry_is_taken_for_one(#[case] registry: &str) {
+    #[case::mixed_forms("123456789012.dkr.ecr.us-east-1.on.aws")]
+    #[case::subdomain_of_public("x.public.ecr.aws")]
+    fn other_registries_have_no_endpoint(#[case] registry: &str) {
         assert_eq!(find_endpoint(registry), None);
     }
 }

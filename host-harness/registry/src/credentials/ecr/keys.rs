@@ -1,5 +1,4 @@
-//! Where this machine has keys for AWS, in AWS's order; finding them is the library's. Keeps them no longer than they
-//! count.
+//! Finds the machine's AWS keys in AWS's order of sources, with the library's providers.
 
 use std::fmt;
 
@@ -11,12 +10,13 @@ use reqsign_core::{Context, ErrorKind, ProvideCredentialDyn};
 
 type Source = Box<dyn ProvideCredentialDyn<Credential = Keys>>;
 
-/// The places where keys are looked for. Not the library's own chain: that one logs what a place answered, keys and all.
+/// The sources of keys, in order. The library's own chain is not used, because it logs the answers of sources,
+/// including keys.
 pub(super) struct KeyChain(Vec<(&'static str, Source)>);
 
 impl fmt::Debug for KeyChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the places: the library's Debug of the last one shows its token.
+        // Without the sources: the library's `Debug` of the last one shows its token.
         f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }
@@ -32,19 +32,20 @@ impl KeyChain {
         ])
     }
 
-    /// The keys of the first place that has some. Fails with what the places said that have none.
+    /// The keys of the first source that has some. If no source has keys, the error contains the reasons of the sources
+    /// that failed.
     pub(super) async fn find(&self, context: &Context) -> Result<Keys, String> {
         let mut reasons = Vec::new();
         for (name, source) in &self.0 {
             match source.provide_credential_dyn(context).await {
                 Ok(Some(keys)) => return Ok(keys),
                 Ok(None) => {}
-                // Its kind alone: messages quote what was answered.
-                Err(error) if error.kind() == ErrorKind::Unexpected => reasons.push(format!("{name}: no good answer")),
+                // Only the kind of the error, because messages quote the answer.
+                Err(error) if error.kind() == ErrorKind::Unexpected => reasons.push(format!("{name}: invalid answer")),
                 Err(error) => reasons.push(format!("{name}: {}", error.kind())),
             }
         }
         let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
-        Err(format!("this machine has no keys for it{reasons}"))
+        Err(format!("this machine has no AWS keys{reasons}"))
     }
 }

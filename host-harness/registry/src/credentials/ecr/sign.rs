@@ -1,10 +1,10 @@
-//! AWS's Signature Version 4 of one request. The time is an argument, so that it can be checked against known signatures.
+//! AWS Signature Version 4. The time is an argument, so that tests can compare with known signatures.
 
 use reqsign_aws_core::Credential as Keys;
 use reqsign_core::hash::{hex_hmac_sha256, hex_sha256, hmac_sha256};
 use reqsign_core::time::Timestamp;
 
-/// What a signature counts for.
+/// The region, service and time of a signature.
 #[derive(Debug)]
 pub(super) struct Scope<'a> {
     pub(super) region: &'a str,
@@ -12,8 +12,8 @@ pub(super) struct Scope<'a> {
     pub(super) now: Timestamp,
 }
 
-/// The `authorization` of a POST of `body` to `path`, which has no query, with all of `headers`, whose names are lower
-/// case; sorts them.
+/// Creates the `authorization` header of a POST request with `body` to `path`. The request has no query. All of
+/// `headers` are signed. Their names must be in lower case. The function sorts them.
 pub(super) fn authorization(
     keys: &Keys,
     scope: &Scope<'_>,
@@ -47,11 +47,12 @@ mod tests {
 
     use super::*;
 
-    /// Computed for this project and compared with the crate aws-sigv4 1.6.4; the keys are AWS's published examples.
+    /// The signatures were computed for this project and compared with the crate aws-sigv4 1.6.4. The keys are AWS's
+    /// published examples.
     const VECTORS: &str = include_str!("tests-data/sigv4_ecr_vectors.json");
 
     #[test]
-    fn requests_are_signed_as_aws_signs_them() {
+    fn requests_are_signed_as_by_aws() {
         let vectors: Value = serde_json::from_str(VECTORS).unwrap();
         let vectors = vectors["vectors"].as_array().unwrap();
         assert_eq!(vectors.len(), 2);

@@ -1,4 +1,4 @@
-//! AWS as an answerer in this process and, once, on the wire of a loopback address. No test leaves the machine.
+//! Tests with a simulated AWS in this process, and one test over loopback. No test sends a request to another machine.
 
 use std::future::ready;
 use std::net::TcpListener;
@@ -25,7 +25,7 @@ const PASSWORD: &str = "canary-77ab-password~?>";
 
 type Answers = dyn Fn(&Request<Bytes>) -> Option<(u16, String)> + Send + Sync;
 
-/// Answers for all of AWS, and notes what it was asked: `host path`.
+/// Simulates AWS, and records each request as `host path`.
 #[derive(Clone)]
 struct Cloud {
     answers: Arc<Answers>,
@@ -47,7 +47,7 @@ impl HttpSend for Cloud {
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response
         });
-        ready(answer.ok_or_else(|| Error::unexpected("nobody is there")))
+        ready(answer.ok_or_else(|| Error::unexpected("no such server")))
     }
 }
 
@@ -81,7 +81,7 @@ fn password(found: Option<Credential>) -> String {
     }
 }
 
-/// A token for whoever signs; keys for whoever asks the metadata.
+/// Returns a token for a signed request, and keys for a request to a metadata service.
 fn aws(request: &Request<Bytes>) -> Option<(u16, String)> {
     let keys = |token: &str| {
         json!({ "Code": "Success", "AccessKeyId": KEY, "SecretAccessKey": SECRET, token: SESSION,
@@ -114,7 +114,7 @@ fn aws(request: &Request<Bytes>) -> Option<(u16, String)> {
     }
 }
 
-/// The folder `.aws` of a home with a default profile and another one.
+/// A home folder with a default profile and another profile in `.aws`.
 fn home() -> TempDir {
     let home = tempfile::tempdir().unwrap();
     fs::create_dir(home.path().join(".aws")).unwrap();
@@ -136,7 +136,7 @@ fn home() -> TempDir {
 #[case::container(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/role")], 2)]
 #[case::instance(&[], 4)]
 #[tokio::test]
-async fn keys_are_found_wherever_aws_has_them(#[case] variables: &[(&str, &str)], #[case] requests: usize) {
+async fn keys_are_found_in_every_source(#[case] variables: &[(&str, &str)], #[case] requests: usize) {
     let home = home();
     let variables: Vec<(&str, String)> =
         variables.iter().map(|(name, value)| (*name, value.replace("{home}", home.path().to_str().unwrap()))).collect();
@@ -149,7 +149,7 @@ async fn keys_are_found_wherever_aws_has_them(#[case] variables: &[(&str, &str)]
 }
 
 #[tokio::test]
-async fn all_registries_of_a_region_and_all_askers_share_one_token() {
+async fn all_registries_of_a_region_and_all_callers_share_one_token() {
     let (ecr, cloud) = ecr(&KEYS, aws);
     let other = REGISTRY.replace('1', "2");
     let all = (0..50).map(|n| ecr.find(if n % 2 == 0 { REGISTRY } else { &other }));
@@ -161,7 +161,7 @@ async fn all_registries_of_a_region_and_all_askers_share_one_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_the_registry_says_has_expired_is_got_anew_but_not_in_a_loop() {
+async fn a_rejected_token_is_renewed_at_most_once_per_minute() {
     let count = Mutex::new(0);
     let (ecr, cloud) = ecr(&KEYS, move |_| {
         let mut count = count.lock().unwrap();
@@ -169,13 +169,13 @@ async fn a_token_that_the_registry_says_has_expired_is_got_anew_but_not_in_a_loo
         Some((200, token(&count.to_string())))
     });
     let first = ecr.find(REGISTRY).await.unwrap().unwrap();
-    assert!(!ecr.forget(&first.id()), "just got");
+    assert!(!ecr.forget(&first.id()), "too new");
     tokio::time::advance(Duration::from_mins(1)).await;
     assert!(ecr.forget(&first.id()));
     assert_eq!(password(ecr.find(REGISTRY).await.unwrap()), "2");
-    assert!(!ecr.forget(&first.id()), "it is another one by now");
+    assert!(!ecr.forget(&first.id()), "the token was replaced");
     tokio::time::advance(Duration::from_hours(6)).await;
-    assert_eq!(password(ecr.find(REGISTRY).await.unwrap()), "3", "half of its life is over");
+    assert_eq!(password(ecr.find(REGISTRY).await.unwrap()), "3", "half of its lifetime is over");
     assert_eq!(cloud.asked.lock().unwrap().len(), 3);
 }
 
@@ -185,17 +185,17 @@ async fn a_token_that_the_registry_says_has_expired_is_got_anew_but_not_in_a_loo
         "__type": "com.amazonaws#InvalidSignatureException",
         "message": "The Canonical String should have been 'x-amz-security-token:canary-77ab-session'",
     }))),
-    "it answers 400 InvalidSignatureException"
+    "it answered with status 400 InvalidSignatureException"
 )]
-#[case::odd_name(Some((403, json!({ "__type": "canary 77ab" }))), "it answers 403")]
-#[case::away(None, "nobody is there")]
+#[case::invalid_error_name(Some((403, json!({ "__type": "canary 77ab" }))), "it answered with status 403")]
+#[case::unreachable(None, "no such server")]
 #[case::no_token(Some((200, json!({ "authorizationData": [] }))), "its answer has no token")]
 #[case::bad_token(
     Some((200, json!({ "authorizationData": [{ "authorizationToken": "canary-77ab" }] }))),
     "its answer has no token"
 )]
 #[tokio::test]
-async fn what_goes_wrong_is_said_in_words_without_secrets(#[case] answer: Option<(u16, Value)>, #[case] reason: &str) {
+async fn failures_are_reported_without_secrets(#[case] answer: Option<(u16, Value)>, #[case] reason: &str) {
     let (ecr, _) = ecr(&KEYS, move |_| answer.as_ref().map(|(status, body)| (*status, body.to_string())));
     let error = ecr.find(REGISTRY).await.unwrap_err();
     let shown = format!("{error} {error:?} {ecr:?}");
@@ -204,10 +204,10 @@ async fn what_goes_wrong_is_said_in_words_without_secrets(#[case] answer: Option
 }
 
 #[tokio::test]
-async fn a_machine_without_keys_says_so() {
+async fn missing_keys_are_reported() {
     let (ecr, _) = ecr(&[("AWS_EC2_METADATA_DISABLED", "true")], aws);
     let error = ecr.find(REGISTRY).await.unwrap_err().to_string();
-    assert_eq!(error, format!("get a token for {REGISTRY} from AWS: this machine has no keys for it"));
+    assert_eq!(error, format!("get a token for {REGISTRY} from AWS: this machine has no AWS keys"));
     let (ecr, _) =
         self::ecr(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/role")], |_| Some((403, "canary-77ab".to_owned())));
     let error = ecr.find(REGISTRY).await.unwrap_err().to_string();
@@ -216,16 +216,16 @@ async fn a_machine_without_keys_says_so() {
 }
 
 #[tokio::test]
-async fn the_public_registry_is_read_without_a_token_where_there_is_none() {
+async fn the_public_registry_is_read_without_a_token_if_necessary() {
     let (refusing, cloud) = ecr(&KEYS, |_| Some((400, json!({ "__type": "AccessDeniedException" }).to_string())));
     assert!(refusing.find("public.ecr.aws").await.unwrap().is_none());
     assert!(refusing.find("public.ecr.aws").await.unwrap().is_none());
-    assert_eq!(cloud.asked.lock().unwrap().len(), 1, "and is not asked for again");
+    assert_eq!(cloud.asked.lock().unwrap().len(), 1, "the failure is cached");
     let public = |request: &Request<Bytes>| {
-        let is_it = request.uri() == "https://api.ecr-public.us-east-1.amazonaws.com/"
+        let is_public = request.uri() == "https://api.ecr-public.us-east-1.amazonaws.com/"
             && request.headers()["x-amz-target"] == "SpencerFrontendService.GetAuthorizationToken";
         let token = STANDARD.encode(format!("AWS:{PASSWORD}"));
-        is_it.then(|| {
+        is_public.then(|| {
             (200, json!({ "authorizationData": { "authorizationToken": token, "expiresAt": 1.0 } }).to_string())
         })
     };
@@ -234,24 +234,24 @@ async fn the_public_registry_is_read_without_a_token_where_there_is_none() {
 }
 
 #[test]
-fn a_token_is_renewed_when_half_of_its_life_is_over() {
+fn a_token_is_renewed_after_half_of_its_lifetime() {
     let now = Duration::from_secs(1_000_000);
-    let lasts = |ends: Value| {
+    let times = |ends: Value| {
         let token = STANDARD.encode("AWS:pw");
         let body = json!({ "authorizationData": [{ "authorizationToken": token, "expiresAt": ends }] }).to_string();
         let fresh = parse_token(body.as_bytes(), now).unwrap();
-        (fresh.renew_after.as_secs(), fresh.lasts.as_secs())
+        (fresh.renew_after.as_secs(), fresh.lifetime.as_secs())
     };
-    assert_eq!(lasts(json!(1_043_200.0)), (21_600, 43_200));
-    assert_eq!(lasts(json!(1_003_600.5)), (1_800, 3_600));
-    assert_eq!(lasts(json!(1e300)), (21_600, 43_200));
-    assert_eq!(lasts(json!(-5)), (21_600, 43_200));
-    assert_eq!(lasts(Value::Null), (21_600, 43_200));
-    assert_eq!(lasts(json!(999_999)), (0, 0), "over already: used once, then asked for again");
+    assert_eq!(times(json!(1_043_200.0)), (21_600, 43_200));
+    assert_eq!(times(json!(1_003_600.5)), (1_800, 3_600));
+    assert_eq!(times(json!(1e300)), (21_600, 43_200));
+    assert_eq!(times(json!(-5)), (21_600, 43_200));
+    assert_eq!(times(Value::Null), (21_600, 43_200));
+    assert_eq!(times(json!(999_999)), (0, 0), "already expired: used once, then requested again");
 }
 
 #[tokio::test]
-async fn the_request_goes_over_the_wire_to_another_endpoint_when_one_is_set() {
+async fn a_configured_endpoint_receives_the_signed_request() {
     let server = MockServer::start().await;
     let address = server.address().to_string();
     let answer = ResponseTemplate::new(200).set_body_raw(token(PASSWORD), "application/x-amz-json-1.1");
@@ -279,9 +279,9 @@ async fn the_request_goes_over_the_wire_to_another_endpoint_when_one_is_set() {
         [KEYS[0], KEYS[1], KEYS[2], ("AWS_ENDPOINT_URL_ECR", url.as_str()), ("HTTP_PROXY", "http://192.0.2.1:1")];
     let ecr = Ecr::new(&environment(&variables));
     assert_eq!(password(ecr.find(REGISTRY).await.unwrap()), PASSWORD);
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let ecr = Ecr::new(&environment(&[KEYS[0], KEYS[1], ("AWS_ENDPOINT_URL_ECR", &format!("http://{nobody}/"))]));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ecr = Ecr::new(&environment(&[KEYS[0], KEYS[1], ("AWS_ENDPOINT_URL_ECR", &format!("http://{closed}/"))]));
     let shown = format!("{:?} {ecr:?}", ecr.find(REGISTRY).await.unwrap_err());
-    assert!(shown.contains("the exchange with 127.0.0.1 broke off"), "{shown}");
+    assert!(shown.contains("the request to 127.0.0.1 failed"), "{shown}");
     assert!(!shown.contains("canary"), "{shown}");
 }

@@ -1,5 +1,5 @@
-//! What the AWS library may touch: the environment that it is given, small files, and HTTP within bounds. Nothing of
-//! what goes over the wire gets into an error.
+//! The AWS library's access to the machine: selected environment variables, small files, and HTTP with limits. Errors
+//! contain nothing of requests and answers.
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -19,19 +19,19 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::credentials::environment::Environment;
 use crate::credentials::file::read_small;
 
-/// AWS answers within a second or two, from anywhere.
+/// The time limit of a request to AWS. AWS normally answers within two seconds.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Metadata is next door, or there is none.
+/// The time limit of a request to a metadata service. Such a service is close, or it does not exist.
 const METADATA_LIMIT: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
-/// The library's view of this machine.
+/// The context for the AWS library.
 pub(super) fn build_context(environment: &Environment) -> Context {
     let wire = Wire::new(environment);
     Context::new().with_file_read(Files).with_env(Variables::new(environment)).with_http_send(wire)
 }
 
-/// The variables that are AWS's, and home.
+/// The `AWS_…` variables and the home folder.
 #[derive(Debug)]
 pub(super) struct Variables {
     aws: Environment,
@@ -59,7 +59,7 @@ impl Env for Variables {
     }
 }
 
-/// Configuration and token files.
+/// Reads configuration and token files.
 #[derive(Debug)]
 pub(super) struct Files;
 
@@ -72,10 +72,10 @@ impl FileRead for Files {
     }
 }
 
-/// A client that is made at first use: most never need it.
+/// An HTTP client that is created on first use, because most machines do not need it.
 #[derive(Debug)]
 struct Wire {
-    /// For AWS itself; metadata is asked without.
+    /// The proxy for AWS. Requests to metadata services use no proxy.
     proxy: Option<SecretString>,
     no_proxy: Option<String>,
     client: OnceLock<Client>,
@@ -107,7 +107,7 @@ impl Wire {
             Client::builder().tls_backend_preconfigured(tls).redirect(redirect::Policy::none()).no_proxy();
         if let Some(proxy) = &self.proxy {
             let proxy = Proxy::https(proxy.expose_secret())
-                .map_err(|_| Error::config_invalid("HTTPS_PROXY is no proxy's URL"))?;
+                .map_err(|_| Error::config_invalid("HTTPS_PROXY is not the URL of a proxy"))?;
             let no_proxy = self.no_proxy.as_deref().and_then(NoProxy::from_string);
             builder = builder.proxy(proxy.no_proxy(no_proxy));
         }
@@ -120,14 +120,15 @@ impl HttpSend for Wire {
         let is_metadata = request.uri().scheme_str() == Some("http");
         let limit = if is_metadata { METADATA_LIMIT } else { LIMIT };
         let host = request.uri().host().unwrap_or_default().to_owned();
-        let request = reqwest::Request::try_from(request).map_err(|_| Error::request_invalid("no valid request"))?;
+        let request =
+            reqwest::Request::try_from(request).map_err(|_| Error::request_invalid("the request is not valid"))?;
         let exchange = async {
             let failed = |error: reqwest::Error| Error::unexpected(broken(&host, &error));
             let mut response = self.client()?.execute(request).await.map_err(failed)?;
             let mut body = BytesMut::new();
             while let Some(chunk) = response.chunk().await.map_err(failed)? {
                 if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-                    return Err(Error::unexpected(format!("{host} answered more than {MAX_ANSWER_BYTES} bytes")));
+                    return Err(Error::unexpected(format!("{host} sent more than {MAX_ANSWER_BYTES} bytes")));
                 }
                 body.extend_from_slice(&chunk);
             }
@@ -135,14 +136,14 @@ impl HttpSend for Wire {
             *answer.status_mut() = response.status();
             Ok(answer)
         };
-        let late = || Error::unexpected(format!("no answer from {host} within {} s", limit.as_secs()));
-        tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(late()))
+        let timeout = || Error::unexpected(format!("no answer from {host} within {} s", limit.as_secs()));
+        tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(timeout()))
     }
 }
 
-/// The innermost cause: the outer ones quote the URL.
+/// A message with the innermost cause. The outer causes quote the URL.
 fn broken(host: &str, error: &reqwest::Error) -> String {
     let cause = std::iter::successors(error.source(), |error| (*error).source()).last();
-    let cause = cause.map_or_else(|| "no cause is known".to_owned(), ToString::to_string);
-    format!("the exchange with {host} broke off: {cause}")
+    let cause = cause.map_or_else(|| "unknown cause".to_owned(), ToString::to_string);
+    format!("the request to {host} failed: {cause}")
 }

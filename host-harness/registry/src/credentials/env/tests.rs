@@ -1,4 +1,4 @@
-//! Every form of variable, and that none of them shows what it holds.
+//! Tests every form of variable, and that no value is shown.
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ fn parse(environment: &[(&str, &str)]) -> Result<CredentialStore, CredentialEnvE
 }
 
 fn find(store: &CredentialStore, registry: &str) -> Option<Credential> {
-    store.find(registry, None).now_or_never().expect("the environment is there at once").expect("nothing is broken")
+    store.find(registry, None).now_or_never().expect("no source waits").expect("no source is broken")
 }
 
 fn login(credential: &Credential) -> (&str, &str) {
@@ -20,7 +20,7 @@ fn login(credential: &Credential) -> (&str, &str) {
 }
 
 #[test]
-fn every_credential_goes_to_the_registry_it_is_for() {
+fn every_credential_is_found_for_its_registry() {
     struct Row {
         name: &'static str,
         environment: &'static [(&'static str, &'static str)],
@@ -34,7 +34,7 @@ fn every_credential_goes_to_the_registry_it_is_for() {
         Row { name: "case of the host", environment: &GHCR, registry: "GHCR.IO", found: Some(("me", "t0ken")) },
         Row { name: "another registry", environment: &GHCR, registry: "quay.io", found: None },
         Row {
-            name: "blanks are trimmed",
+            name: "whitespace is trimmed",
             environment: &[("GHCR_USER", " me\t"), ("GHCR_TOKEN", "\nt0ken ")],
             registry: "ghcr.io",
             found: Some(("me", "t0ken")),
@@ -54,7 +54,7 @@ fn every_credential_goes_to_the_registry_it_is_for() {
             found: Some(("me", "t0ken")),
         },
         Row {
-            name: "and leaves ghcr.io",
+            name: "with a prefix, not for ghcr.io",
             environment: &[GHCR[0], GHCR[1], ("MOLECULE_IMAGE_REGISTRY", "reg.example.com:5000/org")],
             registry: "ghcr.io",
             found: None,
@@ -66,7 +66,7 @@ fn every_credential_goes_to_the_registry_it_is_for() {
             found: Some(("me", "t0ken")),
         },
         Row {
-            name: "an empty prefix is none",
+            name: "an empty prefix is ignored",
             environment: &[GHCR[0], GHCR[1], ("MOLECULE_IMAGE_REGISTRY", "")],
             registry: "ghcr.io",
             found: Some(("me", "t0ken")),
@@ -78,13 +78,13 @@ fn every_credential_goes_to_the_registry_it_is_for() {
             found: Some(("robot+x", "pw")),
         },
         Row {
-            name: "port and a password of separators and blanks",
+            name: "a port, and a password with separators and spaces",
             environment: &[("IMAGEWATCH_CREDENTIAL_A", "127.0.0.1:5000=me: =:a=b:c/@% ")],
             registry: "127.0.0.1:5000",
             found: Some(("me", " =:a=b:c/@% ")),
         },
         Row {
-            name: "docker hub under one name and asked by another",
+            name: "docker hub, stored and requested under different names",
             environment: &[("IMAGEWATCH_CREDENTIAL_HUB", "index.docker.io=me:pw")],
             registry: "registry-1.docker.io",
             found: Some(("me", "pw")),
@@ -98,7 +98,7 @@ fn every_credential_goes_to_the_registry_it_is_for() {
 }
 
 #[test]
-fn malformed_values_are_refused_by_name_and_never_shown() {
+fn malformed_values_are_reported_by_variable_and_never_shown() {
     for (name, value) in [
         ("no host", "hunter2"),
         ("no password", "quay.io=hunter2"),
@@ -118,17 +118,17 @@ fn malformed_values_are_refused_by_name_and_never_shown() {
 }
 
 #[test]
-fn two_credentials_for_one_registry_are_refused_and_both_named() {
+fn two_credentials_for_one_registry_are_an_error_that_names_both() {
     for (name, environment, first, second) in [
         (
-            "two general ones",
+            "two general variables",
             [("IMAGEWATCH_CREDENTIAL_A", "docker.io=a:x"), ("IMAGEWATCH_CREDENTIAL_B", "index.docker.io=b:y")]
                 .as_slice(),
             "IMAGEWATCH_CREDENTIAL_A",
             "IMAGEWATCH_CREDENTIAL_B",
         ),
         (
-            "the seed's and a general one",
+            "GHCR_USER and a general variable",
             &[("GHCR_USER", "me"), ("GHCR_TOKEN", "x"), ("IMAGEWATCH_CREDENTIAL_A", "GHCR.io=a:x")],
             "GHCR_USER and GHCR_TOKEN",
             "IMAGEWATCH_CREDENTIAL_A",
@@ -140,7 +140,7 @@ fn two_credentials_for_one_registry_are_refused_and_both_named() {
 }
 
 #[test]
-fn a_malformed_prefix_matters_only_with_a_credential() {
+fn a_malformed_prefix_is_an_error_only_with_a_credential() {
     let prefix = ("MOLECULE_IMAGE_REGISTRY", "https://ghcr.io/org");
     assert!(parse(&[prefix]).is_ok());
     assert_eq!(
@@ -150,7 +150,7 @@ fn a_malformed_prefix_matters_only_with_a_credential() {
 }
 
 #[test]
-fn the_hint_names_the_variables_that_would_help() {
+fn the_hint_names_the_possible_variables() {
     let store = parse(&[("MOLECULE_IMAGE_REGISTRY", "reg.example.com/org")]).expect("no credential");
     assert!(store.sources_for("reg.example.com").starts_with("GHCR_USER and GHCR_TOKEN, or IMAGEWATCH_CREDENTIAL_"));
     assert!(store.sources_for("ghcr.io").starts_with("IMAGEWATCH_CREDENTIAL_"));
@@ -158,7 +158,7 @@ fn the_hint_names_the_variables_that_would_help() {
 
 proptest! {
     #[test]
-    fn a_password_survives_whole_and_never_shows(password in "[ -~é]{8,40}") {
+    fn a_password_is_stored_unchanged_and_never_shown(password in "[ -~é]{8,40}") {
         prop_assume!(password.chars().any(|c| c.is_ascii_punctuation() || c.is_ascii_digit()));
         let store = parse(&[("IMAGEWATCH_CREDENTIAL_P", &format!("quay.io=u:{password}"))]).expect("well formed");
         let credential = find(&store, "quay.io").expect("stored");
@@ -169,7 +169,7 @@ proptest! {
 }
 
 #[test]
-fn a_password_may_be_in_a_file_and_is_read_anew() {
+fn a_password_file_is_read_again_after_a_change() {
     let folder = tempfile::tempdir().unwrap();
     let (token, key) = (folder.path().join("token"), folder.path().join("key.json"));
     let json_key = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"a:b\\n\"\n}";
@@ -186,7 +186,7 @@ fn a_password_may_be_in_a_file_and_is_read_anew() {
     assert_eq!(find(&store, "europe-docker.pkg.dev").as_ref().map(login), Some(("_json_key", json_key)));
     std::fs::write(&token, "another").unwrap();
     assert_eq!(find(&store, "ghcr.io").as_ref().map(login), Some(("me", "another")));
-    for (content, reason) in [(&b"\n"[..], "it is empty"), (b"\xff", "it is no UTF-8 text")] {
+    for (content, reason) in [(&b"\n"[..], "it is empty"), (b"\xff", "it is not UTF-8 text")] {
         std::fs::write(&token, content).unwrap();
         let error = store.find("ghcr.io", None).now_or_never().unwrap().unwrap_err().to_string();
         assert!(error.contains("the file that GHCR_TOKEN_FILE names") && error.contains(reason), "{error}");
@@ -196,7 +196,7 @@ fn a_password_may_be_in_a_file_and_is_read_anew() {
 }
 
 #[test]
-fn a_variable_for_a_file_must_name_one_and_shows_nothing() {
+fn a_malformed_file_variable_is_reported_and_never_shown() {
     for value in ["quay.io=me:hunter2", "quay.io=me:", "hunter2", "quay.io=:/hunter2"] {
         let error = parse(&[("IMAGEWATCH_CREDENTIAL_Q_FILE", value)]).expect_err(value);
         let text = format!("{error} {error:?}");

@@ -1,4 +1,4 @@
-//! Helpers that answer, fail, hang and flood, as scripts in a folder that is the PATH.
+//! Tests helpers that answer, fail, hang, or write too much. The helpers are scripts in a folder on the PATH.
 
 use std::fs::{self, Permissions};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::credentials::docker_config::parse_docker_config;
 
 const SECRET: &str = "canary-31c0";
 
-/// A folder with one helper, `x`, which runs `script`.
+/// A folder with one helper named `x` that runs `script`.
 fn helpers(script: &str) -> (TempDir, Helpers) {
     let folder = tempfile::tempdir().unwrap();
     install(folder.path(), "x", script);
@@ -31,11 +31,11 @@ fn install(folder: &Path, name: &str, script: &str) {
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// What the configuration makes of registry `server`.
-fn call(helper: &str, server: &str, is_meant: bool) -> HelperCall {
+/// The call for the registry `server` according to a configuration.
+fn call(helper: &str, server: &str, is_explicit: bool) -> HelperCall {
     let config = json!({ "credHelpers": { server: helper } }).to_string();
     let call = parse_docker_config(config.as_bytes()).unwrap().find(server, None).unwrap().helper.unwrap();
-    HelperCall { is_meant, ..call }
+    HelperCall { is_explicit, ..call }
 }
 
 async fn ask(script: &str) -> Result<Option<Credential>, CredentialError> {
@@ -44,13 +44,13 @@ async fn ask(script: &str) -> Result<Option<Credential>, CredentialError> {
 }
 
 #[tokio::test]
-async fn a_helper_is_asked_for_its_registry_on_standard_input() {
+async fn a_helper_gets_the_registry_on_standard_input() {
     let script = r#"read -r server
         user="$1 $server $HOME$GHCR_TOKEN$IMAGEWATCH_ADMIN_TOKEN"
         printf '%s' "{\"ServerURL\":\"$server\",\"Username\":\"$user\"," '"Secret":"p:w\n"}'"#;
     match ask(script).await.unwrap() {
         Some(Credential::Basic { username, password }) => {
-            assert_eq!(username, "get r.io /h", "and gets none of our secrets");
+            assert_eq!(username, "get r.io /h", "the helper gets no secrets of imagewatch");
             assert_eq!(password.expose_secret(), "p:w\n");
         }
         other => panic!("{other:?}"),
@@ -62,7 +62,7 @@ async fn a_helper_is_asked_for_its_registry_on_standard_input() {
 #[case::none("echo 'credentials not found in native keychain'; exit 1", false)]
 #[case::empty(r#"echo '{"ServerURL":"","Username":"","Secret":""}'"#, false)]
 #[tokio::test]
-async fn it_may_have_an_identity_token_or_nothing(#[case] script: &str, #[case] is_token: bool) {
+async fn a_helper_may_have_an_identity_token_or_no_credential(#[case] script: &str, #[case] is_token: bool) {
     let found = ask(script).await.unwrap();
     assert_eq!(matches!(found, Some(Credential::IdentityToken(_))), is_token, "{found:?}");
     assert_eq!(found.is_some(), is_token);
@@ -70,12 +70,12 @@ async fn it_may_have_an_identity_token_or_nothing(#[case] script: &str, #[case] 
 
 #[rstest]
 #[case::fails("echo 'error: canary-31c0'; echo canary-31c0 >&2; exit 1", "it failed")]
-#[case::no_json("echo canary-31c0", "is not a helper's JSON")]
-#[case::secret_alone(r#"echo '{"Secret":"canary-31c0"}'"#, "a user or a secret and not both")]
-#[case::floods("yes canary-31c0", "more than 65536 bytes")]
+#[case::not_json("echo canary-31c0", "is not the JSON of a helper")]
+#[case::only_a_secret(r#"echo '{"Secret":"canary-31c0"}'"#, "a user or a secret but not both")]
+#[case::writes_too_much("yes canary-31c0", "more than 65536 bytes")]
 #[case::is_killed("kill -9 $$", "it failed")]
 #[tokio::test]
-async fn a_broken_helper_is_named_and_what_it_says_is_not_shown(#[case] script: &str, #[case] reason: &str) {
+async fn a_failing_helper_is_named_and_its_output_is_hidden(#[case] script: &str, #[case] reason: &str) {
     let error = ask(script).await.unwrap_err();
     let shown = format!("{error} {error:?}");
     assert!(shown.contains("docker-credential-x for r.io") && shown.contains(reason), "{shown}");
@@ -83,7 +83,7 @@ async fn a_broken_helper_is_named_and_what_it_says_is_not_shown(#[case] script: 
 }
 
 #[tokio::test]
-async fn a_helper_that_hangs_is_ended_with_all_it_started() {
+async fn a_hanging_helper_is_killed_with_its_child_processes() {
     let folder = tempfile::tempdir().unwrap();
     let pids = folder.path().join("pids");
     let (_folder, mut helpers) = helpers(&format!("sleep 60 & echo $! $$ > {}; wait", pids.display()));
@@ -107,7 +107,7 @@ async fn a_helper_that_hangs_is_ended_with_all_it_started() {
 }
 
 #[tokio::test]
-async fn answers_are_kept_and_shared_and_failures_too() {
+async fn answers_and_failures_are_cached_and_shared() {
     let folder = tempfile::tempdir().unwrap();
     let count = folder.path().join("count");
     let script = format!(
@@ -123,12 +123,12 @@ async fn answers_are_kept_and_shared_and_failures_too() {
 }
 
 #[tokio::test]
-async fn one_that_is_not_installed_fails_those_registries_that_are_meant() {
+async fn a_missing_helper_fails_only_registries_that_are_listed() {
     let (folder, helpers) = helpers("exit 1");
-    let error = helpers.find(&call("away", "r.io", true)).await.unwrap_err();
-    assert!(error.to_string().contains("docker-credential-away for r.io: it is not installed"), "{error}");
-    assert!(helpers.find(&call("away", "r.io", false)).await.unwrap().is_none());
-    fs::write(folder.path().join("docker-credential-away"), "no program").unwrap();
-    assert!(helpers.find(&call("away", "r.io", true)).await.is_err());
+    let error = helpers.find(&call("missing", "r.io", true)).await.unwrap_err();
+    assert!(error.to_string().contains("docker-credential-missing for r.io: it is not installed"), "{error}");
+    assert!(helpers.find(&call("missing", "r.io", false)).await.unwrap().is_none());
+    fs::write(folder.path().join("docker-credential-missing"), "no program").unwrap();
+    assert!(helpers.find(&call("missing", "r.io", true)).await.is_err());
     assert!(!format!("{helpers:?}").contains(SECRET));
 }

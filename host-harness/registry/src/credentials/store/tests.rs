@@ -1,4 +1,4 @@
-//! Names of registries, and which source goes before which.
+//! Tests the names of registries and the precedence of sources.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use crate::credentials::env::parse_credentials;
 const SECRET: &str = "canary-5e2b";
 
 #[test]
-fn a_registry_has_one_name_however_it_is_written() {
+fn every_form_of_a_registry_name_has_one_canonical_form() {
     for (written, name) in [
         ("ghcr.io", Some("ghcr.io")),
         (" GHCR.io ", Some("ghcr.io")),
@@ -40,7 +40,7 @@ fn a_registry_has_one_name_however_it_is_written() {
     }
 }
 
-/// A home with every source of configurations; `registry` of each is its own.
+/// A home folder for the configurations of a test.
 struct Home(TempDir);
 
 impl Home {
@@ -79,7 +79,7 @@ async fn user(store: &CredentialStore, registry: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_first_source_that_has_a_registry_answers() {
+async fn the_first_source_with_a_credential_is_used() {
     let home = Home::new();
     let runtime = home.path("run");
     let every = ["a.io", "b.io", "c.io", "d.io", "e.io"];
@@ -109,15 +109,15 @@ async fn the_first_source_that_has_a_registry_answers() {
         assert_eq!(user(&store, registry).await.as_deref(), expected, "{registry}");
     }
     fs::remove_file(home.path("run/containers/auth.json")).unwrap();
-    assert_eq!(user(&store, "e.io").await.as_deref(), Some("config"), "read anew");
+    assert_eq!(user(&store, "e.io").await.as_deref(), Some("config"), "the file is read again");
     let own = home.write("auth.json", &config(&[("d.io", "named:pw")]));
     let store = home.store(&[variables[1], ("DOCKER_CONFIG", folder), ("REGISTRY_AUTH_FILE", &own)]);
     assert_eq!(user(&store, "d.io").await.as_deref(), Some("named"));
-    assert_eq!(user(&store, "e.io").await, None, "a file that is named stands for all of them");
+    assert_eq!(user(&store, "e.io").await, None, "REGISTRY_AUTH_FILE replaces the default files");
 }
 
 #[tokio::test]
-async fn files_are_read_anew_and_those_who_own_a_repository_are_told_apart() {
+async fn files_are_read_again_and_repositories_are_distinguished() {
     let home = Home::new();
     let store = home.store(&[]);
     assert_eq!(user(&store, "r.io").await, None);
@@ -128,27 +128,27 @@ async fn files_are_read_anew_and_those_who_own_a_repository_are_told_apart() {
     let other = store.find("r.io", Some("other/app")).await.unwrap().unwrap();
     let org = store.find("r.io", Some("org/app")).await.unwrap().unwrap();
     assert_ne!(other.id(), org.id());
-    assert!(!store.renew("r.io", &org.id()), "a file is what it is");
+    assert!(!store.renew("r.io", &org.id()), "a file has no other credential");
 }
 
 #[tokio::test]
-async fn a_broken_source_is_an_error_of_the_registries_that_it_may_have_and_shows_nothing() {
+async fn a_broken_source_affects_only_its_registries_and_shows_nothing() {
     let home = Home::new();
     let broken = format!("{{\"auths\": {{\"r.io\": {{\"auth\": \"{SECRET}\"");
     home.write(".docker/config.json", &broken);
     let missing = home.path("missing");
     let named = format!("f.io=me:{missing}");
     let store = home.store(&[("IMAGEWATCH_CREDENTIAL_A", "a.io=me:pw"), ("IMAGEWATCH_CREDENTIAL_F_FILE", &named)]);
-    assert_eq!(user(&store, "a.io").await.as_deref(), Some("me"), "answered before");
+    assert_eq!(user(&store, "a.io").await.as_deref(), Some("me"), "an earlier source has a credential");
     let text = store.find("r.io", None).await.unwrap_err().to_string();
-    assert!(text.contains(".docker/config.json: it is no JSON"), "{text}");
+    assert!(text.contains(".docker/config.json: it is not valid JSON"), "{text}");
     let text = store.find("f.io", None).await.unwrap_err().to_string();
     assert!(text.contains("IMAGEWATCH_CREDENTIAL_F_FILE") && !text.contains(&missing), "{text}");
     assert!(!store.is_per_repository("r.io"));
 
     let helper = json!({ "credsStore": "x", "auths": { "meant.io": {} } }).to_string();
     home.write(".docker/config.json", &helper);
-    assert!(user(&store, "other.io").await.is_none(), "an uninstalled helper is not missed where nobody meant it");
+    assert!(user(&store, "other.io").await.is_none(), "a missing helper is no error for a registry that is not listed");
     let text = store.find("meant.io", None).await.unwrap_err().to_string();
     assert!(text.contains("docker-credential-x for meant.io"), "{text}");
 
@@ -158,11 +158,11 @@ async fn a_broken_source_is_an_error_of_the_registries_that_it_may_have_and_show
     fs::remove_file(home.path(".docker/config.json")).unwrap();
     let store = home.store(&[("REGISTRY_AUTH_FILE", &missing)]);
     let text = store.find("r.io", None).await.unwrap_err().to_string();
-    assert!(text.contains("(REGISTRY_AUTH_FILE): there is no such file"), "{text}");
+    assert!(text.contains("(REGISTRY_AUTH_FILE): the file does not exist"), "{text}");
 }
 
 #[tokio::test]
-async fn a_canary_in_every_source_is_found_and_shows_nowhere() {
+async fn a_secret_from_every_source_is_found_and_never_shown() {
     let home = Home::new();
     let canary = |source: &str| format!("{SECRET}-{source}-~?>");
     let script = format!("#!/bin/sh\necho '{{\"Username\":\"u\",\"Secret\":\"{}\"}}'\n", canary("helper"));
@@ -215,7 +215,7 @@ async fn a_canary_in_every_source_is_found_and_shows_nowhere() {
 }
 
 #[test]
-fn the_hint_says_what_would_help() {
+fn the_hint_names_the_possible_sources() {
     let store = Home::new().store(&[]);
     let aws = store.sources_for("123456789012.dkr.ecr.eu-west-2.amazonaws.com");
     assert!(aws.ends_with("or give this machine keys for AWS"), "{aws}");

@@ -1,5 +1,5 @@
-//! What other projects' tests expect of realms, redirects and links. Of the research file the tables of headers and
-//! scopes are the policy's (`plugin/core`), those of `config.json` the credentials'.
+//! Test tables of other projects for realms, redirects and links. The tables for headers and scopes are tested in
+//! `plugin/core`, and the tables for `config.json` in `credentials`.
 
 use serde_json::Value;
 
@@ -18,24 +18,24 @@ fn text<'a>(case: &'a Value, key: &str) -> &'a str {
 }
 
 #[test]
-fn realms_are_refused_as_ggcr_refuses_them() {
+fn realms_are_refused_as_in_ggcr() {
     let cases = table("realm_validation_ggcr", "cases");
     assert_eq!(cases.len(), 18);
     for case in cases {
         let registry = Some(text(&case, "registry_host")).filter(|host| !host.is_empty()).unwrap_or("r.example");
         let insecure = if case["insecure"] == true { registry } else { "" };
         let realms = Realms::default();
-        realms.note(registry, &format!("Bearer realm=\"{}\"", text(&case, "realm")));
-        let request = HttpRequest { or_anonymous: true, ..get(text(&case, "realm"), Some(registry)) };
+        realms.learn(registry, &format!("Bearer realm=\"{}\"", text(&case, "realm")));
+        let request = HttpRequest { allow_anonymous: true, ..get(text(&case, "realm"), Some(registry)) };
         let checked = rules(registry, insecure, "").check(&request, &realms);
         assert_eq!(Value::from(checked.is_err()), case["reject"], "{case}: {:?}", checked.err());
     }
 }
 
-/// Of distribution's table one row does not hold here: that a realm on the same registrable domain may have the
-/// credential. Here the operator says so, in `host.auth_realms`.
+/// One row of distribution's table does not apply here: that a realm on the same registrable domain may receive the
+/// credential. In imagewatch, the operator must allow this in `host.auth_realms`.
 #[test]
-fn credentials_go_to_realms_as_in_distribution_but_for_the_same_domain() {
+fn credentials_go_to_realms_as_in_distribution_except_the_same_domain() {
     let cases = table("realm_validation_distribution_proxy", "cases");
     assert_eq!(cases.len(), 3);
     for case in cases {
@@ -51,7 +51,7 @@ fn credentials_go_to_realms_as_in_distribution_but_for_the_same_domain() {
 }
 
 #[test]
-fn known_pairs_are_known() {
+fn known_realms_are_built_in() {
     for case in table("realm_cross_origin_known_pairs", "") {
         let (registry, realm) = (text(&case, "registry"), text(&case, "auth"));
         let request = get(&format!("https://{realm}/token"), Some(registry));
@@ -61,7 +61,7 @@ fn known_pairs_are_known() {
 }
 
 #[test]
-fn redirects_are_refused_as_ggcr_refuses_them() {
+fn redirects_are_refused_as_in_ggcr() {
     let cases = table("redirects_ggcr", "");
     assert_eq!(cases.len(), 7);
     for case in cases {

@@ -112,7 +112,7 @@ async fn f18_orders_of_a_later_poll_or_of_another_manifest_wait_for_the_earlier_
     let engine = services(&names, json!({}), json!({})).await;
     let first = context(&engine);
     let mut second = OrderContext { manifest: "two".to_owned(), ..context(&engine) };
-    (second.replacer, second.services) = (first.replacer.clone(), first.services.clone());
+    (second.rollout, second.services) = (first.rollout.clone(), first.services.clone());
     let (one, two) = (only("web-1", Some("shop/web")), only("web-2", Some("shop/web")));
     let earlier = Batch::new(&first.services, vec![one.clone()]);
     let later = Batch::new(&second.services, vec![two.clone()]);

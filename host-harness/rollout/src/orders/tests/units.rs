@@ -44,7 +44,7 @@ async fn the_updater_does_not_restart_its_own_unit() {
     let (engine, id) = unit_engine(|_| {}).await;
     let mut ctx = context(&engine);
     let journal = Journal::new(tempfile::TempDir::new().unwrap().path().join("journal"));
-    ctx.replacer = Arc::new(Replacer::new(engine.clone(), journal, Arc::new(MemoryRecords::default()), Some(id)));
+    ctx.rollout = Arc::new(Rollout::new(engine.clone(), journal, Arc::new(MemoryRecords::default()), Some(id)));
     let report = run_alone(&ctx, &only_first()).await;
     let [failure] = &report.failed[..] else { panic!("{report:?}") };
     assert!(failure.reason.contains("it is this updater") && failure.fault == Some(Fault::Refused), "{failure:?}");
@@ -54,10 +54,10 @@ async fn the_updater_does_not_restart_its_own_unit() {
 async fn a_unit_whose_container_somebody_else_handled_meanwhile_is_not_restarted_again() {
     let (engine, id) = unit_engine(|_| {}).await;
     let ctx = context(&engine);
-    let held = ctx.replacer.locks.lock(&["ws-1".to_owned()]).await;
+    let held = ctx.rollout.locks.lock(&["ws-1".to_owned()]).await;
     let meanwhile = async {
         // Until the order waits for the lock.
-        while ctx.replacer.engine.inspect_image("new").await.unwrap().is_none() {
+        while ctx.rollout.engine.inspect_image("new").await.unwrap().is_none() {
             tokio::task::yield_now().await;
         }
         for _ in 0..100 {

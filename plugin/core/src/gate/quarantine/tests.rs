@@ -1,4 +1,4 @@
-//! The waits of each cause, which fault takes precedence over which, and what is held for how long.
+//! The waits for each cause, the precedence of faults, and the duration of holds.
 
 use crate::any_test;
 
@@ -20,7 +20,7 @@ fn pull(pull: PullCause) -> Cause {
     Cause { fault: Fault::Host, pull: Some(pull), reason: "why".to_owned() }
 }
 
-/// Every cause that a digest is held for.
+/// Every cause for which a digest is held.
 const PULL_CAUSES: [PullCause; 9] = [
     PullCause::NotFound,
     PullCause::NoPlatform,
@@ -47,7 +47,7 @@ fn k6_waits_grow_and_then_stay() {
 }
 
 #[any_test]
-fn k6_a_failed_pull_is_held_and_the_wait_grows_only_with_its_own_kind() {
+fn k6_a_failed_pull_is_held_and_its_wait_grows_with_the_same_kind() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
     for (cause, count, minutes) in [
         (pull(PullCause::RegistryUnreachable), 1, 1),
@@ -59,19 +59,19 @@ fn k6_a_failed_pull_is_held_and_the_wait_grows_only_with_its_own_kind() {
         (cause(Fault::Image), 2, 0),
         (pull(PullCause::NotFound), 3, 0),
     ] {
-        quarantine.bar("web", &reference(), &digest("b"), &cause);
+        quarantine.add("web", &reference(), &digest("b"), &cause);
         let [entry] = &quarantine.entries[..] else { panic!("one entry") };
         let until_ms = (minutes > 0).then_some(minutes * MINUTE_MS);
         assert_eq!((entry.count, entry.until_ms), (count, until_ms), "{cause:?}");
     }
-    let [entry] = &quarantine.into_change().expect("it changed")[..] else { panic!("one entry") };
-    assert_eq!((entry.fault, entry.cause), (Fault::Image, None), "a pull does not make a bad image good");
+    let [entry] = &quarantine.into_change().expect("the list changed")[..] else { panic!("one entry") };
+    assert_eq!((entry.fault, entry.cause), (Fault::Image, None), "a failed pull does not clear a faulty image");
 }
 
 #[any_test]
-fn k6_a_held_pull_is_free_when_its_wait_is_over_and_waits_longer_the_next_time() {
+fn k6_a_held_pull_is_free_after_its_wait_and_waits_longer_next_time() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
+    quarantine.add("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
     let kept = quarantine.into_change().expect("it changed");
     let hold = |now_ms| Quarantine::new(kept.clone(), now_ms).hold("web", &reference(), &digest("b"));
     let held = hold(1).expect("it is held");
@@ -79,17 +79,17 @@ fn k6_a_held_pull_is_free_when_its_wait_is_over_and_waits_longer_the_next_time()
     assert_eq!(held.until_ms, Some(MINUTE_MS));
     assert_eq!(hold(MINUTE_MS), None);
     let mut quarantine = Quarantine::new(kept.clone(), MINUTE_MS);
-    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
+    quarantine.add("web", &reference(), &digest("b"), &pull(PullCause::NotFound));
     let held = quarantine.hold("web", &reference(), &digest("b")).expect("it is held");
     assert_eq!(held.until_ms, Some(6 * MINUTE_MS));
 }
 
 #[any_test]
-fn k6_what_is_fetched_is_held_no_longer_for_its_pull() {
+fn k6_a_fetched_image_is_no_longer_held_for_its_pull() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar("web", &reference(), &digest("a"), &pull(PullCause::NoSpace));
-    quarantine.bar("web", &reference(), &digest("b"), &pull(PullCause::NoSpace));
-    quarantine.bar("db", &reference(), &digest("a"), &cause(Fault::Image));
+    quarantine.add("web", &reference(), &digest("a"), &pull(PullCause::NoSpace));
+    quarantine.add("web", &reference(), &digest("b"), &pull(PullCause::NoSpace));
+    quarantine.add("db", &reference(), &digest("a"), &cause(Fault::Image));
     quarantine.lift_fetched("web", &digest("a"));
     quarantine.lift_fetched("db", &digest("a"));
     let kept: Vec<_> = quarantine.entries.iter().map(|entry| (entry.target.as_str(), entry.digest.clone())).collect();
@@ -97,20 +97,20 @@ fn k6_what_is_fetched_is_held_no_longer_for_its_pull() {
 }
 
 #[any_test]
-fn k6_a_registry_that_alternates_between_two_digests_frees_neither_before_its_time() {
+fn k6_alternating_digests_stay_held_until_their_wait_ends() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar("web", &reference(), &digest("a"), &pull(PullCause::NotFound));
-    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.add("web", &reference(), &digest("a"), &pull(PullCause::NotFound));
+    quarantine.add("web", &reference(), &digest("b"), &cause(Fault::Image));
     quarantine.lift_older("web", &digest("c"));
-    assert!(quarantine.hold("web", &reference(), &digest("a")).is_some(), "its wait is not over");
-    assert!(quarantine.hold("web", &reference(), &digest("b")).is_none(), "a newer digest is there");
+    assert!(quarantine.hold("web", &reference(), &digest("a")).is_some(), "its wait has not ended");
+    assert!(quarantine.hold("web", &reference(), &digest("b")).is_none(), "a newer digest is available");
     let mut later = Quarantine::new(quarantine.into_change().expect("it changed"), MINUTE_MS);
     later.lift_older("web", &digest("c"));
-    assert_eq!(later.into_change(), Some(Vec::new()), "its wait is over");
+    assert_eq!(later.into_change(), Some(Vec::new()), "its wait has ended");
 }
 
 #[any_test]
-fn k6_an_entry_of_a_policy_before_causes_is_read_and_held_as_before() {
+fn k6_an_entry_without_a_cause_is_held_as_before() {
     let kept = include_str!("../../../examples-of-state/quarantine-without-causes.json");
     let entries: Vec<Quarantined> = serde_json::from_str(kept).expect("the example is a list of entries");
     let quarantine = Quarantine::new(entries, 2_000);
@@ -123,15 +123,15 @@ fn k6_an_entry_of_a_policy_before_causes_is_read_and_held_as_before() {
 }
 
 #[any_test]
-fn k6_an_error_of_an_order_holds_the_digest_only_where_the_pull_is_to_blame() {
-    let held = |pull| Consequence::Bar(Cause { fault: Fault::Host, pull: Some(pull), reason: "why".to_owned() });
+fn k6_an_order_error_holds_the_digest_only_if_the_pull_failed() {
+    let held = |pull| Consequence::Quarantine(Cause { fault: Fault::Host, pull: Some(pull), reason: "why".to_owned() });
     let pulls = PULL_CAUSES.map(|cause| (Failure::pull(cause, "why"), held(cause)));
     let others = [
         (Failure::pull(PullCause::EngineUnreachable, "why"), Consequence::RollBack),
-        (Failure::passing(FailureCode::PullFailed, "why"), held(PullCause::Other)),
-        (Failure::passing(FailureCode::EngineUnavailable, "why"), Consequence::RollBack),
-        (Failure::passing(FailureCode::ShuttingDown, "why"), Consequence::RollBack),
-        (Failure::lasting(FailureCode::Denied, "why"), Consequence::RollBack),
+        (Failure::retryable(FailureCode::PullFailed, "why"), held(PullCause::Other)),
+        (Failure::retryable(FailureCode::EngineUnavailable, "why"), Consequence::RollBack),
+        (Failure::retryable(FailureCode::ShuttingDown, "why"), Consequence::RollBack),
+        (Failure::permanent(FailureCode::Denied, "why"), Consequence::RollBack),
     ];
     for (failure, follows) in pulls.into_iter().chain(others) {
         let report = Report { err: Some(failure.clone()), ..Report::default() };
@@ -140,7 +140,7 @@ fn k6_an_error_of_an_order_holds_the_digest_only_where_the_pull_is_to_blame() {
 }
 
 #[any_test]
-fn waits_are_said_in_minutes_and_hours_rounded_up() {
+fn waits_are_shown_in_minutes_or_hours_rounded_up() {
     for (ms, words) in [
         (0, "0 min"),
         (1, "1 min"),
@@ -152,7 +152,7 @@ fn waits_are_said_in_minutes_and_hours_rounded_up() {
         (24 * HOUR_MS, "24 h"),
         (u64::MAX, "5124095576031 h"),
     ] {
-        assert_eq!(in_words(ms), words, "{ms} ms");
+        assert_eq!(describe_wait(ms), words, "{ms} ms");
     }
 }
 
@@ -160,16 +160,17 @@ fn waits_are_said_in_minutes_and_hours_rounded_up() {
 fn the_worst_fault_decides() {
     let (image, host, refused, postponed) =
         (Some(Fault::Image), Some(Fault::Host), Some(Fault::Refused), Some(Fault::Postponed));
-    let bar =
-        |fault, container: &str| Consequence::Bar(Cause { fault, pull: None, reason: format!("{container}: why") });
+    let quarantine = |fault, container: &str| {
+        Consequence::Quarantine(Cause { fault, pull: None, reason: format!("{container}: why") })
+    };
     for (what, faults, follows) in [
         ("nothing failed", &[][..], Consequence::Keep),
-        ("nobody's fault", &[None], Consequence::Keep),
+        ("a failure of unknown cause", &[None], Consequence::Keep),
         ("postponed", &[None, postponed], Consequence::Retry),
-        ("host", &[postponed, None, host], bar(Fault::Host, "c2")),
-        ("refused", &[refused, postponed], bar(Fault::Refused, "c0")),
-        ("the first of two", &[host, refused], bar(Fault::Host, "c0")),
-        ("image", &[host, image, image], bar(Fault::Image, "c1")),
+        ("host", &[postponed, None, host], quarantine(Fault::Host, "c2")),
+        ("refused", &[refused, postponed], quarantine(Fault::Refused, "c0")),
+        ("the first of two", &[host, refused], quarantine(Fault::Host, "c0")),
+        ("image", &[host, image, image], quarantine(Fault::Image, "c1")),
     ] {
         let failed = faults.iter().enumerate().map(|(index, fault)| ContainerFailure {
             container: format!("c{index}"),
@@ -183,10 +184,10 @@ fn the_worst_fault_decides() {
 }
 
 #[any_test]
-fn an_images_fault_outlasts_the_hosts() {
+fn a_fault_of_the_image_outlasts_a_fault_of_the_host() {
     let mut quarantine = Quarantine::new(Vec::new(), 1_000);
-    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
-    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Host));
+    quarantine.add("web", &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.add("web", &reference(), &digest("b"), &cause(Fault::Host));
     let hold = quarantine.wait("web", &reference(), &digest("b")).expect("it is held");
     assert_eq!(hold, "quarantined, until a newer digest comes or `imagewatch quarantine clear web`");
     let [entry] = &quarantine.into_change().expect("it changed")[..] else { panic!("one entry") };
@@ -194,12 +195,12 @@ fn an_images_fault_outlasts_the_hosts() {
 }
 
 #[any_test]
-fn a_bar_holds_its_own_target_reference_and_digest_and_no_other() {
+fn an_entry_holds_only_its_own_target_reference_and_digest() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
-    quarantine.bar("web", &reference(), &digest("b"), &cause(Fault::Image));
+    quarantine.add("web", &reference(), &digest("b"), &cause(Fault::Image));
     let other: Reference = "r.io/app:v2".parse().expect("a reference");
     for (what, held, expected) in [
-        ("it", quarantine.hold("web", &reference(), &digest("b")), true),
+        ("the same", quarantine.hold("web", &reference(), &digest("b")), true),
         ("another target", quarantine.hold("db", &reference(), &digest("b")), false),
         ("another tag", quarantine.hold("web", &other, &digest("b")), false),
         ("another digest", quarantine.hold("web", &reference(), &digest("c")), false),
@@ -209,10 +210,10 @@ fn a_bar_holds_its_own_target_reference_and_digest_and_no_other() {
 }
 
 #[any_test]
-fn the_list_is_sorted_and_says_when_it_changed() {
+fn the_list_is_sorted_and_reports_changes() {
     let mut quarantine = Quarantine::new(Vec::new(), 0);
     for (target, letter) in [("web", "b"), ("db", "c"), ("web", "a")] {
-        quarantine.bar(target, &reference(), &digest(letter), &cause(Fault::Host));
+        quarantine.add(target, &reference(), &digest(letter), &cause(Fault::Host));
     }
     let list = quarantine.into_change().expect("it changed");
     let keys: Vec<_> = list.iter().map(|entry| (entry.target.as_str(), entry.digest.clone())).collect();
@@ -220,7 +221,7 @@ fn the_list_is_sorted_and_says_when_it_changed() {
 
     let reversed: Vec<Quarantined> = list.iter().rev().cloned().collect();
     let mut quarantine = Quarantine::new(reversed.clone(), 0);
-    quarantine.lift("nobody");
+    quarantine.lift("unknown");
     quarantine.lift_older("db", &digest("c"));
     assert_eq!(quarantine.into_change(), None, "nothing was dropped");
     let mut quarantine = Quarantine::new(reversed, 0);

@@ -31,9 +31,9 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> HttpResponse {
 #[case::plain(429, &[], "Too Many Requests", Limit::Refused(None))]
 #[case::unavailable(503, &[("retry-after", "7")], "", Limit::Refused(Some(7_000)))]
 #[case::just_broken(503, &[], "", Limit::None)]
-#[case::spent(200, &[("ratelimit-remaining", "0;w=600")], "", Limit::Spent(600_000))]
-#[case::spent_for_hours(200, &[("ratelimit-remaining", "0;w=21600")], "", Limit::Spent(3_600_000))]
-#[case::reset_says_it_better(200, &[("ratelimit-remaining", "0"), ("ratelimit-reset", "30")], "", Limit::Spent(30_000))]
+#[case::spent(200, &[("ratelimit-remaining", "0;w=600")], "", Limit::Exhausted(600_000))]
+#[case::spent_for_hours(200, &[("ratelimit-remaining", "0;w=21600")], "", Limit::Exhausted(3_600_000))]
+#[case::reset_says_it_better(200, &[("ratelimit-remaining", "0"), ("ratelimit-reset", "30")], "", Limit::Exhausted(30_000))]
 #[case::some_left(200, &[("ratelimit-remaining", "76;w=21600")], "", Limit::None)]
 #[case::no_window(200, &[("ratelimit-remaining", "0")], "", Limit::None)]
 fn limits_are_read(#[case] status: u16, #[case] headers: &[(&str, &str)], #[case] body: &str, #[case] expected: Limit) {
@@ -96,23 +96,23 @@ fn http_dates_are_read(#[case] text: &str, #[case] expected: Option<u64>) {
 
 #[any_test]
 fn waits_are_kept_spread_and_bounded() {
-    let parked = Parked::new("r.io", NOW_MS, Some(300_000), None);
+    let parked = RateLimited::new("r.io", NOW_MS, Some(300_000), None);
     assert!((300_000..=330_000).contains(&(parked.until_ms - NOW_MS)), "{parked:?}");
-    let other = Parked::new("q.io", NOW_MS, Some(300_000), None);
+    let other = RateLimited::new("q.io", NOW_MS, Some(300_000), None);
     assert_ne!(parked.until_ms, other.until_ms, "two registries do not come back at the same moment");
-    let long = Parked::new("r.io", NOW_MS, Some(u64::MAX), None);
+    let long = RateLimited::new("r.io", NOW_MS, Some(u64::MAX), None);
     assert!(long.until_ms - NOW_MS <= MOST_MS + 30_001);
-    let failure = Parked { until_ms: NOW_MS + 309_000, asked_ms: NOW_MS, times: 0 }.to_failure("r.io");
+    let failure = RateLimited { until_ms: NOW_MS + 309_000, asked_ms: NOW_MS, times: 0 }.to_failure("r.io");
     assert_eq!(failure.message, "r.io limits the rate until 14:05:09Z (asked at 14:00:00Z)");
     assert_eq!(failure.until_ms, Some(NOW_MS + 309_000));
 }
 
 #[any_test]
 fn a_server_that_names_no_time_is_left_alone_for_longer_each_time() {
-    let mut parked: Option<Parked> = None;
+    let mut parked: Option<RateLimited> = None;
     let mut waits = Vec::new();
     for _ in 0..9 {
-        let next = Parked::new("r.io", NOW_MS, None, parked.as_ref());
+        let next = RateLimited::new("r.io", NOW_MS, None, parked.as_ref());
         waits.push((next.until_ms - NOW_MS) / 60_000);
         parked = Some(next);
     }

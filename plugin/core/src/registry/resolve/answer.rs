@@ -3,9 +3,9 @@
 use imagewatch_abi::{Answer, Digest, Failure, FailureCode, HttpResponse};
 
 use super::super::document::Document;
-use super::super::limit::{Limit, Parked, read_limit};
-use super::words::{bad_answer, challenged_elsewhere, denied_elsewhere, refusal, shown};
-use super::{Found, Proof, Purpose, Query, Resolver, Talk, Way};
+use super::super::limit::{Limit, RateLimited, read_limit};
+use super::messages::{bad_answer, challenged_elsewhere, denied_elsewhere, refusal, shown};
+use super::{Fallback, Found, Proof, Purpose, Query, RegistrySession, Resolver};
 
 /// The digest of an empty body.
 const NOTHING: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -50,7 +50,7 @@ impl Resolver<'_> {
 
     /// Nothing came from the registry.
     fn take_failure(&mut self, query: Query, proof: &Proof, failure: Failure) {
-        self.talk(query.registry()).is_heard = true;
+        self.talk(query.registry()).responded = true;
         self.note_login_try(query.registry());
         let is_repeated = self.open.get(&query).is_some_and(|job| job.unless.is_some());
         let known = self.cache.registries.entry(query.registry().to_owned()).or_default();
@@ -65,7 +65,7 @@ impl Resolver<'_> {
                 return;
             }
             (FailureCode::NoCredential, _) => {
-                self.talk(query.registry()).is_doubted = true;
+                self.talk(query.registry()).challenge_suspect = true;
             }
             (_, Proof::Token { is_borrowed: true, .. }) => known.is_shared = known.is_shared.or(Some(false)),
             _ => {}
@@ -75,7 +75,7 @@ impl Resolver<'_> {
 
     fn take_response(&mut self, query: Query, proof: &Proof, response: &HttpResponse) {
         let registry = query.registry().to_owned();
-        self.talk(&registry).is_heard = true;
+        self.talk(&registry).responded = true;
         if let Some(parked) = self.note_limit(&registry, response) {
             let failure = parked.to_failure(&registry);
             return self.finish(query, Err(failure));
@@ -97,7 +97,7 @@ impl Resolver<'_> {
             (403, _) => self.take_denial(query, proof, response.authenticated),
             (200, _) => {
                 self.note_success(&query, proof);
-                if self.open.get(&query).is_some_and(|job| job.has_tried(Way::Anonymous)) {
+                if self.open.get(&query).is_some_and(|job| job.has_tried(Fallback::Anonymous)) {
                     let known = self.cache.registries.entry(registry).or_default();
                     known.public.insert(query.reference().repository().to_owned());
                 }
@@ -124,11 +124,11 @@ impl Resolver<'_> {
     /// Whether a HEAD that was refused is followed by a GET, which some registries take where they refuse a HEAD.
     pub(super) fn may_ask_for_content(&mut self, query: &Query) -> bool {
         let was_head = self.open.get(query).is_some_and(|job| !self.is_hashed(query, job));
-        was_head && matches!(query, Query::Digest(_)) && self.may_try(query, Way::Hash)
+        was_head && matches!(query, Query::Digest(_)) && self.may_try(query, Fallback::Hash)
     }
 
     /// Remembers what an answer of `server` says of its limits; who refused has parked all that need it.
-    pub(super) fn note_limit(&mut self, server: &str, response: &HttpResponse) -> Option<Parked> {
+    pub(super) fn note_limit(&mut self, server: &str, response: &HttpResponse) -> Option<RateLimited> {
         let limit = read_limit(response, self.now_ms);
         let before = self.cache.parked.get(server);
         let active = before.filter(|parked| parked.until_ms > self.now_ms);
@@ -137,11 +137,11 @@ impl Resolver<'_> {
                 self.cache.parked.remove(server);
                 return None;
             }
-            (Limit::None | Limit::Spent(_), Some(_)) => return None,
+            (Limit::None | Limit::Exhausted(_), Some(_)) => return None,
             // Those that were sent together with the first are turned away with it, and count as one.
             (Limit::Refused(_), Some(active)) => return Some(active.clone()),
-            (Limit::Refused(wait_ms), None) => Parked::new(server, self.now_ms, wait_ms, before),
-            (Limit::Spent(wait_ms), None) => Parked::new(server, self.now_ms, Some(wait_ms), None),
+            (Limit::Refused(wait_ms), None) => RateLimited::new(server, self.now_ms, wait_ms, before),
+            (Limit::Exhausted(wait_ms), None) => RateLimited::new(server, self.now_ms, Some(wait_ms), None),
         };
         self.cache.parked.insert(server.to_owned(), parked.clone());
         matches!(limit, Limit::Refused(_)).then_some(parked)
@@ -186,7 +186,7 @@ impl Resolver<'_> {
         let said = text.and_then(|text| text.parse::<Digest>().ok());
         let is_hashed = self.open.get(query).is_some_and(|job| self.is_hashed(query, job));
         if !is_hashed && said.is_none() {
-            self.may_try(query, Way::Hash);
+            self.may_try(query, Fallback::Hash);
             return None;
         }
         let known = self.cache.registries.entry(registry.to_owned()).or_default();
@@ -237,11 +237,11 @@ impl Resolver<'_> {
         self.talk(registry).logins += 1;
     }
 
-    pub(super) fn talk(&mut self, registry: &str) -> &mut Talk {
+    pub(super) fn talk(&mut self, registry: &str) -> &mut RegistrySession {
         self.talks.entry(registry.to_owned()).or_default()
     }
 
-    pub(super) fn may_try(&mut self, query: &Query, way: Way) -> bool {
+    pub(super) fn may_try(&mut self, query: &Query, way: Fallback) -> bool {
         self.open.get_mut(query).is_some_and(|job| job.may_try(way))
     }
 

@@ -9,8 +9,8 @@ use super::super::cache::{Challenge, Known};
 use super::super::request::{
     Auth, Want, build_exchange, build_manifest, build_tags, build_token, is_realm, tags_url, token_url,
 };
-use super::words::{host_of, token_server};
-use super::{Job, Proof, Purpose, Query, Resolver, TokenAsk, Way};
+use super::messages::{host_of, token_server};
+use super::{Fallback, Job, Proof, Purpose, Query, Resolver, TokenAsk};
 
 /// So many may find out side by side that a registry wants a proof; of more, one goes ahead.
 const FEW: usize = 8;
@@ -58,7 +58,7 @@ impl Resolver<'_> {
                 }
                 Plan::Token(login, scope) => {
                     let (shared, own) = wanted.entry((query.registry().to_owned(), login)).or_default();
-                    if job.has_tried(Way::Alone) {
+                    if job.has_tried(Fallback::Alone) {
                         own.insert(scope)
                     } else {
                         shared.insert(scope)
@@ -71,7 +71,7 @@ impl Resolver<'_> {
         }
         for query in held_up {
             let message = format!("{} has not answered yet", query.registry());
-            self.suspend(query, &Failure::passing(FailureCode::Pending, message));
+            self.suspend(query, &Failure::retryable(FailureCode::Pending, message));
         }
         for ((registry, login), (shared, own)) in wanted {
             self.ask_tokens(&mut round, &registry, login.as_deref(), &shared, own);
@@ -85,13 +85,13 @@ impl Resolver<'_> {
             return Plan::Fail(parked.to_failure(registry));
         }
         let Some(known) = self.cache.registries.get(registry) else {
-            let is_crowd = self.talks.get(registry).is_some_and(|talk| talk.crowd > FEW);
-            let goes_ahead = !is_crowd || self.is_heard(registry) || busy.insert(registry.to_owned());
+            let is_crowd = self.talks.get(registry).is_some_and(|talk| talk.queries > FEW);
+            let goes_ahead = !is_crowd || self.responded(registry) || busy.insert(registry.to_owned());
             return if goes_ahead { Plan::Ask(Proof::None) } else { Plan::Wait };
         };
         match &known.challenge {
             None => Plan::Ask(Proof::None),
-            Some(Challenge::Basic) if known.is_doubted && !self.is_heard(registry) => ask_anew(registry, busy),
+            Some(Challenge::Basic) if known.challenge_suspect && !self.responded(registry) => ask_anew(registry, busy),
             Some(Challenge::Basic) => match self.login_of(known, reference, job) {
                 None => Plan::Ask(Proof::None),
                 // A wrong password is sent once, not once for each image: accounts are locked for less.
@@ -113,7 +113,7 @@ impl Resolver<'_> {
         let registry = reference.api_host();
         let scope = known.scope_of(reference);
         let login = self.login_of(known, reference, job);
-        let is_alone = job.has_tried(Way::Alone);
+        let is_alone = job.has_tried(Fallback::Alone);
         let place = |is_good: &dyn Fn(&super::super::cache::Token) -> bool| {
             known.tokens.iter().position(|token| token.expires_at_ms > self.now_ms && is_good(token))
         };
@@ -132,7 +132,7 @@ impl Resolver<'_> {
                 return if goes_ahead { Plan::Ask(Proof::Token { at, is_borrowed: true }) } else { Plan::Wait };
             }
         }
-        if known.is_doubted && !self.is_heard(registry) {
+        if known.challenge_suspect && !self.responded(registry) {
             return ask_anew(registry, busy);
         }
         match self.parked(host_of(realm)) {
@@ -204,7 +204,7 @@ impl Resolver<'_> {
 
     /// Whether the digest of `query` is taken from the content.
     pub(super) fn is_hashed(&self, query: &Query, job: &Job) -> bool {
-        job.has_tried(Way::Hash)
+        job.has_tried(Fallback::Hash)
             || self.cache.registries.get(query.registry()).is_some_and(|known| known.has_head == Some(false))
     }
 
@@ -221,7 +221,7 @@ impl Resolver<'_> {
         } else {
             reference.api_host().to_owned()
         };
-        let is_anonymous = job.has_tried(Way::Anonymous)
+        let is_anonymous = job.has_tried(Fallback::Anonymous)
             || known.public.contains(reference.repository())
             || self.refused.contains(&login);
         (!is_anonymous).then_some(login)
@@ -231,11 +231,11 @@ impl Resolver<'_> {
         self.talks.get(registry).is_some_and(|talk| talk.logins >= ENOUGH)
     }
 
-    fn is_heard(&self, registry: &str) -> bool {
-        self.talks.get(registry).is_some_and(|talk| talk.is_heard)
+    fn responded(&self, registry: &str) -> bool {
+        self.talks.get(registry).is_some_and(|talk| talk.responded)
     }
 
-    fn parked(&self, server: &str) -> Option<&super::super::limit::Parked> {
+    fn parked(&self, server: &str) -> Option<&super::super::limit::RateLimited> {
         self.cache.parked.get(server).filter(|parked| parked.until_ms > self.now_ms)
     }
 }

@@ -9,7 +9,7 @@ mod tokens;
 
 use std::collections::BTreeMap;
 
-use imagewatch_abi::{Containers, HttpResponses, LogLine, Method, Order, Placed, Selector};
+use imagewatch_abi::{Containers, HttpResponses, LogLine, Method, Order, OrdersAccepted, Selector};
 
 use super::*;
 use crate::any_test;
@@ -67,7 +67,7 @@ impl Host for World<'_> {
         unreachable!("a look-up asks no engine")
     }
 
-    fn docker_refresh(&mut self, _orders: Vec<Order>) -> Answer<Placed> {
+    fn docker_refresh(&mut self, _orders: Vec<Order>) -> Answer<OrdersAccepted> {
         unreachable!("a look-up orders nothing")
     }
 
@@ -215,7 +215,8 @@ fn tags_are_listed_over_pages_with_the_token_of_the_repository() {
             (_, _, true) => answer(200, &[], r#"{"tags":["c"]}"#),
         })
     });
-    let references = gather(["r.io/o/a:v1".parse().expect("a reference"), "r.io/o/a".parse().expect("a reference")]);
+    let references =
+        ["r.io/o/a:v1".parse().expect("a reference"), "r.io/o/a".parse().expect("a reference")].into_iter().collect();
     let mut cache = Cache::default();
     let found = list_tags(&mut world, &mut cache, &Insecure::none(), NOW_MS, &references);
     assert_eq!(found["r.io/o/a"], Ok(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]));
@@ -230,7 +231,7 @@ fn a_tag_list_that_leads_elsewhere_is_a_failure() {
     let mut world = World::new(|_| {
         Answer::Ok(answer(200, &[("link", "<http://169.254.169.254/>; rel=\"next\"")], r#"{"tags":["a"]}"#))
     });
-    let references = gather(["r.io/o/a".parse().expect("a reference")]);
+    let references = ["r.io/o/a".parse().expect("a reference")].into_iter().collect();
     let found = list_tags(&mut world, &mut Cache::default(), &Insecure::none(), NOW_MS, &references);
     let failure = found["r.io/o/a"].as_ref().expect_err("refused");
     assert!(failure.message.contains("another host"), "{failure}");
@@ -248,7 +249,8 @@ fn an_endless_tag_list_fails_alone_and_soon() {
         pages += 1;
         Answer::Ok(answer(200, &[("link", &format!("<?last={pages}>; rel=\"next\""))], &page))
     });
-    let references = gather(["endless.io/o/a", "r.io/o/a"].map(|name| name.parse().expect("a reference")));
+    let references =
+        ["endless.io/o/a", "r.io/o/a"].map(|name| name.parse().expect("a reference")).into_iter().collect();
     let found = list_tags(&mut world, &mut Cache::default(), &Insecure::none(), NOW_MS, &references);
     let failure = found["endless.io/o/a"].as_ref().expect_err("endless");
     assert!(failure.message.contains("more tags than are read"), "{failure}");
@@ -264,7 +266,13 @@ fn documents_are_read_once() {
     let mut cache = Cache::default();
     let reference: Reference = "r.io/o/a:v1".parse().expect("a reference");
     for _ in 0..2 {
-        load_documents(&mut world, &mut cache, &Insecure::none(), NOW_MS, gather([reference.at(&digest("d"))]));
+        load_documents(
+            &mut world,
+            &mut cache,
+            &Insecure::none(),
+            NOW_MS,
+            [reference.at(&digest("d"))].into_iter().collect(),
+        );
     }
     assert_eq!(cache.documents[&digest("d")].config, Some(digest("c")));
     assert_eq!(world.take_asked(), [format!("Get r.io/v2/o/a/manifests/{}", digest("d"))]);

@@ -1,23 +1,23 @@
-//! Patterns, read into programs. By recursive descent, each level giving the steps of what it read.
+//! Parses patterns into programs by recursive descent. Each level returns the steps of the part that it parsed.
 
 use super::{Bytes, Step};
 
-/// A program's length: bounds what a match may cost.
+/// The maximum length of a program. It limits the cost of a match.
 const MAX_STEPS: usize = 200;
 const MAX_DEPTH: usize = 20;
-/// Bounds the recursion over alternatives.
+/// Limits the recursion over alternatives.
 const MAX_PATTERN_BYTES: usize = 500;
 const ALL: Bytes = Bytes::MAX;
 const DIGITS: Bytes = range(b'0', b'9');
 const WORD: Bytes = DIGITS | range(b'a', b'z') | range(b'A', b'Z') | range(b'_', b'_');
 
-/// What was read, or why that is none.
+/// A parsed part, or the reason why it is invalid.
 type Parsed<T> = Result<T, &'static str>;
 
 /// The steps of a part of a pattern.
 struct Part {
     steps: Vec<Step>,
-    /// Whether it may match nothing.
+    /// Whether the part can match the empty text.
     may_be_empty: bool,
 }
 
@@ -27,24 +27,24 @@ struct Parser<'a> {
     depth: usize,
 }
 
-/// The program of `pattern`.
+/// Parses `pattern` into a program.
 pub(super) fn parse(pattern: &str) -> Parsed<Vec<Step>> {
     if !pattern.is_ascii() {
-        return Err("tags are ASCII, and it is not");
+        return Err("it is not ASCII, but tags are");
     }
     if pattern.len() > MAX_PATTERN_BYTES {
         return Err("it is longer than 500 characters");
     }
     let mut parser = Parser { rest: pattern.as_bytes(), groups: 0, depth: 0 };
     let part = parser.alternatives()?;
-    if parser.rest.is_empty() { Ok(part.steps) } else { Err("a `)` closes nothing") }
+    if parser.rest.is_empty() { Ok(part.steps) } else { Err("a `)` has no matching `(`") }
 }
 
 const fn range(first: u8, last: u8) -> Bytes {
     (ALL >> (127 - (last - first))) << first
 }
 
-/// Steps between two places, as an offset. Programs are short.
+/// Converts a distance between two steps into an offset. Programs are short.
 fn offset(steps: usize) -> isize {
     isize::try_from(steps).unwrap_or(isize::MAX)
 }
@@ -71,24 +71,24 @@ impl Part {
         Ok(Self { may_be_empty, ..choice.then(&self)?.then(&skip)?.then(other)? })
     }
 
-    /// None or one of it.
+    /// Zero or one repetition.
     fn maybe(&self, is_lazy: bool) -> Parsed<Self> {
         let choice = either(1, offset(self.steps.len() + 1), is_lazy);
         Ok(Self { may_be_empty: true, ..choice.then(self)? })
     }
 
-    /// None or more of it.
+    /// Zero or more repetitions.
     fn any(&self, is_lazy: bool) -> Parsed<Self> {
         let length = offset(self.steps.len());
         let part = either(1, length + 2, is_lazy).then(self)?.then(&Self::one(Step::Jump(-length - 1)))?;
         Ok(Self { may_be_empty: true, ..part })
     }
 
-    /// From `least` to `most` of it; `None`: or more.
+    /// From `least` to `most` repetitions. `None` means no upper limit.
     fn repeat(&self, least: usize, most: Option<usize>, is_lazy: bool) -> Parsed<Self> {
         let tail = match most {
             None => self.any(is_lazy)?,
-            // One in the other: x(x(x)?)?
+            // The optional parts are nested: x(x(x)?)?
             Some(most) => (least..most).try_fold(Self::empty(), |tail, _| self_then(self, &tail)?.maybe(is_lazy))?,
         };
         let fixed = (0..least).try_fold(Self { may_be_empty: false, ..Self::empty() }, |part, _| part.then(self))?;
@@ -119,7 +119,7 @@ impl Parser<'_> {
 
     fn alternatives(&mut self) -> Parsed<Part> {
         let first = self.sequence()?;
-        // The last two first, so that an earlier one is tried before all later ones.
+        // Parse the later alternatives recursively, so that an earlier one is tried before all later ones.
         if self.take(b'|') { first.or(&self.alternatives()?) } else { Ok(first) }
     }
 
@@ -143,7 +143,7 @@ impl Parser<'_> {
         self.next()?;
         let is_lazy = self.take(b'?');
         if part.may_be_empty {
-            return Err("it repeats what may be empty");
+            return Err("it repeats a part that may be empty");
         }
         if matches!(self.rest.first(), Some(b'*' | b'+' | b'?' | b'{')) {
             return Err("it repeats a repetition; put the inner one in a group");
@@ -151,9 +151,9 @@ impl Parser<'_> {
         part.repeat(least, most, is_lazy)
     }
 
-    /// `{2`, `{2,` or `{2,4`, up to its closing brace.
+    /// Parses `{2`, `{2,` or `{2,4`, up to the closing brace.
     fn bounds(&mut self) -> Parsed<(usize, Option<usize>)> {
-        let malformed = || "a `{` begins no repetition; write it as `\\{`";
+        let malformed = || "a `{` does not start a valid repetition; write it as `\\{`";
         let end = self.rest.iter().position(|byte| *byte == b'}').ok_or_else(malformed)?;
         let text = str::from_utf8(&self.rest[1..end]).map_err(|_| malformed())?;
         self.rest = &self.rest[end..];
@@ -178,7 +178,7 @@ impl Parser<'_> {
             b'^' => Step::AtStart,
             b'$' => Step::AtEnd,
             b'\\' => Step::Byte(self.escaped()?),
-            b'*' | b'+' | b'?' | b'{' => return Err("a `*`, `+`, `?` or `{` repeats nothing"),
+            b'*' | b'+' | b'?' | b'{' => return Err("a `*`, `+`, `?` or `{` has nothing to repeat"),
             byte => Step::Byte(range(byte, byte)),
         }))
     }
@@ -193,7 +193,7 @@ impl Parser<'_> {
                 let is_name = |name: &[u8]| name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
                 let name = end.and_then(|end| self.rest[..end].strip_prefix(b"<"));
                 if !name.is_some_and(|name| !name.is_empty() && is_name(name)) {
-                    return Err("flags and looking around (`(?…`) are not supported");
+                    return Err("flags and look-around (`(?…`) are not supported");
                 }
                 self.rest = &self.rest[end.map_or(0, |end| end + 1)..];
             }
@@ -202,7 +202,7 @@ impl Parser<'_> {
         let is_first = is_caught && self.groups == 1;
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err("its groups are too deep");
+            return Err("its groups are nested too deep");
         }
         let inner = self.alternatives()?;
         self.depth -= 1;
@@ -232,15 +232,15 @@ impl Parser<'_> {
             self.next()?;
             let (last, is_last_single) = self.class_part()?;
             if !(is_single && is_last_single && first <= last) {
-                return Err("a range in `[…]` goes from a character to a later one");
+                return Err("a range in `[…]` must go from a character to a later one");
             }
-            // From the lower bit to the higher one.
+            // All bits from the lower one to the higher one.
             bytes |= last | (last - first);
         }
         Ok(if is_negated { !bytes } else { bytes })
     }
 
-    /// What stands for one byte or several in a class, and whether it is one.
+    /// Parses one element of a class. Returns its bytes, and whether it is a single byte.
     fn class_part(&mut self) -> Parsed<(Bytes, bool)> {
         let bytes = match self.next().map_err(|_| "a `[` is not closed")? {
             b'[' => return Err("a `[` in `[…]` is not supported; write it as `\\[`"),

@@ -1,21 +1,27 @@
-//! Version ranges as Masterminds/semver, and so Flux and Helm, write them. Knows versions, not tags.
+//! Version ranges in the syntax of Masterminds/semver, which Flux and Helm also use. This module handles versions, not
+//! tags.
 //!
-//! `A || B` either; `A, B` or `A B` both; `1.2.3` or `=1.2.3` that one; `1.2`, `1.2.x`, `1.2.*` any that begins so; `*` any;
-//! `>`, `>=`, `<`, `<=`, `!=`; `~1.2.3` from there below 1.3; `~1` below 2; `^1.2.3` below 2, `^0.2.3` below 0.3, `^0.0.3`
-//! below 0.0.4; `1.2 - 2.0` from the first through the second. A part that is missing counts as any where that makes a
-//! difference: `<=1.2` has 1.2.9, `>1` begins at 2. A pre-release is in a range only where one of the comparators that
-//! stand together names a pre-release: `>=1.2.0-0` has `1.3.0-rc.1`, `>=1.2` does not.
+//! - `A || B`: either range. `A, B` or `A B`: both ranges.
+//! - `1.2.3` or `=1.2.3`: exactly this version. `1.2`, `1.2.x` or `1.2.*`: any version that starts with 1.2. `*`: any
+//!   version.
+//! - `>`, `>=`, `<`, `<=`, `!=`: comparisons.
+//! - `~1.2.3`: from 1.2.3, below 1.3. `~1`: below 2. `^1.2.3`: below 2. `^0.2.3`: below 0.3. `^0.0.3`: below 0.0.4.
+//! - `1.2 - 2.0`: from the first version to the second, inclusive.
+//!
+//! A missing part stands for any number if that makes a difference: `<=1.2` includes 1.2.9, and `>1` starts at 2. A
+//! range includes a pre-release only if one of the comparators in the same set names a pre-release: `>=1.2.0-0`
+//! includes `1.3.0-rc.1`, and `>=1.2` does not.
 
 use super::{MAX_PARTS, Tag, Version, parse_number, split_suffix};
 
-/// So many numbers a version in a range has at most; a tag with a fourth is in `1.2.3` like one without.
+/// The maximum number of parts of a version in a range. A tag with a fourth part is matched like one without it.
 const RANGE_PARTS: usize = 3;
 
-/// Sets of comparators of which one must hold.
+/// Sets of comparators. A version must match at least one set.
 #[derive(Debug)]
 pub(in crate::update) struct Range(Vec<Vec<Comparator>>);
 
-/// The versions from `from` on that come before `before`; or, negated, all others.
+/// The versions from `from` up to, but not including, `before`. If negated, all other versions.
 #[derive(Debug)]
 struct Comparator {
     from: Bound,
@@ -24,14 +30,14 @@ struct Comparator {
     names_pre: bool,
 }
 
-/// A [`Version`] of its own.
+/// An owned [`Version`].
 #[derive(Debug)]
 struct Bound {
     numbers: [u64; MAX_PARTS],
     pre: String,
 }
 
-/// What follows an operator: the parts that are written out, and their pre-release.
+/// The version after an operator: the parts that are written out, and their pre-release.
 struct Written<'a> {
     numbers: [u64; MAX_PARTS],
     parts: usize,
@@ -39,10 +45,10 @@ struct Written<'a> {
 }
 
 impl Range {
-    /// Reads a range.
+    /// Parses a range.
     ///
     /// # Errors
-    /// Names the part that cannot be read.
+    /// Names the invalid part.
     pub(in crate::update) fn parse(text: &str) -> Result<Self, String> {
         let mut sets = Vec::new();
         for set in text.split("||") {
@@ -51,7 +57,7 @@ impl Range {
         Ok(Self(sets))
     }
 
-    /// Whether `text` is a version in it.
+    /// Whether `text` is a version in the range.
     pub(in crate::update) fn has(&self, text: &str) -> bool {
         let Some(Tag { version, .. }) = Tag::parse(text) else { return false };
         self.0.iter().any(|set| {
@@ -85,7 +91,7 @@ impl Written<'_> {
         Bound { numbers: self.numbers, pre: self.pre.to_owned() }
     }
 
-    /// Where the versions end that agree in the first `parts` parts; nowhere if that is none.
+    /// The end of the versions that agree in the first `parts` parts. `None` if `parts` is 0.
     fn end_of(&self, parts: usize) -> Option<Bound> {
         let mut numbers = [0; MAX_PARTS];
         numbers[..parts].copy_from_slice(&self.numbers[..parts]);
@@ -94,7 +100,7 @@ impl Written<'_> {
         Some(Bound::lowest(numbers))
     }
 
-    /// Where the versions end that it stands for: what comes right after it when all of it is written.
+    /// The end of the versions that this text covers. For a complete version, this is the next version.
     fn end(&self) -> Option<Bound> {
         if self.pre.is_empty() {
             return self.end_of(self.parts);
@@ -102,7 +108,7 @@ impl Written<'_> {
         Some(Bound { numbers: self.numbers, pre: format!("{}.0", self.pre) })
     }
 
-    /// How many parts a caret keeps: up to the first that is not zero.
+    /// The number of parts that a caret keeps: up to the first part that is not zero.
     fn caret(&self) -> usize {
         let first = self.numbers[..self.parts].iter().position(|number| *number > 0);
         first.map_or(self.parts, |index| index + 1)
@@ -129,18 +135,18 @@ fn parse_set(text: &str) -> Result<Vec<Comparator>, String> {
 }
 
 fn parse_comparator(operator: &str, version: &str) -> Result<Comparator, String> {
-    let written = parse_written(version).ok_or_else(|| format!("{version:?} is no version"))?;
+    let written = parse_written(version).ok_or_else(|| format!("{version:?} is not a version"))?;
     let any = || Bound::lowest([0; MAX_PARTS]);
     let (from, before) = match operator {
         "" | "=" | "!=" => (written.exact(), written.end()),
-        // Behind all versions nothing comes.
+        // No version comes after all versions.
         ">" => (written.end().unwrap_or_else(|| Bound::lowest([u64::MAX; MAX_PARTS])), None),
         ">=" | "=>" => (written.exact(), None),
         "<" => (any(), Some(written.exact())),
         "<=" | "=<" => (any(), written.end()),
         "~" | "~>" => (written.exact(), written.end_of(written.parts.min(2))),
         "^" => (written.exact(), written.end_of(written.caret())),
-        _ => return Err(format!("{operator:?} is no operator")),
+        _ => return Err(format!("{operator:?} is not an operator")),
     };
     Ok(Comparator { from, before, is_negated: operator == "!=", names_pre: !written.pre.is_empty() })
 }
@@ -161,7 +167,7 @@ fn parse_written(text: &str) -> Option<Written<'_>> {
             written.parts += 1;
         }
     }
-    // A variant is the tag's and not the range's.
+    // A suffix in a range must be a pre-release. A range cannot name a variant.
     let is_pre = |pre: &str| !pre.is_empty() && split_suffix(pre).0 == pre && written.parts == 3;
     pre.is_none_or(is_pre).then_some(written)
 }

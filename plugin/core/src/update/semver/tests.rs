@@ -1,4 +1,5 @@
-//! Versions, their kinds, and ranges, row by row. Ranges after Masterminds/semver v3's README and `constraints_test.go`.
+//! Versions, their kinds, and ranges, row by row. The ranges follow the README and `constraints_test.go` of
+//! Masterminds/semver v3.
 
 use rstest::rstest;
 
@@ -6,7 +7,7 @@ use super::*;
 use crate::any_test;
 
 #[any_test]
-fn versions_come_in_the_order_of_semver() {
+fn versions_are_in_semver_order() {
     let sorted = [
         "0.0.9",
         "1.0.0-alpha",
@@ -41,7 +42,7 @@ fn versions_come_in_the_order_of_semver() {
 #[case::variant_of_two("1.2-slim-bookworm", Some(([1, 2, 0], "", false, 2, "slim-bookworm")))]
 #[case::both("1.2.3-rc1-alpine", Some(([1, 2, 3], "rc1", false, 3, "alpine")))]
 #[case::two_pre_releases("1.2.3-rc1-2", Some(([1, 2, 3], "rc1-2", false, 3, "")))]
-#[case::word_that_only_begins_so("1.2.3-debian", Some(([1, 2, 3], "", false, 3, "debian")))]
+#[case::word_with_a_pre_release_prefix("1.2.3-debian", Some(([1, 2, 3], "", false, 3, "debian")))]
 #[case::letter_alone("1.2.3-b", Some(([1, 2, 3], "", false, 3, "b")))]
 #[case::letter_with_number("1.2.3-b2", Some(([1, 2, 3], "b2", false, 3, "")))]
 #[case::leading_zero("24.04", Some(([24, 4, 0], "", false, 2, "")))]
@@ -55,7 +56,7 @@ fn versions_come_in_the_order_of_semver() {
 #[case::empty_suffix("1.2-", None)]
 #[case::sign("1.+2", None)]
 #[case::too_long("99999999999999999999", None)]
-fn tags_are_read(#[case] text: &str, #[case] expected: Option<([u64; 3], &str, bool, usize, &str)>) {
+fn tags_are_parsed(#[case] text: &str, #[case] expected: Option<([u64; 3], &str, bool, usize, &str)>) {
     let expected = expected.map(|([major, minor, patch], pre, has_v, parts, variant)| Tag {
         version: Version { numbers: [major, minor, patch, 0], pre },
         kind: Kind { has_v, parts, has_id: false, variant },
@@ -71,7 +72,7 @@ fn tags_are_read(#[case] text: &str, #[case] expected: Option<([u64; 3], &str, b
 #[case::date("beta.1.20240501", ("beta.1.20240501", "", ""))]
 #[case::small_number("beta.1.2", ("beta.1.2", "", ""))]
 #[case::no_counter_before_it("alpha.b4djgk3", ("", "", "alpha.b4djgk3"))]
-fn an_id_after_a_counter_is_set_apart(#[case] suffix: &str, #[case] expected: (&str, &str, &str)) {
+fn an_id_after_a_counter_is_separated(#[case] suffix: &str, #[case] expected: (&str, &str, &str)) {
     assert_eq!(split_suffix(suffix), expected);
 }
 
@@ -109,8 +110,8 @@ fn an_id_after_a_counter_is_set_apart(#[case] suffix: &str, #[case] expected: (&
 #[case::pre_release_of_its_own_set("^1.0.0-0 || ^2", &["1.1.0-rc1"], &["2.1.0-rc1"])]
 #[case::fourth_number("^4.0.9", &["4.0.9.2244", "4.0.12.1"], &["5.0.0.0", "4.0.8.9999"])]
 #[case::fourth_number_at_the_bound("<=1.2.3", &["1.2.3.4"], &["1.2.4.0"])]
-#[case::nothing_is_behind_all(">*", &[], &["1.0.0"])]
-fn ranges_have_what_masterminds_has(#[case] range: &str, #[case] inside: &[&str], #[case] outside: &[&str]) {
+#[case::nothing_is_after_all_versions(">*", &[], &["1.0.0"])]
+fn ranges_match_what_masterminds_matches(#[case] range: &str, #[case] inside: &[&str], #[case] outside: &[&str]) {
     let range = Range::parse(range).expect(range);
     for version in inside {
         assert!(range.has(version), "{version}");
@@ -132,7 +133,7 @@ fn ranges_have_what_masterminds_has(#[case] range: &str, #[case] inside: &[&str]
 #[case::pre_release_of_a_part("1.2-rc1")]
 #[case::open_hyphen(" - 2")]
 #[case::comma(",1")]
-#[case::words_behind_any("1.x.y")]
+#[case::word_after_a_wildcard("1.x.y")]
 fn malformed_ranges_are_refused(#[case] range: &str) {
     Range::parse(range).expect_err(range);
 }

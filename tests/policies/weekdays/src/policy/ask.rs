@@ -1,5 +1,5 @@
-//! What the policy asks: which containers run on a version, and which versions their registries have. An answer that
-//! makes no sense is that target's reason and nothing worse. Decides nothing.
+//! The requests of the policy: which containers run on a version, and which versions their registries have. An invalid
+//! answer becomes the reason of that target and affects no other target. This module makes no decisions.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Host;
 use crate::version::Version;
 
-/// A running container on a version.
+/// A running container whose tag is a version.
 pub(super) struct Target {
     /// The container's name.
     pub(super) name: String,
@@ -28,17 +28,17 @@ impl Target {
             return Err(format!("{reference} is pinned by its digest"));
         }
         let tag = reference.tag_or_latest();
-        let version = Version::parse(tag).ok_or_else(|| format!("tag {tag:?} is no version such as 1.4.2"))?;
+        let version = Version::parse(tag).ok_or_else(|| format!("tag {tag:?} is not a version such as 1.4.2"))?;
         Ok(Self { name: container.name.clone(), reference, version })
     }
 
-    /// The same image at another version.
+    /// The same image with another version.
     pub(super) fn at(&self, version: Version) -> Reference {
         let text = format!("{}:{version}", self.reference.name());
-        text.parse().expect("a repository that was read and a version make a reference")
+        text.parse().expect("a parsed repository and a version make a valid reference")
     }
 
-    /// An outcome that says no more than its verdict.
+    /// An outcome with nothing but this target and a verdict.
     pub(super) fn outcome(&self, verdict: Verdict) -> Outcome {
         Outcome {
             reference: Some(self.reference.clone()),
@@ -48,9 +48,10 @@ impl Target {
     }
 }
 
-/// The running containers that are to be watched, and why others that asked for it cannot be.
+/// Finds the running containers to watch. Also returns an outcome for each container that opted in and cannot be
+/// watched.
 pub(super) fn find_targets(host: &mut dyn Host, is_for_all: bool) -> Result<(Vec<Target>, Vec<Outcome>), Failure> {
-    // Every container: a label that selects by its value would miss `True` and `yes`, and hide one that cannot be read.
+    // Lists every container. A selector for one label value would miss `True` and `yes`, and hide invalid values.
     let found = host.docker_containers(Selector::default()).into_result()?;
     let (mut targets, mut outcomes) = (Vec::new(), Vec::new());
     for container in found.containers.iter().filter(|container| container.state == "running") {
@@ -71,16 +72,16 @@ pub(super) fn find_targets(host: &mut dyn Host, is_for_all: bool) -> Result<(Vec
     Ok((targets, outcomes))
 }
 
-/// What the container's label says, or, without a label, what config says.
+/// The value of the container's label. Without a label, the config decides.
 fn is_watched(container: &Container, is_for_all: bool) -> Result<bool, String> {
     container.labels.get(ENABLE).map_or(Ok(is_for_all), |value| read_yes_no(ENABLE, value))
 }
 
-/// The versions that each repository has, or why they are not known.
+/// The versions of each repository, or why they are not known.
 pub(super) struct Tags(BTreeMap<String, Result<Vec<Version>, String>>);
 
 impl Tags {
-    /// Asks for the tags of every target's repository, once each.
+    /// Requests the tags of every target's repository, once for each repository.
     pub(super) fn look_up(host: &mut dyn Host, targets: &[&Target]) -> Self {
         let mut found: BTreeMap<_, _> = targets
             .iter()
@@ -120,10 +121,10 @@ fn build_list(reference: &Reference) -> HttpRequest {
         method: Method::Get,
         url: format!("{scheme}://{host}/v2/{}/tags/list?n=1000", reference.repository()),
         headers: Vec::new(),
-        want: vec!["link".to_owned()],
+        response_headers: vec!["link".to_owned()],
         credential: Some(host.to_owned()),
-        or_anonymous: true,
-        unless_credential: None,
+        allow_anonymous: true,
+        rejected_credential_id: None,
         form: Vec::new(),
         read: ReadBody::Document,
     }
@@ -133,9 +134,9 @@ fn read(answer: Answer<HttpResponse>) -> Result<Vec<Version>, String> {
     let response = answer.into_result().map_err(|failure| failure.message)?;
     match response.status {
         200 if response.header("link").is_some() => {
-            Err("there are more than 1000, which this policy does not page through".to_owned())
+            Err("there are more than 1000 tags, and this policy reads one page only".to_owned())
         }
-        200 => parse_tags(&response.body).ok_or_else(|| "the registry's answer is no list of tags".to_owned()),
+        200 => parse_tags(&response.body).ok_or_else(|| "the registry's answer is not a list of tags".to_owned()),
         401 => Err("the registry asks for a token, which this policy does not fetch".to_owned()),
         status => Err(format!("the registry answered with status {status}")),
     }

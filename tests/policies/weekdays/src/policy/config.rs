@@ -1,28 +1,28 @@
-//! The config keys. The default policy has all but `days` too, so that without it one manifest serves both.
+//! The config keys. The default policy also has all of them except `days`. Without `days`, one manifest works for both.
 
 use imagewatch_abi::{ABI_VERSION, ConfigKey, DescribeOutput, Failure, parse_duration_ms};
 
 use super::Host;
 use crate::day::Days;
 
-/// Every key that is read: name, type, default, meaning.
+/// Every key that the policy reads: name, type, default, description.
 const KEYS: [[&str; 4]; 3] = [
     [
         "containers",
         "`labelled` or `all`",
         "labelled",
-        "Watch the running containers with label `imagewatch.enable=true`, or all but those with `imagewatch.enable=false`.",
+        "Watch the running containers with label `imagewatch.enable=true`, or all running containers except those with `imagewatch.enable=false`.",
     ],
     [
         "days",
         "list of `mon tue wed thu fri sat sun`, or `none`",
         "mon tue wed thu fri",
-        "Days on which something may move, in UTC; `none` freezes everything.",
+        "The days on which containers may move, in UTC. `none` freezes everything.",
     ],
     ["interval", "duration (`ms`, `s`, `m`, `h`)", "5m", "Time between two polls."],
 ];
 
-/// A checked config.
+/// A validated config.
 pub(super) struct Config {
     pub(super) days: Days,
     pub(super) interval_ms: u64,
@@ -30,7 +30,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Reads every key; an empty value is as good as none.
+    /// Parses every key. An empty value counts as absent.
     pub(super) fn parse(host: &dyn Host) -> Result<Self, Failure> {
         let text = |key: &str| host.config(key).filter(|value| !value.is_empty());
         let is_for_all = match text("containers").as_deref() {
@@ -42,7 +42,7 @@ impl Config {
         let days = days.map_err(|reason| Failure::config("days", reason))?;
         let interval = text("interval").unwrap_or_else(|| "5m".to_owned());
         let interval_ms = parse_duration_ms(&interval)
-            .ok_or_else(|| Failure::config("interval", format!("{interval:?} is no duration such as 5m")))?;
+            .ok_or_else(|| Failure::config("interval", format!("{interval:?} is not a duration such as 5m")))?;
         Ok(Self { days, interval_ms, is_for_all })
     }
 }

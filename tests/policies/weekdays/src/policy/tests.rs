@@ -1,4 +1,4 @@
-//! The decision itself, with one container and one registry; the whole conversation is in `scripts/`.
+//! The decision alone, with one container and one registry. The complete calls are in `scripts/`.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use super::*;
 const FRIDAY_MS: u64 = 1_795_176_000_000;
 const SATURDAY_MS: u64 = 1_795_262_400_000;
 
-/// A host whose one container runs `r.io/app:1.4.2`, and whose registry has these tags. Takes every order.
+/// A host with one container on `r.io/app:1.4.2`, and a registry with these tags. It accepts every order.
 struct World {
-    /// The value of the container's label `imagewatch.enable`, if it has one.
+    /// The value of the container's label `imagewatch.enable`. `None` means that it has no such label.
     enable: Option<&'static str>,
     tags: &'static str,
     orders: Vec<Order>,
@@ -41,10 +41,10 @@ impl Host for World {
         Answer::Ok(Containers { containers: if is_selected { vec![container] } else { Vec::new() } })
     }
 
-    fn docker_refresh(&mut self, orders: Orders) -> Answer<Placed> {
+    fn docker_refresh(&mut self, orders: Orders) -> Answer<OrdersAccepted> {
         self.orders = orders.orders;
         let accepted = self.orders.iter().map(|order| order.order.clone()).collect();
-        Answer::Ok(Placed { accepted, reports: Vec::new() })
+        Answer::Ok(OrdersAccepted { accepted, reports: Vec::new() })
     }
 
     fn log(&mut self, _: LogLine) {}
@@ -68,7 +68,7 @@ fn only_a_minor_version_on_a_weekday_is_ordered() {
 }
 
 #[test]
-fn a_move_that_is_under_way_is_not_ordered_again_though_a_newer_version_came() {
+fn a_running_move_is_not_ordered_again_for_a_newer_version() {
     let mut world = World { enable: Some("true"), tags: r#""1.4.2","1.5.0","1.6.0""#, orders: Vec::new() };
     let in_flight = vec!["web@1.5.0".to_owned()];
     let output = poll(&mut world, PollInput { now_ms: FRIDAY_MS, in_flight, ..PollInput::default() });

@@ -13,19 +13,19 @@ use crate::report::{Aim, Row, Samples};
 
 const NINE: [&str; 9] = ["n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
 const TENTH: &str = "tenth";
-/// Much longer than anything here takes.
+/// Much longer than every step here.
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// The ten, watched through a proxy, so that the tags of many can move at one moment.
+/// The ten containers, watched through a proxy. Holding its requests moves many tags at the same moment.
 struct Ten {
     stage: Stage,
     proxy: Proxy,
     daemon: Daemon,
 }
 
-/// Measures once; the tenth is healthy after `tenth_s` seconds.
+/// Measures once. The tenth container is healthy after `tenth_s` seconds.
 pub(crate) async fn measure(tenth_s: u32) -> Vec<Row> {
-    crate::say("updating nine beside a tenth");
+    crate::say("updating nine next to a tenth");
     let ten = Ten::start().await;
     let quick = |role: &'static str, version: &str| (role, ImageSpec::sleeper(&ten.stage.scope.name(version)));
     let one = ten.update(vec![quick(NINE[0], "v1")]).await;
@@ -39,8 +39,8 @@ pub(crate) async fn measure(tenth_s: u32) -> Vec<Row> {
     let (alone, nine) = (samples(&alone), samples(&nine));
     let ratio = Samples::new([nine.max() / alone.max()]);
     vec![
-        Row::new("nine beside a slow tenth / nine alone, of the last", "x", ratio).aim(Aim::Median(1.25)),
-        Row::new("  nine, from their move to their end", "s", alone),
+        Row::new("nine next to a slow tenth / nine alone, last to end", "x", ratio).aim(Aim::Median(1.25)),
+        Row::new("  nine, from the move of the tags to the end", "s", alone),
         Row::new("  nine while a tenth waits for its health check", "s", nine),
         Row::new("  the tenth", "s", samples(&tenth)),
         Row::new("  one alone", "s", samples(&one)),
@@ -51,7 +51,7 @@ impl Ten {
     async fn start() -> Self {
         let stage = Stage::new().await;
         let proxy = Proxy::to_registry(&stage.registry.host()).await;
-        // It never gives up, so that the old one does not fall ill while it waits for its turn.
+        // This check never gives up, so the old container does not become unhealthy while it waits for its update.
         let health = HealthConfig {
             test: Some(vec!["CMD-SHELL".to_owned(), "test -e /healthy".to_owned()]),
             interval: Some(1_000_000_000),
@@ -72,11 +72,11 @@ impl Ten {
         Self { stage, proxy, daemon }
     }
 
-    /// Moves all of these tags at one moment: how long each container took from there on, in seconds.
+    /// Moves all of these tags at the same moment. Returns the seconds from there until each container was updated.
     async fn update(&self, images: Vec<(&'static str, ImageSpec)>) -> Vec<(&'static str, f64)> {
         let hold = self.proxy.hold("HEAD /v2/");
         let asked = self.proxy.count("HEAD /v2/");
-        wait_for("a tick to be held", DEADLINE, || async {
+        wait_for("a poll to be held", DEADLINE, || async {
             let now = self.proxy.count("HEAD /v2/");
             if now > asked + NINE.len() { Ok(()) } else { Err(now) }
         })
@@ -88,7 +88,7 @@ impl Ten {
         drop(hold);
         let begin = Instant::now();
         let mut times = Vec::new();
-        wait_for("all to be done", DEADLINE, || {
+        wait_for("all updates to be complete", DEADLINE, || {
             for ((role, _), seen) in images.iter().zip(&seen) {
                 let is_new = times.iter().all(|(done, _)| done != role);
                 if is_new && self.daemon.count(&self.done(role)) > *seen {

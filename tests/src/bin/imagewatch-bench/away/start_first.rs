@@ -1,4 +1,4 @@
-//! What the clients of a service see of updates that start the new container first.
+//! What the clients of a service observe during updates that start the new container first.
 
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::ImageSpec;
@@ -10,7 +10,7 @@ use crate::report::{Aim, Row, Samples};
 
 const SERVICE: &str = "shop";
 
-/// Updates `rounds` times under load.
+/// Measures `rounds` updates under load.
 #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
 pub(crate) async fn measure(rounds: usize) -> Vec<Row> {
     crate::say("updating under load");
@@ -34,13 +34,13 @@ pub(crate) async fn measure(rounds: usize) -> Vec<Row> {
     }
     let [asked, failed, failed_at_first] = [asked, failed, failed_at_first].map(Samples::new);
     vec![
-        Row::new("failed requests of an update, started first", "", failed).aim(Aim::Exactly(0.0)),
-        Row::new("  requests meanwhile", "", asked),
+        Row::new("failed requests of an update, start-first", "", failed).aim(Aim::Exactly(0.0)),
+        Row::new("  all requests", "", asked),
         Row::new("  failed, of a client that tries one address only", "", failed_at_first),
     ]
 }
 
-/// Updates once under two clients: how often each asked, and how often in vain.
+/// Updates once under two clients. Returns the number of requests and of failures for each.
 async fn under_load(service: &Service, network: &str, roles: &[String; 2]) -> [[usize; 2]; 2] {
     let mut loads = Vec::new();
     for (role, tries) in roles.iter().zip([Tries::All, Tries::First]) {

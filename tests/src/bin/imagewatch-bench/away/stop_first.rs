@@ -1,4 +1,4 @@
-//! The time away of a container that is stopped first, beside its floor: a stop and a start of the same container.
+//! How long a service with strategy stop-first does not answer. The floor is a stop and a start of the same container.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use imagewatch_tests::engine::RunSpec;
 use imagewatch_tests::image::{ImageSpec, WEB_PORT};
 use imagewatch_tests::prober::{Prober, longest_absence};
-use imagewatch_tests::stage::{SOON, Stage};
+use imagewatch_tests::stage::{SHORT_TIMEOUT, Stage};
 use imagewatch_tests::unique::free_port;
 use imagewatch_tests::wait::wait_for;
 
@@ -15,7 +15,7 @@ use crate::report::{Aim, Row, Samples, ms};
 
 /// Measures `rounds` pairs.
 pub(crate) async fn measure(rounds: usize) -> Vec<Row> {
-    crate::say("updating beside a stop and a start");
+    crate::say("updating, compared with a stop and a start");
     let stage = Stage::new().await;
     stage.push_image("web", &ImageSpec::web(&stage.scope.name("v0"))).await;
     let port = free_port();
@@ -32,28 +32,31 @@ pub(crate) async fn measure(rounds: usize) -> Vec<Row> {
     let [updates, floors] = [updates, floors].map(Samples::new);
     let ratio = Samples::new([updates.median() / floors.median()]);
     vec![
-        Row::new("time away / stop and start, of the medians", "x", ratio).aim(Aim::Median(1.25)),
-        Row::new("  time away / stop and start, of each pair", "x", pairs),
-        Row::new("  time away of an update, stopped first", "ms", updates),
-        Row::new("  time away of a stop and a start", "ms", floors),
+        Row::new("time without an answer / stop and start, of the medians", "x", ratio).aim(Aim::Median(1.25)),
+        Row::new("  time without an answer / stop and start, of each pair", "x", pairs),
+        Row::new("  time without an answer in an update, stop-first", "ms", updates),
+        Row::new("  time without an answer in a stop and a start", "ms", floors),
     ]
 }
 
-/// How long the service at `url` was away while `change` went on.
+/// How long the service at `url` did not answer during `change`.
 async fn away<T>(url: &str, change: impl Future<Output = T>) -> Duration {
     let prober = Prober::start(url.to_owned());
     let answers = async |when: &str| {
-        wait_for(when, SOON, || async { if prober.is_answered() { Ok(()) } else { Err(prober.probes().len()) } }).await;
+        wait_for(when, SHORT_TIMEOUT, || async {
+            if prober.is_answered() { Ok(()) } else { Err(prober.probes().len()) }
+        })
+        .await;
     };
-    answers("an answer before").await;
+    answers("an answer before the change").await;
     change.await;
-    answers("an answer after").await;
+    answers("an answer after the change").await;
     longest_absence(&prober.probes())
 }
 
-/// The same container, by the engine alone.
+/// Restarts the same container with the engine alone.
 async fn restart(stage: &Stage) {
     let (docker, web) = (stage.scope.engine().docker(), stage.scope.name("web"));
-    docker.stop_container(&web, None).await.expect("it can be stopped");
-    docker.start_container(&web, None).await.expect("it can be started");
+    docker.stop_container(&web, None).await.expect("the container can be stopped");
+    docker.start_container(&web, None).await.expect("the container can be started");
 }

@@ -89,7 +89,7 @@ fn f22_a_refused_head_is_followed_by_one_get_and_that_is_remembered(#[case] head
 #[case::server_error(Answer::Ok(answer(500, &[], "")), "status 500")]
 #[case::bad_gateway(Answer::Ok(answer(502, &[], "")), "status 502")]
 #[case::closed(
-    Answer::Err(Failure::passing(FailureCode::Other, "a.io closed the connection")),
+    Answer::Err(Failure::retryable(FailureCode::Other, "a.io closed the connection")),
     "closed the connection"
 )]
 fn f22_other_refusals_cost_one_request(#[case] head: Answer<HttpResponse>, #[case] part: &str) {

@@ -3,7 +3,7 @@
 use super::*;
 
 fn refusal(code: FailureCode) -> Answer<HttpResponse> {
-    Answer::Err(Failure::lasting(code, "refused by the host"))
+    Answer::Err(Failure::permanent(code, "refused by the host"))
 }
 
 #[any_test]
@@ -15,7 +15,7 @@ fn a_wrong_password_is_sent_once_and_not_again_until_it_changes() {
         let mut sent = 0;
         let mut world = World::new(|request| {
             if request.credential.is_some() {
-                if request.unless_credential.as_deref() == Some(password_id) {
+                if request.rejected_credential_id.as_deref() == Some(password_id) {
                     return refusal(FailureCode::Rejected);
                 }
                 sent += 1;
@@ -48,7 +48,7 @@ fn a_login_that_the_token_server_refuses_leaves_the_public_images() {
         let mut world = World::new(|request| {
             let is_token = request.url.contains("/token");
             if is_token && request.credential.is_some() {
-                if request.unless_credential.as_deref() == Some("id-1") {
+                if request.rejected_credential_id.as_deref() == Some("id-1") {
                     return refusal(FailureCode::Rejected);
                 }
                 sent += 1;
@@ -166,10 +166,10 @@ fn expiring<'a>(id: &'a mut &'static str, renewed: &'static str, refusal_status:
         if request.credential.is_none() {
             return Answer::Ok(basic());
         }
-        if request.unless_credential.as_deref() == Some(*id) {
+        if request.rejected_credential_id.as_deref() == Some(*id) {
             *id = renewed;
         }
-        if request.unless_credential.as_deref() == Some(*id) {
+        if request.rejected_credential_id.as_deref() == Some(*id) {
             return refusal(FailureCode::Rejected);
         }
         let expired = HttpResponse {
@@ -221,10 +221,10 @@ fn an_ecr_login_that_is_denied_one_repository_serves_the_others() {
             if request.credential.is_none() {
                 return Answer::Ok(basic());
             }
-            if request.unless_credential.as_deref() == Some(id) {
+            if request.rejected_credential_id.as_deref() == Some(id) {
                 id = renewed;
             }
-            if request.unless_credential.as_deref() == Some(id) {
+            if request.rejected_credential_id.as_deref() == Some(id) {
                 return refusal(FailureCode::Rejected);
             }
             let said = if request.url.contains("0001") { answer(403, &[], "denied: not authorized") } else { found() };
@@ -249,7 +249,7 @@ fn an_ecr_login_that_is_refused_and_cannot_be_renewed_is_not_sent_again() {
         let found = world.resolve(&mut cache, NOW_MS, &images(ECR, 1));
         let failure = found[&format!("{ECR}/o/app0000:v1")].as_ref().expect_err("refused");
         assert!(failure.message.contains("until it changes"), "{failure}");
-        let named = |request: &&HttpRequest| request.credential.is_some() && request.unless_credential.is_none();
+        let named = |request: &&HttpRequest| request.credential.is_some() && request.rejected_credential_id.is_none();
         assert_eq!(world.asked[before..].iter().filter(named).count(), sent, "poll {poll}");
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// A request that the host still waits for.
 fn pending() -> Answer<HttpResponse> {
-    Answer::Err(Failure::passing(FailureCode::Pending, "r.io has not answered yet"))
+    Answer::Err(Failure::retryable(FailureCode::Pending, "r.io has not answered yet"))
 }
 
 fn is_pending(lookup: &Lookup) -> bool {

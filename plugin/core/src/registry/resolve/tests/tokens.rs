@@ -200,7 +200,7 @@ fn scopes_merge_to_their_union() {
             scope,
             error: None,
         };
-        proof::note_scope(&mut known, &query, &asked);
+        auth::note_scope(&mut known, &query, &asked);
         let mut merged: Vec<String> = known.scopes["foo/bar"].split(' ').map(str::to_owned).collect();
         if let Some(first) = challenge.first() {
             assert_eq!(merged.first(), Some(first), "{case}");

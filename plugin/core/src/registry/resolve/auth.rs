@@ -7,10 +7,9 @@ use imagewatch_abi::{Answer, Failure, FailureCode, HttpResponse};
 use super::super::cache::{Challenge, Known, Token};
 use super::super::challenge::{Asked, choose};
 use super::super::token::parse_token;
+use super::messages::{bad_answer, host_of, refused_token, shown, token_server, unauthorized};
 use super::plan::{ENOUGH, is_answerable};
-use super::words::{bad_answer, host_of, refused_token, shown, token_server, unauthorized};
-use super::{Proof, Query, Resolver, TokenAsk, Way};
-use crate::gather;
+use super::{Fallback, Proof, Query, Resolver, TokenAsk};
 
 /// No registry's wishes for one repository are longer than this.
 const MAX_SCOPE: usize = 1_000;
@@ -30,19 +29,19 @@ impl Resolver<'_> {
         }
         let is_anonymous = self.is_anonymous(&query);
         let known = self.cache.registries.entry(registry).or_default();
-        known.is_doubted = false;
+        known.challenge_suspect = false;
         if known.challenge.as_ref() != Some(&asked.challenge) {
             let is_other = known.challenge.is_some();
             known.challenge = Some(asked.challenge.clone());
             known.tokens.clear();
             note_scope(known, &query, &asked);
             // One change of mind is learnt from; more are a registry that cannot make up its mind.
-            if self.may_try(&query, if is_other { Way::Renew } else { Way::Prove }) {
+            if self.may_try(&query, if is_other { Fallback::Renew } else { Fallback::Prove }) {
                 return;
             }
         } else if *proof == Proof::None {
             note_scope(known, &query, &asked);
-            if !is_anonymous && self.may_try(&query, Way::Prove) {
+            if !is_anonymous && self.may_try(&query, Fallback::Prove) {
                 return;
             }
         }
@@ -60,7 +59,7 @@ impl Resolver<'_> {
     pub(super) fn may_repeat(&mut self, query: &Query, response: &HttpResponse) -> bool {
         let (true, Some(id)) = (is_ecr(query.registry()), &response.credential_id) else { return false };
         let Some(job) = self.open.get_mut(query) else { return false };
-        let is_first = job.may_try(Way::Repeat);
+        let is_first = job.may_try(Fallback::Repeat);
         if is_first {
             job.unless = Some(id.clone());
         }
@@ -87,7 +86,7 @@ impl Resolver<'_> {
         let Some(job) = self.open.get_mut(query) else { return false };
         let error = asked.error.as_deref();
         if error == Some("insufficient_scope") {
-            return note_scope(known, query, asked) && job.may_try(Way::Widen);
+            return note_scope(known, query, asked) && job.may_try(Fallback::Widen);
         }
         match known.tokens.get_mut(at) {
             Some(token) if token.is_fresh && error != Some("invalid_token") => return false,
@@ -95,7 +94,7 @@ impl Resolver<'_> {
             Some(token) => token.expires_at_ms = 0,
             None => {}
         }
-        job.may_try(Way::Renew)
+        job.may_try(Fallback::Renew)
     }
 
     /// A proof that is not enough for this repository.
@@ -112,12 +111,12 @@ impl Resolver<'_> {
                 let scope = known.scope_of(query.reference());
                 let Some(token) = known.tokens.get_mut(*at) else {
                     // Gone with what another query has learnt in this round.
-                    if job.may_try(Way::Renew) {
+                    if job.may_try(Fallback::Renew) {
                         return;
                     }
                     return self.finish(query, Err(bad_answer("the token was taken back".to_owned())));
                 };
-                if (*is_borrowed || token.scopes.len() > 1) && job.may_try(Way::Alone) {
+                if (*is_borrowed || token.scopes.len() > 1) && job.may_try(Fallback::Alone) {
                     job.was_in_batch = token.scopes.remove(&scope);
                     return;
                 }
@@ -126,12 +125,12 @@ impl Resolver<'_> {
         }
         job.was_in_batch = false;
         let has_login = is_authenticated || matches!(proof, Proof::Login(_));
-        if has_login && job.may_try(Way::Anonymous) {
+        if has_login && job.may_try(Fallback::Anonymous) {
             return;
         }
         // Denied with and without: the login is tried again the next time.
         known.public.remove(query.reference().repository());
-        let has_login = has_login || job.has_tried(Way::Anonymous);
+        let has_login = has_login || job.has_tried(Fallback::Anonymous);
         // Some registries refuse only the HEAD. One that has answered a HEAD before does not.
         let takes_head = known.has_head == Some(true);
         if job.is_forbidden && !has_login && !takes_head && self.may_ask_for_content(&query) {
@@ -155,7 +154,7 @@ impl Resolver<'_> {
                     (FailureCode::PerRepository, _) if !known.is_per_repository => known.is_per_repository = true,
                     (FailureCode::Rejected, Some(login)) if self.refused.insert(login.clone()) => {}
                     _ => {
-                        self.talk(&ask.registry).is_doubted = true;
+                        self.talk(&ask.registry).challenge_suspect = true;
                         self.fail_waiting(ask, &failure);
                     }
                 }
@@ -170,7 +169,7 @@ impl Resolver<'_> {
         }
         match parse_token(&response.body, self.now_ms) {
             Err(why) => {
-                self.talk(&ask.registry).is_doubted = true;
+                self.talk(&ask.registry).challenge_suspect = true;
                 self.fail_waiting(ask, &bad_answer(format!("{server} {why}")));
             }
             Ok((value, expires_at_ms)) => {
@@ -182,7 +181,7 @@ impl Resolver<'_> {
                 known.tokens.push(Token {
                     value,
                     expires_at_ms,
-                    scopes: gather(ask.scopes.iter().cloned()),
+                    scopes: ask.scopes.iter().cloned().collect(),
                     is_authenticated: response.authenticated,
                     is_fresh: true,
                 });
@@ -209,7 +208,7 @@ impl Resolver<'_> {
             Some(_) if is_denial && response.authenticated => {
                 let mut is_another_way = false;
                 for query in self.waiting(ask) {
-                    is_another_way |= self.may_try(&query, Way::Anonymous);
+                    is_another_way |= self.may_try(&query, Fallback::Anonymous);
                 }
                 if is_another_way {
                     return;
@@ -221,7 +220,7 @@ impl Resolver<'_> {
         let failure = refused_token(known, &ask.registry, server, response);
         self.fail_waiting(ask, &failure);
         if !is_denial {
-            self.talk(&ask.registry).is_doubted = true;
+            self.talk(&ask.registry).challenge_suspect = true;
         }
     }
 
@@ -259,7 +258,7 @@ pub(super) fn note_scope(known: &mut Known, query: &Query, asked: &Asked) -> boo
     }
     let mut words = named.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
-    let mut rest: BTreeSet<&str> = gather(words.chain(before.split(' ')));
+    let mut rest: BTreeSet<&str> = words.chain(before.split(' ')).collect();
     rest.remove(first);
     let merged = rest.into_iter().fold(first.to_owned(), |merged, scope| merged + " " + scope);
     let is_news = merged != before && merged.len() <= MAX_SCOPE;

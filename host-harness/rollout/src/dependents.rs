@@ -10,7 +10,7 @@ const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
 
 /// The containers that go with one that is made again; each comes after those that it needs.
 #[derive(Debug, Default, PartialEq)]
-pub struct Group {
+pub struct Dependents {
     /// The one that they go with.
     pub root: Value,
     /// They refer to its id, in their network, process or IPC namespace, their volumes or their links, so
@@ -20,7 +20,7 @@ pub struct Group {
     pub restart: Vec<Value>,
 }
 
-impl Group {
+impl Dependents {
     /// All of its containers, the root first.
     pub fn containers(&self) -> impl Iterator<Item = &Value> {
         std::iter::once(&self.root).chain(&self.recreate).chain(&self.restart)
@@ -34,27 +34,27 @@ impl Group {
 
 /// How one container needs another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+enum Dependency {
     /// It refers to the other's id.
-    Identity,
+    SharesNamespace,
     /// It wants to be restarted when the other is.
-    Presence,
+    RestartsWith,
 }
 
 /// Finds the group of `root` among `all` containers.
-pub fn group_of(root: &Value, all: &[Value]) -> Group {
-    let recreate = reach(std::slice::from_ref(root), all, |need| need == Need::Identity);
+pub fn dependents_of(root: &Value, all: &[Value]) -> Dependents {
+    let recreate = transitive(std::slice::from_ref(root), all, |need| need == Dependency::SharesNamespace);
     let with_root: Vec<Value> = [root.clone()].into_iter().chain(recreate.iter().cloned()).collect();
     let others: Vec<Value> = all.iter().filter(|c| !has(&with_root, c)).cloned().collect();
     // One that is merely restarted takes its namespaces down too, so whoever shares them is restarted after it.
-    let mut restart = reach(&with_root, &others, |_| true);
+    let mut restart = transitive(&with_root, &others, |_| true);
     restart.retain(|container| container["State"]["Running"] == true);
-    Group { root: root.clone(), recreate, restart }
+    Dependents { root: root.clone(), recreate, restart }
 }
 
 /// Everything in `all` that needs one of `from`, directly or through others, in an order in which each comes
 /// after those that it needs. Needs in a circle are followed once.
-fn reach(from: &[Value], all: &[Value], counts: impl Fn(Need) -> bool) -> Vec<Value> {
+fn transitive(from: &[Value], all: &[Value], counts: impl Fn(Dependency) -> bool) -> Vec<Value> {
     let is_needed_by = |needed: &Value, by: &Value| need(by, needed).is_some_and(&counts);
     let mut found: Vec<Value> = Vec::new();
     let mut next = 0;
@@ -85,7 +85,7 @@ fn has(containers: &[Value], container: &Value) -> bool {
 }
 
 /// How `container` needs `other`.
-fn need(container: &Value, other: &Value) -> Option<Need> {
+fn need(container: &Value, other: &Value) -> Option<Dependency> {
     if container["Id"] == other["Id"] {
         return None;
     }
@@ -95,11 +95,11 @@ fn need(container: &Value, other: &Value) -> Option<Need> {
     // `/target:/me/alias`
     let links = texts(&host["Links"]).map(|link| link.split(':').next().unwrap_or(link));
     if parents.chain(volume_sources(container)).chain(links).any(|reference| is_named(other, reference)) {
-        return Some(Need::Identity);
+        return Some(Dependency::SharesNamespace);
     }
     let labels = Labels::of(container);
     if labels.list(DEPENDS_ON).any(|name| is_named(other, name)) || restarts_with(labels, Labels::of(other)) {
-        return Some(Need::Presence);
+        return Some(Dependency::RestartsWith);
     }
     None
 }
@@ -121,7 +121,7 @@ fn compose_dependency<'a>(labels: Labels<'a>, other: Labels<'_>) -> Option<&'a s
     let service = other.value(COMPOSE_SERVICE).filter(|_| other.value(COMPOSE_PROJECT) == Some(project))?;
     let entries = labels.value(COMPOSE_DEPENDS_ON)?.split(',').map(|entry| entry.split(':'));
     entries
-        .filter_map(|mut parts| Some((parts.next()?, parts.nth(1))))
+        .filter_map(|mut states| Some((states.next()?, states.nth(1))))
         .find(|(name, _)| *name == service)?
         .1
         .or(Some(""))
@@ -202,7 +202,7 @@ mod tests {
         ] {
             let a = container("a", json!({}), project(json!({ COMPOSE_SERVICE: "a" })));
             let b = container("b", host, labels);
-            let group = group_of(&a, &[a.clone(), b]);
+            let group = dependents_of(&a, &[a.clone(), b]);
             assert_eq!(
                 (names(&group.recreate).len(), names(&group.restart).len()),
                 (usize::from(recreated), usize::from(restarted)),
@@ -223,7 +223,7 @@ mod tests {
             container("s", on("r"), json!({})),
             a.clone(),
         ];
-        let group = group_of(&a, &all);
+        let group = dependents_of(&a, &all);
         assert_eq!(names(&group.recreate), ["b", "c", "d"]);
         assert_eq!(names(&group.restart), ["r", "s"], "a shared namespace goes down with a restart too");
     }
@@ -233,7 +233,7 @@ mod tests {
         let a = container("a", json!({}), json!({ DEPENDS_ON: "b" }));
         let b = container("b", json!({}), json!({ DEPENDS_ON: "c" }));
         let c = container("c", json!({}), json!({ DEPENDS_ON: "a,b" }));
-        let group = group_of(&a, &[a.clone(), b, c]);
+        let group = dependents_of(&a, &[a.clone(), b, c]);
         let mut restarted = names(&group.restart);
         restarted.sort_unstable();
         assert_eq!(restarted, ["b", "c"]);
@@ -244,7 +244,7 @@ mod tests {
         let a = container("a", json!({}), json!({}));
         let mut b = container("b", json!({}), json!({ DEPENDS_ON: "a" }));
         b["State"]["Running"] = json!(false);
-        let alone = Group { root: a.clone(), ..Group::default() };
-        assert_eq!(group_of(&a, &[a.clone(), b]), alone);
+        let alone = Dependents { root: a.clone(), ..Dependents::default() };
+        assert_eq!(dependents_of(&a, &[a.clone(), b]), alone);
     }
 }

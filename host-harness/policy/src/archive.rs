@@ -1,5 +1,7 @@
-//! The files of the policy at work and of the one before, in the state folder, so that going back is one command: it puts
-//! the files back where they came from, and whoever follows them loads them. Judges no module.
+//! Copies of the files of the current and the previous policy, in the state folder.
+//!
+//! [`roll_back`] restores them to their original paths. A running imagewatch then loads them automatically. This module
+//! does not check the policies.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,86 +12,87 @@ use thiserror::Error;
 
 use super::inspect::sha256_hex;
 use super::manifest::{PluginManifest, WasmSource};
-use super::trust::signature_path;
+use super::verify::signature_path;
 
-/// The folder in the state folder; below it one for each manifest.
+/// Name of the folder in the state folder. It has one subfolder for each manifest.
 const FOLDER: &str = "plugins";
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
 const NEXT: &str = "next";
 
-/// Files of a kept policy.
+/// Files of an archived policy.
 const MODULE: &str = "module.wasm";
 const MANIFEST: &str = "manifest.json";
 const ORIGIN: &str = "origin.json";
-/// Beside the module where one was there.
+/// The module's signature. Exists only if the module had one.
 const SIGNATURE: &str = "module.wasm.minisig";
 
-/// Why nothing was put back.
+/// Why a rollback failed.
 #[derive(Debug, Error)]
 pub enum RollbackError {
-    /// No policy of that name was ever at work.
-    #[error("roll back {name}: no policy of a manifest of that name was kept; there are: {known}")]
+    /// No policy of a manifest with this name was ever in use.
+    #[error("roll back {name}: no policy of a manifest with this name is archived; archived manifests: {known}")]
     Unknown {
-        /// What was asked for.
+        /// The requested manifest.
         name: String,
-        /// What there is.
+        /// The names of the archived manifests.
         known: String,
     },
-    /// Only the present one is known.
-    #[error("roll back {name}: its files are those of the only policy that was ever at work")]
+    /// Only the current policy is archived.
+    #[error("roll back {name}: its files already are those of the only policy that was ever in use")]
     NoOther {
-        /// What was asked for.
+        /// The requested manifest.
         name: String,
     },
-    /// The system refused.
-    #[error("roll back {name}: {file}: {source}; check who may write there")]
+    /// The operating system refused to read or write a file.
+    #[error("roll back {name}: {file}: {source}; check the permissions of the file and its folder")]
     Refused {
-        /// What was asked for.
+        /// The requested manifest.
         name: String,
-        /// The file at fault.
+        /// The file that could not be read or written.
         file: String,
-        /// The system's word.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
-/// What was put back.
+/// The restored files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RolledBack {
     /// The manifest's name.
     pub manifest: String,
-    /// Its file.
+    /// The restored manifest file.
     pub manifest_file: PathBuf,
-    /// The module's file.
+    /// The restored module file.
     pub module_file: PathBuf,
-    /// Of the module.
+    /// SHA-256 of the module in hex.
     pub sha256: String,
 }
 
-/// Where the files belong, as absolute paths.
+/// The original paths of the files, as absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Origin {
     manifest: PathBuf,
     module: PathBuf,
 }
 
-/// What is kept of one manifest.
+/// The archived files of one manifest.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct PolicyArchive {
     folder: PathBuf,
 }
 
-impl Kept {
-    /// What is kept of the manifest `name` in the state folder.
+impl PolicyArchive {
+    /// Returns the archive of the manifest `name` in the state folder. Reads and writes nothing.
     pub fn new(state_dir: &Path, name: &str) -> Self {
         Self { folder: state_dir.join(FOLDER).join(name) }
     }
 
-    /// Writes down the files of a policy that may be at work soon. The module that is built in comes from no file.
+    /// Saves the files of a policy that may come into use soon. Does nothing for the built-in module, which has no
+    /// file.
     ///
     /// # Errors
-    /// The system's word.
+    /// A file cannot be read or written.
     pub fn stage(&self, manifest: &PluginManifest, wasm: &[u8]) -> io::Result<()> {
         let WasmSource::File(module) = &manifest.wasm else { return Ok(()) };
         let origin = Origin { manifest: std::path::absolute(&manifest.path)?, module: std::path::absolute(module)? };
@@ -106,10 +109,11 @@ impl Kept {
         fs::write(next.join(ORIGIN), serde_json::to_vec(&origin)?)
     }
 
-    /// The policy last staged is at work now; the one until now is the previous one, unless it is the same.
+    /// Makes the staged policy the current one. The former current policy becomes the previous one, unless both have
+    /// the same files. Does nothing if no policy is staged.
     ///
     /// # Errors
-    /// The system's word.
+    /// A folder cannot be renamed or removed.
     pub fn accept(&self) -> io::Result<()> {
         let [next, current, previous] = [NEXT, CURRENT, PREVIOUS].map(|name| self.folder.join(name));
         if !next.exists() {
@@ -135,15 +139,17 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
 
 fn has_same_files(a: &Path, b: &Path) -> bool {
     let is_same = |name: &&str| matches!((fs::read(a.join(name)), fs::read(b.join(name))), (Ok(a), Ok(b)) if a == b);
-    let is_signed_alike = fs::read(a.join(SIGNATURE)).ok() == fs::read(b.join(SIGNATURE)).ok();
-    is_signed_alike && [MODULE, MANIFEST, ORIGIN].iter().all(is_same)
+    let has_same_signature = fs::read(a.join(SIGNATURE)).ok() == fs::read(b.join(SIGNATURE)).ok();
+    has_same_signature && [MODULE, MANIFEST, ORIGIN].iter().all(is_same)
 }
 
-/// Puts the files of the last policy of manifest `name` that worked back where they came from: that of the one at work, if
-/// they are others by now, else that of the one before. Twice is there and back.
+/// Restores the files of the last policy of manifest `name` that worked, to their original paths.
+///
+/// If the files differ from those of the current policy, it restores the files of the current policy. Otherwise, it
+/// restores those of the previous policy. A second rollback undoes the first one.
 ///
 /// # Errors
-/// [`RollbackError`]; nothing is half written then, though the module may be back and the manifest not.
+/// [`RollbackError`]. No file is partially written then, but the module may be restored and the manifest not.
 pub fn roll_back(state_dir: &Path, name: &str) -> Result<RolledBack, RollbackError> {
     let folder = state_dir.join(FOLDER).join(name);
     let is_plain = Path::new(name).components().count() == 1 && !name.starts_with('.');
@@ -191,8 +197,11 @@ fn is_in_place(kept: &Path, origin: &Origin) -> bool {
     is_same(MODULE, &origin.module) && is_same(MANIFEST, &origin.manifest)
 }
 
-/// Readers see the old file or the new one, and may what they might before. One that is as it should be already is left
-/// alone. A link gives way to a file: what it leads to is somebody's release.
+/// Replaces `file` atomically. The permissions of the file stay the same. A file that already has these bytes is not
+/// touched.
+///
+/// A symbolic link is replaced by a file. Its target does not change, because the target may be a release of somebody
+/// else.
 fn write_over(file: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::read(file).is_ok_and(|there| there == bytes) {
         return Ok(());
@@ -225,11 +234,11 @@ mod tests {
 
     use super::*;
 
-    struct Place {
+    struct Sandbox {
         folder: TempDir,
     }
 
-    impl Place {
+    impl Sandbox {
         fn new() -> Self {
             Self { folder: TempDir::new().expect("a folder") }
         }
@@ -246,9 +255,9 @@ mod tests {
             PluginManifest::read(&self.file("apps.json"), &|_| None).expect("a good manifest")
         }
 
-        /// As when it was loaded and is at work now.
+        /// Writes and archives the files, as if the policy had been loaded and is in use now.
         fn run(&self, module: &str, manifest: &str) {
-            let kept = Kept::new(self.folder.path(), "apps");
+            let kept = PolicyArchive::new(self.folder.path(), "apps");
             kept.stage(&self.write(module, manifest), module.as_bytes()).expect("written");
             kept.accept().expect("renamed");
         }
@@ -263,51 +272,51 @@ mod tests {
     }
 
     #[test]
-    fn the_files_before_come_back_module_and_manifest_and_twice_is_there_and_back() {
-        let place = Place::new();
+    fn a_rollback_restores_both_files_and_a_second_one_undoes_it() {
+        let place = Sandbox::new();
         place.run("one", "1");
         place.run("two", "2");
         place.run("two", "2");
-        let back = place.roll_back().expect("there is one before");
+        let back = place.roll_back().expect("a previous policy exists");
         assert_eq!((place.module(), back.sha256), ("one".to_owned(), sha256_hex(b"one")));
         assert!(fs::read_to_string(place.file("apps.json")).expect("a file").contains(r#""a": "1""#));
         place.run("one", "1");
-        place.roll_back().expect("there is one before");
+        place.roll_back().expect("a previous policy exists");
         assert_eq!(place.module(), "two");
     }
 
     #[test]
-    fn a_signature_comes_back_with_its_module() {
-        let place = Place::new();
+    fn a_rollback_restores_the_signature_of_the_module() {
+        let place = Sandbox::new();
         for version in ["one", "two"] {
             fs::write(place.file("p.wasm.minisig"), format!("signature of {version}")).expect("a file");
             place.run(version, "1");
         }
-        place.roll_back().expect("there is one before");
+        place.roll_back().expect("a previous policy exists");
         let signature = fs::read_to_string(place.file("p.wasm.minisig")).expect("a file");
         assert_eq!((place.module(), signature), ("one".to_owned(), "signature of one".to_owned()));
     }
 
     #[test]
-    fn files_that_never_worked_give_way_to_those_at_work() {
-        let place = Place::new();
+    fn files_that_never_worked_are_replaced_by_the_current_ones() {
+        let place = Sandbox::new();
         place.run("one", "1");
         place.write("broken", "1");
-        place.roll_back().expect("the one at work");
+        place.roll_back().expect("the current policy is archived");
         assert_eq!(place.module(), "one");
-        let again = place.roll_back().expect_err("nothing else is known").to_string();
+        let again = place.roll_back().expect_err("no other policy is archived").to_string();
         assert!(again.contains("only policy"), "{again}");
     }
 
     #[test]
-    fn a_file_keeps_who_may_read_it_and_what_a_link_leads_to_stays() {
-        let place = Place::new();
+    fn a_rollback_keeps_file_modes_and_the_targets_of_links() {
+        let place = Sandbox::new();
         place.run("one", "1");
         place.run("two", "2");
-        fs::set_permissions(place.file("apps.json"), Permissions::from_mode(0o600)).expect("it is ours");
+        fs::set_permissions(place.file("apps.json"), Permissions::from_mode(0o600)).expect("the test owns the file");
         fs::rename(place.file("p.wasm"), place.file("release-2.wasm")).expect("renamed");
         symlink(place.file("release-2.wasm"), place.file("p.wasm")).expect("a link");
-        place.roll_back().expect("there is one before");
+        place.roll_back().expect("a previous policy exists");
         let mode = fs::metadata(place.file("apps.json")).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_to_string(place.file("release-2.wasm")).expect("a file"), "two");
@@ -315,12 +324,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_kept_is_refused_with_those_that_are() {
-        let place = Place::new();
+    fn an_unknown_name_is_refused_with_the_archived_names() {
+        let place = Sandbox::new();
         place.run("one", "1");
         for name in ["web", "../apps", "", "."] {
-            let error = roll_back(place.folder.path(), name).expect_err("not kept").to_string();
-            assert!(error.contains("there are: apps"), "{name}: {error}");
+            let error = roll_back(place.folder.path(), name).expect_err("not archived").to_string();
+            assert!(error.contains("archived manifests: apps"), "{name}: {error}");
         }
     }
 }

@@ -1,12 +1,15 @@
-//! Plays a transcript through another policy: the same moments, the same answers of the world, its own state. Touches
-//! nothing: what it orders is taken, and reported as it was when the recorded policy ordered the same.
+//! Replays a transcript with another policy.
+//!
+//! The policy gets the same times and the same answers of registries and the engine, but has its own state. Its orders
+//! have no effect. Each order is accepted and reported as in the recording, if the recorded policy placed an equal
+//! order.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imagewatch_abi::{
     Answer, Containers, Failure, FailureCode, HttpBatch, HttpRequest, HttpResponse, HttpResponses, LogLine, Order,
-    Orders, Outcome, Placed, Report, Selector, exports,
+    Orders, OrdersAccepted, Outcome, Report, Selector, exports,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,23 +18,23 @@ use super::compare::{Difference, compare};
 use super::{CallLine, Exchange, Transcript};
 use crate::{Effects, LoadedPlugin, call};
 
-/// What a policy would have decided.
+/// The result of a replay.
 #[derive(Debug, Default, Serialize)]
 pub struct Replayed {
-    /// The manifest of the recording.
+    /// The recorded manifest.
     pub manifest: String,
-    /// How many calls were played.
+    /// Number of calls that were replayed.
     pub calls: usize,
-    /// How many outcomes were compared.
+    /// Number of outcomes that were compared.
     pub outcomes: usize,
-    /// Where the two differ.
+    /// The differences between the recorded and the replayed decisions.
     pub differences: Vec<Difference>,
-    /// Calls in which the policy itself failed, and why.
+    /// The reasons of calls in which the replayed policy failed.
     pub faults: Vec<String>,
 }
 
-/// Plays `transcript` through `plugin`, whose manifest grants what it likes: nothing is touched.
-/// Blocks for as long as the policy computes.
+/// Replays `transcript` with `plugin`. It has no effects, so the manifest of `plugin` may grant everything. Blocks
+/// while the policy runs.
 pub fn play(transcript: &Transcript, plugin: &LoadedPlugin) -> Replayed {
     let mut player = Player { plugin, world: Arc::default(), state: None, cache: Value::Null, quarantine: None };
     let mut replayed = Replayed { manifest: transcript.policy.manifest.clone(), ..Replayed::default() };
@@ -41,9 +44,9 @@ pub fn play(transcript: &Transcript, plugin: &LoadedPlugin) -> Replayed {
         replayed.calls += 1;
         let recorded: Vec<Outcome> = outcomes(&line.output);
         match player.call(line, input) {
-            Ok(said) => {
-                replayed.outcomes += recorded.len().max(said.len());
-                replayed.differences.extend(compare(now_ms(line), &line.export, &recorded, &said));
+            Ok(decided) => {
+                replayed.outcomes += recorded.len().max(decided.len());
+                replayed.differences.extend(compare(now_ms(line), &line.export, &recorded, &decided));
             }
             Err(fault) => replayed.faults.push(fault),
         }
@@ -54,15 +57,15 @@ pub fn play(transcript: &Transcript, plugin: &LoadedPlugin) -> Replayed {
 struct Player<'a> {
     plugin: &'a LoadedPlugin,
     world: Arc<World>,
-    /// None before the first call: then it is the recorded one.
+    /// The state of the replayed policy. `None` before the first call, which gets the recorded state.
     state: Option<Value>,
     cache: Value,
     quarantine: Option<Value>,
 }
 
 impl Player<'_> {
-    /// The call's input with what this policy knows in place of what the recorded one knew; none when there is
-    /// nothing to call it for.
+    /// The recorded input with the data of the replayed policy instead of that of the recorded one. `None` if the call
+    /// is not needed, because no order of the replayed policy has a report.
     fn input(&mut self, line: &CallLine) -> Option<Value> {
         let mut input = line.input.clone();
         let recorded = |member: &str| line.input.get(member).cloned().unwrap_or_default();
@@ -90,7 +93,7 @@ impl Player<'_> {
         Some(input)
     }
 
-    /// Calls it; a state that another policy wrote and this one cannot read is none.
+    /// Calls the policy. If it cannot read the recorded state of the other policy, it is called again without a state.
     fn call(&mut self, line: &CallLine, mut input: Value) -> Result<Vec<Outcome>, String> {
         let export = exports::ALL.into_iter().find(|export| *export == line.export);
         let export = export.ok_or_else(|| format!("the transcript has a call of {:?}", line.export))?;
@@ -124,32 +127,33 @@ fn outcomes(output: &Value) -> Vec<Outcome> {
     output.get("outcomes").cloned().and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default()
 }
 
-/// The world as it was recorded: what was answered in this call, or else the last time.
+/// The recorded answers of registries and the engine. An answer comes from the current call, or else from the last call
+/// that has one.
 #[derive(Default)]
-struct World(Mutex<Recorded>);
+struct World(Mutex<WorldState>);
 
 #[derive(Default)]
-struct Recorded {
-    /// By method and URL.
+struct WorldState {
+    /// The last responses, by method and URL.
     responses: BTreeMap<(String, String), Answer<HttpResponse>>,
     containers: Option<Answer<Containers>>,
-    /// This policy's orders that are not reported, by target.
+    /// Orders of the replayed policy that have no report yet, by target.
     placed: BTreeMap<String, Order>,
-    /// The recorded policy's, by id, with what became of each at once.
-    theirs: BTreeMap<String, (Order, Taken)>,
+    /// Orders of the recorded policy, by id, with the host's answer.
+    recorded: BTreeMap<String, (Order, OrderAnswer)>,
 }
 
-/// What the host did with an order.
+/// The host's answer to an order.
 #[derive(Clone)]
-enum Taken {
-    /// It is reported later.
+enum OrderAnswer {
+    /// Accepted. The report comes later.
     Accepted,
-    /// It was reported at once, or refused.
+    /// Reported immediately, or refused.
     Reported(Box<Report>),
 }
 
-impl Taken {
-    fn of(order: &Order, answer: &Answer<Placed>) -> Self {
+impl OrderAnswer {
+    fn of(order: &Order, answer: &Answer<OrdersAccepted>) -> Self {
         let refused = |failure: Failure| {
             let (order, target) = (order.order.clone(), order.target.clone());
             Self::Reported(Box::new(Report { order, target, err: Some(failure), ..Report::default() }))
@@ -159,31 +163,31 @@ impl Taken {
             Answer::Ok(placed) if placed.accepted.contains(&order.order) => Self::Accepted,
             Answer::Ok(placed) => match placed.reports.iter().find(|report| report.order == order.order) {
                 Some(report) => Self::Reported(Box::new(report.clone())),
-                None => refused(Failure::passing(FailureCode::Other, "the host did not take the order")),
+                None => refused(Failure::retryable(FailureCode::Other, "the host did not accept the order")),
             },
         }
     }
 }
 
-impl Recorded {
-    /// What became of an order like `order` in the recording.
-    fn fate(&self, order: &Order) -> Option<&Taken> {
-        self.theirs.values().rev().find(|(recorded, _)| is_alike(recorded, order)).map(|(_, taken)| taken)
+impl WorldState {
+    /// The recorded answer to an order that equals `order`.
+    fn recorded_answer(&self, order: &Order) -> Option<&OrderAnswer> {
+        self.recorded.values().rev().find(|(recorded, _)| is_equivalent(recorded, order)).map(|(_, answer)| answer)
     }
 }
 
-fn is_alike(a: &Order, b: &Order) -> bool {
+fn is_equivalent(a: &Order, b: &Order) -> bool {
     (&a.target, &a.reference, &a.digest, a.recreate) == (&b.target, &b.reference, &b.digest, b.recreate)
 }
 
 impl World {
-    /// What is answered from now on.
+    /// Adds the recorded answers of the call `line`.
     fn begin(&self, line: &CallLine) {
         let mut world = self.lock();
         for exchange in &line.asked {
             match exchange {
                 Exchange::Http { batch, answer: Answer::Ok(HttpResponses { responses }) } => {
-                    // The last answer of a call is the one that it was decided by: a 401 came before it.
+                    // The decision depends on the last response of a call. An earlier response may be a 401.
                     world.responses.extend(batch.requests.iter().map(key).zip(responses.iter().cloned()));
                 }
                 Exchange::Http { batch, answer: Answer::Err(failure) } => {
@@ -192,8 +196,8 @@ impl World {
                 }
                 Exchange::Containers { answer, .. } => world.containers = Some(answer.clone()),
                 Exchange::Refresh { orders, answer } => {
-                    let taken = |order: &Order| (order.order.clone(), (order.clone(), Taken::of(order, answer)));
-                    world.theirs.extend(orders.orders.iter().map(taken));
+                    let entry = |order: &Order| (order.order.clone(), (order.clone(), OrderAnswer::of(order, answer)));
+                    world.recorded.extend(orders.orders.iter().map(entry));
                 }
             }
         }
@@ -203,20 +207,22 @@ impl World {
         self.lock().placed.values().map(|order| order.order.clone()).collect()
     }
 
-    /// `reports` as this policy's own: of what it ordered alike, under its own order's id; and those of orders that
-    /// nobody here placed, which are of a time before.
+    /// Converts recorded reports to reports for the replayed policy.
+    ///
+    /// If the replayed policy placed an equal order, the report gets the id of that order. Otherwise, it is dropped.
+    /// Reports of orders from before the recording stay unchanged.
     fn report(&self, reports: Vec<Report>) -> Vec<Report> {
         let mut world = self.lock();
         let own = |report: Report| {
-            let Some((recorded, _)) = world.theirs.get(&report.order) else { return Some(report) };
-            world.placed.get(&report.target).filter(|order| is_alike(order, recorded))?;
+            let Some((recorded, _)) = world.recorded.get(&report.order) else { return Some(report) };
+            world.placed.get(&report.target).filter(|order| is_equivalent(order, recorded))?;
             let order = world.placed.remove(&report.target)?;
             Some(Report { order: order.order, ..report })
         };
         reports.into_iter().filter_map(own).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Recorded> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, WorldState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -226,7 +232,7 @@ fn key(request: &HttpRequest) -> (String, String) {
 }
 
 fn unrecorded<T>(what: &str) -> Answer<T> {
-    Answer::Err(Failure::passing(FailureCode::Other, format!("{what} is not in the transcript")))
+    Answer::Err(Failure::retryable(FailureCode::Other, format!("{what} is not in the transcript")))
 }
 
 impl Effects for World {
@@ -248,14 +254,14 @@ impl Effects for World {
         }
     }
 
-    fn docker_refresh(&self, orders: Orders) -> Answer<Placed> {
+    fn docker_refresh(&self, orders: Orders) -> Answer<OrdersAccepted> {
         let mut world = self.lock();
-        let mut placed = Placed::default();
+        let mut placed = OrdersAccepted::default();
         for order in orders.orders {
-            match world.fate(&order).cloned() {
-                Some(Taken::Reported(report)) => placed.reports.push(Report { order: order.order, ..*report }),
-                // One that nobody recorded is under way to the end.
-                Some(Taken::Accepted) | None => {
+            match world.recorded_answer(&order).cloned() {
+                Some(OrderAnswer::Reported(report)) => placed.reports.push(Report { order: order.order, ..*report }),
+                // An order without a recorded equal stays in flight until the end.
+                Some(OrderAnswer::Accepted) | None => {
                     placed.accepted.push(order.order.clone());
                     world.placed.insert(order.target.clone(), order);
                 }

@@ -28,7 +28,7 @@ pub(super) async fn find_candidates(
     let all = if mates.is_empty() || !has_volumes {
         Vec::new()
     } else {
-        let all = ctx.replacer.engine.containers(&Selector::default()).await;
+        let all = ctx.rollout.engine.containers(&Selector::default()).await;
         all.map_err(|error| error.failure())?
     };
     let is_candidate = |order: &Order, container: &Container| {
@@ -46,11 +46,11 @@ pub(super) async fn find_candidates(
 }
 
 /// The names of those of `candidates` that write to a volume of `root`, directly or through another one.
-pub(super) fn members_of(root: &Container, candidates: &[Container]) -> Vec<String> {
+pub(super) fn companions_of(root: &Container, candidates: &[Container]) -> Vec<String> {
     let mut volumes: BTreeSet<&String> = root.writable_mounts.iter().collect();
     let is_other =
         |container: &&Container| container.name != root.name && names_same_image(&container.image, &root.image);
-    let mut members: Vec<&Container> = Vec::new();
+    let mut companions: Vec<&Container> = Vec::new();
     let mut others: Vec<&Container> = candidates.iter().filter(is_other).collect();
     loop {
         let shares = |container: &Container| container.writable_mounts.iter().any(|mount| volumes.contains(mount));
@@ -59,11 +59,11 @@ pub(super) fn members_of(root: &Container, candidates: &[Container]) -> Vec<Stri
             break;
         }
         volumes.extend(found.iter().flat_map(|container| &container.writable_mounts));
-        members.extend(found);
+        companions.extend(found);
     }
     let mut names: Vec<String> = Vec::new();
     for name in candidates.iter().map(|container| &container.name) {
-        if members.iter().any(|member| member.name == *name) && !names.contains(name) {
+        if companions.iter().any(|companion| companion.name == *name) && !names.contains(name) {
             names.push(name.clone());
         }
     }
@@ -108,7 +108,7 @@ mod tests {
             ),
         ] {
             let candidates: Vec<Container> = [root.clone()].into_iter().chain(others).collect();
-            assert_eq!(members_of(&root, &candidates), expected, "{case}");
+            assert_eq!(companions_of(&root, &candidates), expected, "{case}");
         }
     }
 }

@@ -23,14 +23,14 @@ pub(super) fn token_server(registry: &str, realm: &str) -> String {
 pub(super) fn refusal(query: &Query, is_next_page: bool, response: &HttpResponse) -> Failure {
     let (reference, registry) = (query.reference(), query.registry());
     match (response.status, query) {
-        (404, Query::Digest(_)) => Failure::lasting(
+        (404, Query::Digest(_)) => Failure::permanent(
             FailureCode::NotFound,
             format!("{registry} has no {}:{}", reference.repository(), reference.tag_or_latest()),
         ),
         (404, Query::Tags(_)) if is_next_page => {
             bad_answer(format!("{registry} links to a next page of its tag list, and answers that with status 404"))
         }
-        (404, _) => Failure::lasting(FailureCode::NotFound, format!("{registry} has no {}", reference.repository())),
+        (404, _) => Failure::permanent(FailureCode::NotFound, format!("{registry} has no {}", reference.repository())),
         _ => by_status(registry, response),
     }
 }
@@ -45,11 +45,11 @@ pub(super) fn refused_token(known: &Known, registry: &str, server: &str, respons
     let status = response.status;
     match status {
         401 | 403 if !known.rejected.is_empty() => rejected(registry),
-        401 | 403 if response.authenticated => Failure::lasting(
+        401 | 403 if response.authenticated => Failure::permanent(
             FailureCode::Unauthorized,
             format!("{server} refused the credential configured for {registry} (status {status})"),
         ),
-        401 | 403 => Failure::lasting(
+        401 | 403 => Failure::permanent(
             FailureCode::NoCredential,
             format!("{server} gives no anonymous token (status {status}); configure a credential for {registry}"),
         ),
@@ -68,7 +68,7 @@ pub(super) fn unauthorized(known: Option<&Known>, reference: &Reference, is_auth
     } else {
         format!("if {repository} is private, configure a credential for {registry}")
     };
-    Failure::lasting(FailureCode::Unauthorized, format!("{registry} denied access to {repository}; {advice}"))
+    Failure::permanent(FailureCode::Unauthorized, format!("{registry} denied access to {repository}; {advice}"))
 }
 
 /// A registry that redirects to `host`, which wants a proof of its own. None goes to it: it was asked for by another name.
@@ -78,25 +78,25 @@ pub(super) fn challenged_elsewhere(reference: &Reference, host: &str) -> Failure
         "{registry} redirects to {host}, which wants a token or login of its own: write {host}/{repository} instead of \
          {registry}/{repository}"
     );
-    Failure::lasting(FailureCode::Unauthorized, message)
+    Failure::permanent(FailureCode::Unauthorized, message)
 }
 
 /// A registry that redirects to `host`, which denies access.
 pub(super) fn denied_elsewhere(reference: &Reference, host: &str, response: &HttpResponse) -> Failure {
     let (registry, status) = (reference.api_host(), response.status);
     let message = format!("{registry} redirects to {host}, which denied access (status {status})");
-    Failure::lasting(FailureCode::Unauthorized, message)
+    Failure::permanent(FailureCode::Unauthorized, message)
 }
 
 fn rejected(registry: &str) -> Failure {
     let message = format!(
         "{registry} refused the credential configured for it, and denies access without; it is not tried again until it changes"
     );
-    Failure::lasting(FailureCode::Unauthorized, message)
+    Failure::permanent(FailureCode::Unauthorized, message)
 }
 
 pub(super) fn bad_answer(message: String) -> Failure {
-    Failure::passing(FailureCode::BadAnswer, message)
+    Failure::retryable(FailureCode::BadAnswer, message)
 }
 
 /// `text` as it may be shown.

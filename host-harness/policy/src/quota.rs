@@ -1,4 +1,4 @@
-//! What one call of a policy has used so far of what it may. Says when it is too much; ends nothing itself.
+//! Counts what one policy call uses, and reports when it exceeds a limit.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::fault::FaultKind;
 use super::settings::CallLimits;
 
-/// The meter of one call.
+/// The limits of one call, and what the call has used so far.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct Quota {
     pub(super) limits: CallLimits,
     began: Instant,
     used: Mutex<Used>,
@@ -20,21 +20,21 @@ struct Used {
     bytes: usize,
     orders: usize,
     log_lines: u64,
-    /// The first limit that was passed, and what to say of it.
-    passed: Option<(FaultKind, String)>,
+    /// The first exceeded limit, with its message.
+    exceeded: Option<(FaultKind, String)>,
 }
 
-impl Meter {
+impl Quota {
     pub(super) fn new(limits: CallLimits) -> Self {
         Self { limits, began: Instant::now(), used: Mutex::default() }
     }
 
-    /// One more call of a host function.
+    /// Counts one call of a host function.
     pub(super) fn count_call(&self) -> Result<(), String> {
         let mut used = self.used();
         let (most, is_too_late) = (self.limits.call, self.began.elapsed() > self.limits.call);
         check(&mut used, is_too_late, FaultKind::Time, || {
-            format!("called host functions after more than {most:?} (`host.call_timeout`)")
+            format!("called a host function after more than {most:?} (`host.call_timeout`)")
         })?;
         used.calls += 1;
         let (most, is_too_many) = (self.limits.host_calls, used.calls > self.limits.host_calls);
@@ -43,23 +43,25 @@ impl Meter {
         })
     }
 
-    /// So many bytes to a host function, or back.
+    /// Counts bytes that are passed to a host function or returned by it.
     pub(super) fn count_bytes(&self, bytes: usize) -> Result<(), String> {
         let mut used = self.used();
         used.bytes = used.bytes.saturating_add(bytes);
         let (most, is_too_much) = (self.limits.host_bytes, used.bytes > self.limits.host_bytes);
         check(&mut used, is_too_much, FaultKind::HostBytes, || {
-            format!("moved more than {most} bytes to and from host functions (`host.max_host_bytes`)")
+            format!("exchanged more than {most} bytes with host functions (`host.max_host_bytes`)")
         })
     }
 
-    /// What answers may have of the bytes that are left. An eighth of all is kept back for what is asked, so that registries
-    /// that answer too much cost a call their answers, and not its end.
+    /// The number of remaining bytes that responses may use.
+    ///
+    /// An eighth of the limit is reserved for requests. So if registries send too much, the call loses responses, but
+    /// it is not aborted.
     pub(super) fn room(&self) -> usize {
         self.limits.host_bytes.saturating_sub(self.used().bytes).saturating_sub(self.limits.host_bytes / 8)
     }
 
-    /// So many orders.
+    /// Counts orders.
     pub(super) fn count_orders(&self, orders: usize) -> Result<(), String> {
         let mut used = self.used();
         used.orders = used.orders.saturating_add(orders);
@@ -69,21 +71,21 @@ impl Meter {
         })
     }
 
-    /// Whether one more log line may be written.
+    /// Counts one log line. Returns whether it may be written.
     pub(super) fn take_log_line(&self) -> bool {
         let mut used = self.used();
         used.log_lines += 1;
         used.log_lines <= self.limits.log_lines
     }
 
-    /// Log lines that were not written.
+    /// The number of log lines that were not written.
     pub(super) fn dropped_log_lines(&self) -> u64 {
         self.used().log_lines.saturating_sub(self.limits.log_lines)
     }
 
-    /// The limit that ended the call.
-    pub(super) fn passed(&self) -> Option<(FaultKind, String)> {
-        self.used().passed.clone()
+    /// The first exceeded limit, which aborted the call.
+    pub(super) fn exceeded(&self) -> Option<(FaultKind, String)> {
+        self.used().exceeded.clone()
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -91,10 +93,10 @@ impl Meter {
     }
 }
 
-fn check(used: &mut Used, is_passed: bool, kind: FaultKind, say: impl Fn() -> String) -> Result<(), String> {
-    if !is_passed {
+fn check(used: &mut Used, is_exceeded: bool, kind: FaultKind, message: impl Fn() -> String) -> Result<(), String> {
+    if !is_exceeded {
         return Ok(());
     }
-    used.passed.get_or_insert_with(|| (kind, say()));
-    Err(say())
+    used.exceeded.get_or_insert_with(|| (kind, message()));
+    Err(message())
 }

@@ -11,7 +11,7 @@ use crate::store::Store;
 use imagewatch_policy::StateKeeping;
 
 #[derive(Debug)]
-pub(super) struct PolicyMemory {
+pub(super) struct PolicyState {
     store: Arc<Store>,
     keeping: StateKeeping,
     manifest: String,
@@ -22,7 +22,7 @@ pub(super) struct PolicyMemory {
     is_reported: bool,
 }
 
-impl PolicyMemory {
+impl PolicyState {
     /// What the policy of `manifest` remembers in `store`, or nothing where it is to remember nothing.
     pub(super) fn new(store: Arc<Store>, manifest: &str, keeping: StateKeeping) -> Self {
         let stored = match keeping {
@@ -86,13 +86,13 @@ mod tests {
     #[test]
     fn a_new_process_knows_what_the_one_before_saw_unless_it_is_to_be_in_memory_only() {
         let store = Arc::new(Store::in_memory());
-        let mut kept = PolicyMemory::new(store.clone(), "apps", StateKeeping::Persisted);
+        let mut kept = PolicyState::new(store.clone(), "apps", StateKeeping::Persisted);
         assert_eq!(kept.read(), Value::Null);
         kept.write(json!({"version": 1}));
-        assert_eq!(PolicyMemory::new(store.clone(), "apps", StateKeeping::Persisted).read(), json!({"version": 1}));
-        assert_eq!(PolicyMemory::new(store.clone(), "others", StateKeeping::Persisted).read(), Value::Null);
+        assert_eq!(PolicyState::new(store.clone(), "apps", StateKeeping::Persisted).read(), json!({"version": 1}));
+        assert_eq!(PolicyState::new(store.clone(), "others", StateKeeping::Persisted).read(), Value::Null);
 
-        let mut lost = PolicyMemory::new(store.clone(), "apps", StateKeeping::Memory);
+        let mut lost = PolicyState::new(store.clone(), "apps", StateKeeping::Memory);
         assert_eq!(lost.read(), Value::Null);
         lost.write(json!({"version": 2}));
         assert_eq!(lost.read(), json!({"version": 2}));
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_counts_all_the_same_and_is_written_later() {
         let store = Arc::new(Store::in_memory());
-        let mut kept = PolicyMemory::new(store.clone(), "apps", StateKeeping::Persisted);
+        let mut kept = PolicyState::new(store.clone(), "apps", StateKeeping::Persisted);
         kept.write(json!(1));
         store.set_read_only(true);
         kept.write(json!(2));

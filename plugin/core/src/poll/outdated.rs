@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use imagewatch_abi::{Container, Reference, Strategy};
 
-use super::aim::Aim;
+use super::desired_reference::Aim;
 use super::standing::{Course, strategy_for, strategy_of};
 use crate::config::{Baseline, Config};
+use crate::image_match::{Pair, Used, reason_against_origin, reason_unconfirmed, used_by};
 use crate::registry::resolve::Lookup;
-use crate::running::{Pair, Used, reason_against_origin, reason_unconfirmed, used_by};
 use crate::state::Cache;
 use crate::target::{Target, is_up, reason_against};
 

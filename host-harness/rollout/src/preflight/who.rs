@@ -7,19 +7,19 @@ use imagewatch_abi::Fault;
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use crate::Replacer;
+use crate::Rollout;
 use crate::connection::{Carriers, find_carriers};
 use crate::ending::{id_of, name_of};
-use crate::facts::is_working_name;
 use crate::handover::is_successor_of;
+use crate::label::is_working_name;
 use crate::labels::Labels;
 use crate::plan::{reason_against_removal, reason_against_restart, reason_to_postpone};
 use crate::refusal;
-use crate::setback::Setback;
+use crate::step_error::StepError;
 use crate::systemd::is_made_by_unit;
 use imagewatch_engine::permission::first_needed;
 
-impl Replacer {
+impl Rollout {
     /// Whether a container that only asked to be restarted is.
     pub(super) fn is_restarted(&self, container: &Value, carriers: &Carriers) -> bool {
         if self.is_own(container) || is_working_name(name_of(container)) {
@@ -35,36 +35,36 @@ impl Replacer {
 
     /// Whether `root` is this updater and cannot run beside its successor, which then is left to a helper. This updater is
     /// never stopped without one.
-    pub(super) fn needs_helper(&self, root: &Value, recreate: &[Value], all: &[Value]) -> Result<bool, Setback> {
+    pub(super) fn needs_helper(&self, root: &Value, recreate: &[Value], all: &[Value]) -> Result<bool, StepError> {
         if let Some(own) = recreate.iter().find(|container| self.is_own(container)) {
             let own = name_of(own);
             let reason =
                 format!("this updater ({own}) cannot live without it, and would be stopped with it; update it by hand");
-            return Err(Setback::refused(reason));
+            return Err(StepError::refused(reason));
         }
         if !self.is_own(root) {
             return Ok(false);
         }
         if all.iter().any(|other| is_successor_of(root, other)) {
-            return Err(Setback::of(Fault::Postponed, "its successor is about to take over"));
+            return Err(StepError::of(Fault::Postponed, "its successor is about to take over"));
         }
-        refusal::needs_helper(root, !recreate.is_empty(), self.journal.state_folder()).map_err(Setback::refused)
+        refusal::needs_helper(root, !recreate.is_empty(), self.journal.state_folder()).map_err(StepError::refused)
     }
 
     /// Why this container is not made again at all.
-    pub(super) async fn refuse(&self, container: &Value, carriers: &Carriers) -> Result<(), Setback> {
-        let inspect = |error| Setback::engine("look into the container", &error);
+    pub(super) async fn refuse(&self, container: &Value, carriers: &Carriers) -> Result<(), StepError> {
+        let inspect = |error| StepError::engine("look into the container", &error);
         let refusal = refusal::find_refusal(&*self.engine, container).await.map_err(inspect)?;
         let reason = refusal.map(|refusal| refusal.reason).or_else(|| carriers.get(&id_of(container)).cloned());
-        reason.map_or_else(|| refuse_for_now(container), |reason| Err(Setback::refused(reason)))
+        reason.map_or_else(|| refuse_for_now(container), |reason| Err(StepError::refused(reason)))
     }
 
     /// Why this container is not replaced, as far as that is known before its new image is here.
     ///
     /// # Errors
     /// That, as what is to be reported.
-    pub async fn refuse_before_pull(&self, container: &Value) -> Result<(), Setback> {
-        let inspect = |error| Setback::engine("look into the container", &error);
+    pub async fn refuse_before_pull(&self, container: &Value) -> Result<(), StepError> {
+        let inspect = |error| StepError::engine("look into the container", &error);
         if is_made_by_unit(&*self.engine, container).await.map_err(inspect)? {
             return Ok(());
         }
@@ -77,16 +77,16 @@ impl Replacer {
     ///
     /// # Errors
     /// That, as what is to be reported.
-    pub async fn refuse_removal(&self, container: &Value) -> Result<(), Setback> {
+    pub async fn refuse_removal(&self, container: &Value) -> Result<(), StepError> {
         if self.is_own(container) {
-            return Err(Setback::refused("it is this updater, which nothing would bring back"));
+            return Err(StepError::refused("it is this updater, which nothing would bring back"));
         }
         if let Some(reason) = reason_against_removal(container) {
-            return Err(Setback::refused(reason));
+            return Err(StepError::refused(reason));
         }
         let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await;
-        match carriers.map_err(|error| Setback::engine("list the containers", &error))?.remove(&id_of(container)) {
-            Some(reason) => Err(Setback::refused(reason)),
+        match carriers.map_err(|error| StepError::engine("list the containers", &error))?.remove(&id_of(container)) {
+            Some(reason) => Err(StepError::refused(reason)),
             None => Ok(()),
         }
     }
@@ -96,23 +96,23 @@ impl Replacer {
     pub(super) async fn check_permissions<'a>(
         &self,
         containers: impl Iterator<Item = &'a Value>,
-    ) -> Result<(), Setback> {
+    ) -> Result<(), StepError> {
         let refused = self.engine.refused_calls(true).await;
-        let refused = refused.map_err(|error| Setback::engine("ask which calls are allowed", &error))?;
+        let refused = refused.map_err(|error| StepError::engine("ask which calls are allowed", &error))?;
         let networks = |container: &Value| container["NetworkSettings"]["Networks"].as_object().map_or(0, Map::len);
         match first_needed(&refused, containers.map(networks).max().unwrap_or(0)) {
-            Some(permission) => Err(Setback::of(Fault::Postponed, permission.reason())),
+            Some(permission) => Err(StepError::of(Fault::Postponed, permission.reason())),
             None => Ok(()),
         }
     }
 
-    /// A setback of a container that only goes along names it.
-    pub(crate) fn about(root: &Value, container: &Value, setback: Setback) -> Setback {
+    /// Names `container` in a failure of a container that is replaced only along with `root`.
+    pub(crate) fn blame_member(root: &Value, container: &Value, step_error: StepError) -> StepError {
         if container["Id"] == root["Id"] {
-            return setback;
+            return step_error;
         }
-        let reason = format!("{} cannot live without it, but {}", name_of(container), setback.reason);
-        Setback { reason, ..setback }
+        let reason = format!("{} cannot live without it, but {}", name_of(container), step_error.reason);
+        StepError { reason, ..step_error }
     }
 }
 
@@ -120,9 +120,9 @@ impl Replacer {
 ///
 /// # Errors
 /// That, as what is to be reported.
-pub fn refuse_for_now(container: &Value) -> Result<(), Setback> {
+pub fn refuse_for_now(container: &Value) -> Result<(), StepError> {
     match reason_to_postpone(container) {
-        Some(reason) => Err(Setback::of(Fault::Postponed, reason)),
-        None => Labels::of(container).check().map_err(Setback::refused),
+        Some(reason) => Err(StepError::of(Fault::Postponed, reason)),
+        None => Labels::of(container).check().map_err(StepError::refused),
     }
 }

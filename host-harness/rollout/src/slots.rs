@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Turns to work, as one manifest takes them.
+/// Slots to work, as one manifest takes them.
 #[derive(Debug, Clone)]
-pub struct Turns {
+pub struct Slots {
     most: usize,
     of_all: Arc<Semaphore>,
     /// As many, of this manifest alone: no more of its orders wait for one of all.
@@ -16,27 +16,27 @@ pub struct Turns {
 
 /// The right to work, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct SlotPermit {
     _own: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
-impl Turns {
+impl Slots {
     /// So many at the same time.
     pub fn new(most: usize) -> Self {
         Self { most, of_all: Arc::new(Semaphore::new(most)), own: Arc::new(Semaphore::new(most)) }
     }
 
-    /// The same turns, as another manifest takes them.
+    /// The same slots, as another manifest takes them.
     #[must_use]
     pub fn share(&self) -> Self {
         Self { own: Arc::new(Semaphore::new(self.most)), ..self.clone() }
     }
 
     /// Waits for a turn; `None` when there will be none any more.
-    pub async fn take(&self) -> Option<Turn> {
+    pub async fn take(&self) -> Option<SlotPermit> {
         let own = self.own.clone().acquire_owned().await.ok()?;
-        Some(Turn { _own: own, _of_all: self.of_all.clone().acquire_owned().await.ok()? })
+        Some(SlotPermit { _own: own, _of_all: self.of_all.clone().acquire_owned().await.ok()? })
     }
 }
 
@@ -49,7 +49,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_manifests_many_orders_keep_anothers_waiting_for_no_more_than_one_round() {
-        let one = Turns::new(2);
+        let one = Slots::new(2);
         let other = one.share();
         let first = [one.take().await, one.take().await];
         assert!(other.take().now_or_never().is_none(), "two at the same time, of all");

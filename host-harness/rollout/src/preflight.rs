@@ -6,34 +6,33 @@ mod who;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use imagewatch_abi::{Fault, Strategy};
 use serde_json::Value;
 use tracing::{info, warn};
 
 use super::connection::{Carriers, find_carriers};
-use super::ending::{Side, Transaction, name_of, volume_sources};
-use super::facts::{Handling, Part, Swap};
+use super::dependents::{Dependents, dependents_of};
+use super::ending::{Member, Transaction, name_of, volume_sources};
 use super::health::{illness, illness_or_silence};
 use super::journal::Snapshot;
+use super::label::{MemberAction, MemberState, SwapMode};
 use super::locks::Locked;
-use super::order::{Group, group_of};
 use super::plan::reason_against_start_first;
-use super::setback::Setback;
-use super::{Job, ReplaceError, Replacer};
-use imagewatch_engine::{Engine, EngineError, EngineFacts, Listed, names_same_image};
+use super::step_error::StepError;
+use super::{Job, ReplaceError, Rollout};
+use crate::snapshot::EngineSnapshot;
+use imagewatch_engine::{Engine, EngineFacts, names_same_image};
 
 pub use who::refuse_for_now;
 
-const PARALLEL_INSPECTIONS: usize = 8;
 /// Groups that change while their locks are waited for; more often than this nobody does that.
 const ATTEMPTS: usize = 5;
 
 /// What was found.
 #[derive(Debug)]
-pub struct Survey {
+pub struct Preflight {
     pub(super) transaction: Transaction,
-    /// Of each side, in the same order.
+    /// Of each member, in the same order.
     pub(super) snapshots: Vec<Snapshot>,
     /// Of all containers on the engine, by id.
     pub(super) container_names: BTreeMap<String, String>,
@@ -45,39 +44,44 @@ pub struct Survey {
     _locked: Locked,
 }
 
-impl Survey {
+impl Preflight {
     /// The container that it is about.
     pub fn root(&self) -> &Snapshot {
         &self.snapshots[0]
     }
 
-    /// The image that a side's new container runs. Those that only go along stay on theirs.
+    /// The image that a member's new container runs. Those that only go along stay on theirs.
     pub(super) fn new_image(&self, index: usize) -> &Value {
         if self.transaction.is_updated(index) { &self.new_image } else { &self.snapshots[index].image }
     }
 
-    /// The containers whose volumes a side uses. One that is gone gives none.
-    pub(super) async fn volume_sources(&self, index: usize, engine: &dyn Engine) -> Result<Vec<Value>, Setback> {
+    /// The containers whose volumes a member uses. One that is gone gives none.
+    pub(super) async fn volume_sources(&self, index: usize, engine: &dyn Engine) -> Result<Vec<Value>, StepError> {
         let mut sources = Vec::new();
         for source in volume_sources(&self.snapshots[index].container) {
             match engine.inspect_container(source).await {
                 Ok(inspection) => sources.push(inspection),
                 Err(error) if error.is_gone() => {}
-                Err(error) => return Err(Setback::engine("inspect the containers whose volumes it uses", &error)),
+                Err(error) => return Err(StepError::engine("inspect the containers whose volumes it uses", &error)),
             }
         }
         Ok(sources)
     }
 }
 
-impl Replacer {
+impl Rollout {
     /// Surveys the container named `name` under the locks of all that goes with it. What a dead program left of it is
     /// ended first. `None` when there is no such container. Nothing is changed, so this may be given up at any time.
     ///
     /// # Errors
     /// Why it is not replaced; nothing was touched.
-    pub async fn survey(&self, name: &str, job: &Job<'_>) -> Result<Option<Survey>, ReplaceError> {
-        let untouched = |error| ReplaceError::untouched(Setback::engine("inspect the container", &error));
+    pub async fn preflight(
+        &self,
+        name: &str,
+        job: &Job<'_>,
+        snapshot: &EngineSnapshot,
+    ) -> Result<Option<Preflight>, ReplaceError> {
+        let untouched = |error| ReplaceError::untouched(StepError::engine("inspect the container", &error));
         let mut names = vec![name.to_owned()];
         for _ in 0..ATTEMPTS {
             let locked = self.locks.lock(&names).await;
@@ -85,49 +89,30 @@ impl Replacer {
             if is_recovered || self.is_unsettled(name, &job.origin.manifest) {
                 let why =
                     "its last replacement had failed, and was only now taken back; tried again with the next poll";
-                return Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)));
+                return Err(ReplaceError::untouched(StepError::of(Fault::Postponed, why)));
             }
-            let all = self.inspect_all(name).await.map_err(untouched)?;
+            let all = snapshot.inspect_all(&*self.engine, &names).await.map_err(untouched)?;
             let Some(root) = all.iter().find(|container| name_of(container) == name) else { return Ok(None) };
             let groups = self.groups_of(root, &all, job).map_err(ReplaceError::untouched)?;
             let found = group_names(&groups);
             if found == names {
-                let found = self.look_closer(groups, &all, job, locked).await;
+                let found = self.assess(groups, &all, job, locked).await;
                 return found.map(Some).map_err(ReplaceError::untouched);
             }
             names = found;
         }
         let why = "the containers that need it change all the time";
-        Err(ReplaceError::untouched(Setback::of(Fault::Postponed, why)))
+        Err(ReplaceError::untouched(StepError::of(Fault::Postponed, why)))
     }
 
-    /// All containers. One that the engine itself cannot show needs nobody, unless it is the one that is meant: nobody's
-    /// update is to depend on what somebody else's container does to the engine. To find out that one hangs takes a call's
-    /// time limit, two minutes, each time that a group is looked at; its locks are held for that, and no others.
-    async fn inspect_all(&self, name: &str) -> Result<Vec<Value>, EngineError> {
-        let inspect = async |listed: Listed| match self.find(&listed.id).await {
-            Err(
-                error @ (EngineError::Refused { .. } | EngineError::BadAnswer { .. } | EngineError::Timeout { .. }),
-            ) if listed.name() != name => {
-                warn!(container = listed.name(), %error, "taken for one that needs no other");
-                Ok(None)
-            }
-            found => found,
-        };
-        let listed = self.engine.list().await?;
-        let found: Vec<Option<Value>> =
-            stream::iter(listed).map(inspect).buffered(PARALLEL_INSPECTIONS).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    async fn look_closer(
+    async fn assess(
         &self,
-        groups: Vec<Group>,
+        groups: Vec<Dependents>,
         all: &[Value],
         job: &Job<'_>,
         locked: Locked,
-    ) -> Result<Survey, Setback> {
-        let inspect = |error| Setback::engine("inspect the container", &error);
+    ) -> Result<Preflight, StepError> {
+        let inspect = |error| StepError::engine("inspect the container", &error);
         let engine = self.engine.facts().await.map_err(inspect)?;
         let carriers = find_carriers(&*self.engine, self.own_id.as_deref()).await.map_err(inspect)?;
         let root = &groups[0].root;
@@ -136,60 +121,62 @@ impl Replacer {
             remade.extend(std::iter::once(&group.root).chain(&group.recreate));
         }
         for container in &remade {
-            self.refuse(container, &carriers).await.map_err(|setback| Self::about(root, container, setback))?;
+            self.refuse(container, &carriers)
+                .await
+                .map_err(|step_error| Self::blame_member(root, container, step_error))?;
         }
         self.check_permissions(remade.iter().copied()).await?;
         let needs_helper = self.needs_helper(root, &groups[0].recreate, all)?;
         let found = self.engine.inspect_image(job.image.id).await.map_err(inspect)?;
-        let new_image = found.ok_or_else(|| Setback::of(Fault::Postponed, "its new image is gone again"))?;
+        let new_image = found.ok_or_else(|| StepError::of(Fault::Postponed, "its new image is gone again"))?;
         let has_others = groups.len() > 1 || !groups[0].recreate.is_empty() || !groups[0].restart.is_empty();
-        let (mut sides, mut snapshots) = (Vec::new(), Vec::new());
+        let (mut members, mut snapshots) = (Vec::new(), Vec::new());
         for group in &groups {
             let found = self.look_at_group(group, job, &carriers).await;
-            let found = found.map_err(|(container, setback)| Self::about(root, container, setback))?;
-            for (side, snapshot) in found {
-                sides.push(side);
+            let found = found.map_err(|(container, step_error)| Self::blame_member(root, container, step_error))?;
+            for (member, snapshot) in found {
+                members.push(member);
                 snapshots.push(snapshot);
             }
         }
-        // The first one is the root, which is no member of its own.
-        (sides[0].part.is_member, sides[0].part.leads) = (false, false);
+        // The first one is the root, which is no companion of its own.
+        (members[0].state.is_companion, members[0].state.leads) = (false, false);
         let swap = self.choose_swap(root, [&snapshots[0].image, &new_image], job, engine, has_others).await;
         let transaction = Transaction {
             id: new_id(name_of(root)),
             swap,
-            sides,
+            members,
             stable_for: job.stable_for,
             origin: job.origin.clone(),
             owner: self.journal.owner(),
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container_names = all.iter().map(|c| (text(&c["Id"]), name_of(c).to_owned())).collect();
-        Ok(Survey { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
+        Ok(Preflight { transaction, snapshots, container_names, engine, needs_helper, new_image, _locked: locked })
     }
 
-    /// The root with all that goes with it, and then each member with all that goes with that. A member that goes with the
+    /// The root with all that goes with it, and then each companion with all that goes with that. A companion that goes with the
     /// root anyway is only marked there, see [`Self::look_at_group`].
     ///
     /// # Errors
     /// One container needs two that are updated one after the other.
-    fn groups_of(&self, root: &Value, all: &[Value], job: &Job<'_>) -> Result<Vec<Group>, Setback> {
-        let is_member = |container: &&Value| {
+    fn groups_of(&self, root: &Value, all: &[Value], job: &Job<'_>) -> Result<Vec<Dependents>, StepError> {
+        let is_companion = |container: &&Value| {
             let is_outdated = container["Image"] != job.image.id && is_created_from_same(container, root);
             is_outdated && !self.is_own(container) && container["Id"] != root["Id"]
         };
-        let named = job.members.iter().filter(|_| !self.is_own(root));
+        let named = job.companions.iter().filter(|_| !self.is_own(root));
         let found = named.filter_map(|name| all.iter().find(|container| name_of(container) == name));
-        let mut groups = vec![group_of(root, all)];
-        for member in found.filter(is_member) {
+        let mut groups = vec![dependents_of(root, all)];
+        for companion in found.filter(is_companion) {
             // It is swapped, not only restarted.
             for group in &mut groups {
-                group.restart.retain(|container| container["Id"] != member["Id"]);
+                group.restart.retain(|container| container["Id"] != companion["Id"]);
             }
-            if groups.iter().any(|group| group.has(member)) {
+            if groups.iter().any(|group| group.has(companion)) {
                 continue;
             }
-            let mut own = group_of(member, all);
+            let mut own = dependents_of(companion, all);
             let is_known = |container: &Value| groups.iter().any(|group| group.has(container));
             own.restart.retain(|container| !is_known(container));
             if let Some(needy) = own.recreate.iter().find(|container| is_known(container)) {
@@ -197,38 +184,38 @@ impl Replacer {
                     "{} needs both {} and {}, which write to one volume and are updated one after the other; update them by hand",
                     name_of(needy),
                     name_of(root),
-                    name_of(member)
+                    name_of(companion)
                 );
-                return Err(Setback::refused(reason));
+                return Err(StepError::refused(reason));
             }
             groups.push(own);
         }
         Ok(groups)
     }
 
-    /// The sides of one group with what they are now; the container that is to blame where that fails.
+    /// The members of one group with what they are now; the container that is to blame where that fails.
     async fn look_at_group<'a>(
         &self,
-        group: &'a Group,
+        group: &'a Dependents,
         job: &Job<'_>,
         carriers: &Carriers,
-    ) -> Result<Vec<(Side, Snapshot)>, (&'a Value, Setback)> {
-        let is_named = |container: &Value| job.members.iter().any(|name| name_of(container) == name);
+    ) -> Result<Vec<(Member, Snapshot)>, (&'a Value, StepError)> {
+        let is_named = |container: &Value| job.companions.iter().any(|name| name_of(container) == name);
         let mut found = Vec::new();
         for (index, container) in std::iter::once(&group.root).chain(&group.recreate).enumerate() {
             let is_outdated = container["Image"] != job.image.id;
-            let is_member = is_outdated && is_named(container) && is_created_from_same(container, &group.root);
-            let snapshot = if index == 0 || is_member {
+            let is_companion = is_outdated && is_named(container) && is_created_from_same(container, &group.root);
+            let snapshot = if index == 0 || is_companion {
                 self.snapshot(container).await
             } else {
                 self.snapshot_of_dependent(container).await
             };
-            let part = Part { is_member, leads: index == 0, ..self.part_to_remake(container).await };
-            found.push((Side { part, new: None }, snapshot.map_err(|setback| (container, setback))?));
+            let state = MemberState { is_companion, leads: index == 0, ..self.part_to_remake(container).await };
+            found.push((Member { state, new: None }, snapshot.map_err(|step_error| (container, step_error))?));
         }
         for container in group.restart.iter().filter(|container| self.is_restarted(container, carriers)) {
-            let side = Side { part: part_of(container, Handling::Restart), new: None };
-            found.push((side, Snapshot { container: container.clone(), image: Value::Null }));
+            let member = Member { state: part_of(container, MemberAction::Restart), new: None };
+            found.push((member, Snapshot { container: container.clone(), image: Value::Null }));
         }
         Ok(found)
     }
@@ -240,15 +227,15 @@ impl Replacer {
         job: &Job<'_>,
         engine: EngineFacts,
         has_dependents: bool,
-    ) -> Swap {
+    ) -> SwapMode {
         if self.is_own(root) {
-            return Swap::Handover;
+            return SwapMode::Handover;
         }
         if job.strategy != Strategy::StartFirst {
-            return Swap::StopFirst;
+            return SwapMode::StopFirst;
         }
         if root["State"]["Running"] != true {
-            return Swap::StopFirst;
+            return SwapMode::StopFirst;
         }
         // Where the call is refused, the engine is treated as a node of a swarm, which start-first does not suit.
         let is_swarm = self.engine.is_swarm().await.unwrap_or_else(|error| {
@@ -256,10 +243,10 @@ impl Replacer {
             true
         });
         match reason_against_start_first(root, images, engine, is_swarm, has_dependents) {
-            None => Swap::StartFirst,
+            None => SwapMode::StartFirst,
             Some(reason) => {
                 info!(container = name_of(root), %reason, "stopped first, as it cannot be started first");
-                Swap::StopFirst
+                SwapMode::StopFirst
             }
         }
     }
@@ -270,31 +257,33 @@ impl Replacer {
     }
 
     /// A container as it is before it is made again.
-    pub(super) async fn part_to_remake(&self, container: &Value) -> Part {
-        let was_ill = illness_or_silence(&*self.engine, container).await;
-        Part { was_ill, ..part_of(container, Handling::Recreate) }
+    pub(super) async fn part_to_remake(&self, container: &Value) -> MemberState {
+        let prior_health = illness_or_silence(&*self.engine, container).await;
+        MemberState { prior_health, ..part_of(container, MemberAction::Recreate) }
     }
 
-    async fn snapshot(&self, container: &Value) -> Result<Snapshot, Setback> {
+    async fn snapshot(&self, container: &Value) -> Result<Snapshot, StepError> {
         let id = container["Image"].as_str().unwrap_or_default();
-        let image =
-            self.image_of(container).await.map_err(|error| Setback::engine("inspect the container's image", &error))?;
+        let image = self
+            .image_of(container)
+            .await
+            .map_err(|error| StepError::engine("inspect the container's image", &error))?;
         let Some(image) = image else {
             let why = "is gone and was never seen, so the container's own settings cannot be told from the image's; recreate it by hand";
             warn!(container = name_of(container), "its image is gone");
-            return Err(Setback::refused(format!("its image {} {why}", imagewatch_abi::short_digest(id))));
+            return Err(StepError::refused(format!("its image {} {why}", imagewatch_abi::short_digest(id))));
         };
         Ok(Snapshot { container: container.clone(), image })
     }
 
     /// It is created on the image that it has, for which what is remembered of that is not enough.
-    async fn snapshot_of_dependent(&self, container: &Value) -> Result<Snapshot, Setback> {
+    async fn snapshot_of_dependent(&self, container: &Value) -> Result<Snapshot, StepError> {
         let snapshot = self.snapshot(container).await?;
         let id = container["Image"].as_str().unwrap_or_default();
         let image = self.engine.inspect_image(id).await;
-        if image.map_err(|error| Setback::engine("inspect the container's image", &error))?.is_none() {
+        if image.map_err(|error| StepError::engine("inspect the container's image", &error))?.is_none() {
             let why = "is gone, so it could not be made again; pull that image, or recreate the container by hand";
-            return Err(Setback::refused(format!("its image {} {why}", imagewatch_abi::short_digest(id))));
+            return Err(StepError::refused(format!("its image {} {why}", imagewatch_abi::short_digest(id))));
         }
         Ok(snapshot)
     }
@@ -306,23 +295,24 @@ fn is_created_from_same(one: &Value, other: &Value) -> bool {
 }
 
 /// A container as it is before.
-fn part_of(container: &Value, handling: Handling) -> Part {
+fn part_of(container: &Value, action: MemberAction) -> MemberState {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Part {
+    MemberState {
         name: name_of(container).to_owned(),
         old: text(&container["Id"]),
         old_image: text(&container["Image"]),
-        handling,
+        action,
         was_running: container["State"]["Running"] == true,
         policy: container["HostConfig"]["RestartPolicy"].clone(),
-        was_ill: illness(container),
-        is_member: false,
+        prior_health: illness(container),
+        is_companion: false,
         leads: false,
     }
 }
 
-fn group_names(groups: &[Group]) -> Vec<String> {
-    let mut names: Vec<String> = groups.iter().flat_map(Group::containers).map(|c| name_of(c).to_owned()).collect();
+fn group_names(groups: &[Dependents]) -> Vec<String> {
+    let mut names: Vec<String> =
+        groups.iter().flat_map(Dependents::containers).map(|c| name_of(c).to_owned()).collect();
     names.sort();
     names.dedup();
     names

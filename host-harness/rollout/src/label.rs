@@ -6,7 +6,7 @@ use imagewatch_abi::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::health::Illness;
+use super::health::PriorHealth;
 
 /// The label on every container that a transaction made. Labels cannot be changed, so it stays on those that
 /// succeeded; what it says is then history.
@@ -19,22 +19,23 @@ const ID_LENGTH: usize = 8;
 
 /// What a transaction knows of one container that it makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct TransactionLabel {
     /// The transaction's id, eight hex digits.
     pub transaction: String,
     /// The container's own part in it.
-    pub part: Part,
+    #[serde(rename = "part")]
+    pub state: MemberState,
     /// The name of the container that the transaction is about.
     pub root: String,
     /// The other parts, each after those that it needs. Only on the root's container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<Part>,
+    pub others: Vec<MemberState>,
     /// How the swap goes.
-    pub swap: Swap,
+    pub swap: SwapMode,
     /// How long a container without a health check must stay up.
     pub stable_for_ms: u64,
     /// On whose behalf.
-    pub origin: Origin,
+    pub origin: OrderRef,
     /// Whose it is: the state folder of the program, see [`Journal::owner`](super::journal::Journal::owner).
     #[serde(default)]
     pub owner: String,
@@ -45,7 +46,7 @@ pub struct Facts {
 
 /// One container that a transaction is about, as it was before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub struct MemberState {
     /// Its name, before and after.
     pub name: String,
     /// Its id, before.
@@ -53,17 +54,18 @@ pub struct Part {
     /// The id of the image that it ran.
     pub old_image: String,
     /// What is done with it.
-    pub handling: Handling,
+    #[serde(rename = "handling")]
+    pub action: MemberAction,
     /// Whether it ran.
     pub was_running: bool,
     /// Its restart policy, in the engine's words.
     pub policy: Value,
     /// What it suffered from already, so that the same does not count against its successor.
-    #[serde(default)]
-    pub was_ill: Option<Illness>,
+    #[serde(default, rename = "was_ill")]
+    pub prior_health: Option<PriorHealth>,
     /// Besides the root: whether it comes to run the new image too, since it writes to a volume of another part that does.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_member: bool,
+    #[serde(default, rename = "is_member", skip_serializing_if = "std::ops::Not::not")]
+    pub is_companion: bool,
     /// It and the parts up to the next one that leads are left running until those before have passed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leads: bool,
@@ -72,7 +74,7 @@ pub struct Part {
 /// What a transaction does with a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Handling {
+pub enum MemberAction {
     /// Swaps it for a new one.
     Recreate,
     /// Stops it before and starts it after.
@@ -82,7 +84,7 @@ pub enum Handling {
 /// How the swap goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Swap {
+pub enum SwapMode {
     /// The old one is stopped before the new one is started.
     StopFirst,
     /// The new one is healthy before the old one is stopped.
@@ -93,7 +95,7 @@ pub enum Swap {
 
 /// On whose behalf a transaction runs, so that a recovery can report to the right policy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct OrderRef {
     /// The manifest's name.
     pub manifest: String,
     /// The target's name.
@@ -113,15 +115,15 @@ pub struct Origin {
     pub keep_images: Option<usize>,
 }
 
-impl Facts {
+impl TransactionLabel {
     /// Reads the label's value; none for one that this version cannot read, which is then left alone.
     pub fn parse(label: &str) -> Option<Self> {
         serde_json::from_str(label).ok()
     }
 
     /// All that are written down here: the container's own part first.
-    pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        std::iter::once(&self.part).chain(&self.others)
+    pub fn states(&self) -> impl Iterator<Item = &MemberState> {
+        std::iter::once(&self.state).chain(&self.others)
     }
 
     /// The label's value.
@@ -131,7 +133,7 @@ impl Facts {
     }
 }
 
-impl Part {
+impl MemberState {
     /// The new container's name until it takes over.
     pub fn temporary_name(&self, transaction: &str) -> String {
         format!("{}.{transaction}.{NEW}", self.name)
@@ -186,29 +188,29 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again_and_foreign_text_is_nothing() {
-        let facts = Facts {
+        let facts = TransactionLabel {
             transaction: "0a1b2c3d".to_owned(),
-            part: Part {
+            state: MemberState {
                 name: "web".to_owned(),
                 old: "id".to_owned(),
                 old_image: "sha256:1".to_owned(),
-                handling: Handling::Recreate,
+                action: MemberAction::Recreate,
                 was_running: true,
                 policy: serde_json::json!({ "Name": "always" }),
-                was_ill: None,
-                is_member: false,
+                prior_health: None,
+                is_companion: false,
                 leads: false,
             },
             root: "web".to_owned(),
             others: Vec::new(),
-            swap: Swap::StopFirst,
+            swap: SwapMode::StopFirst,
             stable_for_ms: 10_000,
-            origin: Origin::default(),
+            origin: OrderRef::default(),
             owner: String::new(),
             is_restored: false,
         };
-        assert_eq!(Facts::parse(&facts.to_label()), Some(facts.clone()));
-        assert_eq!(facts.part.temporary_name("0a1b2c3d"), "web.0a1b2c3d.new");
-        assert_eq!(Facts::parse("true"), None);
+        assert_eq!(TransactionLabel::parse(&facts.to_label()), Some(facts.clone()));
+        assert_eq!(facts.state.temporary_name("0a1b2c3d"), "web.0a1b2c3d.new");
+        assert_eq!(TransactionLabel::parse("true"), None);
     }
 }

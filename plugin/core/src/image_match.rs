@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use imagewatch_abi::{Container, Digest, Failure, ImageOrigin, Reference, Selector, StatusKind};
 
+use crate::Host;
 use crate::config::{Config, Insecure, UnknownOrigin};
 use crate::registry::resolve::{find_in_repository, load_documents};
 use crate::state::Cache;
 use crate::target::Target;
-use crate::{Host, gather};
 
 /// The cache holds no more documents than this.
 const MAX_DOCUMENTS: usize = 1_000;
@@ -173,7 +173,7 @@ pub(crate) fn load_wrappers(
         origin_of(pair.0) != ImageOrigin::Local && pair.0.platform.is_some() && !is_running(cache, *pair)
     };
     let indexes: BTreeSet<Reference> =
-        gather(pairs.iter().filter(|pair| is_open(cache, pair)).map(|(_, reference, remote)| reference.at(remote)));
+        pairs.iter().filter(|pair| is_open(cache, pair)).map(|(_, reference, remote)| reference.at(remote)).collect();
     load_documents(host, cache, insecure, now_ms, indexes);
     let child = |cache: &Cache, (container, reference, remote): &Pair<'_>| {
         let index = cache.documents.get(*remote)?;
@@ -182,7 +182,7 @@ pub(crate) fn load_wrappers(
         Some(reference.at(index.child(platform)?))
     };
     let open = pairs.iter().filter(|pair| is_open(cache, pair));
-    let children: BTreeSet<Reference> = gather(open.filter_map(|pair| child(cache, pair)));
+    let children: BTreeSet<Reference> = open.filter_map(|pair| child(cache, pair)).collect();
     load_documents(host, cache, insecure, now_ms, children);
 }
 

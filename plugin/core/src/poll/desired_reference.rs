@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imagewatch_abi::{Failure, FailureCode, Reference, StatusKind};
 
+use crate::Host;
 use crate::config::Config;
 use crate::registry::resolve::{Lookup, list_tags, load_documents, resolve};
 use crate::registry::unfinished::TagLists;
@@ -12,7 +13,6 @@ use crate::state::Cache;
 use crate::status::Hold;
 use crate::target::Target;
 use crate::update::Choice;
-use crate::{Host, gather};
 
 /// So many newer tags that cannot be had are tried in one poll; then the target stays on its own tag.
 const MAX_TRIED: usize = 3;
@@ -56,10 +56,10 @@ pub(super) fn find_aims(
 ) -> Aims {
     let is_to_choose = |target: &&Target| target.follows_tags() && is_open(target);
     let repositories: BTreeSet<Reference> =
-        gather(targets.iter().filter(is_to_choose).map(|target| target.reference.without_tag()));
+        targets.iter().filter(is_to_choose).map(|target| target.reference.without_tag()).collect();
     let (mut lists, mut lookups) = cache.unfinished.take_found();
     let is_to_list = |repository: &Reference| !lists.contains_key(&repository.name());
-    let repositories = gather(repositories.into_iter().filter(is_to_list));
+    let repositories = repositories.into_iter().filter(is_to_list).collect();
     lists.extend(list_tags(host, cache, &config.insecure, now_ms, &repositories));
     let search = |target| {
         if is_to_choose(&target) { Search::new(target, &lists) } else { Search::staying(target) }
@@ -67,13 +67,13 @@ pub(super) fn find_aims(
     let mut searches: Vec<Search<'_>> = targets.iter().map(search).collect();
     loop {
         let open = searches.iter().filter(|search| is_open(search.target)).filter_map(Search::reference);
-        let open: BTreeSet<Reference> = gather(open.filter(|reference| !lookups.contains_key(*reference)).cloned());
+        let open: BTreeSet<Reference> = open.filter(|reference| !lookups.contains_key(*reference)).cloned().collect();
         if !open.is_empty() {
             lookups.extend(resolve(host, cache, &config.insecure, now_ms, open));
         }
         let is_left = |search: &&Search<'_>| search.platform(config).is_some();
         let indexes = searches.iter().filter(is_left).filter_map(|search| search.found(&lookups));
-        load_documents(host, cache, &config.insecure, now_ms, gather(indexes));
+        load_documents(host, cache, &config.insecure, now_ms, indexes.collect());
         let mut is_any_advanced = false;
         for search in &mut searches {
             is_any_advanced |= search.judge(config, cache, &lookups);
@@ -100,7 +100,7 @@ impl<'a> Search<'a> {
                 return search;
             }
             None => {
-                search.aim.reference = Err(Failure::passing(FailureCode::Other, "its tags were not listed"));
+                search.aim.reference = Err(Failure::retryable(FailureCode::Other, "its tags were not listed"));
                 return search;
             }
         };
